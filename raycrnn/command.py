@@ -1,0 +1,80 @@
+"""A verb on the command line: a pydantic model whose fields are its arguments, parsed by pydantic-settings.
+
+The class's docstring opens `--help`, a field's docstring is its line there. Results go to stdout, everything
+else to stderr; errors that a user can mend are printed without a stack trace.
+"""
+
+import inspect
+import os
+import sys
+from argparse import ArgumentParser
+from typing import ClassVar, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_settings import CliApp, CliSettingsSource
+
+from raycrnn.errors import RaycrnnError, UsageError
+
+
+class Command(BaseModel):
+    """Base of all verbs: subclasses declare arguments as fields and do their work in `run`."""
+
+    model_config = ConfigDict(
+        use_attribute_docstrings=True,
+        cli_hide_none_type=True,
+        cli_implicit_flags="toggle",
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        extra="forbid",
+    )
+
+    epilog: ClassVar[str] = ""
+    """what --help prints after the arguments"""
+
+    def run(self) -> int | None:
+        """Do the work; returns the exit code, None for 0. Raises `RaycrnnError`."""
+        raise NotImplementedError
+
+    @classmethod
+    def main(cls, arguments: list[str] | None = None, name: str | None = None) -> NoReturn:
+        """Parse the arguments, run, exit with the code of DESIGN: 0, 1, 2 or 130."""
+        sys.exit(cls.call(sys.argv[1:] if arguments is None else arguments, name or cls.__name__.lower()))
+
+    @classmethod
+    def call(cls, arguments: list[str], name: str) -> int:
+        """`main` without the exit. --help and arguments that do not parse still raise `SystemExit`."""
+        try:
+            return cls._parse(arguments, name).run() or 0
+        except RaycrnnError as error:
+            print(f"raycrnn {name}: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print(f"raycrnn {name}: stopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            # Who read our stdout (head, less) has gone; python must not complain while flushing it at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+    @classmethod
+    def _parse(cls, arguments: list[str], name: str) -> "Command":
+        # Intermixed: options may stand between the positional arguments, as key=value after --json.
+        source = CliSettingsSource(
+            cls, cli_prog_name=f"raycrnn {name}", parse_args_method=ArgumentParser.parse_intermixed_args
+        )
+        source.root_parser.description = inspect.cleandoc(cls.__doc__ or "")
+        source.root_parser.epilog = cls.epilog
+        try:
+            return CliApp.run(cls, cli_args=arguments, cli_settings_source=source)
+        except ValidationError as error:
+            problems = [f"{_argument(problem['loc'])}: {_message(problem)}" for problem in error.errors()]
+            raise UsageError("; ".join(problems) + "; see --help") from None
+
+
+def _argument(location: tuple[int | str, ...]) -> str:
+    return str(location[0]).replace("_", "-") if location else "arguments"
+
+
+def _message(problem: dict) -> str:
+    given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
+    return problem["msg"].removeprefix("Value error, ") + given

@@ -1,0 +1,458 @@
+"""The configuration: one tree of typed groups, JSON on disk, `key=value` overrides, tf-crnn's flat keys.
+
+Every key has one dotted path (`training.learning_rate`), the same in the JSON, on the command line and in a
+search file. Validation is strict: an unknown key, a wrong type or an impossible value is a `UsageError` that
+gives the dotted path, the value and what is allowed.
+"""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+
+from raycrnn.errors import UsageError
+
+CHANNELS_OF_SIZE = {
+    "full": (64, 128, 256, 256, 512, 512, 512),
+    "half": (32, 64, 128, 128, 256, 256, 256),
+    "quarter": (16, 32, 64, 64, 128, 128, 128),
+}
+LSTM_OF_SIZE = {"full": 256, "half": 128, "quarter": 128}
+
+
+def _integral_float_as_int(value: Any) -> Any:
+    """JSON writes large whole numbers as 1e3, and tf-crnn's template does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _one_as_several(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+Whole = Annotated[int, BeforeValidator(_integral_float_as_int)]
+Positive = Annotated[Whole, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Csvs = Annotated[tuple[str, ...], BeforeValidator(_one_as_several)]
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class Data(Group):
+    """The CSV files and how to read them."""
+
+    csv_files_train: Csvs = Field(min_length=1)
+    """CSV files to train on: one path or a list; a row is `path;label`"""
+    csv_files_eval: Csvs = ()
+    """CSV files to evaluate on; none: the last model is the one exported"""
+    csv_delimiter: str = Field(";", min_length=1, max_length=1)
+    """character between path and label; the first one in a row splits"""
+    string_split_delimiter: str = Field("|", min_length=1, max_length=1)
+    """a label that begins with it is a sequence of units between such delimiters: |a|b| |c|"""
+    lookup_alphabet_file: str | None = None
+    """shipped table (lookup_digits, lookup_letters_symbols, lookup_letters_digits_symbols), a JSON file
+    {unit: code}, or null: built from the training labels"""
+    encoding: str = "utf-8"
+    """encoding of the CSV files"""
+    unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
+    """Unicode normalisation of units"""
+    max_rejected: Share = 0.01
+    """share of samples that may be unusable before the run fails"""
+    input_data_n_parallel_calls: Positive | None = None
+    """images are decoded by at most so many tasks at a time for each training worker; null: 2, or one for
+    each CPU that training leaves free"""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)
+        except LookupError:
+            raise ValueError("is no encoding that Python knows; such as utf-8, latin-1, cp1252") from None
+        return encoding
+
+    @model_validator(mode="after")
+    def _delimiters_differ(self) -> "Data":
+        if self.csv_delimiter == self.string_split_delimiter:
+            raise ValueError("csv_delimiter and string_split_delimiter are the same character")
+        return self
+
+
+class Image(Group):
+    """What the network sees."""
+
+    input_shape: tuple[Positive, Positive] = (32, 1024)
+    """[height, greatest width] in pixels: height a multiple of 16 from 32 on; wider lines are shrunk"""
+    input_channels: Literal[1, 3] = 1
+    """1: grey, 3: RGB"""
+
+    @field_validator("input_shape")
+    @classmethod
+    def _shape_fits_network(cls, shape: tuple[int, int]) -> tuple[int, int]:
+        height, width = shape
+        if height < 32 or height % 16:
+            raise ValueError("the height must be a multiple of 16, from 32 on")
+        if width < 8:
+            raise ValueError("the greatest width must be 8 or more: what one frame needs")
+        return shape
+
+
+class Effect(Group):
+    """One augmentation effect."""
+
+    strength: Annotated[float, Field(ge=0)]
+
+
+class Padding(Effect):
+    strength: Annotated[float, Field(ge=0, le=0.5)] = 0.08
+    """border added on each side: up to this share of the height; 0: off"""
+
+
+class Brightness(Effect):
+    strength: Share = 0.1
+    """brightness shifted by up to this share of the range; 0: off"""
+
+
+class Contrast(Effect):
+    strength: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """contrast multiplied by 1 ± up to this; 0: off"""
+
+
+class Hue(Effect):
+    strength: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """hue turned by up to this share of the colour circle; 0: off; colour only"""
+
+
+class Saturation(Effect):
+    strength: Share = 0.3
+    """saturation multiplied by 1 ± up to this; 0: off; colour only"""
+
+
+class Augmentation(Group):
+    """Random changes to the training images; never to evaluation or prediction."""
+
+    data_augmentation: bool = True
+    """false: no augmentation at all"""
+    data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
+    """greatest rotation in radians, borders cropped; 0: off"""
+    padding: Padding = Padding()
+    brightness: Brightness = Brightness()
+    contrast: Contrast = Contrast()
+    hue: Hue = Hue()
+    saturation: Saturation = Saturation()
+
+
+class Model(Group):
+    """The network: seven convolutions, bidirectional LSTM layers, one linear layer."""
+
+    size: Literal["full", "half", "quarter"] = "full"
+    """sets cnn_channels and lstm_size: full 64…512 and 256 (tf-crnn's), half 32…256 and 128,
+    quarter 16…128 and 128"""
+    cnn_channels: Annotated[tuple[Positive, ...], Field(min_length=7, max_length=7)] | None = None
+    """output channels of the seven convolutions; null: by size"""
+    lstm_size: Positive | None = None
+    """units of an LSTM direction; null: by size"""
+    lstm_layers: Positive = 2
+    """bidirectional LSTM layers"""
+    keep_prob: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """1 − dropout, before and between the LSTM layers and before the linear layer"""
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        return self.cnn_channels or CHANNELS_OF_SIZE[self.size]
+
+    @property
+    def lstm_units(self) -> int:
+        return self.lstm_size or LSTM_OF_SIZE[self.size]
+
+
+class Training(Group):
+    """How the network learns. Batch sizes are global: over all workers."""
+
+    n_epochs: Positive = 60
+    """passes over the training set; with max_minutes an upper bound"""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """wall time from the command's start, start-up, evaluation and export included; the schedule ends with it"""
+    train_batch_size: Positive = 16
+    """samples a step, over all workers"""
+    eval_batch_size: Positive = 64
+    """samples an evaluation batch, over all workers"""
+    optimizer: Literal["adamw", "adam", "rms", "ada"] = "adamw"
+    """adamw; adam (beta1 0.5, as tf-crnn), rms (RMSprop), ada (Adadelta)"""
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """learning rate; with one_cycle its peak"""
+    schedule: Literal["one_cycle", "exponential", "constant"] = "one_cycle"
+    """one_cycle: warm-up, then cosine to zero; exponential: tf-crnn's staircase decay"""
+    warm_up: Share = 0.08
+    """share of a one_cycle run in which the learning rate rises"""
+    learning_decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.96
+    """exponential: factor a stair; given without schedule it selects exponential"""
+    learning_decay_steps: Positive = 1000
+    """exponential: steps a stair; given without schedule it selects exponential"""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """adamw's, on matrices and kernels only"""
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 5.0
+    """greatest norm of the gradient; null: not clipped"""
+    evaluate_every_epoch: Positive = 1
+    """epochs between evaluations"""
+    save_interval: Positive = 1000
+    """steps between checkpoints; one is also saved after each evaluation"""
+    early_stopping: Positive | None = None
+    """stop after so many evaluations without a better one; null: never"""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bfloat16 autocast where the hardware computes in it, float32 elsewhere"""
+    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
+    """all random numbers of a run come from it"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _decay_selects_exponential(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "schedule" not in values:
+            if {"learning_decay_rate", "learning_decay_steps"} & values.keys():
+                return {**values, "schedule": "exponential"}
+        return values
+
+
+class Decoding(Group):
+    """From the network's log-probabilities to text."""
+
+    method: Literal["beam", "greedy"] = "beam"
+    """beam: prefix beam search, which also gives a score; greedy: the best unit of each frame, faster"""
+    beam_width: Positive = 100
+    """prefixes kept a frame"""
+    num_beam_paths: Positive = 1
+    """transcriptions returned an image, best first"""
+
+    @model_validator(mode="after")
+    def _beam_holds_paths(self) -> "Decoding":
+        if self.method == "beam" and self.beam_width < max(2, self.num_beam_paths):
+            raise ValueError("beam_width must be at least 2 and at least num_beam_paths")
+        if self.method == "greedy" and self.num_beam_paths > 1:
+            raise ValueError("greedy decoding finds one path: num_beam_paths needs method=beam")
+        return self
+
+
+class Cluster(Group):
+    """Where training runs."""
+
+    num_workers: Positive | None = None
+    """training workers; null: num_gpus if given, else 1"""
+    num_gpus: Annotated[Whole, Field(ge=0)] | None = None
+    """tf-crnn's key: so many GPU workers; where there is no GPU, CPU workers with a warning"""
+    use_gpu: Literal["auto"] | bool = "auto"
+    """auto: a GPU for each worker where the cluster has them"""
+    cpus_per_worker: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """CPUs reserved for each worker; auto: an equal share, less what decoding needs"""
+    max_failures: Annotated[Whole, Field(ge=0)] = 3
+    """times that a run goes on by itself after a worker died"""
+
+
+class Configuration(Group):
+    """A whole run."""
+
+    output_model_dir: str = Field("output", min_length=1)
+    """directory for the model, checkpoints and logs; must be new or empty unless restore_model"""
+    restore_model: bool = False
+    """go on from the last whole checkpoint in output_model_dir"""
+    data: Data
+    image: Image = Image()
+    augmentation: Augmentation = Augmentation()
+    model: Model = Model()
+    training: Training = Training()
+    decoding: Decoding = Decoding()
+    cluster: Cluster = Cluster()
+
+
+# Where each key of tf-crnn's flat JSON lives. Its `training_params` object is the group `training`.
+GROUP_OF_FLAT_KEY = {
+    "csv_files_train": "data",
+    "csv_files_eval": "data",
+    "csv_delimiter": "data",
+    "string_split_delimiter": "data",
+    "lookup_alphabet_file": "data",
+    "input_data_n_parallel_calls": "data",
+    "input_shape": "image",
+    "input_channels": "image",
+    "data_augmentation": "augmentation",
+    "data_augmentation_max_rotation": "augmentation",
+    "keep_prob": "model",
+    "num_beam_paths": "decoding",
+    "num_gpus": "cluster",
+}
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Configuration:
+    """Read a configuration file and apply `key=value` overrides.
+
+    Raises:
+        UsageError: no such file, not JSON, an unknown key, a wrong type, an impossible value.
+    """
+    return parse(read_json_object(path), overrides, origin=str(path))
+
+
+def parse(tree: dict, overrides: list[str] | tuple[str, ...] = (), origin: str = "configuration") -> Configuration:
+    """Validate a configuration given as a JSON object, grouped or flat. Raises `UsageError`."""
+    tree = sort_flat_keys(tree, origin)
+    for override in overrides:
+        apply_override(tree, override)
+    try:
+        # By way of JSON, where an array is what a tuple is written as, even when validation is strict.
+        return Configuration.model_validate_json(json.dumps(tree))
+    except ValidationError as error:
+        problems = "\n".join(f"  {describe_problem(p)}" for p in error.errors())
+        raise UsageError(f"{origin}: the configuration is not valid\n{problems}") from None
+
+
+def read_json_object(path: str | Path) -> dict:
+    """Read a JSON object, refusing repeated keys. Raises `UsageError` with file and line."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: not a JSON object {{…}}")
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        repeated = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+        raise ValueError(f"the key {repeated!r} stands twice")
+    return keys
+
+
+def sort_flat_keys(tree: dict, origin: str = "configuration") -> dict:
+    """Move tf-crnn's flat keys into their groups; grouped keys stay. Raises `UsageError` on a key given twice."""
+    grouped = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    if "training_params" in grouped:
+        _move(grouped, "training", grouped.pop("training_params"), origin)
+    for key in [key for key in grouped if key in GROUP_OF_FLAT_KEY]:
+        _move(grouped, GROUP_OF_FLAT_KEY[key], {key: grouped.pop(key)}, origin)
+    return grouped
+
+
+def _move(tree: dict, group: str, values: Any, origin: str) -> None:
+    if not isinstance(values, dict) or not isinstance(tree.setdefault(group, {}), dict):
+        raise UsageError(f"{origin}: {group} must be a JSON object {{…}}")
+    for key, value in values.items():
+        if key in tree[group]:
+            raise UsageError(f"{origin}: {group}.{key} is given twice, flat and in its group: keep one")
+        tree[group][key] = value
+
+
+def apply_override(tree: dict, override: str) -> None:
+    """Set one `dotted.key=value` in a grouped tree, in place. Raises `UsageError`."""
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UsageError(f"{override!r}: an override is key=value, such as training.learning_rate=3e-4")
+    *groups, leaf = key.split(".")
+    for group in groups:
+        tree = tree.setdefault(group, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"{override!r}: {group} is no group of keys")
+    tree[leaf] = _override_value(key, text)
+
+
+def _override_value(key: str, text: str) -> Any:
+    """The text as JSON where the key's type takes it so, else as the string it is."""
+    field = fields().get(key)
+    try:
+        value = json.loads(text.lower() if text in ("True", "False", "None") else text)
+    except ValueError:
+        return text
+    # `output_model_dir=2024` is a name: a key that takes strings and would refuse the number gets the string.
+    if field is not None and str in _types(field.annotation) and not _accepts(field, value):
+        return text
+    return value
+
+
+def _accepts(field: FieldInfo, value: Any) -> bool:
+    adapter = TypeAdapter(Annotated[field.annotation, Field(strict=True), *field.metadata])
+    try:
+        adapter.validate_json(json.dumps(value))
+        return True
+    except (ValidationError, TypeError):
+        return False
+
+
+def _types(annotation: Any) -> set:
+    """All types named anywhere in an annotation."""
+    arguments = get_args(annotation)
+    return {annotation}.union(*(_types(a) for a in arguments)) if arguments else {annotation}
+
+
+def fields(tree: type[Group] = Configuration, prefix: str = "") -> dict[str, FieldInfo]:
+    """Every leaf key of the tree by its dotted path, in order of definition."""
+    leaves = {}
+    for name, field in tree.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Group):
+            leaves |= fields(field.annotation, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = field
+    return leaves
+
+
+def describe_keys() -> str:
+    """The table of all keys for --help: dotted path, default, one line of meaning."""
+    blocks = {}
+    for key, field in fields().items():
+        default = "(required)" if field.is_required() else f"[{_json(field.default)}]"
+        meaning = " ".join((field.description or "").split())
+        blocks.setdefault(key.partition(".")[0] if "." in key else "", []).append(f"  {key} {default}\n      {meaning}")
+    return "\n".join("\n".join(lines) for lines in blocks.values())
+
+
+def describe_problem(problem: Any) -> str:
+    """One line for one pydantic error: the dotted path, the value and what is allowed."""
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    # pydantic appends the names of union members and validators to the path; only the keys are the user's.
+    while key and key not in fields() and key not in _groups() and problem["type"] not in ("extra_forbidden", "missing"):
+        path.pop()
+        key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggestion(key)}"
+    if problem["type"] == "missing":
+        return f"{key}: is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if key in _groups() or not key:
+        return f"{key or 'configuration'}: {message}"
+    meaning = " ".join((fields()[key].description or "").split())
+    return f"{key} = {_json(problem['input'])}: {message} ({meaning})"
+
+
+def _groups() -> set[str]:
+    return {key.rpartition(".")[0] for key in fields()} - {""}
+
+
+def _suggestion(key: str) -> str:
+    same_leaf = [known for known in fields() if known.endswith("." + key.rpartition(".")[2])]
+    close = same_leaf or difflib.get_close_matches(key, fields(), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "; `--help` lists the keys"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)

@@ -1,0 +1,172 @@
+"""Connectionist temporal classification (Graves et al. 2006): the loss, and decoding by paths and by prefixes.
+
+Tensor names: T frames, B batch, K classes, V units (K − 1, the blank being the last class), N prefixes kept.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Path:
+    """One transcription of one image."""
+
+    codes: tuple[int, ...]
+    log_prob: float
+    """beam: of the text, over all of its alignments that were kept; greedy: of the best alignment alone"""
+
+
+def loss(log_probs_TBK: Tensor, frames_B: Tensor, codes_S: Tensor, lengths_B: Tensor) -> Tensor:
+    """Negative log-likelihood, summed over the batch, in float32.
+
+    Finite for every label of at most `samples.least_frames` frames; infinite for a longer one.
+
+    Args:
+        codes_S: the labels' codes, one after the other.
+        lengths_B: units of each label.
+    """
+    blank = log_probs_TBK.shape[2] - 1
+    return F.ctc_loss(log_probs_TBK.float(), codes_S, frames_B, lengths_B, blank=blank, reduction="sum")
+
+
+def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
+    """The best class of each frame, repeats merged, blanks dropped."""
+    blank = log_probs_TBK.shape[2] - 1
+    best = log_probs_TBK.max(dim=2)
+    own_TB = torch.arange(len(log_probs_TBK), device=frames_B.device)[:, None] < frames_B
+    log_prob_B = (best.values * own_TB).sum(0)
+    # Past an image's own frames there is nothing: the blank.
+    classes = best.indices.where(own_TB, blank).T.tolist()
+    return [
+        Path(tuple(code for code, _ in itertools.groupby(frame_classes) if code != blank), log_prob)
+        for frame_classes, log_prob in zip(classes, log_prob_B.tolist(), strict=True)
+    ]
+
+
+@torch.no_grad()
+def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths: int = 1) -> list[list[Path]]:
+    """Prefix beam search (Graves 2012; Hannun et al. 2014, without a language model).
+
+    The whole batch advances together: the only loop is over frames.
+
+    Returns:
+        For each image at most `paths` transcriptions, all different, best first; fewer where fewer are possible.
+    """
+    frames, batch, classes = log_probs_TBK.shape
+    beam = Beam.start(batch, width, log_probs_TBK.device)
+    trail = []
+    for t in range(frames):
+        moved, source_BN, unit_BN = beam.advance(log_probs_TBK[t].float())
+        running_B1 = (frames_B > t)[:, None]
+        beam = beam.where(running_B1, moved)
+        kept_BN = torch.arange(width, device=source_BN.device).expand_as(source_BN)
+        trail.append((source_BN.where(running_B1, kept_BN), unit_BN.where(running_B1, -1)))
+    return _read_back(beam, trail, min(paths, width))
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The N most likely prefixes of each image. Dead places, with log-probability −inf, come last."""
+
+    blank_BN: Tensor
+    """log-probability of the prefix by alignments that end in a blank"""
+    unit_BN: Tensor
+    """… by alignments that end in the prefix's last unit"""
+    last_BN: Tensor
+    """the last unit; any for the empty prefix, which no alignment ends in"""
+    hash_BN: Tensor
+    """identifies the prefix: 64 bits that depend on all of its units"""
+    parent_hash_BN: Tensor
+    """the hash of the prefix less its last unit"""
+
+    @classmethod
+    def start(cls, batch: int, width: int, device: torch.device) -> "Beam":
+        minus_inf_BN = torch.full((batch, width), -torch.inf, device=device)
+        zero_BN = torch.zeros((batch, width), dtype=torch.int64, device=device)
+        blank_BN = minus_inf_BN.clone()
+        blank_BN[:, 0] = 0
+        return cls(blank_BN, minus_inf_BN, zero_BN, zero_BN + 1, zero_BN)
+
+    @property
+    def total_BN(self) -> Tensor:
+        return torch.logaddexp(self.blank_BN, self.unit_BN)
+
+    def where(self, chosen_B1: Tensor, other: "Beam") -> "Beam":
+        """`other` for the chosen images, else this beam."""
+        return Beam(*(torch.where(chosen_B1, theirs, ours) for ours, theirs in zip(*map(_tensors, (self, other)))))
+
+    def advance(self, log_probs_BK: Tensor) -> tuple["Beam", Tensor, Tensor]:
+        """One frame on: the new beam, and of each new prefix the old place and the unit appended (−1: none)."""
+        batch, width = self.last_BN.shape
+        units = log_probs_BK.shape[1] - 1
+        total_BN = self.total_BN
+        stay_blank_BN = total_BN + log_probs_BK[:, -1:]
+        last_log_prob_BN = log_probs_BK.gather(1, self.last_BN)
+        stay_unit_BN = self.unit_BN + last_log_prob_BN
+        extend_BNV = total_BN[:, :, None] + log_probs_BK[:, None, :units]
+        # A unit repeated is a new one only after a blank.
+        extend_BNV.scatter_(2, self.last_BN[:, :, None], (self.blank_BN + last_log_prob_BN)[:, :, None])
+        extend_BE = extend_BNV.view(batch, width * units)
+        stay_unit_BN = self._merge(stay_unit_BN, extend_BE, total_BN, units)
+
+        candidates_BC = torch.cat([torch.logaddexp(stay_blank_BN, stay_unit_BN), extend_BE], dim=1)
+        log_prob_BN, index_BN = candidates_BC.topk(width, dim=1)
+        stays_BN = index_BN < width
+        source_BN = torch.where(stays_BN, index_BN, (index_BN - width).div(units, rounding_mode="floor"))
+        unit_BN = torch.where(stays_BN, -1, (index_BN - width) % units)
+        old_hash_BN = self.hash_BN.gather(1, source_BN)
+        beam = Beam(
+            blank_BN=stay_blank_BN.gather(1, source_BN).where(stays_BN, -torch.inf),
+            unit_BN=stay_unit_BN.gather(1, source_BN).where(stays_BN, log_prob_BN),
+            last_BN=self.last_BN.gather(1, source_BN).where(stays_BN, unit_BN),
+            hash_BN=old_hash_BN.where(stays_BN, _hash(old_hash_BN, unit_BN)),
+            parent_hash_BN=self.parent_hash_BN.gather(1, source_BN).where(stays_BN, old_hash_BN),
+        )
+        return beam, source_BN, unit_BN
+
+    def _merge(self, stay_unit_BN: Tensor, extend_BE: Tensor, total_BN: Tensor, units: int) -> Tensor:
+        """Add the extensions that lead to a prefix already in the beam to that prefix.
+
+        Returns the new stay_unit_BN; in extend_BE, changed in place, those extensions become −inf. Only the
+        parent p of a prefix q can be extended to q, so each q has at most one extension to take.
+        """
+        alive_BN = total_BN > -torch.inf
+        is_parent_BPQ = self.hash_BN[:, :, None] == self.parent_hash_BN[:, None, :]
+        is_parent_BPQ &= alive_BN[:, :, None] & alive_BN[:, None, :]
+        found_BQ, parent_BQ = is_parent_BPQ.max(dim=1)
+        index_BQ = parent_BQ * units + self.last_BN
+        extension_BQ = extend_BE.gather(1, index_BQ).where(found_BQ, -torch.inf)
+        extend_BE.scatter_reduce_(1, index_BQ, torch.where(found_BQ, -torch.inf, torch.inf), "amin")
+        return torch.logaddexp(stay_unit_BN, extension_BQ)
+
+
+def _tensors(beam: Beam) -> tuple[Tensor, ...]:
+    return beam.blank_BN, beam.unit_BN, beam.last_BN, beam.hash_BN, beam.parent_hash_BN
+
+
+def _hash(prefix_hash: Tensor, unit: Tensor) -> Tensor:
+    """Of a prefix with a unit appended. Wraps around 2⁶⁴; the shift lets high bits reach the low ones."""
+    mixed = prefix_hash * 6364136223846793005 + (unit + 1) * 1442695040888963407
+    return mixed ^ (mixed >> 29)
+
+
+def _read_back(beam: Beam, trail: list[tuple[Tensor, Tensor]], paths: int) -> list[list[Path]]:
+    """Follow the best prefixes back through the frames to their units."""
+    log_prob_BN, place_BN = beam.total_BN.topk(paths, dim=1)
+    units = []
+    for source_BN, unit_BN in reversed(trail):
+        units.append(unit_BN.gather(1, place_BN))
+        place_BN = source_BN.gather(1, place_BN)
+    units_BNT = torch.stack(units[::-1], dim=2).tolist()
+    return [
+        [
+            Path(tuple(unit for unit in sequence if unit >= 0), log_prob)
+            for sequence, log_prob in zip(sequences, log_probs, strict=True)
+            if log_prob > -torch.inf
+        ]
+        for sequences, log_probs in zip(units_BNT, log_prob_BN.tolist(), strict=True)
+    ]

@@ -1,0 +1,13 @@
+"""The errors a user can mend: each names the culprit, what is wrong with it and what to do."""
+
+
+class RaycrnnError(Exception):
+    """The data or the run failed. The message is shown to the user without a stack trace."""
+
+    exit_code = 1
+
+
+class UsageError(RaycrnnError):
+    """Usage or configuration is wrong, a CSV is not there, an output directory exists."""
+
+    exit_code = 2

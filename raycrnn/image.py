@@ -1,0 +1,144 @@
+"""From the bytes of an image file to what the network reads: uint8 [height, width, channels].
+
+The one preprocessing of training, evaluation, prediction and serving. Shape suffixes: B batch, C channels,
+H height, W width.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from raycrnn.samples import Rejected
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+"""Decoders in use. Pillow has more; some of them start other programs."""
+
+MAX_PIXELS = 64_000_000
+"""Larger images are refused by their header, before any memory is taken: 64 million pixels as RGB are 192 MB."""
+
+WIDTH_STEP = 16
+"""Batches are padded to a multiple of this, so that the kernels see few different shapes."""
+
+
+def frames(width: int) -> int:
+    """Frames that the network makes of a width in pixels: two poolings halve it, the last convolution takes one."""
+    return width // 4 - 1
+
+
+LEAST_WIDTH = 8
+"""The narrowest image that gives a frame."""
+
+
+def read_bytes(path: str) -> bytes:
+    """The bytes at a path or at a URI that pyarrow's filesystems read. Raises `Rejected`."""
+    try:
+        if "://" not in path:
+            return Path(path).read_bytes()
+        from pyarrow import fs
+
+        filesystem, name = fs.FileSystem.from_uri(path)
+        with filesystem.open_input_stream(name) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        raise Rejected("no such file", path) from None
+    except (OSError, ValueError) as error:
+        raise Rejected("cannot be read", f"{path}: {error}") from None
+
+
+def decode(data: bytes, channels: int = 1) -> Image.Image:
+    """Decode an image file to mode L (1 channel) or RGB (3), upright, transparency on white.
+
+    Of a file with several pages the first is taken.
+
+    Raises:
+        Rejected: not an image, a damaged one, or one of more than `MAX_PIXELS`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise Rejected("not an image", f"{len(data)} bytes that are no image") from None
+    except Image.DecompressionBombError as error:
+        raise Rejected("too many pixels", str(error)) from None
+    except (OSError, SyntaxError, ValueError, struct.error) as error:
+        raise Rejected("damaged image", str(error)) from None
+    if image.width * image.height > MAX_PIXELS:
+        raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {MAX_PIXELS:,}")
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_mode(image, "L" if channels == 1 else "RGB")
+    except (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error, EOFError) as error:
+        raise Rejected("damaged image", str(error)) from None
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode[0] in "IF":
+        # Deep grey (16 or 32 bits, or floats): Pillow would cut it off at 255 instead of scaling it.
+        deep = np.asarray(image).astype(np.float64)
+        most = 65535 if image.mode.startswith("I;16") else max(deep.max(), 1)
+        image = Image.fromarray(np.clip(deep * (255 / most), 0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(mode)
+
+
+def limit_height(image: Image.Image, most: int) -> Image.Image:
+    """Scale down to at most so many rows, aspect kept; lower images stay as they are."""
+    if image.height <= most:
+        return image
+    width = max(1, round(image.width * most / image.height))
+    return image.resize((width, most), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
+    """Scale to an exact height, aspect kept.
+
+    What gets wider than the greatest width is shrunk to it, what gets narrower than one frame needs is
+    stretched to that.
+    """
+    width = round(image.width * height / image.height)
+    width = min(max(width, LEAST_WIDTH), greatest_width)
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def prepare(
+    data: bytes,
+    input_shape: tuple[int, int],
+    channels: int,
+    augment: Callable[[Image.Image], Image.Image] | None = None,
+) -> np.ndarray:
+    """From a file's bytes to the network's uint8 [H, W, C], H exact and W at most `input_shape`'s.
+
+    Raises `Rejected`.
+    """
+    height, greatest_width = input_shape
+    image = decode(data, channels)
+    if augment is not None:
+        # Twice the height keeps the strokes sharp through rotation and crop, at a fraction of a scan's cost.
+        image = augment(limit_height(image, 2 * height))
+    return to_array(fit(image, height, greatest_width))
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """uint8 [H, W, C] of an image in mode L or RGB."""
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+def collate(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Stack images [H, w, C] of one height into images_BCHW (uint8, zeros on the right) and widths_B (int64)."""
+    widths_B = np.array([image.shape[1] for image in images], dtype=np.int64)
+    height, _, channels = images[0].shape
+    padded_width = -(-int(widths_B.max()) // WIDTH_STEP) * WIDTH_STEP
+    images_BHWC = np.zeros((len(images), height, padded_width, channels), dtype=np.uint8)
+    for row, image in zip(images_BHWC, images, strict=True):
+        row[:, : image.shape[1]] = image
+    return np.ascontiguousarray(images_BHWC.transpose(0, 3, 1, 2)), widths_B

@@ -1,0 +1,147 @@
+"""CSV rows: a path and a label, and why a sample may have to be left out.
+
+A row is `path;label`. The first delimiter splits, so the label may hold more of them. A field that begins with
+`"` is read by RFC 4180's quoting (never across lines), otherwise quotes are plain characters. There is no
+header; blank lines are no rows.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycrnn.errors import UsageError
+
+REMEDIES = {
+    "malformed row": "write path;label, and close what a quote opens",
+    "no such file": "a relative path is looked for beside its CSV: mend the path or restore the file",
+    "cannot be read": "check the file's permissions, or the connection to where it is stored",
+    "not an image": "give a PNG, JPEG, TIFF, WebP, BMP, GIF or PNM image",
+    "damaged image": "the file is truncated or broken: copy or export it again",
+    "too many pixels": "crop the line out of the page, or scale it down",
+    "empty label": "write the label, or delete the row",
+    "unknown unit": "add the units to the alphabet, or build it from the labels (data.lookup_alphabet_file=null)",
+    "label too long": "the image is too narrow for so many units: check the label; else raise image.input_shape",
+}
+"""Every reason to leave a sample out, with what the user can do about it."""
+
+
+class Rejected(Exception):
+    """A sample that cannot be used. `reason` is a key of `REMEDIES`, `detail` says what about this one."""
+
+    def __init__(self, reason: str, detail: str):
+        assert reason in REMEDIES
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as it stands in the CSV."""
+
+    path: str
+    label: str | None
+    """None where the row holds the path alone"""
+    line: int
+    """line number in the file, from 1"""
+    problem: str | None = None
+    """what is malformed; path is then the whole line and label None"""
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    path: str
+    rows: list[Row]
+
+    def resolve(self, field: str) -> str:
+        """A row's path as the file system takes it: absolute and URIs as they are, else beside the CSV."""
+        return field if "://" in field else str(Path(self.path).parent / field)
+
+
+def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:
+    """Read all rows of a CSV. Malformed rows are rows too, with their `problem`.
+
+    Raises:
+        UsageError: no such file, or bytes that are not in the encoding, with the line.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such CSV file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: the CSV cannot be read: {error.strerror}") from None
+    try:
+        text = data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{path}, line {line}: the bytes are not {encoding}: set data.encoding, such as data.encoding=cp1252"
+        ) from None
+    # Not splitlines(): a label may hold U+2028, a form feed and others that it takes for line ends.
+    lines = (line.removesuffix("\r") for line in text.split("\n"))
+    rows = [parse_row(line, number, delimiter) for number, line in enumerate(lines, 1) if line.strip()]
+    return CsvFile(str(path), rows)
+
+
+def parse_row(line: str, number: int, delimiter: str = ";") -> Row:
+    try:
+        path, rest = _take_field(line, delimiter)
+        label = None
+        if rest is not None:
+            label, rest = _take_field(rest, None)
+    except ValueError as error:
+        return Row(line, None, number, str(error))
+    if not path:
+        return Row(line, None, number, "the path is empty")
+    return Row(path, label, number)
+
+
+def _take_field(text: str, delimiter: str | None) -> tuple[str, str | None]:
+    """The first field of a text and what follows its delimiter, None at the end. Without one: the last field."""
+    if not text.startswith('"'):
+        field, found, rest = text.partition(delimiter) if delimiter else (text, "", "")
+        return field, rest if found else None
+    end = 1
+    while True:
+        end = text.find('"', end)
+        if end < 0:
+            raise ValueError('a quote is opened and not closed on this line')
+        if text[end + 1 : end + 2] != '"':
+            break
+        end += 2
+    field, rest = text[1:end].replace('""', '"'), text[end + 1 :]
+    if not rest:
+        return field, None
+    if delimiter is None or not rest.startswith(delimiter):
+        raise ValueError("characters follow a closing quote")
+    return field, rest[1:]
+
+
+def write_field(text: str, delimiter: str = ";") -> str:
+    """A field as `parse_row` reads it back. Raises `ValueError` on a line end, which no row can hold."""
+    if "\n" in text or "\r" in text:
+        raise ValueError(f"{text!r} holds a line end; a row is one line")
+    return '"' + text.replace('"', '""') + '"' if delimiter in text or text.startswith('"') else text
+
+
+def split_label(label: str, split_delimiter: str = "|", unicode_form: str = "NFC") -> tuple[str, ...]:
+    """A label's units, normalised.
+
+    A label whose first character is the split delimiter is a sequence of units between delimiters, empty ones
+    ignored: `|d|i|e| |quondam|` has five. Any other label is one unit a character.
+    """
+    if label.startswith(split_delimiter):
+        units = label.split(split_delimiter)
+        return tuple(unicodedata.normalize(unicode_form, unit) for unit in units if unit)
+    return tuple(unicodedata.normalize(unicode_form, label))
+
+
+def mixes_label_forms(rows: Sequence[Row], split_delimiter: str = "|") -> bool:
+    """Whether some labels are sequences between delimiters and some are plain: mostly an oversight."""
+    forms = {row.label.startswith(split_delimiter) for row in rows if row.label}
+    return len(forms) == 2
+
+
+def least_frames(codes: Sequence[int]) -> int:
+    """Frames that CTC needs for a label: one a unit, and a blank between equal neighbours (Graves et al. 2006)."""
+    return len(codes) + sum(a == b for a, b in zip(codes, codes[1:], strict=False))
