@@ -7,11 +7,11 @@ else to stderr; errors that a user can mend are printed without a stack trace.
 import inspect
 import os
 import sys
-from argparse import ArgumentParser
 from typing import ClassVar, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_settings import CliApp, CliSettingsSource
+from pydantic_core import PydanticUndefined
+from pydantic_settings import CliSettingsSource
 
 from raycrnn.errors import RaycrnnError, UsageError
 
@@ -58,14 +58,16 @@ class Command(BaseModel):
 
     @classmethod
     def _parse(cls, arguments: list[str], name: str) -> "Command":
+        parser = CliSettingsSource(cls, cli_prog_name=f"raycrnn {name}").root_parser
+        parser.description = inspect.cleandoc(cls.__doc__ or "")
+        parser.epilog = cls.epilog
         # Intermixed: options may stand between the positional arguments, as key=value after --json.
-        source = CliSettingsSource(
-            cls, cli_prog_name=f"raycrnn {name}", parse_args_method=ArgumentParser.parse_intermixed_args
-        )
-        source.root_parser.description = inspect.cleandoc(cls.__doc__ or "")
-        source.root_parser.epilog = cls.epilog
+        given = vars(parser.parse_intermixed_args(arguments))
+        # Not by CliApp, which fills what is not given from environment variables of the fields' names, and splits
+        # the items of a list at commas: `image.input_shape=[32,256]` would arrive as two.
+        given = {argument: value for argument, value in given.items() if value is not PydanticUndefined}
         try:
-            return CliApp.run(cls, cli_args=arguments, cli_settings_source=source)
+            return cls.model_validate(given)
         except ValidationError as error:
             problems = [f"{_argument(problem['loc'])}: {_message(problem)}" for problem in error.errors()]
             raise UsageError("; ".join(problems) + "; see --help") from None

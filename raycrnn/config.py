@@ -5,6 +5,7 @@ search file. Validation is strict: an unknown key, a wrong type or an impossible
 gives the dotted path, the value and what is allowed.
 """
 
+import copy
 import difflib
 import json
 from pathlib import Path
@@ -50,7 +51,9 @@ Csvs = Annotated[tuple[str, ...], BeforeValidator(_one_as_several)]
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Data(Group):
@@ -85,6 +88,13 @@ class Data(Group):
         except LookupError:
             raise ValueError("is no encoding that Python knows; such as utf-8, latin-1, cp1252") from None
         return encoding
+
+    @field_validator("csv_delimiter", "string_split_delimiter")
+    @classmethod
+    def _delimiter_can_split(cls, delimiter: str) -> str:
+        if delimiter in '"\r\n':
+            raise ValueError("a quote or a line end cannot be a delimiter")
+        return delimiter
 
     @model_validator(mode="after")
     def _delimiters_differ(self) -> "Data":
@@ -222,9 +232,9 @@ class Training(Group):
     @model_validator(mode="before")
     @classmethod
     def _decay_selects_exponential(cls, values: Any) -> Any:
-        if isinstance(values, dict) and "schedule" not in values:
-            if {"learning_decay_rate", "learning_decay_steps"} & values.keys():
-                return {**values, "schedule": "exponential"}
+        decay = {"learning_decay_rate", "learning_decay_steps"}
+        if isinstance(values, dict) and "schedule" not in values and decay & values.keys():
+            return {**values, "schedule": "exponential"}
         return values
 
 
@@ -328,7 +338,7 @@ def read_json_object(path: str | Path) -> dict:
         raise UsageError(f"{path}: cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{path}: not a JSON object {{…}}")
@@ -345,7 +355,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
 
 def sort_flat_keys(tree: dict, origin: str = "configuration") -> dict:
     """Move tf-crnn's flat keys into their groups; grouped keys stay. Raises `UsageError` on a key given twice."""
-    grouped = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    grouped = copy.deepcopy(tree)
     if "training_params" in grouped:
         _move(grouped, "training", grouped.pop("training_params"), origin)
     for key in [key for key in grouped if key in GROUP_OF_FLAT_KEY]:
@@ -379,17 +389,17 @@ def _override_value(key: str, text: str) -> Any:
     """The text as JSON where the key's type takes it so, else as the string it is."""
     field = fields().get(key)
     try:
-        value = json.loads(text.lower() if text in ("True", "False", "None") else text)
+        value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except ValueError:
         return text
     # `output_model_dir=2024` is a name: a key that takes strings and would refuse the number gets the string.
-    if field is not None and str in _types(field.annotation) and not _accepts(field, value):
+    if field is not None and not isinstance(value, list | dict) and str in _types(field.annotation) and not _accepts(field, value):
         return text
     return value
 
 
 def _accepts(field: FieldInfo, value: Any) -> bool:
-    adapter = TypeAdapter(Annotated[field.annotation, Field(strict=True), *field.metadata])
+    adapter = TypeAdapter(Annotated[(field.annotation, Field(strict=True), *field.metadata)])
     try:
         adapter.validate_json(json.dumps(value))
         return True
@@ -429,7 +439,8 @@ def describe_problem(problem: Any) -> str:
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     # pydantic appends the names of union members and validators to the path; only the keys are the user's.
-    while key and key not in fields() and key not in _groups() and problem["type"] not in ("extra_forbidden", "missing"):
+    known = fields().keys() | _groups()
+    while key and key not in known and problem["type"] not in ("extra_forbidden", "missing"):
         path.pop()
         key = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -450,7 +461,7 @@ def _groups() -> set[str]:
 
 def _suggestion(key: str) -> str:
     same_leaf = [known for known in fields() if known.endswith("." + key.rpartition(".")[2])]
-    close = same_leaf or difflib.get_close_matches(key, fields(), n=1, cutoff=0.6)
+    close = same_leaf or difflib.get_close_matches(key, [*fields(), *sorted(_groups())], n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else "; `--help` lists the keys"
 
 

@@ -56,7 +56,7 @@ def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths
     Returns:
         For each image at most `paths` transcriptions, all different, best first; fewer where fewer are possible.
     """
-    frames, batch, classes = log_probs_TBK.shape
+    frames, batch, _ = log_probs_TBK.shape
     beam = Beam.start(batch, width, log_probs_TBK.device)
     trail = []
     for t in range(frames):
@@ -97,7 +97,8 @@ class Beam:
 
     def where(self, chosen_B1: Tensor, other: "Beam") -> "Beam":
         """`other` for the chosen images, else this beam."""
-        return Beam(*(torch.where(chosen_B1, theirs, ours) for ours, theirs in zip(*map(_tensors, (self, other)))))
+        pairs = zip(_tensors(self), _tensors(other), strict=True)
+        return Beam(*(torch.where(chosen_B1, theirs, ours) for ours, theirs in pairs))
 
     def advance(self, log_probs_BK: Tensor) -> tuple["Beam", Tensor, Tensor]:
         """One frame on: the new beam, and of each new prefix the old place and the unit appended (−1: none)."""

@@ -5,9 +5,8 @@ H height, W width.
 """
 
 import io
-import struct
-import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,9 @@ from raycrnn.samples import Rejected
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 """Decoders in use. Pillow has more; some of them start other programs."""
+
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
+"""What begins so was an image, even where the rest of its header is missing: a TIFF's may stand at its end."""
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused by their header, before any memory is taken: 64 million pixels as RGB are 192 MB."""
@@ -61,25 +63,30 @@ def decode(data: bytes, channels: int = 1) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        if data.startswith(SIGNATURES):
+            raise Rejected("damaged image", f"{len(data)} bytes without a whole header") from None
         raise Rejected("not an image", f"{len(data)} bytes that are no image") from None
     except Image.DecompressionBombError as error:
         raise Rejected("too many pixels", str(error)) from None
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
-        raise Rejected("damaged image", str(error)) from None
+    except Exception as error:  # Decoders let through whatever a broken file makes them stumble over.
+        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
     if image.width * image.height > MAX_PIXELS:
         raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {MAX_PIXELS:,}")
     try:
-        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        with suppress(Exception):  # Of a whole picture beside broken EXIF data, the picture counts.
+            ImageOps.exif_transpose(image, in_place=True)
         return _to_mode(image, "L" if channels == 1 else "RGB")
-    except (OSError, SyntaxError, ValueError, IndexError, struct.error, zlib.error, EOFError) as error:
-        raise Rejected("damaged image", str(error)) from None
+    except Exception as error:
+        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode[0] in "IF":
         # Deep grey (16 or 32 bits, or floats): Pillow would cut it off at 255 instead of scaling it.
-        deep = np.asarray(image).astype(np.float64)
-        most = 65535 if image.mode.startswith("I;16") else max(deep.max(), 1)
+        deep = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
+        sixteen_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
+        most = 65535 if sixteen_bits else max(deep.max(), 1)
         image = Image.fromarray(np.clip(deep * (255 / most), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")

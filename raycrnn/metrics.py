@@ -84,7 +84,8 @@ def bootstrap(
     # How often each sample is drawn is multinomial; a matrix product then sums all resamples at once.
     sums = np.stack([random.multinomial(n, np.full(n, 1 / n)) @ table for _ in range(resamples)])
     resampled = [Counts(*map(int, row)) for row in sums]
+    tails = [(1 - level) / 2, (1 + level) / 2]
     return {
-        name: Interval(*np.quantile([getattr(counts, name) for counts in resampled], [(1 - level) / 2, (1 + level) / 2]))
+        name: Interval(*np.quantile([getattr(counts, name) for counts in resampled], tails))
         for name in ("cer", "wer", "accuracy")
     }

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from raycrnn.image import frames
+from raycrnn.config import Image, Model
 
 POOLS = ((2, 2), (2, 2), None, (2, 1), None, (2, 1), None)
 """(height, width) of the pooling after each convolution. The paper pools after its convolutions 1, 2, 4 and 6."""
@@ -51,6 +51,19 @@ class CRNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         initialise(self)
 
+    @classmethod
+    def from_settings(cls, model: Model, image: Image, classes: int) -> "CRNN":
+        """The network of a configuration."""
+        return cls(
+            classes=classes,
+            input_channels=image.input_channels,
+            height=image.input_shape[0],
+            cnn_channels=model.channels,
+            lstm_size=model.lstm_units,
+            lstm_layers=model.lstm_layers,
+            dropout=1 - model.keep_prob,
+        )
+
     def forward(self, images_BCHW: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities of images.
 
@@ -70,11 +83,6 @@ class CRNN(nn.Module):
             x_BTD = lstm(self.dropout(x_BTD), widths_B)
         logits_BTK = self.output(self.dropout(x_BTD))
         return F.log_softmax(logits_BTK.float(), dim=-1).transpose(0, 1), widths_B
-
-
-def frames_of(widths_B: Tensor) -> Tensor:
-    """Frames of each width: `image.frames`, for tensors."""
-    return frames(widths_B)
 
 
 def standardise(images_BCHW: Tensor, widths_B: Tensor) -> Tensor:

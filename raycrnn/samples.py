@@ -5,12 +5,16 @@ A row is `path;label`. The first delimiter splits, so the label may hold more of
 header; blank lines are no rows.
 """
 
+import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raycrnn.errors import UsageError
+
+UNKNOWN = -1
+"""The code of a unit that the alphabet lacks, in references that are only scored."""
 
 REMEDIES = {
     "malformed row": "write path;label, and close what a quote opens",
@@ -144,4 +148,4 @@ def mixes_label_forms(rows: Sequence[Row], split_delimiter: str = "|") -> bool:
 
 def least_frames(codes: Sequence[int]) -> int:
     """Frames that CTC needs for a label: one a unit, and a blank between equal neighbours (Graves et al. 2006)."""
-    return len(codes) + sum(a == b for a, b in zip(codes, codes[1:], strict=False))
+    return len(codes) + sum(a == b for a, b in itertools.pairwise(codes))

@@ -1,0 +1,81 @@
+"""Full training state <-> directory, whole or not at all.
+
+A checkpoint is `step_00000123/` with `tensors.safetensors` and `state.json`, which holds the digest of the
+former. It is written under a temporary name, flushed to disk and renamed. Nothing in it is executed on load.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+from torch import Tensor
+
+KEPT = 2
+"""Checkpoints that stay: should the last one be damaged there is one before it."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    path: Path
+    state: dict
+    """JSON values"""
+    tensors: dict[str, Tensor]
+
+
+def save(directory: Path, step: int, state: dict, tensors: dict[str, Tensor]) -> Path:
+    """Write the checkpoint of a step and delete all but the last `KEPT`. Raises `OSError`, as of a full disk."""
+    final = directory / f"step_{step:08d}"
+    temporary = directory / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        _write(temporary / "tensors.safetensors", data)
+        digest = hashlib.sha256(data).hexdigest()
+        _write(temporary / "state.json", json.dumps({"sha256": digest, "state": state}).encode())
+        shutil.rmtree(final, ignore_errors=True)
+        temporary.rename(final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in _steps(directory)[KEPT:]:
+        shutil.rmtree(old)
+    return final
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _steps(directory: Path) -> list[Path]:
+    """Checkpoints by name, the last step first."""
+    return sorted(directory.glob("step_*"), reverse=True)
+
+
+def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The last whole checkpoint, if there is one, and what is wrong with each later one."""
+    problems = []
+    for checkpoint in _read_all(directory):
+        if isinstance(checkpoint, Checkpoint):
+            return checkpoint, problems
+        problems.append(checkpoint)
+    return None, problems
+
+
+def _read_all(directory: Path) -> Iterator[Checkpoint | str]:
+    for path in _steps(directory):
+        try:
+            envelope = json.loads((path / "state.json").read_text())
+            data = (path / "tensors.safetensors").read_bytes()
+            if hashlib.sha256(data).hexdigest() != envelope["sha256"]:
+                raise ValueError("tensors.safetensors is not what was written")
+            yield Checkpoint(path, envelope["state"], safetensors.torch.load(data))
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            yield f"{path}: not whole: {error}"

@@ -1,0 +1,123 @@
+"""Ray itself: connecting quietly, and what of the cluster a run takes."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from raycrnn import config
+from raycrnn.errors import UsageError
+
+LEAST_DECODE_CPUS = 0.25
+"""of a CPU, left free for decoding beside each training worker"""
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[None]:
+    """A connection to the cluster at an address or in `RAY_ADDRESS`, else a quiet local Ray, ended on leaving.
+
+    Raises:
+        UsageError: no cluster answers at the address.
+    """
+    quiet = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # The checks of what a user needs to know are ours; Ray's lines would drown them.
+        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    }
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = address in (None, "", "local")
+    started = not ray.is_initialized()
+    if started:
+        options = {"include_dashboard": False} if local else {}
+        try:
+            ray.init(
+                address="local" if local else address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                configure_logging=True,
+                **options,
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(f"no Ray cluster at {address!r}: {error}") from None
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run takes of the cluster. Made by `plan`, which checks that it can be had."""
+
+    num_workers: int
+    use_gpu: bool
+    cpus_per_worker: float
+    threads: int
+    """CPU threads of a training worker"""
+    decode_tasks: int
+    """decoding tasks at a time for each worker"""
+    cpus_per_decode_task: float
+    warning: str | None = None
+
+    def __str__(self) -> str:
+        noun = "worker" if self.num_workers == 1 else "workers"
+        kind = "one GPU each" if self.use_gpu else f"on the CPU, {self.threads} thread(s) each"
+        return f"{self.num_workers} {noun}, {kind}; {self.num_workers * self.decode_tasks} decoding at a time"
+
+
+def plan(settings: config.Cluster, parallel_calls: int | None, cpus: float, gpus: float) -> Plan:
+    """Divide a cluster's CPUs and GPUs between training and decoding.
+
+    Args:
+        parallel_calls: `data.input_data_n_parallel_calls`.
+
+    Raises:
+        UsageError: more than the cluster has, or workers that would leave nothing to decode with; either would
+            wait for ever.
+    """
+    workers = settings.num_workers or settings.num_gpus or 1
+    wants_gpu = gpus > 0 if settings.use_gpu == "auto" else settings.use_gpu
+    warning = None
+    if settings.num_gpus and not gpus and settings.use_gpu == "auto":
+        warning = f"cluster.num_gpus={settings.num_gpus}, but there is no GPU: training on the CPU"
+    if wants_gpu and workers > gpus:
+        raise UsageError(
+            f"cluster.num_workers={workers} with a GPU each, but the cluster has {gpus:g}: "
+            f"set cluster.num_workers={max(1, int(gpus))}, or cluster.use_gpu=false to train on CPUs"
+        )
+    if workers > cpus:
+        raise UsageError(
+            f"cluster.num_workers={workers}, but the cluster has {cpus:g} CPUs: "
+            f"set cluster.num_workers={int(cpus)} or less"
+        )
+    share = cpus / workers
+    worker_cpus = settings.cpus_per_worker
+    if worker_cpus == "auto":
+        worker_cpus = min(1.0, share / 2) if wants_gpu else share - max(LEAST_DECODE_CPUS, 0.1 * share)
+    left = share - worker_cpus
+    if left <= 0:
+        raise UsageError(
+            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all {cpus:g} CPUs and leave none to "
+            f"decode images with: set cluster.cpus_per_worker=auto, or below {share:g}"
+        )
+    decode_tasks = parallel_calls or max(1, int(left))
+    return Plan(
+        num_workers=workers,
+        use_gpu=wants_gpu,
+        cpus_per_worker=round(worker_cpus, 3),
+        threads=max(1, round(worker_cpus)),
+        decode_tasks=decode_tasks,
+        # Whole CPUs where there are any; else what is left, so that at least one task always fits.
+        cpus_per_decode_task=1.0 if left >= 1 else int(left * 1000) / 1000,
+        warning=warning,
+    )

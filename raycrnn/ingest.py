@@ -1,0 +1,428 @@
+"""CSV -> Ray Dataset -> batches of tensors.
+
+The rows of all CSVs are put into the object store once. What is streamed are whole batches: batch `i` of a run,
+and the share of it that one worker takes, are pure functions of the configuration, so a decoding task needs
+nothing but a range of batch numbers. Every worker streams its own share, in order.
+"""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raycrnn import config, image, order, samples
+from raycrnn.alphabet import Alphabet
+from raycrnn.augment import Augmenter
+from raycrnn.cluster import Plan
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.samples import UNKNOWN, Rejected
+
+if TYPE_CHECKING:
+    from raycrnn.learning import Batch
+
+IMAGES_PER_TASK = 256
+"""Large enough that a task's overhead (some 10 ms) is small, small enough that the first batch comes soon."""
+
+TASKS_PER_EXECUTION = 256
+"""Longer runs are cut into several executions, so that Ray never holds more than this many tasks at once."""
+
+BYTES_AHEAD = 96 * 2**20
+"""Decoded images that may wait in the object store for each worker: decoding further ahead only takes CPU from
+training."""
+
+BATCHES_AHEAD = 8
+"""Batches that wait as tensors in the worker; they bridge the gap between two executions."""
+
+
+# --- rows
+
+SAMPLES = pa.schema(
+    {"row": pa.int64(), "path": pa.string(), "csv": pa.string(), "line": pa.int32(), "codes": pa.list_(pa.int32())}
+)
+"""`row` numbers all rows of all CSVs, so that one left out does not shift the others' augmentation."""
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """A sample that was left out."""
+
+    csv: str
+    line: int
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The usable rows of one or more CSVs, in the object store. Small itself, and safe to send anywhere."""
+
+    table: ray.ObjectRef
+    rows: int
+    usable: int
+    """rows less those whose label cannot be used"""
+    rejections: tuple[Rejection, ...]
+    """rows that the label alone rules out"""
+    warnings: tuple[str, ...]
+
+
+def read_labels(csvs: Sequence[str], settings: config.Data) -> list[samples.CsvFile]:
+    """Read CSVs that must have rows. Raises `UsageError`."""
+    files = [samples.read_csv(path, settings.csv_delimiter, settings.encoding) for path in csvs]
+    for file in files:
+        if not file.rows:
+            raise UsageError(f"{file.path}: the CSV holds no rows; a row is path{settings.csv_delimiter}label")
+    return files
+
+
+def alphabet_of(files: Sequence[samples.CsvFile], settings: config.Data) -> Alphabet:
+    """The configured alphabet, or the one of the labels. Raises `UsageError`."""
+    if settings.lookup_alphabet_file is not None:
+        return Alphabet.load(settings.lookup_alphabet_file, settings.unicode_form)
+    labels = [
+        samples.split_label(row.label, settings.string_split_delimiter, settings.unicode_form)
+        for file in files
+        for row in file.rows
+        if row.label
+    ]
+    if not any(labels):
+        names = ", ".join(file.path for file in files)
+        raise UsageError(f"{names}: no row has a label; a row is path{settings.csv_delimiter}label")
+    return Alphabet.from_labels(labels)
+
+
+def put_samples(
+    files: Sequence[samples.CsvFile], alphabet: Alphabet, settings: config.Data, training: bool
+) -> SampleSet:
+    """Encode the labels and put the rows into the object store.
+
+    In training a row without a usable label is rejected. In evaluation only a malformed row is; unknown units
+    are kept as `learning.UNKNOWN` and cost errors.
+    """
+    columns: dict[str, list] = {"row": [], "path": [], "csv": [], "line": [], "codes": []}
+    rejections = []
+    pairs = [(file, row) for file in files for row in file.rows]
+    for row_number, (file, row) in enumerate(pairs):
+        try:
+            codes = _codes(row, alphabet, settings, training)
+        except Rejected as rejected:
+            rejections.append(Rejection(file.path, row.line, row.path, rejected.reason, rejected.detail))
+            continue
+        values = (row_number, file.resolve(row.path), file.path, row.line, codes)
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+    warnings = [
+        f"{file.path}: some labels begin with {settings.string_split_delimiter!r} and are sequences of units, others "
+        "are plain text: is that meant?"
+        for file in files
+        if samples.mixes_label_forms(file.rows, settings.string_split_delimiter)
+    ]
+    table = pa.table(columns, SAMPLES)
+    return SampleSet(
+        table=ray.put(table),
+        rows=len(pairs),
+        usable=len(table),
+        rejections=tuple(rejections),
+        warnings=tuple(warnings),
+    )
+
+
+def _codes(row: samples.Row, alphabet: Alphabet, settings: config.Data, training: bool) -> list[int]:
+    if row.problem:
+        raise Rejected("malformed row", row.problem)
+    units = samples.split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
+    if not training:
+        return [alphabet.encode([unit])[0] if unit in alphabet else UNKNOWN for unit in units]
+    if not units:
+        raise Rejected("empty label", "no units")
+    try:
+        return alphabet.encode(units)
+    except ValueError as error:
+        raise Rejected("unknown unit", str(error)) from None
+
+
+def check_rejections(rejections: Sequence[Rejection], rows: int, settings: config.Data) -> None:
+    """Raises `RaycrnnError` with the table of reasons if more than `data.max_rejected` of a set cannot be used."""
+    if len(rejections) <= settings.max_rejected * rows and len(rejections) < rows:
+        return
+    raise RaycrnnError(
+        f"{len(rejections):,} of {rows:,} samples cannot be used, more than data.max_rejected="
+        f"{settings.max_rejected:g} allows:\n{rejection_table(rejections)}"
+    )
+
+
+def rejection_table(rejections: Sequence[Rejection]) -> str:
+    """Reasons with their counts, an example of each and the remedy."""
+    lines = []
+    for reason in dict.fromkeys(rejection.reason for rejection in rejections):
+        of_reason = [rejection for rejection in rejections if rejection.reason == reason]
+        example = of_reason[0]
+        lines.append(f"  {len(of_reason):>7,}  {reason}: {samples.REMEDIES[reason]}")
+        lines.append(f"           such as {example.csv}, line {example.line}: {example.path}: {example.detail}")
+    return "\n".join(lines)
+
+
+# --- decoding, in Ray's workers
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a decoding task needs to make any batch of a run."""
+
+    table: ray.ObjectRef
+    usable: int
+    image: config.Image
+    batch_size: int
+    """global: over all workers"""
+    seed: int
+    augmenter: Augmenter | None
+    """None: evaluation, one pass in the order of width"""
+    rank: int
+    world_size: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return order.batch_count(self.usable, self.batch_size)
+
+
+class BatchSource(Datasource):
+    """A Ray datasource whose rows are whole batches, numbered over all epochs."""
+
+    def __init__(self, recipe: Recipe, first: int, stop: int):
+        super().__init__()
+        self.recipe, self.first, self.stop = recipe, first, stop
+
+    def estimate_inmemory_data_size(self) -> int:
+        height, width = self.recipe.image.input_shape
+        samples_each = max(1, self.recipe.batch_size // self.recipe.world_size)
+        return (self.stop - self.first) * samples_each * height * min(width, 8 * height)
+
+    def get_read_tasks(self, parallelism, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        tasks = []
+        for start, stop in task_ranges(self.recipe, self.first, self.stop):
+            metadata = BlockMetadata(num_rows=stop - start, size_bytes=None, exec_stats=None, input_files=None)
+            tasks.append(ReadTask(_Read(self.recipe, start, stop), metadata))
+        return tasks
+
+
+@dataclass(frozen=True)
+class _Read:
+    recipe: Recipe
+    start: int
+    stop: int
+
+    def __call__(self) -> Iterable[pa.Table]:
+        yield pa.Table.from_pylist([make_batch(self.recipe, index) for index in range(self.start, self.stop)], BLOCK)
+
+
+BLOCK = pa.schema(
+    {
+        "images": pa.large_binary(),
+        "shape": pa.list_(pa.int64()),
+        "widths": pa.list_(pa.int64()),
+        "codes": pa.list_(pa.int64()),
+        "lengths": pa.list_(pa.int64()),
+        "rows": pa.list_(pa.int64()),
+        "rejected": pa.string(),
+    }
+)
+"""One row a batch. `rejected` is a JSON list of `Rejection` fields, each with its row number first."""
+
+
+def task_ranges(recipe: Recipe, first: int, stop: int) -> list[tuple[int, int]]:
+    """Ranges of batch numbers, each a task of about `IMAGES_PER_TASK` images."""
+    share = max(1, recipe.batch_size // recipe.world_size)
+    step = max(1, IMAGES_PER_TASK // share)
+    return [(start, min(start + step, stop)) for start in range(first, stop, step)]
+
+
+def make_batch(recipe: Recipe, index: int) -> dict:
+    """Decode one worker's share of a batch: a row of `BLOCK`. What cannot be used is left out and listed."""
+    table = ray.get(recipe.table)
+    epoch, position = divmod(index, recipe.batches_per_epoch)
+    training = recipe.augmenter is not None
+    epoch_order = _epoch_order(recipe.table, recipe.batch_size, recipe.seed, epoch, training)
+    rows = epoch_order[position * recipe.batch_size : (position + 1) * recipe.batch_size]
+    images, codes, row_numbers, rejected = [], [], [], []
+    for sample in table.take(order.worker_share(rows, recipe.rank, recipe.world_size)).to_pylist():
+        try:
+            images.append(_load(recipe, sample, epoch))
+            codes.append(sample["codes"])
+            row_numbers.append(sample["row"])
+        except Rejected as error:
+            place = (sample["csv"], sample["line"], sample["path"])
+            rejected.append([sample["row"], *place, error.reason, error.detail])
+    height, channels = recipe.image.input_shape[0], recipe.image.input_channels
+    blank = np.zeros((height, image.LEAST_WIDTH, channels), np.uint8)
+    images_BCHW, widths_B = image.collate(images or [blank])
+    return {
+        "images": images_BCHW.tobytes(),
+        "shape": list(images_BCHW.shape),
+        "widths": widths_B.tolist(),
+        "codes": [code for label in codes for code in label],
+        "lengths": [len(label) for label in codes],
+        "rows": row_numbers,
+        "rejected": json.dumps(rejected),
+    }
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(table: ray.ObjectRef, batch_size: int, seed: int, epoch: int, training: bool) -> np.ndarray:
+    # Images of one height are about as wide as their labels are long, and that is known without opening them.
+    lengths = ray.get(table)["codes"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
+    return order.train_order(lengths, batch_size, seed, epoch) if training else order.eval_order(lengths)
+
+
+def _load(recipe: Recipe, sample: dict, epoch: int) -> np.ndarray:
+    augment = recipe.augmenter.of(epoch, sample["row"]) if recipe.augmenter else None
+    data = image.read_bytes(sample["path"])
+    array = image.prepare(data, recipe.image.input_shape, recipe.image.input_channels, augment)
+    needed, available = samples.least_frames(sample["codes"]), image.frames(array.shape[1])
+    if recipe.augmenter is not None and needed > available:
+        detail = f"{len(sample['codes'])} units need {needed} frames, {array.shape[1]} pixels give {available}"
+        raise Rejected("label too long", detail)
+    return array
+
+
+# --- batches, in the training worker
+
+T = TypeVar("T")
+
+
+@dataclass
+class Stream:
+    """One worker's share of the batches `first` … `stop` − 1, in order; close it to end the decoding."""
+
+    recipe: Recipe
+    plan: Plan
+    first: int
+    stop: int
+    pin_memory: bool = False
+    waited: float = 0.0
+    """seconds that the consumer waited for batches"""
+    rejected: dict[int, Rejection] = field(default_factory=dict)
+    """what was left out so far, by row number"""
+
+    def __iter__(self) -> "Iterator[Batch]":
+        ahead = Ahead(self._read, BATCHES_AHEAD)
+        try:
+            while True:
+                start = time.perf_counter()
+                item = next(ahead, None)
+                self.waited += time.perf_counter() - start
+                if item is None:
+                    return
+                batch, rejected = item
+                self.rejected.update(rejected)
+                yield batch
+        finally:
+            ahead.close()
+
+    def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
+        share = max(1, self.recipe.batch_size // self.recipe.world_size)
+        step = TASKS_PER_EXECUTION * max(1, IMAGES_PER_TASK // share)
+        for first in range(self.first, self.stop, step):
+            for block in self._execute(first, min(first + step, self.stop)):
+                for row in range(len(block)):
+                    yield _to_batch(block, row, self.pin_memory)
+
+    def _execute(self, first: int, stop: int) -> Iterator[pa.Table]:
+        dataset = ray.data.read_datasource(
+            BatchSource(self.recipe, first, stop),
+            concurrency=self.plan.decode_tasks,
+            ray_remote_args={"num_cpus": self.plan.cpus_per_decode_task},
+            override_num_blocks=len(task_ranges(self.recipe, first, stop)),
+        )
+        dataset.context.enable_progress_bars = False
+        options = dataset.context.execution_options
+        options.preserve_order = True
+        options.resource_limits = options.resource_limits.copy(object_store_memory=BYTES_AHEAD)
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+
+def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict[int, Rejection]]":
+    # Imported here: the decoding tasks share this module and do without torch's memory and seconds.
+    import torch
+
+    from raycrnn.learning import Batch
+
+    # A copy, because the object store's memory is read-only and given back when the block goes.
+    images = np.frombuffer(block["images"][row].as_buffer(), np.uint8).copy()
+    images_BCHW = torch.from_numpy(images).view(block["shape"][row].as_py())
+    columns = ("widths", "codes", "lengths", "rows")
+    numbers = [torch.tensor(block[name][row].as_py(), dtype=torch.int64) for name in columns]
+    batch = Batch(images_BCHW.pin_memory() if pin_memory else images_BCHW, *numbers)
+    rejected = json.loads(block["rejected"][row].as_py())
+    return batch, {number: Rejection(*fields) for number, *fields in rejected}
+
+
+class Ahead(Iterator[T]):
+    """An iterator run ahead of its consumer in a thread, by at most `depth` items."""
+
+    def __init__(self, make: Callable[[], Iterator[T]], depth: int):
+        self._items: queue.Queue = queue.Queue(depth)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(make,), daemon=True)
+        self._thread.start()
+
+    def _run(self, make: Callable[[], Iterator[T]]) -> None:
+        try:
+            for item in make():
+                if not self._put((item, None)):
+                    return
+            self._put((None, StopIteration()))
+        except BaseException as error:
+            self._put((None, error))
+
+    def _put(self, pair: tuple) -> bool:
+        """Wait for room; False once closed."""
+        while not self._closed.is_set():
+            try:
+                self._items.put(pair, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __next__(self) -> T:
+        item, error = self._items.get()
+        if error is not None:
+            self._items.put((None, error))
+            raise error
+        return item
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join(timeout=30)
+
+
+def train_recipe(settings: config.Configuration, table: SampleSet, rank: int, world_size: int) -> Recipe:
+    """The recipe of a worker's share of the training set."""
+    augmenter = Augmenter(settings.augmentation, settings.image.input_channels, settings.training.seed)
+    return Recipe(
+        table=table.table,
+        usable=table.usable,
+        image=settings.image,
+        batch_size=settings.training.train_batch_size,
+        seed=settings.training.seed,
+        augmenter=augmenter,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def eval_recipe(settings: config.Configuration, table: SampleSet, rank: int, world_size: int) -> Recipe:
+    """The recipe of a worker's share of the evaluation set: not augmented, by width."""
+    recipe = train_recipe(settings, table, rank, world_size)
+    return replace(recipe, augmenter=None, batch_size=settings.training.eval_batch_size)

@@ -1,0 +1,288 @@
+"""The verb train: from a configuration to a model directory, on Ray."""
+
+import hashlib
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from raycrnn import checkpoint, config
+from raycrnn.command import Command
+from raycrnn.config import Configuration
+from raycrnn.errors import RaycrnnError, UsageError
+
+
+class Train(Command):
+    """Train a text recogniser from CSV files of images and labels.
+
+    Writes the best model to output_model_dir/model, checkpoints and TensorBoard logs beside it. Ctrl-C saves a
+    checkpoint and stops; restore_model=true goes on from there. CONFIG is JSON (grouped as below, or tf-crnn's
+    flat keys); each OVERRIDE is key=value.
+    """
+
+    config: CliPositionalArg[str]
+    """the configuration, a JSON file"""
+    overrides: CliPositionalArg[list[str]] = Field([])
+    """key=value, such as training.learning_rate=3e-4 output_model_dir=run2"""
+    address: str | None = None
+    """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
+    json_line: bool = False
+    """print one JSON object as the last line of stdout"""
+
+    epilog: ClassVar[str] = "keys of the configuration [default]:\n" + config.describe_keys()
+
+    def run(self) -> int:
+        # The interpreter's start and the imports were mostly computing: the budget counts them too.
+        started = time.time() - time.process_time()
+        configuration = config.load(self.config, self.overrides)
+        outcome = train(configuration, self.address, started)
+        if "stopped" in outcome:
+            return 130
+        self._print(configuration, outcome)
+        return 0
+
+    def _print(self, configuration: Configuration, outcome: dict) -> None:
+        model = Path(configuration.output_model_dir) / "model"
+        best = outcome["best"]
+        if "cer" in best:
+            cer, wer, exact = (100 * best[name] for name in ("cer", "wer", "accuracy"))
+            print(f"best: CER {cer:.2f} %, WER {wer:.2f} %, exact {exact:.1f} % at epoch {best['epoch']:g}")
+        print(f"model: {model}")
+        print(f"next:  python -m raycrnn.predict {model} images/ -o transcriptions.csv")
+        print(f"       tensorboard --logdir {Path(configuration.output_model_dir) / 'logs'}")
+        if self.json_line:
+            print(json.dumps({"model": str(model), **outcome}))
+
+
+def train(configuration: Configuration, address: str | None = None, started: float | None = None) -> dict:
+    """Run a whole training.
+
+    Args:
+        started: seconds since 1970 from which `training.max_minutes` counts; default now.
+
+    Returns:
+        `{"best": scores, "steps": n, "rejected": n}`, or `{"stopped": step}` after Ctrl-C.
+
+    Raises:
+        UsageError: a configuration that cannot run here, an output directory that is in use.
+        RaycrnnError: too many unusable samples, divergence, more failures than `cluster.max_failures`.
+    """
+    started = started or time.time()
+    output = Path(configuration.output_model_dir).absolute()
+    resumed = _resume_state(output, configuration.restore_model)
+    if resumed and resumed["progress"]["finished"]:
+        progress = resumed["progress"]
+        _say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
+        return {"best": progress["best"], "steps": progress["step"], "rejected": len(resumed["rejected"])}
+    csvs = _read_csvs(configuration)
+    paths = (*configuration.data.csv_files_train, *configuration.data.csv_files_eval)
+    digests = {path: _digest(path) for path in paths}
+    if resumed:
+        _check_same_data(resumed["csv_digests"], digests)
+
+    from raycrnn import cluster
+
+    with cluster.connect(address):
+        job = _make_job(configuration, csvs, digests, output, started)
+        if resumed and tuple(resumed["alphabet"]) != job.alphabet.units:
+            raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {_difference(resumed, job)}")
+        _prepare_output(job)
+        return _watch(job)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _resume_state(output: Path, restore: bool) -> dict | None:
+    """The state of the last whole checkpoint, None to start afresh. Raises `UsageError`."""
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: output_model_dir is a file")
+    if not output.exists() or not any(output.iterdir()):
+        return None
+    if not restore:
+        raise UsageError(
+            f"{output}: exists and is not empty: choose another output_model_dir, "
+            "or restore_model=true to go on with the run in it"
+        )
+    found, _ = checkpoint.latest(output / "checkpoints")
+    if found is None:
+        _say(f"{output}: no checkpoint yet: starting afresh")
+        return None
+    return found.state
+
+
+def _read_csvs(configuration: Configuration) -> dict[str, list]:
+    from raycrnn import ingest
+
+    data = configuration.data
+    return {name: ingest.read_labels(getattr(data, f"csv_files_{name}"), data) for name in ("train", "eval")}
+
+
+def _digest(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _check_same_data(before: dict[str, str], now: dict[str, str]) -> None:
+    """Raises `UsageError` if a run would go on with other data than it began with."""
+    changed = [path for path, digest in now.items() if path in before and before[path] != digest]
+    differences = {
+        "changed": changed,
+        "new": [path for path in now if path not in before],
+        "no longer listed": [path for path in before if path not in now],
+    }
+    found = "; ".join(f"{what}: {', '.join(paths)}" for what, paths in differences.items() if paths)
+    if found:
+        raise UsageError(
+            f"the CSVs are not those that the checkpoint was trained on ({found}): restore them, or start a new run "
+            "in another output_model_dir"
+        )
+
+
+def _difference(resumed: dict, job: Any) -> str:
+    before, now = set(resumed["alphabet"]), set(job.alphabet.units)
+    return f"missing {sorted(before - now)}, new {sorted(now - before)}"
+
+
+def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict, output: Path, started: float) -> Any:
+    import ray
+
+    from raycrnn import cluster, ingest
+    from raycrnn.monitor import Monitor
+    from raycrnn.worker import Job
+
+    resources = ray.cluster_resources()
+    plan = cluster.plan(
+        configuration.cluster,
+        configuration.data.input_data_n_parallel_calls,
+        resources.get("CPU", 0),
+        resources.get("GPU", 0),
+    )
+    # Its process starts while the CSVs are encoded.
+    monitor = Monitor.remote()
+    alphabet = ingest.alphabet_of(csvs["train"], configuration.data)
+    train_set = ingest.put_samples(csvs["train"], alphabet, configuration.data, training=True)
+    eval_set = ingest.put_samples(csvs["eval"], alphabet, configuration.data, training=False) if csvs["eval"] else None
+    for sample_set in filter(None, (train_set, eval_set)):
+        ingest.check_rejections(sample_set.rejections, sample_set.rows, configuration.data)
+        for warning in sample_set.warnings:
+            _say(f"warning: {warning}")
+    if plan.warning:
+        _say(f"warning: {plan.warning}")
+    rows = f"{train_set.usable:,} rows to train on, {eval_set.usable if eval_set else 0:,} to evaluate"
+    _say(f"{rows}, {len(alphabet)} units; {plan}")
+    return Job(configuration, alphabet, train_set, eval_set, digests, str(output), plan, started, monitor)
+
+
+def _prepare_output(job: Any) -> None:
+    from raycrnn import journal
+
+    output = Path(job.output)
+    try:
+        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+        journal.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.csv_digests)
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+def _watch(job: Any) -> dict:
+    """Run the trainer beside this thread, show what it does, pass Ctrl-C on."""
+    import ray
+
+    from raycrnn.monitor import Screen
+
+    fit = _Background(lambda: _fit(job))
+    screen = Screen()
+    stopping = False
+    while True:
+        try:
+            progress, lines, outcome = ray.get(job.monitor.read.remote())
+            for line in lines:
+                screen.line(line)
+            screen.show(progress)
+            if outcome is not None or fit.ended:
+                screen.close()
+                return _conclude(job, outcome, fit)
+            time.sleep(0.2)
+        except KeyboardInterrupt:
+            if stopping:
+                screen.close()
+                raise
+            stopping = True
+            screen.line("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+            job.monitor.stop.remote()
+
+
+def _conclude(job: Any, outcome: dict | None, fit: "_Background") -> dict:
+    if outcome is None:
+        raise RaycrnnError(_describe_failure(job, fit.error))
+    if "error" in outcome:
+        raise RaycrnnError(outcome["error"])
+    if "stopped" in outcome:
+        _say(f"stopped at step {outcome['stopped']}; the same command with restore_model=true goes on from there")
+    if outcome.get("rejected"):
+        _say(f"{outcome['rejected']} samples could not be used: see {job.output}/rejected.csv")
+    return outcome
+
+
+def _describe_failure(job: Any, error: BaseException | None) -> str:
+    causes = getattr(error, "worker_failures", None) or {0: error}
+    cause = str(next(iter(causes.values()))).strip()
+    return (
+        f"training failed more than cluster.max_failures={job.configuration.cluster.max_failures} times; "
+        f"restore_model=true goes on from the last checkpoint. The last failure:\n{cause}"
+    )
+
+
+class _Background:
+    """A function in a thread that ends with the process."""
+
+    def __init__(self, function: Callable[[], None]):
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(function,), daemon=True)
+        self._thread.start()
+
+    def _run(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except BaseException as error:
+            self.error = error
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+
+def _fit(job: Any) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from raycrnn import worker
+
+    resources = {"CPU": job.plan.cpus_per_worker} | ({"GPU": 1} if job.plan.use_gpu else {})
+    # Ray's own record of the run would make it resume by itself; ours (checkpoint.py) decides, so it gets a
+    # place of its own each time.
+    with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.output, ignore_cleanup_errors=True) as record:
+        TorchTrainer(
+            worker.run,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=job.plan.num_workers, use_gpu=job.plan.use_gpu, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name="run",
+                storage_path=record,
+                failure_config=FailureConfig(max_failures=job.configuration.cluster.max_failures),
+            ),
+        ).fit()
+
+
+if __name__ == "__main__":
+    Train.main()

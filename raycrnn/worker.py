@@ -1,0 +1,409 @@
+"""One training worker, as Ray runs it on a CPU or a GPU: batches in, a model directory and checkpoints out.
+
+Every decision that ends or divides the work (stop, last step, too many bad samples) is taken by all workers in
+the same step, from numbers that travel with it. Worker 0 alone writes files.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from raycrnn import checkpoint, ingest, journal, learning
+from raycrnn.alphabet import Alphabet
+from raycrnn.cluster import Plan
+from raycrnn.config import Configuration
+from raycrnn.errors import RaycrnnError
+from raycrnn.ingest import Rejection, SampleSet, Stream
+from raycrnn.learning import Batch, Evaluation, Learner, Progress, Step
+from raycrnn.model import CRNN
+from raycrnn.monitor import Reporter
+from raycrnn.recognizer import Recognizer
+
+CLOSING_SECONDS = 8.0
+"""kept of `max_minutes` for the export and for Ray's farewell, beside the last evaluation"""
+
+SECONDS_BETWEEN_SAVES = 30.0
+"""A checkpoint after every evaluation would take longer than the epochs of a small set."""
+
+MOST_CACHED_BYTES = 256 * 2**20
+"""Evaluation sets up to this size a worker are decoded once and kept."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to know."""
+
+    configuration: Configuration
+    alphabet: Alphabet
+    train: SampleSet
+    eval: SampleSet | None
+    csv_digests: dict[str, str]
+    output: str
+    plan: Plan
+    started: float
+    """seconds since 1970 at which the command started"""
+    monitor: Any
+
+
+def run(settings: dict) -> None:
+    """The loop that a TorchTrainer runs on each worker; `settings["job"]` is the `Job`."""
+    job: Job = settings["job"]
+    reporter = Reporter(job.monitor)
+    try:
+        Worker(job, reporter).run()
+    except RaycrnnError as error:
+        # Every worker meets it in the same step; trying again would not help.
+        reporter.outcome({"error": str(error)})
+
+
+class Clock:
+    """How many steps are left, by epochs and by `training.max_minutes`. Only worker 0's counts."""
+
+    def __init__(self, total_steps: int, deadline: float | None, eval_share: float):
+        self._total_steps = total_steps
+        self._deadline = deadline
+        self._eval_share = eval_share
+        self._first: tuple[int, float] | None = None
+        self.evaluation_seconds: float | None = None
+
+    def steps_left(self, step: int) -> int:
+        """Steps from `step` on to the end of the schedule, the next one included."""
+        left = self._total_steps - step
+        if self._deadline is None:
+            return left
+        now = time.time()
+        if self._first is None:
+            # The first step pays for start-up and tells nothing of the rate.
+            self._first = (step + 1, math.inf)
+        first_step, first_time = self._first
+        if step == first_step:
+            self._first = (step, now)
+        if step < first_step + 3:
+            return left if now < self._deadline - CLOSING_SECONDS else 0
+        seconds_a_step = (now - first_time) / (step - first_step)
+        closing_seconds = CLOSING_SECONDS + (self.evaluation_seconds or self._guess_evaluation(seconds_a_step))
+        return min(left, int((self._deadline - closing_seconds - now) / seconds_a_step))
+
+    def _guess_evaluation(self, seconds_a_step: float) -> float:
+        """Before the first evaluation: a forward pass takes less than half of a step."""
+        return 0.5 * seconds_a_step * self._eval_share
+
+
+class Worker:
+    """A worker's state over a run."""
+
+    def __init__(self, job: Job, reporter: Reporter):
+        self.job, self.reporter = job, reporter
+        self.settings = job.configuration.training
+        self.output = Path(job.output)
+        self.device = ray.train.torch.get_device()
+        torch.set_num_threads(job.plan.threads)
+        torch.manual_seed(self.settings.seed)
+        network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.alphabet) + 1)
+        self.learner = Learner(network, self.settings, self.device)
+        self.rank, self.world_size = learning.rank(), learning.world_size()
+        self.recipe = ingest.train_recipe(job.configuration, job.train, self.rank, self.world_size)
+        self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
+        self._restore()
+        self.progress = self.learner.progress
+        self.seconds_before = self.progress.seconds
+        self.clock = self._make_clock()
+        self.steps_left = self.clock.steps_left(self.progress.step)
+        self.journal = journal.Journal(self.output, self.progress.step) if self.rank == 0 else None
+        self.window = Window()
+        self.last_save = time.monotonic()
+        self._eval_batches: list[Batch] | None = None
+
+    def _make_clock(self) -> Clock:
+        minutes = self.settings.max_minutes
+        total = self.settings.n_epochs * self.recipe.batches_per_epoch
+        eval_rows = self.job.eval.usable if self.job.eval else 0
+        deadline = self.job.started + 60 * minutes if minutes else None
+        return Clock(total, deadline, eval_rows / self.settings.train_batch_size)
+
+    def _restore(self) -> None:
+        found, problems = checkpoint.latest(self.output / "checkpoints")
+        if self.rank == 0:
+            for problem in problems:
+                self.reporter.line(f"warning: {problem}; the checkpoint before it is used")
+        if found is None:
+            return
+        self.learner.load_state_tensors(found.tensors)
+        self.learner.progress = Progress(**found.state["progress"])
+        for name, rejected in found.state["rejected"].items():
+            self.rejected[name] = {row: Rejection(*fields) for row, *fields in rejected}
+        if self.rank == 0:
+            self.reporter.line(f"going on from {found.path.name}, epoch {self._epochs_done():.2f}")
+
+    def _epochs_done(self) -> float:
+        return self.learner.progress.step / self.recipe.batches_per_epoch
+
+    def run(self) -> None:
+        last = self.settings.n_epochs * self.recipe.batches_per_epoch
+        stream = Stream(self.recipe, self.job.plan, self.progress.step, last, pin_memory=self.device.type == "cuda")
+        stopped = done = False
+        evaluated_at = -1
+        with closing(iter(stream)) as batches:
+            for batch in batches:
+                step = self._step(batch, stream)
+                self._share_rejections("train", stream.rejected, new=step.signals[2] > 0)
+                stopped = step.signals[0] > 0
+                done = self.steps_left <= 0
+                if stopped or done:
+                    break
+                if self._evaluation_is_due():
+                    evaluated_at = self.progress.step
+                    self._evaluate()
+                    if self._no_longer_improves():
+                        break
+                if self.progress.step % self.settings.save_interval == 0:
+                    learning.share_statistics(self.learner.network)
+                    self._save()
+        if stopped:
+            self._stop()
+            return
+        if evaluated_at != self.progress.step:
+            self._evaluate()
+        self._finish()
+
+    def _step(self, batch: Batch, stream: Stream) -> Step:
+        # The numbers of the step before: what a worker learnt since then travels with this one.
+        stop = float(self.rank == 0 and self.reporter.stop_requested)
+        left = float(self.clock.steps_left(self.progress.step + 1)) if self.rank == 0 else 0.0
+        new_rejections = float(bool(stream.rejected.keys() - self.rejected["train"].keys()))
+        step = self.learner.train_step(batch, self.steps_left, (stop, left, new_rejections))
+        self.steps_left = int(step.signals[1])
+        self.window.add(step.samples, stream.waited)
+        if self.rank == 0:
+            self.reporter.progress(lambda: self._progress_report(step))
+            self._log(step)
+        return step
+
+    def _progress_report(self, step: Step) -> dict:
+        seconds_a_step = self.window.seconds_a_step()
+        return {
+            "epoch": f"{self._epochs_done():.1f}",
+            "step": self.progress.step,
+            "share": self.progress.schedule,
+            "loss": self.progress.mean_loss,
+            "images_per_second": self.window.images_per_second(),
+            "seconds_left": max(0, self.steps_left) * seconds_a_step,
+        }
+
+    def _log(self, step: Step) -> None:
+        if self.progress.step % 10:
+            return
+        self.journal.scalars(
+            self.progress.step,
+            {
+                "train/loss": step.loss,
+                "train/mean_loss": self.progress.mean_loss,
+                "train/learning_rate": step.learning_rate,
+                "train/images_per_second": self.window.images_per_second(),
+                "train/data_wait_percent": 100 * self.window.data_wait(),
+                "train/skipped_steps": self.progress.skipped,
+            },
+        )
+
+    # --- samples that were left out
+
+    def _share_rejections(self, name: str, own: dict[int, Rejection], new: bool) -> None:
+        """Tell each other of new rejections, and fail together if there are too many. All workers call it."""
+        if not new:
+            return
+        known = self.rejected[name]
+        news = {row: rejection for row, rejection in own.items() if row not in known}
+        gathered = [news]
+        if self.world_size > 1:
+            gathered = [None] * self.world_size
+            dist.all_gather_object(gathered, news)
+        for each in gathered:
+            known.update(each)
+        sample_set = self.job.train if name == "train" else self.job.eval
+        rejections = [*sample_set.rejections, *known.values()]
+        try:
+            ingest.check_rejections(rejections, sample_set.rows, self.job.configuration.data)
+        except RaycrnnError:
+            self._write_rejected()
+            raise
+
+    def _write_rejected(self) -> None:
+        if self.rank:
+            return
+        sets = [("train", self.job.train)] + ([("eval", self.job.eval)] if self.job.eval else [])
+        rejections = [r for name, of in sets for r in (*of.rejections, *self.rejected[name].values())]
+        rejections.sort(key=lambda rejection: (rejection.csv, rejection.line))
+        rows = [(r.csv, r.line, r.path, r.reason, r.detail) for r in rejections]
+        journal.write_rejected(self.output / "rejected.csv", rows)
+
+    # --- evaluation
+
+    def _evaluation_is_due(self) -> bool:
+        return self.progress.step % (self.settings.evaluate_every_epoch * self.recipe.batches_per_epoch) == 0
+
+    def _evaluate(self) -> None:
+        learning.share_statistics(self.learner.network)
+        start = time.monotonic()
+        if self.job.eval is None or not self.job.eval.usable:
+            self._export_if_best(None)
+        else:
+            learner = self.learner
+            evaluation = learning.evaluate(
+                learner.network, self._batches_to_evaluate(), self.job.alphabet, learner.precision, self.device
+            )
+            self._export_if_best(evaluation)
+        self.clock.evaluation_seconds = time.monotonic() - start
+        self.window.pause(time.monotonic() - start)
+        self._write_rejected()
+        if time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES:
+            self._save()
+
+    def _batches_to_evaluate(self) -> Iterator[Batch]:
+        if self._eval_batches is not None:
+            yield from self._eval_batches
+            return
+        recipe = ingest.eval_recipe(self.job.configuration, self.job.eval, self.rank, self.world_size)
+        stream = Stream(recipe, self.job.plan, 0, recipe.batches_per_epoch)
+        kept: list[Batch] | None = []
+        for batch in stream:
+            yield batch
+            if kept is not None:
+                kept.append(batch)
+                if sum(each.images_BCHW.nbytes for each in kept) > MOST_CACHED_BYTES:
+                    kept = None
+        self._eval_batches = kept
+        # Every worker comes here at its own time, and only after its last batch: a good place to meet.
+        new = learning.all_reduce(torch.tensor(float(len(stream.rejected)), device=self.device)) > 0
+        self._share_rejections("eval", stream.rejected, bool(new))
+
+    def _export_if_best(self, evaluation: Evaluation | None) -> None:
+        progress = self.progress
+        best = evaluation is None or evaluation.better_than(progress.best)
+        scores = evaluation.scores() if evaluation else {}
+        progress.since_best = 0 if best else progress.since_best + 1
+        if best:
+            progress.best = {**scores, "epoch": round(self._epochs_done(), 3), "step": progress.step}
+        if self.rank:
+            return
+        if best:
+            recognizer = Recognizer(
+                self.learner.network, self.job.configuration, self.job.alphabet, progress.best, self.device
+            )
+            recognizer.save(self.output / "model")
+        if evaluation is not None:
+            self._report(evaluation, best)
+
+    def _report(self, evaluation: Evaluation, best: bool) -> None:
+        scores = evaluation.scores()
+        seconds = self._seconds()
+        record = {
+            "epoch": round(self._epochs_done(), 3),
+            "step": self.progress.step,
+            "seconds": round(seconds, 1),
+            "train_loss": self.progress.mean_loss,
+            "images_per_second": round(self.window.images_per_second(), 1),
+            "data_wait": round(self.window.data_wait(), 5),
+            "skipped_steps": self.progress.skipped,
+            "rejected": {name: len(rejected) for name, rejected in self.rejected.items()},
+            **scores,
+        }
+        self.journal.evaluation(record, evaluation.examples)
+        minutes, rest = divmod(round(seconds), 60)
+        self.reporter.line(
+            f"epoch {self._epochs_done():g}  step {self.progress.step}  loss {self.progress.mean_loss:.3f}  "
+            f"CER {100 * scores['cer']:.2f} %  WER {100 * scores['wer']:.2f} %  "
+            f"exact {100 * scores['accuracy']:.1f} %  {record['images_per_second']:.0f} img/s  "
+            f"wait {100 * record['data_wait']:.1f} %  {minutes}:{rest:02d}{'  best' if best else ''}"
+        )
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.time() - self.job.started
+
+    def _no_longer_improves(self) -> bool:
+        limit = self.settings.early_stopping
+        return limit is not None and self.progress.since_best >= limit
+
+    # --- checkpoints and the end
+
+    def _save(self) -> None:
+        """Write a checkpoint. The batch-norm statistics must have been shared."""
+        self.last_save = time.monotonic()
+        if self.rank:
+            return
+        self.progress.seconds = self._seconds()
+        state = {
+            "progress": asdict(self.progress),
+            "alphabet": self.job.alphabet.units,
+            "csv_digests": self.job.csv_digests,
+            "rejected": {
+                name: [(row, *asdict(rejection).values()) for row, rejection in rejected.items()]
+                for name, rejected in self.rejected.items()
+            },
+        }
+        try:
+            checkpoint.save(self.output / "checkpoints", self.progress.step, state, self.learner.state_tensors())
+        except OSError as error:
+            raise RaycrnnError(
+                f"{self.output}/checkpoints: the checkpoint of step {self.progress.step} cannot be written: "
+                f"{error.strerror}. The one before it and the model are as they were; make room and go on with "
+                "restore_model=true"
+            ) from None
+
+    def _stop(self) -> None:
+        learning.share_statistics(self.learner.network)
+        self._save()
+        self._write_rejected()
+        if self.rank == 0:
+            self.journal.close()
+            self.reporter.outcome({"stopped": self.progress.step})
+
+    def _finish(self) -> None:
+        self.progress.finished = True
+        self._save()
+        self._write_rejected()
+        if self.rank == 0:
+            self.journal.close()
+            rejected = sum(len(of) for of in self.rejected.values())
+            rejected += sum(len(of.rejections) for of in (self.job.train, self.job.eval) if of)
+            self.reporter.outcome({"best": self.progress.best, "steps": self.progress.step, "rejected": rejected})
+
+
+class Window:
+    """Rates since the last few hundred steps, evaluation left out."""
+
+    def __init__(self) -> None:
+        self._marks: list[tuple[float, int, float]] = []
+        self._paused = 0.0
+
+    def add(self, samples: int, waited: float) -> None:
+        seen = self._marks[-1][1] + samples if self._marks else 0
+        self._marks.append((time.monotonic() - self._paused, seen, waited))
+        if len(self._marks) > 400:
+            del self._marks[:100]
+
+    def pause(self, seconds: float) -> None:
+        self._paused += seconds
+
+    def images_per_second(self) -> float:
+        return self._rate(1)
+
+    def data_wait(self) -> float:
+        """Share of the time in which a step waited for its batch."""
+        return self._rate(2)
+
+    def seconds_a_step(self) -> float:
+        seconds = self._marks[-1][0] - self._marks[0][0]
+        return seconds / max(1, len(self._marks) - 1)
+
+    def _rate(self, column: int) -> float:
+        first, last = self._marks[0], self._marks[-1]
+        seconds = last[0] - first[0]
+        return (last[column] - first[column]) / seconds if seconds else 0.0
