@@ -13,15 +13,17 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from raycrnn.config import Augmentation
 
-MOST_HEIGHT_LOST = 0.25
-"""Rotation is limited to the angle at which the crop takes this share of the height: of a long line, even a
-small angle would else leave nothing but a strip."""
+MOST_LOST = 0.25
+"""Rotation is limited to the angle at which the crop takes this share of the height or width: of a long line,
+even a small angle would else leave nothing but a strip."""
 
 
 def rotate(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     """Rotate by up to `strength` radians and crop the borders that come into view."""
     width, height = image.size
-    most = min(strength, math.atan(MOST_HEIGHT_LOST * height / width))
+    # What is left of the shorter side, as a share of it, is cos(angle) − aspect × sin(angle).
+    aspect = max(width, height) / min(width, height)
+    most = min(strength, math.acos((1 - MOST_LOST) / math.hypot(1, aspect)) - math.atan(aspect))
     angle = random.uniform(-most, most)
     sine, cosine = abs(math.sin(angle)), math.cos(angle)
     # This centred rectangle lies inside the rotated one for every angle below 45 degrees.

@@ -393,7 +393,8 @@ def _override_value(key: str, text: str) -> Any:
     except ValueError:
         return text
     # `output_model_dir=2024` is a name: a key that takes strings and would refuse the number gets the string.
-    if field is not None and not isinstance(value, list | dict) and str in _types(field.annotation) and not _accepts(field, value):
+    takes_strings = field is not None and str in _types(field.annotation) and not isinstance(value, list | dict)
+    if takes_strings and not _accepts(field, value):
         return text
     return value
 

@@ -1,4 +1,4 @@
-"""`raycrnn numbers`: images of numbers, composed of the digit images of MNIST, with the CSVs that list them."""
+"""`raycrnn numbers`: images of numbers, composed of MNIST's digit images, and the CSVs that list them."""
 
 import gzip
 import json
@@ -74,7 +74,7 @@ class Numbers(Command):
 
     def _print(self, sets: Mapping[str, Sequence[np.ndarray]], pools: Sequence[np.ndarray]) -> None:
         results = {
-            name: {"file": str(self.output / f"{name}.csv"), "numbers": len(numbers), "digit_images": len(pool)}
+            name: {"file": f"{self.output / name}.csv", "numbers": len(numbers), "digit_images": len(pool)}
             for (name, numbers), pool in zip(sets.items(), pools, strict=True)
         }
         for result in results.values():
@@ -94,7 +94,7 @@ def read_digits(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.nd
     if images.shape[1:] != (SIDE, SIDE):
         raise UsageError(f"{images_path}: images of {images.shape[1:]} pixels; MNIST's are {SIDE} × {SIDE}")
     if len(images) != len(labels):
-        raise RaycrnnError(f"{labels_path}: {len(labels)} labels for the {len(images)} images of {images_path}")
+        raise RaycrnnError(f"{labels_path}: {len(labels)} labels, but {images_path} has {len(images)} images")
     if len(images) < 2:
         raise RaycrnnError(f"{images_path}: {len(images)} images; training and evaluation need one each")
     if labels.max() > 9:
@@ -114,7 +114,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     if data[:4] != magic:
         kind = {1: "labels", 3: "images"}[dimensions]
         begin = f"begins with {data[:4].hex(' ') or 'nothing'}, not {magic.hex(' ')}"
-        raise UsageError(f"{path}: no idx file of {kind}: {begin}; give the file of images, then that of labels")
+        raise UsageError(f"{path}: no idx file of {kind}: {begin}; give the images, then the labels")
     # Sizes that a truncated header lacks are read as 0: the length cannot fit then either.
     shape = struct.unpack_from(f">{dimensions}I", data.ljust(header, b"\0"), 4)
     if len(data) != header + math.prod(shape):
@@ -174,12 +174,11 @@ def write_sets(
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UsageError(f"{folder}: exists and is not empty; name another directory, or delete it")
         (folder / "images").mkdir(parents=True)
-        csvs = {folder / f"{name}.csv": _write_images(folder, name, digits, labels, sets[name]) for name in sets}
-        # Last, whole or not at all: whoever finds a CSV finds every image that it lists.
-        for csv, rows in csvs.items():
-            part = csv.with_suffix(".part")
-            part.write_bytes(rows.encode())
-            os.replace(part, csv)
+        rows = {name: _write_images(folder, name, digits, labels, sets[name]) for name in sets}
+        # Last, and whole or not at all: whoever finds a CSV finds every image that it lists.
+        for name in sets:
+            (folder / f"{name}.part").write_bytes(rows[name].encode())
+            os.replace(folder / f"{name}.part", folder / f"{name}.csv")
     except OSError as error:
         raise RaycrnnError(f"{folder}: cannot be written: {error.strerror or error}") from None
 

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +57,14 @@ class Transcription:
     def log_prob(self) -> float:
         return self.alternatives[0].log_prob
 
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Transcription":
+        alternatives = [{**each, "codes": tuple(each["codes"])} for each in values["alternatives"]]
+        return cls(tuple(Alternative(**each) for each in alternatives), values["score"])
+
 
 class Recognizer:
     """A trained network with its alphabet and preprocessing. `Recognizer.load(path)(images)` reads images."""
@@ -81,7 +89,7 @@ class Recognizer:
 
         Args:
             device: auto (a GPU if there is one), cpu, cuda, cuda:1 …
-            overrides: `decoding.key=value`.
+            overrides: `decoding.key=value`, `data.key=value`.
 
         Raises:
             UsageError: no model directory, or an override that is not valid.
@@ -91,8 +99,8 @@ class Recognizer:
         if not (path / "model.safetensors").is_file():
             raise UsageError(f"{path}: no model directory: it holds no model.safetensors")
         for override in overrides:
-            if not override.startswith("decoding."):
-                raise UsageError(f"{override}: only decoding.* can be changed in a trained model")
+            if not override.startswith(("decoding.", "data.")):
+                raise UsageError(f"{override}: of a trained model only decoding.* and data.* can be changed")
         tree = config.read_json_object(path / "config.json")
         configuration = config.parse(tree, tuple(overrides), str(path / "config.json"))
         alphabet = Alphabet.load(path / "alphabet.json", configuration.data.unicode_form)

@@ -77,9 +77,9 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
     try:
         text = data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"{path}, line {line}: the bytes are not {encoding}: set data.encoding, such as data.encoding=cp1252"
+            f"{path}, line {line}: the bytes are not {encoding}: name the CSV's encoding (data.encoding), such as cp1252"
         ) from None
     # Not splitlines(): a label may hold U+2028, a form feed and others that it takes for line ends.
     lines = (line.removesuffix("\r") for line in text.split("\n"))

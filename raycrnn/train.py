@@ -33,7 +33,7 @@ class Train(Command):
     """key=value, such as training.learning_rate=3e-4 output_model_dir=run2"""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
-    json_line: bool = False
+    json_line: bool = Field(False, validation_alias="json")
     """print one JSON object as the last line of stdout"""
 
     epilog: ClassVar[str] = "keys of the configuration [default]:\n" + config.describe_keys()

@@ -56,6 +56,10 @@ def numbers_of(folder: Path, name: str, images: np.ndarray) -> list[tuple[list[i
     return numbers
 
 
+def shown_in(folder: Path, name: str, images: np.ndarray) -> set[int]:
+    return {index for shown, _ in numbers_of(folder, name, images) for index in shown}
+
+
 def all_files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -72,10 +76,7 @@ def test_numbers_show_the_digits_of_their_labels(tmp_path, files, digits):
 
 def test_no_digit_image_stands_in_both_sets(tmp_path, files, digits):
     assert call(*files, tmp_path / "out", "--count", 200, "--eval-count", 100, "--eval-share", 0.3) == 0
-    train, evaluation = (
-        {index for shown, _ in numbers_of(tmp_path / "out", name, digits[0]) for index in shown}
-        for name in ("train", "eval")
-    )
+    train, evaluation = (shown_in(tmp_path / "out", name, digits[0]) for name in ("train", "eval"))
     assert not train & evaluation
     assert (len(train), len(evaluation)) == (35, 15)
 
@@ -134,7 +135,7 @@ def test_compressed_files_give_the_same(tmp_path, files):
 
 def test_mnist_itself(tmp_path):
     idx_files = MNIST / "t10k-images-idx3-ubyte.gz", MNIST / "t10k-labels-idx1-ubyte.gz"
-    images, labels = (np.frombuffer(gzip.open(path).read(), np.uint8) for path in idx_files)
+    images, labels = (np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8) for path in idx_files)
     images, labels = images[16:].reshape(10_000, 28, 28), labels[8:]
     assert call(*idx_files, tmp_path / "out", "--count", 100, "--eval-count", 20) == 0
     for name, count in (("train", 100), ("eval", 20)):
@@ -154,13 +155,14 @@ def test_what_is_printed(tmp_path, files, capsys):
     assert len(lines) == 2 and train in lines[0] and evaluation in lines[1]
 
 
-def test_two_digit_images_are_enough(tmp_path, digits):
-    (tmp_path / "i").write_bytes(idx(digits[0][:2])), (tmp_path / "l").write_bytes(idx(digits[1][:2]))
-    for share in (0.01, 0.99):
-        out = tmp_path / str(share)
-        assert call(tmp_path / "i", tmp_path / "l", out, "--count", 3, "--eval-count", 3, "--eval-share", share) == 0
-        train, evaluation = ({i for shown, _ in numbers_of(out, name, digits[0]) for i in shown} for name in ("train", "eval"))
-        assert {0, 1} == train | evaluation and len(train) == len(evaluation) == 1
+@pytest.mark.parametrize("share", [0.01, 0.99])
+def test_two_digit_images_are_enough(tmp_path, digits, share):
+    images, labels = (array[:2] for array in digits)
+    (tmp_path / "i").write_bytes(idx(images)), (tmp_path / "l").write_bytes(idx(labels))
+    options = ("--count", 3, "--eval-count", 3, "--eval-share", share)
+    assert call(tmp_path / "i", tmp_path / "l", tmp_path / "out", *options) == 0
+    train, evaluation = (shown_in(tmp_path / "out", name, images) for name in ("train", "eval"))
+    assert train | evaluation == {0, 1} and len(train) == len(evaluation) == 1
 
 
 # -- refusals
@@ -195,7 +197,7 @@ IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.array([1, 2, 3], np.uint8)
     [
         (None, idx(LABELS), "images", "no such file", 2),
         (idx(IMAGES), None, "labels", "no such file", 2),
-        (idx(LABELS), idx(IMAGES), "images", "images, then that of labels", 2),
+        (idx(LABELS), idx(IMAGES), "images", "give the images, then the labels", 2),
         (idx(IMAGES), idx(IMAGES), "labels", "00 00 08 03, not 00 00 08 01", 2),
         (b"", idx(LABELS), "images", "begins with nothing", 2),
         (b"\x89PNG\r\n", idx(LABELS), "images", "no idx file", 2),
@@ -204,7 +206,7 @@ IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.array([1, 2, 3], np.uint8)
         (idx(IMAGES)[:9], idx(LABELS), "images", "it has 9", 1),
         (idx(IMAGES) + b"\0", idx(LABELS), "images", "it has 2,369", 1),
         (idx(IMAGES), idx(LABELS)[:-2], "labels", "11 bytes, it has 9", 1),
-        (idx(IMAGES), idx(LABELS[:2]), "labels", "2 labels for the 3 images", 1),
+        (idx(IMAGES), idx(LABELS[:2]), "labels", "2 labels, but", 1),
         (idx(IMAGES[:1]), idx(LABELS[:1]), "images", "1 images", 1),
         (idx(IMAGES[:0]), idx(LABELS[:0]), "images", "0 images", 1),
         (idx(IMAGES), idx(LABELS * 9), "labels", "label 27 of image 2", 1),
@@ -248,7 +250,7 @@ def test_a_csv_stands_only_where_its_images_do(tmp_path, files, capsys, monkeypa
 
 
 def test_as_a_module(tmp_path, files):
-    command = [sys.executable, "-m", "raycrnn.mnist_numbers", *files, tmp_path / "out", "--count", "1", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-m", "raycrnn.mnist_numbers", *files, tmp_path / "out", "--json"]
+    done = subprocess.run([*command, "--count", "1", "--eval-count", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["train"]["numbers"] == 1
