@@ -8,9 +8,10 @@ import io
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from raycrnn.samples import Rejected
 
@@ -60,9 +61,37 @@ def decode(data: bytes, channels: int = 1) -> Image.Image:
     Raises:
         Rejected: not an image, a damaged one, or one of more than `MAX_PIXELS`.
     """
+    image = _open(io.BytesIO(data))
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image.load()
+        with suppress(Exception):  # Of a whole picture beside broken EXIF data, the picture counts.
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_mode(image, "L" if channels == 1 else "RGB")
+    except Exception as error:
+        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
+
+
+def measure(path: str, input_shape: tuple[int, int]) -> int:
+    """The width in pixels that a local image will have when fitted, by its header alone. Raises `Rejected`."""
+    try:
+        with open(path, "rb") as file:
+            image = _open(file)
+            # Of the other formats Pillow tells the orientation only after decoding the whole file.
+            turned = image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except FileNotFoundError:
+        raise Rejected("no such file", path) from None
+    except OSError as error:
+        raise Rejected("cannot be read", f"{path}: {error}") from None
+    return _fitted_width(image.size[::-1] if turned else image.size, *input_shape)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    """Read an image's header. Raises `Rejected`."""
+    try:
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
+        file.seek(0)
+        data = file.read()
         if data.startswith(SIGNATURES):
             raise Rejected("damaged image", f"{len(data)} bytes without a whole header") from None
         raise Rejected("not an image", f"{len(data)} bytes that are no image") from None
@@ -72,13 +101,7 @@ def decode(data: bytes, channels: int = 1) -> Image.Image:
         raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
     if image.width * image.height > MAX_PIXELS:
         raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {MAX_PIXELS:,}")
-    try:
-        image.load()
-        with suppress(Exception):  # Of a whole picture beside broken EXIF data, the picture counts.
-            ImageOps.exif_transpose(image, in_place=True)
-        return _to_mode(image, "L" if channels == 1 else "RGB")
-    except Exception as error:
-        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
+    return image
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -109,11 +132,14 @@ def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
     What gets wider than the greatest width is shrunk to it, what gets narrower than one frame needs is
     stretched to that.
     """
-    width = round(image.width * height / image.height)
-    width = min(max(width, LEAST_WIDTH), greatest_width)
+    width = _fitted_width(image.size, height, greatest_width)
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+
+
+def _fitted_width(size: tuple[int, int], height: int, greatest_width: int) -> int:
+    return min(max(round(size[0] * height / size[1]), LEAST_WIDTH), greatest_width)
 
 
 def prepare(

@@ -48,9 +48,20 @@ BATCHES_AHEAD = 8
 # --- rows
 
 SAMPLES = pa.schema(
-    {"row": pa.int64(), "path": pa.string(), "csv": pa.string(), "line": pa.int32(), "codes": pa.list_(pa.int32())}
+    {
+        "row": pa.int64(),
+        "path": pa.string(),
+        "csv": pa.string(),
+        "line": pa.int32(),
+        "codes": pa.list_(pa.int32()),
+        "width": pa.int32(),
+    }
 )
-"""`row` numbers all rows of all CSVs, so that one left out does not shift the others' augmentation."""
+"""`row` numbers all rows of all CSVs, so that one left out does not shift the others' augmentation; `width` is
+the fitted image's in pixels."""
+
+ROWS_PER_MEASURING_TASK = 20_000
+"""Opening an image's header takes some 0.1 ms: larger sets are measured by several tasks."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +82,9 @@ class SampleSet:
     table: ray.ObjectRef
     rows: int
     usable: int
-    """rows less those whose label cannot be used"""
+    """rows less those rejected at once"""
     rejections: tuple[Rejection, ...]
-    """rows that the label alone rules out"""
+    """rows that the label or the image's header rules out"""
     warnings: tuple[str, ...]
 
 
@@ -103,32 +114,36 @@ def alphabet_of(files: Sequence[samples.CsvFile], settings: config.Data) -> Alph
 
 
 def put_samples(
-    files: Sequence[samples.CsvFile], alphabet: Alphabet, settings: config.Data, training: bool
+    files: Sequence[samples.CsvFile], alphabet: Alphabet, settings: config.Configuration, training: bool
 ) -> SampleSet:
-    """Encode the labels and put the rows into the object store.
+    """Encode the labels, measure the images and put the rows into the object store.
 
     In training a row without a usable label is rejected. In evaluation only a malformed row is; unknown units
-    are kept as `learning.UNKNOWN` and cost errors.
+    are kept as `samples.UNKNOWN` and cost errors. Images are opened as far as their header.
     """
-    columns: dict[str, list] = {"row": [], "path": [], "csv": [], "line": [], "codes": []}
-    rejections = []
+    shape = settings.image.input_shape
     pairs = [(file, row) for file in files for row in file.rows]
-    for row_number, (file, row) in enumerate(pairs):
+    widths = _measure_all([file.resolve(row.path) for file, row in pairs], shape)
+    rows, rejections = [], []
+    for number, ((file, row), width) in enumerate(zip(pairs, widths, strict=True)):
         try:
-            codes = _codes(row, alphabet, settings, training)
+            codes = _codes(row, alphabet, settings.data, training)
+            if isinstance(width, Rejected):
+                raise width
+            if training:
+                _check_frames(codes, width)
+            rows.append((number, file.resolve(row.path), file.path, row.line, codes, width))
         except Rejected as rejected:
             rejections.append(Rejection(file.path, row.line, row.path, rejected.reason, rejected.detail))
-            continue
-        values = (row_number, file.resolve(row.path), file.path, row.line, codes)
-        for column, value in zip(columns.values(), values, strict=True):
-            column.append(value)
+    split_delimiter = settings.data.string_split_delimiter
     warnings = [
-        f"{file.path}: some labels begin with {settings.string_split_delimiter!r} and are sequences of units, others "
+        f"{file.path}: some labels begin with {split_delimiter!r} and are sequences of units, others "
         "are plain text: is that meant?"
         for file in files
-        if samples.mixes_label_forms(file.rows, settings.string_split_delimiter)
+        if samples.mixes_label_forms(file.rows, split_delimiter)
     ]
-    table = pa.table(columns, SAMPLES)
+    columns = list(zip(*rows, strict=True)) or [[]] * len(SAMPLES)
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SAMPLES, strict=True)], SAMPLES)
     return SampleSet(
         table=ray.put(table),
         rows=len(pairs),
@@ -150,6 +165,37 @@ def _codes(row: samples.Row, alphabet: Alphabet, settings: config.Data, training
         return alphabet.encode(units)
     except ValueError as error:
         raise Rejected("unknown unit", str(error)) from None
+
+
+def _measure_all(paths: Sequence[str], shape: tuple[int, int]) -> list[int | Rejected]:
+    """Fitted width of each image in pixels, or why there is none."""
+    if len(paths) <= ROWS_PER_MEASURING_TASK:
+        return [_measure(path, shape) for path in paths]
+    starts = range(0, len(paths), ROWS_PER_MEASURING_TASK)
+    chunks = [_measure_chunk.remote(paths[start : start + ROWS_PER_MEASURING_TASK], shape) for start in starts]
+    return [width for chunk in chunks for width in ray.get(chunk)]
+
+
+@ray.remote
+def _measure_chunk(paths: Sequence[str], shape: tuple[int, int]) -> list[int | Rejected]:
+    return [_measure(path, shape) for path in paths]
+
+
+def _measure(path: str, shape: tuple[int, int]) -> int | Rejected:
+    if "://" in path:
+        # A request for each image before the first step would cost more than padding does: all count as alike.
+        return shape[1]
+    try:
+        return image.measure(path, shape)
+    except Rejected as rejected:
+        return rejected
+
+
+def _check_frames(codes: Sequence[int], width: int) -> None:
+    needed, available = samples.least_frames(codes), image.frames(width)
+    if needed > available:
+        detail = f"{len(codes)} units need {needed} frames, {width} pixels give {available}"
+        raise Rejected("label too long", detail)
 
 
 def check_rejections(rejections: Sequence[Rejection], rows: int, settings: config.Data) -> None:
@@ -279,19 +325,20 @@ def make_batch(recipe: Recipe, index: int) -> dict:
 
 @lru_cache(maxsize=2)
 def _epoch_order(table: ray.ObjectRef, batch_size: int, seed: int, epoch: int, training: bool) -> np.ndarray:
-    # Images of one height are about as wide as their labels are long, and that is known without opening them.
-    lengths = ray.get(table)["codes"].combine_chunks().value_lengths().to_numpy(zero_copy_only=False)
-    return order.train_order(lengths, batch_size, seed, epoch) if training else order.eval_order(lengths)
+    widths = ray.get(table)["width"].to_numpy()
+    return order.train_order(widths, batch_size, seed, epoch) if training else order.eval_order(widths)
 
 
 def _load(recipe: Recipe, sample: dict, epoch: int) -> np.ndarray:
-    augment = recipe.augmenter.of(epoch, sample["row"]) if recipe.augmenter else None
     data = image.read_bytes(sample["path"])
-    array = image.prepare(data, recipe.image.input_shape, recipe.image.input_channels, augment)
-    needed, available = samples.least_frames(sample["codes"]), image.frames(array.shape[1])
-    if recipe.augmenter is not None and needed > available:
-        detail = f"{len(sample['codes'])} units need {needed} frames, {array.shape[1]} pixels give {available}"
-        raise Rejected("label too long", detail)
+    shape, channels = recipe.image.input_shape, recipe.image.input_channels
+    if recipe.augmenter is None:
+        return image.prepare(data, shape, channels)
+    array = image.prepare(data, shape, channels, recipe.augmenter.of(epoch, sample["row"]))
+    if samples.least_frames(sample["codes"]) > image.frames(array.shape[1]):
+        # Augmentation may narrow an image; a sample that is good without it stays.
+        array = image.prepare(data, shape, channels)
+        _check_frames(sample["codes"], array.shape[1])
     return array
 
 

@@ -5,6 +5,7 @@ A row is `path;label`. The first delimiter splits, so the label may hold more of
 header; blank lines are no rows.
 """
 
+import codecs
 import itertools
 import unicodedata
 from collections.abc import Sequence
@@ -75,11 +76,11 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
     except OSError as error:
         raise UsageError(f"{path}: the CSV cannot be read: {error.strerror}") from None
     try:
-        text = data.decode("utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding)
+        text = data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"{path}, line {line}: the bytes are not {encoding}: name the CSV's encoding (data.encoding), such as cp1252"
+            f"{path}, line {line}: the bytes are not {encoding}: name the encoding (data.encoding), such as cp1252"
         ) from None
     # Not splitlines(): a label may hold U+2028, a form feed and others that it takes for line ends.
     lines = (line.removesuffix("\r") for line in text.split("\n"))

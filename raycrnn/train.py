@@ -168,8 +168,8 @@ def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict
     # Its process starts while the CSVs are encoded.
     monitor = Monitor.remote()
     alphabet = ingest.alphabet_of(csvs["train"], configuration.data)
-    train_set = ingest.put_samples(csvs["train"], alphabet, configuration.data, training=True)
-    eval_set = ingest.put_samples(csvs["eval"], alphabet, configuration.data, training=False) if csvs["eval"] else None
+    train_set = ingest.put_samples(csvs["train"], alphabet, configuration, training=True)
+    eval_set = ingest.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
     for sample_set in filter(None, (train_set, eval_set)):
         ingest.check_rejections(sample_set.rejections, sample_set.rows, configuration.data)
         for warning in sample_set.warnings:

@@ -1,0 +1,35 @@
+# make demo and make test need nothing but a Python with venv: both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-long lint
+
+.venv: setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch .venv
+
+demo: .venv
+	rm -rf demo
+	$(BIN)/raycrnn numbers examples/mnist/t10k-images-idx3-ubyte.gz examples/mnist/t10k-labels-idx1-ubyte.gz \
+		demo/numbers --count 6000 --eval-count 600
+	$(BIN)/raycrnn train examples/numbers.json
+	$(BIN)/raycrnn evaluate demo/output/model demo/numbers/eval.csv
+	$(BIN)/raycrnn predict demo/output/model demo/numbers/images/eval_00000[0-4].png
+	@echo
+	@echo "The labels of these five:"
+	@head -5 demo/numbers/eval.csv
+	@echo
+	@echo "The model:     demo/output/model/"
+	@echo "The curves:    $(BIN)/tensorboard --logdir demo/output/logs"
+	@echo "Your own data: write a CSV of image;label rows, then"
+	@echo "               $(BIN)/raycrnn train config_template.json data.csv_files_train=your.csv"
+
+lint: .venv
+	$(BIN)/ruff check .
+
+test: lint
+	$(BIN)/python -m pytest -q -m "not long and not cluster"
+
+test-long: .venv
+	$(BIN)/python -m pytest -q -m long
