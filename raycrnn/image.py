@@ -76,13 +76,21 @@ def measure(path: str, input_shape: tuple[int, int]) -> int:
     try:
         with open(path, "rb") as file:
             image = _open(file)
-            # Of the other formats Pillow tells the orientation only after decoding the whole file.
-            turned = image.format == "JPEG" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            size = image.size[::-1] if _lies_on_its_side(image) else image.size
     except FileNotFoundError:
         raise Rejected("no such file", path) from None
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise Rejected("cannot be read", f"{path}: {error}") from None
-    return _fitted_width(image.size[::-1] if turned else image.size, *input_shape)
+    return _fitted_width(size, *input_shape)
+
+
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Whether an opened image's EXIF data say that width and height are to be swapped; broken ones do not."""
+    with suppress(Exception):
+        # In a PNG that has none before its pixels, Pillow would look behind them, decoding the whole file.
+        if image.format != "PNG" or "exif" in image.info:
+            return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    return False
 
 
 def _open(file: IO[bytes]) -> Image.Image:

@@ -34,15 +34,13 @@ if TYPE_CHECKING:
 IMAGES_PER_TASK = 256
 """Large enough that a task's overhead (some 10 ms) is small, small enough that the first batch comes soon."""
 
-TASKS_PER_EXECUTION = 256
-"""Longer runs are cut into several executions, so that Ray never holds more than this many tasks at once."""
+MOST_TASKS = 32
+"""Tasks of one execution of the dataset. While Ray holds back a dataset whose consumer is slower, its executor
+spins and takes half a core from the training beside it. So each execution is short and runs to its end, and the
+next one begins when its turn comes near; this many keep a GPU fed and take some 50 MB of the object store."""
 
-BYTES_AHEAD = 96 * 2**20
-"""Decoded images that may wait in the object store for each worker: decoding further ahead only takes CPU from
-training."""
-
-BATCHES_AHEAD = 8
-"""Batches that wait as tensors in the worker; they bridge the gap between two executions."""
+BATCHES_AHEAD = 4
+"""Batches that wait as tensors in the worker."""
 
 
 # --- rows
@@ -286,10 +284,14 @@ BLOCK = pa.schema(
 """One row a batch. `rejected` is a JSON list of `Rejection` fields, each with its row number first."""
 
 
+def batches_per_task(recipe: Recipe) -> int:
+    """So many that they hold about `IMAGES_PER_TASK` images."""
+    return max(1, IMAGES_PER_TASK // max(1, recipe.batch_size // recipe.world_size))
+
+
 def task_ranges(recipe: Recipe, first: int, stop: int) -> list[tuple[int, int]]:
-    """Ranges of batch numbers, each a task of about `IMAGES_PER_TASK` images."""
-    share = max(1, recipe.batch_size // recipe.world_size)
-    step = max(1, IMAGES_PER_TASK // share)
+    """Ranges of batch numbers, each a task."""
+    step = batches_per_task(recipe)
     return [(start, min(start + step, stop)) for start in range(first, stop, step)]
 
 
@@ -377,25 +379,33 @@ class Stream:
             ahead.close()
 
     def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
-        share = max(1, self.recipe.batch_size // self.recipe.world_size)
-        step = TASKS_PER_EXECUTION * max(1, IMAGES_PER_TASK // share)
-        for first in range(self.first, self.stop, step):
-            for block in self._execute(first, min(first + step, self.stop)):
-                for row in range(len(block)):
-                    yield _to_batch(block, row, self.pin_memory)
+        executions = Ahead(self._executions, depth=1)
+        try:
+            for block in (ref for refs in executions for ref in refs):
+                table = ray.get(block)
+                for row in range(len(table)):
+                    yield _to_batch(table, row, self.pin_memory)
+        finally:
+            executions.close()
 
-    def _execute(self, first: int, stop: int) -> Iterator[pa.Table]:
+    def _executions(self) -> Iterator[list[ray.ObjectRef]]:
+        """Blocks of whole batches, execution by execution; the first ones are short, so that training starts."""
+        first, tasks = self.first, 1
+        while first < self.stop:
+            stop = min(first + tasks * batches_per_task(self.recipe), self.stop)
+            yield self._execute(first, stop)
+            first, tasks = stop, min(2 * tasks, MOST_TASKS)
+
+    def _execute(self, first: int, stop: int) -> list[ray.ObjectRef]:
         dataset = ray.data.read_datasource(
             BatchSource(self.recipe, first, stop),
             concurrency=self.plan.decode_tasks,
-            ray_remote_args={"num_cpus": self.plan.cpus_per_decode_task},
+            num_cpus=self.plan.cpus_per_decode_task,
             override_num_blocks=len(task_ranges(self.recipe, first, stop)),
         )
         dataset.context.enable_progress_bars = False
-        options = dataset.context.execution_options
-        options.preserve_order = True
-        options.resource_limits = options.resource_limits.copy(object_store_memory=BYTES_AHEAD)
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        dataset.context.execution_options.preserve_order = True
+        return dataset.to_arrow_refs()
 
 
 def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict[int, Rejection]]":

@@ -138,6 +138,9 @@ class ConvolutionLayer(nn.Module):
         batch, channels, height, width = x_BCHW.shape
         pixels_NC = x_BCHW.permute(0, 2, 3, 1).reshape(-1, channels)
         own_N = mask_B11W.expand(-1, 1, height, -1).reshape(-1).nonzero()[:, 0]
+        if len(own_N) == 1:
+            # The norm refuses a lone pixel (one narrow image); beside itself it has the same mean and no variance.
+            own_N = own_N.repeat(2)
         normalised_NC = self.norm(pixels_NC.index_select(0, own_N)[:, :, None, None])[:, :, 0, 0]
         pixels_NC = torch.zeros_like(pixels_NC).index_copy(0, own_N, normalised_NC.to(pixels_NC.dtype))
         return pixels_NC.view(batch, height, width, channels).permute(0, 3, 1, 2)

@@ -69,7 +69,19 @@ def test_options_may_stand_anywhere_among_the_positional_arguments(arguments, ex
     assert parsed(*arguments).model_dump(include=set(expected)) == expected
 
 
-WORDS = ["input_shape=[32,256]", "a,b", "[1,2]", '"quoted"', 'a="b,c"', "12", "1e-3", "true", "None", "", "{}"]
+WORDS = [
+    "input_shape=[32,256]",
+    "a,b",
+    "[1,2]",
+    '"quoted"',
+    'a="b,c"',
+    "12",
+    "1e-3",
+    "true",
+    "None",
+    "",
+    "{}",
+]
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -4,6 +4,8 @@ import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -328,6 +330,10 @@ def test_a_tiff_with_a_tag_of_any_type_is_read_or_refused(tag):
 
 
 def read_or_refused(data: bytes) -> None:
+    with suppress(Rejected), NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert 8 <= image.measure(file.name, (32, 256)) <= 256
     try:
         array = image.prepare(data, (32, 256), 3)
     except Rejected as error:
@@ -411,6 +417,61 @@ def test_an_empty_file_and_a_text_called_png_are_no_images(tmp_path):
     for content in (b"", b"This is a text.\n"):
         (tmp_path / "a.png").write_bytes(content)
         assert rejection(image.read_bytes(str(tmp_path / "a.png"))).reason == "not an image"
+
+
+# Measuring
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_header_alone_gives_the_width_that_the_image_will_have(tmp_path, name, monkeypatch):
+    (tmp_path / "whole").write_bytes(WHOLE[name])
+    expected = [image.prepare(WHOLE[name], shape, 3).shape[1] for shape in ((32, 1024), (48, 50))]
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were loaded"))
+    assert [image.measure(str(tmp_path / "whole"), shape) for shape in ((32, 1024), (48, 50))] == expected
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_an_image_that_lies_on_its_side_is_measured_upright(tmp_path, orientation, file_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif)
+    (tmp_path / "turned").write_bytes(data)
+    assert image.measure(str(tmp_path / "turned"), (32, 1024)) == (64 if orientation < 5 else 16)
+    assert image.prepare(data, (32, 1024), 3).shape[1] == (64 if orientation < 5 else 16)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0garbage", b"Exif\0\0", b"II*\0\xff\xff\xff\xff"])
+@pytest.mark.filterwarnings("ignore")
+def test_broken_exif_data_do_not_hinder_measuring(tmp_path, file_format, exif):
+    # With a resolution given, Pillow does not look into a JPEG's EXIF data for it and find them broken.
+    data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif, dpi=(72, 72))
+    (tmp_path / "broken").write_bytes(data)
+    assert image.measure(str(tmp_path / "broken"), (32, 1024)) == 64
+
+
+def measured(path: str) -> str:
+    """The reason of the rejection."""
+    with pytest.raises(Rejected) as caught:
+        image.measure(path, (32, 1024))
+    return caught.value.reason
+
+
+def test_what_cannot_be_measured_is_rejected_as_it_is_when_it_is_read(tmp_path):
+    assert measured(f"{tmp_path}/nowhere.png") == "no such file"
+    for path in (str(tmp_path), "a\0b.png", "x" * 5000):
+        assert measured(path) == "cannot be read"
+    for content, reason in [
+        (b"", "not an image"),
+        (b"text", "not an image"),
+        (b"\x89PNG\r\n\x1a\n", "damaged image"),
+        (WHOLE["TIFF"][:100], "damaged image"),
+        (png(30_000, 30_000, b""), "too many pixels"),
+        (png(8001, 8000, b""), "too many pixels"),
+    ]:
+        (tmp_path / "a.png").write_bytes(content)
+        assert measured(str(tmp_path / "a.png")) == reason
 
 
 # Fitting
