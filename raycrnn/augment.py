@@ -44,14 +44,16 @@ def _background(image: Image.Image) -> int | tuple[int, ...]:
     """The median of the outermost pixels, by channel."""
     array = np.asarray(image)
     border = np.concatenate([array[0], array[-1], array[:, 0], array[:, -1]])
-    median = np.median(border, axis=0).astype(int)
+    # numpy sorts bytes by counting, which is several times faster than its median.
+    median = np.sort(border, axis=0)[len(border) // 2]
     return tuple(map(int, median)) if median.ndim else int(median)
 
 
 def brightness(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     """Shift all values by up to `strength` of the range."""
     shift = random.uniform(-strength, strength) * 255
-    return image.point([round(min(max(value + shift, 0), 255)) for value in range(256)] * len(image.getbands()))
+    table = np.clip(np.arange(256) + shift, 0, 255).round().astype(int).tolist()
+    return image.point(table * len(image.getbands()))
 
 
 def contrast(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:

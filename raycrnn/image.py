@@ -86,10 +86,12 @@ def measure(path: str, input_shape: tuple[int, int]) -> int:
 
 def _lies_on_its_side(image: Image.Image) -> bool:
     """Whether an opened image's EXIF data say that width and height are to be swapped; broken ones do not."""
+    # Of a TIFF, Pillow swaps them itself. Without EXIF data in front of a PNG's pixels it would decode the whole
+    # file, to look for them behind.
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return False
     with suppress(Exception):
-        # In a PNG that has none before its pixels, Pillow would look behind them, decoding the whole file.
-        if image.format != "PNG" or "exif" in image.info:
-            return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
     return False
 
 

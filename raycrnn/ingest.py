@@ -34,10 +34,12 @@ if TYPE_CHECKING:
 IMAGES_PER_TASK = 256
 """Large enough that a task's overhead (some 10 ms) is small, small enough that the first batch comes soon."""
 
+TASKS_AT_FIRST = (1, 2, 4)
 MOST_TASKS = 32
 """Tasks of one execution of the dataset. While Ray holds back a dataset whose consumer is slower, its executor
 spins and takes half a core from the training beside it. So each execution is short and runs to its end, and the
-next one begins when its turn comes near; this many keep a GPU fed and take some 50 MB of the object store."""
+next one begins when its turn comes near. The first are short, so that training starts; later ones grow when
+training had to wait, up to what keeps a GPU fed and takes some 50 MB of the object store."""
 
 BATCHES_AHEAD = 4
 """Batches that wait as tensors in the worker."""
@@ -362,17 +364,13 @@ class Stream:
     """seconds that the consumer waited for batches"""
     rejected: dict[int, Rejection] = field(default_factory=dict)
     """what was left out so far, by row number"""
+    _tasks: int = TASKS_AT_FIRST[-1]
 
     def __iter__(self) -> "Iterator[Batch]":
         ahead = Ahead(self._read, BATCHES_AHEAD)
         try:
-            while True:
-                start = time.perf_counter()
-                item = next(ahead, None)
-                self.waited += time.perf_counter() - start
-                if item is None:
-                    return
-                batch, rejected = item
+            for batch, rejected in ahead:
+                self.waited += ahead.waited
                 self.rejected.update(rejected)
                 yield batch
         finally:
@@ -381,20 +379,24 @@ class Stream:
     def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
         executions = Ahead(self._executions, depth=1)
         try:
-            for block in (ref for refs in executions for ref in refs):
-                table = ray.get(block)
-                for row in range(len(table)):
-                    yield _to_batch(table, row, self.pin_memory)
+            for number, blocks in enumerate(executions):
+                if number >= len(TASKS_AT_FIRST) and executions.waited > 0.05:
+                    self._tasks = min(2 * self._tasks, MOST_TASKS)
+                for block in blocks:
+                    table = ray.get(block)
+                    for row in range(len(table)):
+                        yield _to_batch(table, row, self.pin_memory)
         finally:
             executions.close()
 
     def _executions(self) -> Iterator[list[ray.ObjectRef]]:
-        """Blocks of whole batches, execution by execution; the first ones are short, so that training starts."""
-        first, tasks = self.first, 1
+        """Blocks of whole batches, execution by execution."""
+        first, at_first = self.first, iter(TASKS_AT_FIRST)
         while first < self.stop:
+            tasks = next(at_first, self._tasks)
             stop = min(first + tasks * batches_per_task(self.recipe), self.stop)
             yield self._execute(first, stop)
-            first, tasks = stop, min(2 * tasks, MOST_TASKS)
+            first = stop
 
     def _execute(self, first: int, stop: int) -> list[ray.ObjectRef]:
         dataset = ray.data.read_datasource(
@@ -427,6 +429,9 @@ def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict
 class Ahead(Iterator[T]):
     """An iterator run ahead of its consumer in a thread, by at most `depth` items."""
 
+    waited: float = 0.0
+    """seconds that the consumer waited for the last item"""
+
     def __init__(self, make: Callable[[], Iterator[T]], depth: int):
         self._items: queue.Queue = queue.Queue(depth)
         self._closed = threading.Event()
@@ -453,7 +458,9 @@ class Ahead(Iterator[T]):
         return False
 
     def __next__(self) -> T:
+        start = time.perf_counter()
         item, error = self._items.get()
+        self.waited = time.perf_counter() - start
         if error is not None:
             self._items.put((None, error))
             raise error

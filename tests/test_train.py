@@ -1,0 +1,279 @@
+"""The verb train, through Ray: what it leaves behind, how it goes on, how it fails."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raycrnn import checkpoint, config
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.recognizer import Recognizer
+from raycrnn.train import Train, train
+from tests.conftest import words, write_set
+
+pytestmark = pytest.mark.ray
+
+NETWORK = {"cnn_channels": [8, 16, 32, 32, 48, 48, 48], "lstm_size": 32, "keep_prob": 1.0}
+
+
+def configuration(folder: Path, count: int = 24, **groups) -> config.Configuration:
+    csv = folder / "labels.csv" if (folder / "labels.csv").exists() else write_set(folder, words(count))
+    tree = {
+        "output_model_dir": str(folder / "output"),
+        "data": {"csv_files_train": str(csv), "csv_files_eval": str(csv), **groups.pop("data", {})},
+        "model": NETWORK,
+        "augmentation": {"data_augmentation": False},
+        "training": {
+            "n_epochs": 2,
+            "train_batch_size": 8,
+            "learning_rate": 3e-3,
+            "precision": "fp32",
+            **groups.pop("training", {}),
+        },
+        **groups,
+    }
+    return config.parse(tree)
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "output" / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_all_that_the_plan_promises(local_ray, tmp_path):
+    outcome = train(configuration(tmp_path))
+    output = tmp_path / "output"
+    assert {path.name for path in output.iterdir()} == {
+        "model",
+        "logs",
+        "metrics.jsonl",
+        "rejected.csv",
+        "run.json",
+        "checkpoints",
+    }
+    assert {path.name for path in (output / "model").iterdir()} == {
+        "model.safetensors",
+        "config.json",
+        "alphabet.json",
+        "metrics.json",
+        "README.md",
+    }
+    assert outcome["steps"] == 6
+    assert [record["epoch"] for record in metrics(tmp_path)] == [1, 2]
+    best = min(metrics(tmp_path), key=lambda record: (record["cer"], record["loss"]))
+    assert json.loads((output / "model" / "metrics.json").read_text())["step"] == best["step"]
+    assert list((output / "logs").glob("events*"))
+    assert (output / "rejected.csv").read_text() == "file,line,path,reason,detail\r\n"
+    run = json.loads((output / "run.json").read_text())
+    assert run["configuration"]["training"]["n_epochs"] == 2
+    state = checkpoint.latest(output / "checkpoints")[0].state
+    assert state["progress"]["finished"]
+
+
+def test_tensorboard_holds_the_curves_and_examples(local_ray, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(configuration(tmp_path, training={"n_epochs": 5}))
+    events = EventAccumulator(str(tmp_path / "output" / "logs"))
+    events.Reload()
+    tags = events.Tags()
+    assert {
+        "train/loss",
+        "train/mean_loss",
+        "train/learning_rate",
+        "train/images_per_second",
+        "train/data_wait_percent",
+        "eval/cer",
+        "eval/wer",
+        "eval/accuracy",
+        "eval/loss",
+    } <= set(tags["scalars"])
+    assert "examples/0" in tags["images"]
+    text = events.Tensors("examples/transcriptions/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| label | transcription |" in text
+
+
+def test_the_model_directory_alone_reads_images(local_ray, tmp_path):
+    train(configuration(tmp_path, training={"n_epochs": 60}))
+    recognizer = Recognizer.load(tmp_path / "output" / "model", "cpu")
+    labels = [line.split(";") for line in (tmp_path / "labels.csv").read_text().split()]
+    texts = [t.text for t in recognizer([tmp_path / path for path, _ in labels])]
+    assert texts == [label for _, label in labels]
+
+
+def test_same_seed_same_result(local_ray, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        os.symlink(write_set(tmp_path, words(24)), tmp_path / name / "labels.csv")
+        os.symlink(tmp_path / "images", tmp_path / name / "images")
+        train(configuration(tmp_path / name, augmentation={"data_augmentation": True}))
+    models = [(tmp_path / name / "output" / "model" / "model.safetensors").read_bytes() for name in ("a", "b")]
+    assert models[0] == models[1]
+
+
+def test_an_output_directory_in_use_is_refused(local_ray, tmp_path):
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "thesis.doc").write_text("precious")
+    with pytest.raises(UsageError, match=r"not empty.*restore_model=true"):
+        train(configuration(tmp_path))
+    assert [path.name for path in (tmp_path / "output").iterdir()] == ["thesis.doc"]
+
+
+def test_a_finished_run_says_that_it_is_finished(local_ray, tmp_path, capsys):
+    first = train(configuration(tmp_path))
+    written = (tmp_path / "output" / "model" / "model.safetensors").stat().st_mtime_ns
+    again = train(configuration(tmp_path, restore_model=True))
+    assert "finished" in capsys.readouterr().err
+    assert again["best"] == first["best"]
+    assert (tmp_path / "output" / "model" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_resumed_run_ends_in_the_weights_of_one_never_stopped(local_ray, tmp_path):
+    """Stopped in mid-epoch by a checkpoint of step 5, the later ones being lost."""
+    names = ("straight", "resumed")
+    for name in names:
+        (tmp_path / name).mkdir()
+        os.symlink(write_set(tmp_path, words(24)), tmp_path / name / "labels.csv")
+        os.symlink(tmp_path / "images", tmp_path / name / "images")
+    settings = {"training": {"n_epochs": 3, "save_interval": 5}, "augmentation": {"data_augmentation": True}}
+    for name in names:
+        train(configuration(tmp_path / name, **{k: dict(v) for k, v in settings.items()}))
+    checkpoints = tmp_path / "resumed" / "output" / "checkpoints"
+    last = sorted(checkpoints.iterdir())[-1]
+    assert last.name == "step_00000009"
+    shutil.rmtree(last)
+    assert [path.name for path in checkpoints.iterdir()] == ["step_00000005"]
+    train(configuration(tmp_path / "resumed", restore_model=True, **settings))
+    ends = [checkpoint.latest(tmp_path / name / "output" / "checkpoints")[0] for name in names]
+    assert all((ends[0].tensors[key] == ends[1].tensors[key]).all() for key in ends[0].tensors)
+    assert [r["cer"] for r in metrics(tmp_path / "straight")] == [r["cer"] for r in metrics(tmp_path / "resumed")]
+
+
+def test_going_on_with_another_csv_is_refused_with_its_name(local_ray, tmp_path):
+    train(configuration(tmp_path, training={"save_interval": 2}))
+    state = sorted((tmp_path / "output" / "checkpoints").iterdir())[-1]
+    shutil.rmtree(state)
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.write("images/labels_0.png;abc\n")
+    with pytest.raises(UsageError, match=r"changed: .*labels\.csv"):
+        train(configuration(tmp_path, restore_model=True))
+
+
+def test_two_workers_train_and_share_every_evaluation(local_ray, tmp_path):
+    outcome = train(configuration(tmp_path, count=25, cluster={"num_workers": 2}, training={"n_epochs": 3}))
+    assert outcome["steps"] == 12
+    assert all(record["accuracy"] <= 1 for record in metrics(tmp_path))
+    counted = Recognizer.load(tmp_path / "output" / "model", "cpu").metrics
+    assert 0 <= counted["cer"] <= 2
+
+
+@pytest.mark.parametrize(("rows", "workers"), [(1, 1), (1, 2), (3, 2)])
+def test_sets_smaller_than_a_batch_or_than_the_workers_train(local_ray, tmp_path, rows, workers):
+    outcome = train(configuration(tmp_path, count=rows, cluster={"num_workers": workers}))
+    assert outcome["steps"] == 2
+
+
+def test_without_evaluation_rows_the_last_model_is_exported(local_ray, tmp_path):
+    outcome = train(configuration(tmp_path, data={"csv_files_eval": []}))
+    assert outcome["best"] == {"epoch": 2.0, "step": 6}
+    assert Recognizer.load(tmp_path / "output" / "model", "cpu").alphabet.units
+
+
+def test_early_stopping_ends_a_run_that_no_longer_improves(local_ray, tmp_path):
+    training = {"n_epochs": 40, "learning_rate": 1e-12, "early_stopping": 2, "schedule": "constant"}
+    csv = write_set(tmp_path, words(24))
+    other = write_set(tmp_path, words(5, seed=1), "other.csv")
+    assert csv.exists()
+    outcome = train(configuration(tmp_path, data={"csv_files_eval": str(other)}, training=training))
+    assert outcome["steps"] < 40 * 3
+
+
+def test_too_many_bad_images_fail_before_training_with_the_table(local_ray, tmp_path):
+    settings = configuration(tmp_path)
+    for number in range(3):
+        (tmp_path / "images" / f"labels_{number}.png").unlink()
+    with pytest.raises(RaycrnnError, match=r"3 of 24 samples(.|\n)*no such file"):
+        train(settings)
+
+
+def test_images_damaged_behind_their_header_fail_in_the_first_epoch_and_are_listed(local_ray, tmp_path):
+    settings = configuration(tmp_path, cluster={"num_workers": 2})
+    for number in (2, 5):
+        path = tmp_path / "images" / f"labels_{number}.png"
+        path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(RaycrnnError, match=r"2 of 24 samples(.|\n)*damaged image"):
+        train(settings)
+    listed = (tmp_path / "output" / "rejected.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in listed[1:]] == ["3", "6"]
+
+
+def test_a_tolerated_bad_image_is_listed_once_over_all_epochs_and_workers(local_ray, tmp_path):
+    settings = configuration(
+        tmp_path, cluster={"num_workers": 2}, data={"max_rejected": 0.1, "csv_files_eval": []}, training={"n_epochs": 4}
+    )
+    path = tmp_path / "images" / "labels_2.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    outcome = train(settings)
+    assert outcome["rejected"] == 1
+    assert len((tmp_path / "output" / "rejected.csv").read_text().splitlines()) == 2
+
+
+def test_divergence_ends_the_run_with_its_likely_causes(local_ray, tmp_path):
+    training = {"n_epochs": 60, "learning_rate": 1e30, "schedule": "constant", "gradient_clip": None}
+    with pytest.raises(RaycrnnError, match=r"diverged(.|\n)*learning_rate"):
+        train(configuration(tmp_path, training=training))
+
+
+def test_more_workers_than_cpus_are_refused_at_once(local_ray, tmp_path):
+    with pytest.raises(UsageError, match=r"cluster.num_workers=999.*CPUs"):
+        train(configuration(tmp_path, cluster={"num_workers": 999}))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["nowhere.json"], "nowhere.json: no such file"),
+        (["CONFIG", "data.csv_files_train=nowhere.csv"], "nowhere.csv: no such CSV file"),
+        (["CONFIG", "data.csv_files_train=EMPTY"], "no rows"),
+        (["CONFIG", "training.learnig_rate=1"], "did you mean training.learning_rate?"),
+        (["CONFIG", "training.n_epochs=many"], 'training.n_epochs = "many"'),
+        (["CONFIG", "data.lookup_alphabet_file=nowhere.json"], "no such alphabet file"),
+    ],
+)
+def test_wrong_usage_is_told_and_exits_with_2(local_ray, tmp_path, capsys, arguments, expected):
+    path = tmp_path / "config.json"
+    path.write_text(configuration(tmp_path).model_dump_json())
+    (tmp_path / "empty.csv").write_text("")
+    names = {"CONFIG": str(path), "EMPTY": str(tmp_path / "empty.csv")}
+    arguments = [names.get(a, a.replace("EMPTY", names["EMPTY"])) for a in arguments]
+    assert Train.call(arguments, "train") == 2
+    assert expected in capsys.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path):
+    settings = configuration(tmp_path, training={"n_epochs": 5000})
+    path = tmp_path / "config.json"
+    path.write_text(settings.model_dump_json())
+    command = [sys.executable, "-m", "raycrnn.train", str(path), "data.csv_files_eval=[]"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        model = tmp_path / "output" / "model"
+        deadline = time.monotonic() + 120
+        while not model.exists() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert model.exists(), "no epoch ended within two minutes"
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "restore_model=true goes on" in stderr
+    assert "Traceback" not in stderr
+    found, _ = checkpoint.latest(tmp_path / "output" / "checkpoints")
+    assert f"stopped at step {found.state['progress']['step']}" in stderr
