@@ -16,6 +16,7 @@ VERBS = {
 """Verb: its module, its class there, one line of help. Modules are imported when their verb is called."""
 
 USAGE = "usage: raycrnn VERB …\n\n" + "\n".join(f"  {verb:<10}{line}" for verb, (_, _, line) in VERBS.items())
+USAGE += "\n  bench     measure a figure beside its limit"
 
 
 def main() -> NoReturn:
@@ -26,6 +27,8 @@ def main() -> NoReturn:
     if verb == "--version":
         print(__version__)
         sys.exit(0)
+    if verb == "bench":
+        importlib.import_module("raycrnn.bench.__main__").main(arguments)
     if verb not in VERBS:
         print(f"{USAGE}\n\nraycrnn: {f'no verb {verb!r}' if verb else 'a verb is missing'}", file=sys.stderr)
         sys.exit(2)
