@@ -1,2 +1,34 @@
-"""raycrnn"""
+"""raycrnn: from a CSV of text images to a trained recogniser, on a laptop or on a Ray cluster.
+
+The floors of the house. A room imports only from floors below it and, without cycles, from its own; nothing on
+any floor has an effect at import. tests/test_floors.py keeps it so.
+
+    floor 0 · plain Python, NumPy, Pillow
+        errors         what a user can mend
+        command        a verb on the command line, from a pydantic model
+        config         the configuration tree, JSON, key=value overrides, tf-crnn's flat keys
+        alphabet       units <-> codes
+        samples        CSV rows: path and label; why a sample is left out
+        order          which rows in which order
+        image          bytes -> array; fitting to height and width; frame arithmetic
+        augment        one function an effect, one table of them
+        metrics        edit distance, CER, WER, accuracy, intervals
+    floor 1 · torch
+        model          the CRNN and nothing else
+        ctc            loss, greedy and beam decoding
+    floor 2 · learning without a cluster
+        learning       optimizer, schedule, training step, evaluation
+        recognizer     model directory <-> images to transcriptions
+        checkpoint     full training state <-> directory, whole or not at all
+        journal        metrics.jsonl, rejected.csv, run.json, TensorBoard
+    floor 3 · Ray
+        cluster        connecting, and what of the cluster a run takes
+        ingest         CSV -> Ray Dataset -> batches of tensors
+        monitor        progress from the workers to the terminal, a wish to stop back
+        worker         one training worker
+        train  evaluate  predict
+    floor 4 · tools beside the road
+        split  mnist_numbers  bench  __main__
+"""
+
 __version__ = "0.1.0"

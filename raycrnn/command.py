@@ -7,6 +7,7 @@ else to stderr; errors that a user can mend are printed without a stack trace.
 import inspect
 import os
 import sys
+from abc import abstractmethod
 from typing import ClassVar, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,13 +32,13 @@ class Command(BaseModel):
     epilog: ClassVar[str] = ""
     """what --help prints after the arguments"""
 
+    @abstractmethod
     def run(self) -> int | None:
         """Do the work; returns the exit code, None for 0. Raises `RaycrnnError`."""
-        raise NotImplementedError
 
     @classmethod
     def main(cls, arguments: list[str] | None = None, name: str | None = None) -> NoReturn:
-        """Parse the arguments, run, exit with the code of DESIGN: 0, 1, 2 or 130."""
+        """Parse the arguments, run, and exit: 0 done, 1 data or run failed, 2 wrong usage, 130 Ctrl-C."""
         sys.exit(cls.call(sys.argv[1:] if arguments is None else arguments, name or cls.__name__.lower()))
 
     @classmethod

@@ -261,7 +261,7 @@ class Cluster(Group):
     """Where training runs."""
 
     num_workers: Positive | None = None
-    """training workers; null: num_gpus if given, else 1"""
+    """training workers, one a GPU or several on CPUs; null: num_gpus if given, else 1"""
     num_gpus: Annotated[Whole, Field(ge=0)] | None = None
     """tf-crnn's key: so many GPU workers; where there is no GPU, CPU workers with a warning"""
     use_gpu: Literal["auto"] | bool = "auto"

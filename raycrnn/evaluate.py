@@ -96,7 +96,8 @@ def evaluate(
     with cluster.connect(address):
         from raycrnn.predict import transcribe
 
-        results = list(transcribe(model, [file.resolve(row.path) for file, row in usable], overrides))
+        paths = [file.resolve(row.path) for file, row in usable]
+        results = list(transcribe(model, recognizer.configuration.image, paths, overrides))
     scores, unknown = [], 0
     for (file, row), result in zip(usable, results, strict=True):
         if result.rejected:

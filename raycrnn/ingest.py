@@ -468,7 +468,8 @@ class Ahead(Iterator[T]):
 
     def close(self) -> None:
         self._closed.set()
-        self._thread.join(timeout=30)
+        # It may be waiting for Ray; as a daemon it ends with the process.
+        self._thread.join(timeout=2)
 
 
 def train_recipe(settings: config.Configuration, table: SampleSet, rank: int, world_size: int) -> Recipe:

@@ -79,7 +79,8 @@ class Predict(Command):
 
         with _open_output(self.output) as file, cluster.connect(self.address):
             write = _write_jsonl if jsonl else _write_csv
-            results = transcribe(self.model, [item.path for item in inputs], overrides)
+            settings = recognizer.configuration.image
+            results = transcribe(self.model, settings, [item.path for item in inputs], overrides)
             for result in write(file, inputs, results, paths):
                 read += result.transcription is not None
         print(f"{read} of {len(inputs)} images read", file=sys.stderr)
@@ -106,8 +107,14 @@ def list_inputs(names: Sequence[str], settings: Any) -> list[Input]:
 # --- streaming
 
 
-def transcribe(model: str, paths: Sequence[str], overrides: Sequence[str]) -> Iterator[Result]:
-    """Transcribe the images at paths through Ray Data; the results come in their order."""
+def transcribe(model: str, settings: Image, paths: Sequence[str], overrides: Sequence[str] = ()) -> Iterator[Result]:
+    """Transcribe the images at paths through Ray Data; the results come in their order.
+
+    Args:
+        model: the model directory.
+        settings: the model's.
+        overrides: as `Recognizer.load` takes them.
+    """
     import pyarrow as pa
     import ray.data
 
@@ -115,7 +122,6 @@ def transcribe(model: str, paths: Sequence[str], overrides: Sequence[str]) -> It
         pa.table({"path": [os.path.abspath(path) if "://" not in path else path for path in paths[start:stop]]})
         for start, stop in _blocks(len(paths))
     ]
-    settings = Recognizer.load(model, "cpu", overrides).configuration.image
     dataset = ray.data.from_arrow(tables)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True

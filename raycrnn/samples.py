@@ -7,6 +7,7 @@ header; blank lines are no rows.
 
 import codecs
 import itertools
+import os
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,8 +60,8 @@ class CsvFile:
     rows: list[Row]
 
     def resolve(self, field: str) -> str:
-        """A row's path as the file system takes it: absolute and URIs as they are, else beside the CSV."""
-        return field if "://" in field else str(Path(self.path).parent / field)
+        """A row's path as any process takes it: absolute and URIs as they are, else beside the CSV."""
+        return field if "://" in field else os.path.abspath(Path(self.path).parent / field)
 
 
 def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:

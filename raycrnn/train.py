@@ -203,14 +203,19 @@ def _watch(job: Any) -> dict:
     stopping = False
     while True:
         try:
+            # In this order: a worker's last word is posted before its trainer ends.
+            ended = fit.ended
             progress, lines, outcome = ray.get(job.monitor.read.remote())
             for line in lines:
                 screen.line(line)
             screen.show(progress)
-            if outcome is not None or fit.ended:
+            if outcome is not None or ended:
                 screen.close()
                 return _conclude(job, outcome, fit)
             time.sleep(0.2)
+        except ray.exceptions.RayError as error:
+            screen.close()
+            raise RaycrnnError(f"Ray was lost; restore_model=true goes on from the last checkpoint: {error}") from None
         except KeyboardInterrupt:
             if stopping:
                 screen.close()
