@@ -22,8 +22,10 @@ demo: .venv
 	@echo
 	@echo "The model:     demo/output/model/"
 	@echo "The curves:    $(BIN)/tensorboard --logdir demo/output/logs"
-	@echo "Your own data: write a CSV of image;label rows, then"
-	@echo "               $(BIN)/raycrnn train config_template.json data.csv_files_train=your.csv"
+	@echo "Your own data: write lines.csv, a row image;label each, then"
+	@echo "               $(BIN)/raycrnn split lines.csv"
+	@echo "               $(BIN)/raycrnn train config_template.json \\"
+	@echo "                   data.csv_files_train=lines_train.csv data.csv_files_eval=lines_eval.csv"
 
 lint: .venv
 	$(BIN)/ruff check .

@@ -28,7 +28,11 @@ class Checkpoint:
 
 
 def save(directory: Path, step: int, state: dict, tensors: dict[str, Tensor]) -> Path:
-    """Write the checkpoint of a step and delete all but the last `KEPT`. Raises `OSError`, as of a full disk."""
+    """Write the checkpoint of a step; before it `KEPT` − 1 stay, of what went past it nothing.
+
+    Raises:
+        OSError: as of a full disk; what was there before is as it was.
+    """
     final = directory / f"step_{step:08d}"
     temporary = directory / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -42,8 +46,10 @@ def save(directory: Path, step: int, state: dict, tensors: dict[str, Tensor]) ->
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _steps(directory)[KEPT:]:
-        shutil.rmtree(old)
+    # Later steps are of damaged checkpoints that the run went on before: they must not outrank whole ones.
+    later = [path for path in _steps(directory) if path.name > final.name]
+    for path in (*later, *_steps(directory)[len(later) + KEPT :]):
+        shutil.rmtree(path)
     return final
 
 

@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -27,12 +28,15 @@ def connect(address: str | None = None) -> Iterator[None]:
         # Ray runs workers at 15, where any other program takes the CPU from them; like every command, ours
         # compete as equals, and `nice` in front of it is the user's to say.
         "RAY_worker_niceness": "0",
+        # Its C++ side writes to the terminal past Python's logging; what matters also comes as an exception.
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
         # The checks of what a user needs to know are ours; Ray's lines would drown them.
         "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     import ray
+    import ray.data
 
     address = address or os.environ.get("RAY_ADDRESS")
     local = address in (None, "", "local")
@@ -40,15 +44,13 @@ def connect(address: str | None = None) -> Iterator[None]:
     if started:
         options = {"include_dashboard": False} if local else {}
         try:
-            ray.init(
-                address="local" if local else address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-                **options,
-            )
+            with _native_stderr_silenced():
+                ray.init(
+                    address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options
+                )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {address!r}: {error}") from None
+    # After the import of ray.data, which sets its logger up anew.
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -56,6 +58,24 @@ def connect(address: str | None = None) -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _native_stderr_silenced() -> Iterator[None]:
+    """Keep what C++ code writes to file descriptor 2 off the terminal: Ray announces its log level there.
+
+    Python's own errors are exceptions by then, and printed after.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 2)
+    os.close(silence)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @dataclass(frozen=True)
@@ -78,24 +98,31 @@ class Plan:
         return f"{self.num_workers} {noun}, {kind}; {self.num_workers * self.decode_tasks} decoding at a time"
 
 
-def plan(settings: config.Cluster, parallel_calls: int | None, cpus: float, gpus: float) -> Plan:
+def nodes() -> list[tuple[float, float]]:
+    """CPUs and GPUs of each node that is up."""
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
+
+
+def plan(settings: config.Cluster, parallel_calls: int | None, nodes: Sequence[tuple[float, float]]) -> Plan:
     """Divide a cluster's CPUs and GPUs between training and decoding.
 
     Args:
         parallel_calls: `data.input_data_n_parallel_calls`.
+        nodes: CPUs and GPUs of each node.
 
     Raises:
         UsageError: more than the cluster has, or workers that would leave nothing to decode with; either would
             wait for ever.
     """
-    workers = settings.num_workers or settings.num_gpus or 1
-    wants_gpu = gpus > 0 if settings.use_gpu == "auto" else settings.use_gpu
-    warning = None
-    if settings.num_gpus and not gpus and settings.use_gpu == "auto":
-        warning = f"cluster.num_gpus={settings.num_gpus}, but there is no GPU: training on the CPU"
+    cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
+    wants_gpu = gpus > 0 and settings.num_gpus != 0 if settings.use_gpu == "auto" else settings.use_gpu
+    workers, warning = _workers(settings, int(cpus), wants_gpu)
     if wants_gpu and workers > gpus:
         raise UsageError(
-            f"cluster.num_workers={workers} with a GPU each, but the cluster has {gpus:g}: "
+            f"{workers} workers with a GPU each (cluster.num_workers, cluster.num_gpus), but the cluster has {gpus:g}: "
             f"set cluster.num_workers={max(1, int(gpus))}, or cluster.use_gpu=false to train on CPUs"
         )
     if workers > cpus:
@@ -103,7 +130,7 @@ def plan(settings: config.Cluster, parallel_calls: int | None, cpus: float, gpus
             f"cluster.num_workers={workers}, but the cluster has {cpus:g} CPUs: "
             f"set cluster.num_workers={int(cpus)} or less"
         )
-    share = cpus / workers
+    share = _even_share([node_cpus for node_cpus, _ in nodes], workers)
     worker_cpus = settings.cpus_per_worker
     if worker_cpus == "auto":
         worker_cpus = min(1.0, share / 2) if wants_gpu else share - max(LEAST_DECODE_CPUS, 0.1 * share)
@@ -120,7 +147,24 @@ def plan(settings: config.Cluster, parallel_calls: int | None, cpus: float, gpus
         cpus_per_worker=round(worker_cpus, 3),
         threads=max(1, round(worker_cpus)),
         decode_tasks=decode_tasks,
-        # Whole CPUs where there are any; else what is left, so that at least one task always fits.
-        cpus_per_decode_task=1.0 if left >= 1 else int(left * 1000) / 1000,
+        # Rounded down, so that all of them fit into what is left.
+        cpus_per_decode_task=max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
         warning=warning,
     )
+
+
+def _workers(settings: config.Cluster, cpus: int, wants_gpu: bool) -> tuple[int, str | None]:
+    """The number of workers, and a warning where tf-crnn's num_gpus cannot be had."""
+    if settings.num_workers is not None:
+        return settings.num_workers, None
+    if settings.num_gpus and not wants_gpu:
+        workers = max(1, min(settings.num_gpus, cpus))
+        return workers, f"cluster.num_gpus={settings.num_gpus}, but no GPU is used: {workers} worker(s) on the CPU"
+    return settings.num_gpus or 1, None
+
+
+def _even_share(node_cpus: Sequence[float], workers: int) -> float:
+    """The largest share of CPUs of which each worker finds one on some node; all of a cluster's CPUs together
+    say nothing, because no worker spans two nodes."""
+    shares = {cpus / count for cpus in node_cpus for count in range(1, workers + 1) if cpus}
+    return max(share for share in shares if sum(int(cpus / share + 1e-9) for cpus in node_cpus) >= workers)

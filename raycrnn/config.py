@@ -77,8 +77,8 @@ class Data(Group):
     max_rejected: Share = 0.01
     """share of samples that may be unusable before the run fails"""
     input_data_n_parallel_calls: Positive | None = None
-    """images are decoded by at most so many tasks at a time for each training worker; null: 2, or one for
-    each CPU that training leaves free"""
+    """tasks that decode images at the same time for each training worker; null: one for each CPU that
+    training leaves free, at least one"""
 
     @field_validator("encoding")
     @classmethod
@@ -221,7 +221,7 @@ class Training(Group):
     evaluate_every_epoch: Positive = 1
     """epochs between evaluations"""
     save_interval: Positive = 1000
-    """steps between checkpoints; one is also saved after each evaluation"""
+    """steps between checkpoints; one is also saved after an evaluation, at most every 30 seconds, and at the end"""
     early_stopping: Positive | None = None
     """stop after so many evaluations without a better one; null: never"""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -271,6 +271,12 @@ class Cluster(Group):
     max_failures: Annotated[Whole, Field(ge=0)] = 3
     """times that a run goes on by itself after a worker died"""
 
+    @model_validator(mode="after")
+    def _one_number_of_workers(self) -> "Cluster":
+        if self.num_workers and self.num_gpus and self.num_workers != self.num_gpus:
+            raise ValueError(f"num_workers={self.num_workers} and num_gpus={self.num_gpus} differ: keep one")
+        return self
+
 
 class Configuration(Group):
     """A whole run."""
@@ -286,6 +292,16 @@ class Configuration(Group):
     training: Training = Training()
     decoding: Decoding = Decoding()
     cluster: Cluster = Cluster()
+
+    def identity(self) -> dict[str, Any]:
+        """The keys, by dotted path, without which a step of this run would be another: a resume keeps them."""
+        training = ("optimizer", "train_batch_size", "eval_batch_size", "seed")
+        kept = {f"training.{name}": getattr(self.training, name) for name in training}
+        kept |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
+        kept["model.lstm_layers"] = self.model.lstm_layers
+        kept |= {f"image.{name}": value for name, value in self.image}
+        kept["data.unicode_form"] = self.data.unicode_form
+        return json.loads(json.dumps(kept))
 
 
 # Where each key of tf-crnn's flat JSON lives. Its `training_params` object is the group `training`.

@@ -11,9 +11,9 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import metrics, samples
 from raycrnn.command import Command
 from raycrnn.config import Data
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.errors import UsageError
 from raycrnn.metrics import Counts, Interval
-from raycrnn.recognizer import Recognizer
+from raycrnn.recognizer import Recognizer, is_override
 
 
 class Evaluate(Command):
@@ -33,7 +33,7 @@ class Evaluate(Command):
     """print one JSON object as the last line of stdout"""
 
     def run(self) -> None:
-        overrides = [text for text in self.csvs if text.startswith(("decoding.", "data.")) and "=" in text]
+        overrides = [text for text in self.csvs if is_override(text)]
         report = evaluate(self.model, [path for path in self.csvs if path not in overrides], overrides, self.address)
         print(report.table())
         if self.json_line:
@@ -89,7 +89,7 @@ def evaluate(
     pairs = [(file, row) for file in ingest.read_labels(csvs, settings) for row in file.rows]
     usable = [(file, row) for file, row in pairs if not row.problem]
     rejections = [
-        ingest.Rejection(file.path, row.line, row.path, "malformed row", row.problem)
+        samples.Rejection(file.path, row.line, row.path, "malformed row", row.problem)
         for file, row in pairs
         if row.problem
     ]
@@ -101,17 +101,15 @@ def evaluate(
     scores, unknown = [], 0
     for (file, row), result in zip(usable, results, strict=True):
         if result.rejected:
-            rejection = ingest.Rejection(file.path, row.line, row.path, result.rejected.reason, result.rejected.detail)
-            rejections.append(rejection)
+            why = (result.rejected.reason, result.rejected.detail)
+            rejections.append(samples.Rejection(file.path, row.line, row.path, *why))
             continue
         reference = _reference(row, settings)
         unknown += any(unit not in recognizer.alphabet for unit in reference)
         scores.append(metrics.score(reference, recognizer.alphabet.decode(result.transcription.codes)))
+    ingest.check_rejections("evaluation", rejections, len(pairs), settings)
     if rejections:
         print(ingest.rejection_table(rejections), file=sys.stderr)
-    ingest.check_rejections(rejections, len(pairs), settings)
-    if not scores:
-        raise RaycrnnError("no sample could be scored")
     return Report(sum(scores, Counts()), metrics.bootstrap(scores), unknown, len(rejections))
 
 

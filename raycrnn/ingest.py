@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data.block import BlockMetadata
@@ -26,7 +27,7 @@ from raycrnn.alphabet import Alphabet
 from raycrnn.augment import Augmenter
 from raycrnn.cluster import Plan
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.samples import UNKNOWN, Rejected
+from raycrnn.samples import UNKNOWN, Rejected, Rejection
 
 if TYPE_CHECKING:
     from raycrnn.learning import Batch
@@ -39,7 +40,10 @@ MOST_TASKS = 32
 """Tasks of one execution of the dataset. While Ray holds back a dataset whose consumer is slower, its executor
 spins and takes half a core from the training beside it. So each execution is short and runs to its end, and the
 next one begins when its turn comes near. The first are short, so that training starts; later ones grow when
-training had to wait, up to what keeps a GPU fed and takes some 50 MB of the object store."""
+training had to wait, up to what keeps a GPU fed."""
+
+MOST_BYTES = 256 * 2**20
+"""of decoded images, by the set's mean width, in one execution; three are in the object store at a time"""
 
 BATCHES_AHEAD = 4
 """Batches that wait as tensors in the worker."""
@@ -65,17 +69,6 @@ ROWS_PER_MEASURING_TASK = 20_000
 
 
 @dataclass(frozen=True)
-class Rejection:
-    """A sample that was left out."""
-
-    csv: str
-    line: int
-    path: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class SampleSet:
     """The usable rows of one or more CSVs, in the object store. Small itself, and safe to send anywhere."""
 
@@ -83,17 +76,24 @@ class SampleSet:
     rows: int
     usable: int
     """rows less those rejected at once"""
+    mean_width: float
+    """of the fitted images in pixels"""
     rejections: tuple[Rejection, ...]
     """rows that the label or the image's header rules out"""
     warnings: tuple[str, ...]
 
 
 def read_labels(csvs: Sequence[str], settings: config.Data) -> list[samples.CsvFile]:
-    """Read CSVs that must have rows. Raises `UsageError`."""
+    """Read CSVs that must have rows and labels. Raises `UsageError`."""
     files = [samples.read_csv(path, settings.csv_delimiter, settings.encoding) for path in csvs]
     for file in files:
         if not file.rows:
             raise UsageError(f"{file.path}: the CSV holds no rows; a row is path{settings.csv_delimiter}label")
+        if all(row.label is None for row in file.rows):
+            raise UsageError(
+                f"{file.path}: no row has a label: a row is path{settings.csv_delimiter}label "
+                "(data.csv_delimiter sets what stands between them)"
+            )
     return files
 
 
@@ -109,7 +109,7 @@ def alphabet_of(files: Sequence[samples.CsvFile], settings: config.Data) -> Alph
     ]
     if not any(labels):
         names = ", ".join(file.path for file in files)
-        raise UsageError(f"{names}: no row has a label; a row is path{settings.csv_delimiter}label")
+        raise UsageError(f"{names}: all labels are empty; a row is path{settings.csv_delimiter}label")
     return Alphabet.from_labels(labels)
 
 
@@ -148,6 +148,7 @@ def put_samples(
         table=ray.put(table),
         rows=len(pairs),
         usable=len(table),
+        mean_width=pc.mean(table["width"]).as_py() or 0.0,
         rejections=tuple(rejections),
         warnings=tuple(warnings),
     )
@@ -198,12 +199,12 @@ def _check_frames(codes: Sequence[int], width: int) -> None:
         raise Rejected("label too long", detail)
 
 
-def check_rejections(rejections: Sequence[Rejection], rows: int, settings: config.Data) -> None:
+def check_rejections(name: str, rejections: Sequence[Rejection], rows: int, settings: config.Data) -> None:
     """Raises `RaycrnnError` with the table of reasons if more than `data.max_rejected` of a set cannot be used."""
     if len(rejections) <= settings.max_rejected * rows and len(rejections) < rows:
         return
     raise RaycrnnError(
-        f"{len(rejections):,} of {rows:,} samples cannot be used, more than data.max_rejected="
+        f"{name} set: {len(rejections):,} of {rows:,} samples cannot be used, more than data.max_rejected="
         f"{settings.max_rejected:g} allows:\n{rejection_table(rejections)}"
     )
 
@@ -228,6 +229,7 @@ class Recipe:
 
     table: ray.ObjectRef
     usable: int
+    mean_width: float
     image: config.Image
     batch_size: int
     """global: over all workers"""
@@ -250,9 +252,7 @@ class BatchSource(Datasource):
         self.recipe, self.first, self.stop = recipe, first, stop
 
     def estimate_inmemory_data_size(self) -> int:
-        height, width = self.recipe.image.input_shape
-        samples_each = max(1, self.recipe.batch_size // self.recipe.world_size)
-        return (self.stop - self.first) * samples_each * height * min(width, 8 * height)
+        return len(task_ranges(self.recipe, self.first, self.stop)) * bytes_per_task(self.recipe)
 
     def get_read_tasks(self, parallelism, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
         tasks = []
@@ -289,6 +289,13 @@ BLOCK = pa.schema(
 def batches_per_task(recipe: Recipe) -> int:
     """So many that they hold about `IMAGES_PER_TASK` images."""
     return max(1, IMAGES_PER_TASK // max(1, recipe.batch_size // recipe.world_size))
+
+
+def bytes_per_task(recipe: Recipe) -> int:
+    """Size of a task's images, by their mean width."""
+    samples_each = max(1, recipe.batch_size // recipe.world_size)
+    pixels = int(recipe.image.input_shape[0] * recipe.mean_width) * recipe.image.input_channels
+    return max(1, batches_per_task(recipe) * samples_each * pixels)
 
 
 def task_ranges(recipe: Recipe, first: int, stop: int) -> list[tuple[int, int]]:
@@ -393,7 +400,7 @@ class Stream:
         """Blocks of whole batches, execution by execution."""
         first, at_first = self.first, iter(TASKS_AT_FIRST)
         while first < self.stop:
-            tasks = next(at_first, self._tasks)
+            tasks = min(next(at_first, self._tasks), max(1, MOST_BYTES // bytes_per_task(self.recipe)))
             stop = min(first + tasks * batches_per_task(self.recipe), self.stop)
             yield self._execute(first, stop)
             first = stop
@@ -478,6 +485,7 @@ def train_recipe(settings: config.Configuration, table: SampleSet, rank: int, wo
     return Recipe(
         table=table.table,
         usable=table.usable,
+        mean_width=table.mean_width,
         image=settings.image,
         batch_size=settings.training.train_batch_size,
         seed=settings.training.seed,

@@ -1,12 +1,13 @@
 """What a run leaves to read beside its model: metrics.jsonl, rejected.csv, run.json and TensorBoard's logs."""
 
 import csv
-import hashlib
 import json
+import math
 import os
 import platform
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,8 +15,7 @@ from tensorboardX import SummaryWriter
 
 from raycrnn import __version__
 from raycrnn.learning import Example
-
-REJECTED_COLUMNS = ("file", "line", "path", "reason", "detail")
+from raycrnn.samples import Rejection
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -25,24 +25,24 @@ def write_whole(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def write_rejected(path: Path, rows: Iterable[Sequence]) -> None:
-    """rejected.csv: comma-separated (RFC 4180), a header, one line a sample that was left out."""
+def write_rejected(path: Path, rejections: Iterable[Rejection]) -> None:
+    """rejected.csv: comma-separated (RFC 4180), a header, one line a sample that was left out, by file and line."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(REJECTED_COLUMNS)
-        writer.writerows(rows)
+        writer.writerow(("file", "line", "path", "reason", "detail"))
+        writer.writerows(sorted(map(astuple, rejections)))
     temporary.replace(path)
 
 
-def write_run(path: Path, configuration: dict, csvs: Iterable[str]) -> None:
+def write_run(path: Path, configuration: dict, csv_digests: dict[str, str]) -> None:
     """run.json: what it would take to do the run again."""
     packages = ("torch", "ray", "numpy", "pillow", "pyarrow")
     record = {
         "raycrnn": __version__,
         "command": sys.argv,
         "configuration": configuration,
-        "csv_sha256": {name: hashlib.sha256(Path(name).read_bytes()).hexdigest() for name in csvs},
+        "csv_sha256": csv_digests,
         "packages": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
@@ -58,8 +58,7 @@ class Journal:
         self._metrics = output / "metrics.jsonl"
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            write_whole(self._metrics, "".join(f"{line}\n" for line in kept))
+            write_whole(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         self._writer = SummaryWriter(str(output / "logs"), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
@@ -70,7 +69,8 @@ class Journal:
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         step = record["step"]
-        self.scalars(step, {f"eval/{name}": record[name] for name in ("cer", "wer", "accuracy", "loss")})
+        scores = ("cer", "wer", "accuracy", "loss")
+        self.scalars(step, {f"eval/{name}": record[name] for name in scores if name in record})
         for number, example in enumerate(examples):
             image_CHW = example.image_CHW.expand(3, -1, -1).contiguous().numpy()
             self._writer.add_image(f"examples/{number}", image_CHW, step)
@@ -80,6 +80,14 @@ class Journal:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of metrics.jsonl; infinity for one torn by a kill or a full disk."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf
 
 
 def _table(examples: Sequence[Example]) -> str:

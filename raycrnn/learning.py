@@ -164,6 +164,8 @@ class Progress:
     """steps in a row without a finite gradient"""
     skipped: int = 0
     """such steps over the whole run"""
+    evaluated_at: int = -1
+    """step of the last evaluation"""
     since_best: int = 0
     """evaluations since the best one"""
     best: dict = field(default_factory=dict)
@@ -244,9 +246,14 @@ class Learner:
 
     def _loss(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device)
+        before = None if len(batch) else [buffer.clone() for buffer in self.network.buffers()]
         with autocast(self.precision, self.device):
             log_probs_TBK, frames_B = self.parallel(batch.images_BCHW, batch.widths_B)
-        if not len(batch):
+        if before is not None:
+            # The blank stand-in takes part in the step, not in the batch-norm statistics.
+            with torch.no_grad():
+                for buffer, value in zip(self.network.buffers(), before, strict=True):
+                    buffer.copy_(value)
             return log_probs_TBK.sum() * 0
         return ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B)
 
@@ -341,8 +348,8 @@ def evaluate(
             if len(shown) < examples:
                 image_CHW = batch.images_BCHW[i, :, :, : batch.widths_B[i]]
                 shown.append(Example(image_CHW, "".join(reference), "".join(transcription)))
-    totals = all_reduce(torch.tensor([*counts.as_tuple(), loss_sum, learnable], dtype=torch.float64))
-    *sums, loss_sum, learnable = totals.tolist()
+    totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable], dtype=torch.float64, device=device)
+    *sums, loss_sum, learnable = all_reduce(totals).tolist()
     return Evaluation(Counts(*map(int, sums)), loss_sum / max(1, learnable), tuple(shown))
 
 

@@ -70,7 +70,6 @@ class Reporter:
 class Screen:
     """The command's end: a bar on a terminal, lines elsewhere; all on stderr."""
 
-    total: str = ""
     _bar: tqdm | None = None
 
     def show(self, progress: dict) -> None:

@@ -18,7 +18,7 @@ from raycrnn import image, samples
 from raycrnn.command import Command
 from raycrnn.config import Image
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.recognizer import Recognizer, Transcription
+from raycrnn.recognizer import Recognizer, Transcription, is_override
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".jp2")
 """What of a folder is read as an image."""
@@ -46,6 +46,8 @@ class Input:
     """as the user gave it"""
     path: str
     """as the file system takes it"""
+    problem: str | None = None
+    """what is malformed in its row of a CSV"""
 
 
 class Predict(Command):
@@ -68,7 +70,7 @@ class Predict(Command):
     """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
 
     def run(self) -> int:
-        overrides = [text for text in self.inputs if text.startswith(("decoding.", "data.")) and "=" in text]
+        overrides = [text for text in self.inputs if is_override(text)]
         recognizer = Recognizer.load(self.model, "cpu", overrides)
         inputs = list_inputs([text for text in self.inputs if text not in overrides], recognizer.configuration.data)
         jsonl = (self.format or Path(self.output or "").suffix.lstrip(".")) == "jsonl"
@@ -80,7 +82,8 @@ class Predict(Command):
         with _open_output(self.output) as file, cluster.connect(self.address):
             write = _write_jsonl if jsonl else _write_csv
             settings = recognizer.configuration.image
-            results = transcribe(self.model, settings, [item.path for item in inputs], overrides)
+            readable = [item.path for item in inputs if item.problem is None]
+            results = _with_malformed(inputs, transcribe(self.model, settings, readable, overrides))
             for result in write(file, inputs, results, paths):
                 read += result.transcription is not None
         print(f"{read} of {len(inputs)} images read", file=sys.stderr)
@@ -93,15 +96,22 @@ def list_inputs(names: Sequence[str], settings: Any) -> list[Input]:
     for name in names:
         if name.lower().endswith(".csv"):
             file = samples.read_csv(name, settings.csv_delimiter, settings.encoding)
-            inputs += [Input(row.path, file.resolve(row.path)) for row in file.rows]
+            inputs += [Input(row.path, file.resolve(row.path), row.problem) for row in file.rows]
         elif Path(name).is_dir():
             found = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-            inputs += [Input(str(path), str(path)) for path in found]
+            # A file name may hold bytes that are no text; they are shown escaped.
+            inputs += [Input(os.fsencode(path).decode("utf-8", "backslashreplace"), str(path)) for path in found]
         else:
             inputs.append(Input(name, name))
     if not inputs:
         raise UsageError(f"nothing to read: {', '.join(names)} hold no images")
     return inputs
+
+
+def _with_malformed(inputs: Sequence[Input], results: Iterator[Result]) -> Iterator[Result]:
+    """Results for all inputs, of which the malformed ones were not sent."""
+    for item in inputs:
+        yield Result(None, samples.Rejected("malformed row", item.problem)) if item.problem else next(results)
 
 
 # --- streaming
@@ -118,10 +128,11 @@ def transcribe(model: str, settings: Image, paths: Sequence[str], overrides: Seq
     import pyarrow as pa
     import ray.data
 
-    tables = [
-        pa.table({"path": [os.path.abspath(path) if "://" not in path else path for path in paths[start:stop]]})
-        for start, stop in _blocks(len(paths))
-    ]
+    if not paths:
+        return
+    # As bytes, which file names are.
+    places = [os.fsencode(path if "://" in path else os.path.join(os.getcwd(), path)) for path in paths]
+    tables = [pa.table({"path": pa.array(places[start:stop], pa.binary())}) for start, stop in _blocks(len(places))]
     dataset = ray.data.from_arrow(tables)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
@@ -137,8 +148,11 @@ def transcribe(model: str, settings: Image, paths: Sequence[str], overrides: Seq
         batch_format="pyarrow",
         batch_size=IMAGES_PER_BLOCK,
     )
-    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from map(_from_json, block["result"].to_pylist())
+    try:
+        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from map(_from_json, block["result"].to_pylist())
+    except ray.exceptions.RayError as error:
+        raise RaycrnnError(f"a worker was lost, or {model} cannot be read where it runs: {error}") from None
 
 
 DECODE_CPUS = 0.25
@@ -179,7 +193,7 @@ class Decode:
         import pyarrow as pa
 
         columns: dict[str, list] = {"pixels": [], "width": [], "rejected": []}
-        for path in table["path"].to_pylist():
+        for path in map(os.fsdecode, table["path"].to_pylist()):
             try:
                 array = image.prepare(image.read_bytes(path), self.settings.input_shape, self.settings.input_channels)
                 values = (array.tobytes(), array.shape[1], None)

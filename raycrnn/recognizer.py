@@ -117,8 +117,15 @@ class Recognizer:
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
+        try:
+            self._write_files(temporary)
+            _replace_directory(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def _write_files(self, folder: Path) -> None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        safetensors.torch.save_file(tensors, temporary / "model.safetensors")
+        safetensors.torch.save_file(tensors, folder / "model.safetensors")
         texts = {
             "config.json": self.configuration.model_dump_json(indent=2),
             "alphabet.json": self.alphabet.to_json(),
@@ -126,8 +133,7 @@ class Recognizer:
             "README.md": self._readme(),
         }
         for name, text in texts.items():
-            (temporary / name).write_text(text + "\n", encoding="utf-8")
-        _replace_directory(temporary, path)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
 
     def _readme(self) -> str:
         scores = "\n".join(f"- {name}: {value}" for name, value in self.metrics.items())
@@ -138,7 +144,7 @@ class Recognizer:
             f"in {len(self.alphabet)} units. Trained by raycrnn {__version__}.\n\n"
             f"    python -m raycrnn.predict . images/ -o transcriptions.csv\n"
             f"    python -m raycrnn.evaluate . data.csv\n\n"
-            f"## Scores on its evaluation set\n\n{scores}"
+            f"## When it was trained\n\n{scores}"
         )
 
     def prepare(self, data: bytes) -> np.ndarray:
@@ -182,6 +188,11 @@ class Recognizer:
             return Transcription(alternatives, None)
         gap = paths[0].log_prob - paths[1].log_prob if len(paths) > 1 else float("inf")
         return Transcription(alternatives, gap)
+
+
+def is_override(text: str) -> bool:
+    """Whether a word on the command line is a `key=value` that `Recognizer.load` takes, rather than a path."""
+    return text.startswith(("decoding.", "data.")) and "=" in text
 
 
 def batches_by_width(widths: Sequence[int], height: int) -> list[list[int]]:

@@ -42,6 +42,17 @@ class Rejected(Exception):
 
 
 @dataclass(frozen=True)
+class Rejection:
+    """A sample that was left out, as it is listed."""
+
+    csv: str
+    line: int
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One row as it stands in the CSV."""
 
@@ -61,7 +72,8 @@ class CsvFile:
 
     def resolve(self, field: str) -> str:
         """A row's path as any process takes it: absolute and URIs as they are, else beside the CSV."""
-        return field if "://" in field else os.path.abspath(Path(self.path).parent / field)
+        # Not abspath(), which folds `link/../x` to `x` although the link may lead elsewhere.
+        return field if "://" in field else os.path.join(os.getcwd(), Path(self.path).parent, field)
 
 
 def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 import threading
@@ -80,12 +81,13 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if resumed and resumed["progress"]["finished"]:
         progress = resumed["progress"]
         _say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
-        return {"best": progress["best"], "steps": progress["step"], "rejected": len(resumed["rejected"])}
+        return {"best": progress["best"], "steps": progress["step"], "rejected": resumed["rejected_count"]}
     csvs = _read_csvs(configuration)
     paths = (*configuration.data.csv_files_train, *configuration.data.csv_files_eval)
     digests = {path: _digest(path) for path in paths}
     if resumed:
         _check_same_data(resumed["csv_digests"], digests)
+        _check_same_settings(resumed["identity"], configuration.identity())
 
     from raycrnn import cluster
 
@@ -105,17 +107,22 @@ def _resume_state(output: Path, restore: bool) -> dict | None:
     """The state of the last whole checkpoint, None to start afresh. Raises `UsageError`."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
-    if not output.exists() or not any(output.iterdir()):
+    # rejected.csv alone is left by a run that was refused for its data, and is no reason to refuse the next.
+    if not output.exists() or {path.name for path in output.iterdir()} <= {"rejected.csv"}:
         return None
     if not restore:
         raise UsageError(
             f"{output}: exists and is not empty: choose another output_model_dir, "
             "or restore_model=true to go on with the run in it"
         )
-    found, _ = checkpoint.latest(output / "checkpoints")
+    found, problems = checkpoint.latest(output / "checkpoints")
+    for problem in problems:
+        _say(f"warning: {problem}")
     if found is None:
-        _say(f"{output}: no checkpoint yet: starting afresh")
+        _say(f"{output}: no whole checkpoint: starting afresh")
         return None
+    if problems:
+        _say(f"the checkpoint before it is used: {found.path.name}")
     return found.state
 
 
@@ -146,39 +153,65 @@ def _check_same_data(before: dict[str, str], now: dict[str, str]) -> None:
         )
 
 
+def _check_same_settings(before: dict, now: dict) -> None:
+    """Raises `UsageError` if a run would go on with other steps than it began with."""
+    changed = [f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value]
+    if changed:
+        raise UsageError(
+            f"the configuration is not that of the checkpoint ({'; '.join(changed)}): set it back, or start a new run "
+            "in another output_model_dir"
+        )
+
+
 def _difference(resumed: dict, job: Any) -> str:
     before, now = set(resumed["alphabet"]), set(job.alphabet.units)
     return f"missing {sorted(before - now)}, new {sorted(now - before)}"
 
 
 def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict, output: Path, started: float) -> Any:
-    import ray
-
     from raycrnn import cluster, ingest
     from raycrnn.monitor import Monitor
     from raycrnn.worker import Job
 
-    resources = ray.cluster_resources()
-    plan = cluster.plan(
-        configuration.cluster,
-        configuration.data.input_data_n_parallel_calls,
-        resources.get("CPU", 0),
-        resources.get("GPU", 0),
-    )
+    plan = cluster.plan(configuration.cluster, configuration.data.input_data_n_parallel_calls, cluster.nodes())
+    _warn_if_busy(plan)
     # Its process starts while the CSVs are encoded.
     monitor = Monitor.remote()
     alphabet = ingest.alphabet_of(csvs["train"], configuration.data)
     train_set = ingest.put_samples(csvs["train"], alphabet, configuration, training=True)
     eval_set = ingest.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
-    for sample_set in filter(None, (train_set, eval_set)):
-        ingest.check_rejections(sample_set.rejections, sample_set.rows, configuration.data)
-        for warning in sample_set.warnings:
-            _say(f"warning: {warning}")
+    sets = {name: each for name, each in (("train", train_set), ("eval", eval_set)) if each}
+    _check_sets(sets, configuration, output)
     if plan.warning:
         _say(f"warning: {plan.warning}")
     rows = f"{train_set.usable:,} rows to train on, {eval_set.usable if eval_set else 0:,} to evaluate"
     _say(f"{rows}, {len(alphabet)} units; {plan}")
     return Job(configuration, alphabet, train_set, eval_set, digests, str(output), plan, started, monitor)
+
+
+def _check_sets(sets: dict[str, Any], configuration: Configuration, output: Path) -> None:
+    """Say what is odd in the sets. Raises `RaycrnnError`, with rejected.csv written, if too much is unusable."""
+    from raycrnn import ingest, journal
+
+    for warning in (warning for sample_set in sets.values() for warning in sample_set.warnings):
+        _say(f"warning: {warning}")
+    try:
+        for name, sample_set in sets.items():
+            ingest.check_rejections(name, sample_set.rejections, sample_set.rows, configuration.data)
+    except RaycrnnError as error:
+        output.mkdir(parents=True, exist_ok=True)
+        rejections = [rejection for sample_set in sets.values() for rejection in sample_set.rejections]
+        journal.write_rejected(output / "rejected.csv", rejections)
+        raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
+
+
+def _warn_if_busy(plan: Any) -> None:
+    import ray
+
+    needed = plan.num_workers * (plan.cpus_per_worker + plan.decode_tasks * plan.cpus_per_decode_task)
+    free = ray.available_resources().get("CPU", 0)
+    if free < 0.99 * needed:
+        _say(f"warning: {free:g} CPUs are free of {needed:g} needed: training waits for what else runs on the cluster")
 
 
 def _prepare_output(job: Any) -> None:
@@ -187,6 +220,9 @@ def _prepare_output(job: Any) -> None:
     output = Path(job.output)
     try:
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+        # What a run that was killed left half-written.
+        for rest in (*output.glob(".*"), *(output / "checkpoints").glob(".*")):
+            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         journal.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.csv_digests)
     except OSError as error:
         raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
@@ -226,6 +262,8 @@ def _watch(job: Any) -> dict:
 
 
 def _conclude(job: Any, outcome: dict | None, fit: "_Background") -> dict:
+    # The workers' CPUs are given back; of a local Ray the rest ends with it.
+    fit.join(10)
     if outcome is None:
         raise RaycrnnError(_describe_failure(job, fit.error))
     if "error" in outcome:
@@ -260,6 +298,9 @@ class _Background:
         except BaseException as error:
             self.error = error
 
+    def join(self, seconds: float) -> None:
+        self._thread.join(seconds)
+
     @property
     def ended(self) -> bool:
         return not self._thread.is_alive()
@@ -284,7 +325,10 @@ def _fit(job: Any) -> None:
             run_config=RunConfig(
                 name="run",
                 storage_path=record,
-                failure_config=FailureConfig(max_failures=job.configuration.cluster.max_failures),
+                # Ray would else try for ever to start workers that cannot be placed.
+                failure_config=FailureConfig(
+                    max_failures=job.configuration.cluster.max_failures, controller_failure_limit=3
+                ),
             ),
         ).fit()
 

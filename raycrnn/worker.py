@@ -92,9 +92,16 @@ class Clock:
         closing_seconds = CLOSING_SECONDS + (self.evaluation_seconds or self._guess_evaluation(seconds_a_step))
         return min(left, int((self._deadline - closing_seconds - now) / seconds_a_step))
 
+    def has_time_to_evaluate(self, steps_left: int, seconds_a_step: float) -> bool:
+        """Whether an evaluation can be afforded besides the one that ends the run."""
+        if self._deadline is None:
+            return True
+        needed = self.evaluation_seconds or self._guess_evaluation(seconds_a_step)
+        return steps_left * seconds_a_step > needed
+
     def _guess_evaluation(self, seconds_a_step: float) -> float:
-        """Before the first evaluation: a forward pass takes less than half of a step."""
-        return 0.5 * seconds_a_step * self._eval_share
+        """Before the first evaluation: a forward pass takes less than half of a step, decoding some more."""
+        return 0.7 * seconds_a_step * self._eval_share
 
 
 class Worker:
@@ -149,37 +156,38 @@ class Worker:
     def run(self) -> None:
         last = self.settings.n_epochs * self.recipe.batches_per_epoch
         stream = Stream(self.recipe, self.job.plan, self.progress.step, last, pin_memory=self.device.type == "cuda")
-        stopped = done = False
-        evaluated_at = -1
+        stopped = False
+        if self._evaluation_is_due():
+            # The run was stopped between the last step of an epoch and its evaluation.
+            self._evaluate()
         with closing(iter(stream)) as batches:
-            for batch in batches:
+            while not self._no_longer_improves() and (batch := next(batches, None)) is not None:
                 step = self._step(batch, stream)
                 self._share_rejections("train", stream.rejected, new=step.signals[2] > 0)
                 stopped = step.signals[0] > 0
-                done = self.steps_left <= 0
-                if stopped or done:
+                if stopped or self.steps_left <= 0:
                     break
-                if self._evaluation_is_due():
-                    evaluated_at = self.progress.step
+                if self._evaluation_is_due() and step.signals[3] > 0:
                     self._evaluate()
-                    if self._no_longer_improves():
-                        break
                 if self.progress.step % self.settings.save_interval == 0:
                     learning.share_statistics(self.learner.network)
                     self._save()
         if stopped:
             self._stop()
             return
-        if evaluated_at != self.progress.step:
+        if self.progress.evaluated_at != self.progress.step:
             self._evaluate()
         self._finish()
 
     def _step(self, batch: Batch, stream: Stream) -> Step:
         # The numbers of the step before: what a worker learnt since then travels with this one.
         stop = float(self.rank == 0 and self.reporter.stop_requested)
-        left = float(self.clock.steps_left(self.progress.step + 1)) if self.rank == 0 else 0.0
-        new_rejections = float(bool(stream.rejected.keys() - self.rejected["train"].keys()))
-        step = self.learner.train_step(batch, self.steps_left, (stop, left, new_rejections))
+        left, evaluate = 0, False
+        if self.rank == 0:
+            left = self.clock.steps_left(self.progress.step + 1)
+            evaluate = self.clock.has_time_to_evaluate(left, self.window.seconds_a_step())
+        new_rejections = bool(stream.rejected.keys() - self.rejected["train"].keys())
+        step = self.learner.train_step(batch, self.steps_left, (stop, left, new_rejections, evaluate))
         self.steps_left = int(step.signals[1])
         self.window.add(step.samples, stream.waited)
         if self.rank == 0:
@@ -230,7 +238,7 @@ class Worker:
         sample_set = self.job.train if name == "train" else self.job.eval
         rejections = [*sample_set.rejections, *known.values()]
         try:
-            ingest.check_rejections(rejections, sample_set.rows, self.job.configuration.data)
+            ingest.check_rejections(name, rejections, sample_set.rows, self.job.configuration.data)
         except RaycrnnError:
             self._write_rejected()
             raise
@@ -238,33 +246,38 @@ class Worker:
     def _write_rejected(self) -> None:
         if self.rank:
             return
-        sets = [("train", self.job.train)] + ([("eval", self.job.eval)] if self.job.eval else [])
-        rejections = [r for name, of in sets for r in (*of.rejections, *self.rejected[name].values())]
-        rejections.sort(key=lambda rejection: (rejection.csv, rejection.line))
-        rows = [(r.csv, r.line, r.path, r.reason, r.detail) for r in rejections]
-        journal.write_rejected(self.output / "rejected.csv", rows)
+        rejections = [each for rejected in self.rejected.values() for each in rejected.values()]
+        for sample_set in filter(None, (self.job.train, self.job.eval)):
+            rejections += sample_set.rejections
+        journal.write_rejected(self.output / "rejected.csv", rejections)
 
     # --- evaluation
 
     def _evaluation_is_due(self) -> bool:
-        return self.progress.step % (self.settings.evaluate_every_epoch * self.recipe.batches_per_epoch) == 0
+        step, interval = self.progress.step, self.settings.evaluate_every_epoch * self.recipe.batches_per_epoch
+        return step > 0 and step % interval == 0 and step != self.progress.evaluated_at
 
     def _evaluate(self) -> None:
         learning.share_statistics(self.learner.network)
         start = time.monotonic()
-        if self.job.eval is None or not self.job.eval.usable:
-            self._export_if_best(None)
-        else:
+        evaluation = None
+        if self.job.eval is not None:
             learner = self.learner
             evaluation = learning.evaluate(
                 learner.network, self._batches_to_evaluate(), self.job.alphabet, learner.precision, self.device
             )
-            self._export_if_best(evaluation)
+        self.progress.evaluated_at = self.progress.step
+        self._export_if_best(evaluation)
         self.clock.evaluation_seconds = time.monotonic() - start
         self.window.pause(time.monotonic() - start)
         self._write_rejected()
-        if time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES:
+        if self._agree(time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES):
             self._save()
+
+    def _agree(self, worker_0_says: bool) -> bool:
+        """What worker 0 says, on all workers; all of them call it."""
+        word = torch.tensor(float(worker_0_says and self.rank == 0), device=self.device)
+        return bool(learning.all_reduce(word) > 0)
 
     def _batches_to_evaluate(self) -> Iterator[Batch]:
         if self._eval_batches is not None:
@@ -298,11 +311,10 @@ class Worker:
                 self.learner.network, self.job.configuration, self.job.alphabet, progress.best, self.device
             )
             recognizer.save(self.output / "model")
-        if evaluation is not None:
-            self._report(evaluation, best)
+        self._report(evaluation, best)
 
-    def _report(self, evaluation: Evaluation, best: bool) -> None:
-        scores = evaluation.scores()
+    def _report(self, evaluation: Evaluation | None, best: bool) -> None:
+        scores = evaluation.scores() if evaluation else {}
         seconds = self._seconds()
         record = {
             "epoch": round(self._epochs_done(), 3),
@@ -315,14 +327,15 @@ class Worker:
             "rejected": {name: len(rejected) for name, rejected in self.rejected.items()},
             **scores,
         }
-        self.journal.evaluation(record, evaluation.examples)
+        self.journal.evaluation(record, evaluation.examples if evaluation else ())
         minutes, rest = divmod(round(seconds), 60)
-        self.reporter.line(
-            f"epoch {self._epochs_done():g}  step {self.progress.step}  loss {self.progress.mean_loss:.3f}  "
-            f"CER {100 * scores['cer']:.2f} %  WER {100 * scores['wer']:.2f} %  "
-            f"exact {100 * scores['accuracy']:.1f} %  {record['images_per_second']:.0f} img/s  "
-            f"wait {100 * record['data_wait']:.1f} %  {minutes}:{rest:02d}{'  best' if best else ''}"
-        )
+        parts = [f"epoch {self._epochs_done():g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
+        if scores:
+            names = {"CER": "cer", "WER": "wer", "exact": "accuracy"}
+            parts += [f"{name} {100 * scores[key]:.2f} %" for name, key in names.items()]
+        parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
+        parts += [f"{minutes}:{rest:02d}"] + (["best"] if best and scores else [])
+        self.reporter.line("  ".join(parts))
 
     def _seconds(self) -> float:
         return self.seconds_before + time.time() - self.job.started
@@ -334,15 +347,27 @@ class Worker:
     # --- checkpoints and the end
 
     def _save(self) -> None:
-        """Write a checkpoint. The batch-norm statistics must have been shared."""
+        """Write a checkpoint. All workers call it, after the batch-norm statistics were shared.
+
+        Raises `RaycrnnError` on all of them if worker 0 cannot write.
+        """
+        problem = self._write_checkpoint() if self.rank == 0 else None
         self.last_save = time.monotonic()
-        if self.rank:
-            return
+        if self._agree(problem is not None):
+            raise RaycrnnError(
+                f"{self.output}/checkpoints: the checkpoint of step {self.progress.step} cannot be written: {problem}. "
+                "The one before it and the model are as they were; make room and go on with restore_model=true"
+            )
+
+    def _write_checkpoint(self) -> str | None:
+        """Returns what went wrong."""
         self.progress.seconds = self._seconds()
         state = {
             "progress": asdict(self.progress),
             "alphabet": self.job.alphabet.units,
             "csv_digests": self.job.csv_digests,
+            "identity": self.job.configuration.identity(),
+            "rejected_count": self._rejected_count(),
             "rejected": {
                 name: [(row, *asdict(rejection).values()) for row, rejection in rejected.items()]
                 for name, rejected in self.rejected.items()
@@ -351,11 +376,12 @@ class Worker:
         try:
             checkpoint.save(self.output / "checkpoints", self.progress.step, state, self.learner.state_tensors())
         except OSError as error:
-            raise RaycrnnError(
-                f"{self.output}/checkpoints: the checkpoint of step {self.progress.step} cannot be written: "
-                f"{error.strerror}. The one before it and the model are as they were; make room and go on with "
-                "restore_model=true"
-            ) from None
+            return error.strerror or str(error)
+        return None
+
+    def _rejected_count(self) -> int:
+        at_once = sum(len(sample_set.rejections) for sample_set in (self.job.train, self.job.eval) if sample_set)
+        return at_once + sum(len(rejected) for rejected in self.rejected.values())
 
     def _stop(self) -> None:
         learning.share_statistics(self.learner.network)
@@ -371,9 +397,9 @@ class Worker:
         self._write_rejected()
         if self.rank == 0:
             self.journal.close()
-            rejected = sum(len(of) for of in self.rejected.values())
-            rejected += sum(len(of.rejections) for of in (self.job.train, self.job.eval) if of)
-            self.reporter.outcome({"best": self.progress.best, "steps": self.progress.step, "rejected": rejected})
+            self.reporter.outcome(
+                {"best": self.progress.best, "steps": self.progress.step, "rejected": self._rejected_count()}
+            )
 
 
 class Window:
@@ -400,10 +426,13 @@ class Window:
         return self._rate(2)
 
     def seconds_a_step(self) -> float:
-        seconds = self._marks[-1][0] - self._marks[0][0]
-        return seconds / max(1, len(self._marks) - 1)
+        if len(self._marks) < 2:
+            return 0.0
+        return (self._marks[-1][0] - self._marks[0][0]) / (len(self._marks) - 1)
 
     def _rate(self, column: int) -> float:
+        if not self._marks:
+            return 0.0
         first, last = self._marks[0], self._marks[-1]
         seconds = last[0] - first[0]
         return (last[column] - first[column]) / seconds if seconds else 0.0

@@ -126,13 +126,13 @@ def test_too_many_bad_rows_fail_with_the_table_of_reasons_and_remedies(local_ray
     configuration = settings(csv)
     sample_set = put(configuration)
     with pytest.raises(RaycrnnError) as raised:
-        ingest.check_rejections(sample_set.rejections, sample_set.rows, configuration.data)
+        ingest.check_rejections("train", sample_set.rejections, sample_set.rows, configuration.data)
     message = str(raised.value)
     assert "2 of 12 samples" in message
     assert f"{csv}, line 11: gone.png" in message
     assert samples.REMEDIES["unknown unit"] in message
     tolerant = configuration.data.model_copy(update={"max_rejected": 0.2})
-    ingest.check_rejections(sample_set.rejections, sample_set.rows, tolerant)
+    ingest.check_rejections("train", sample_set.rejections, sample_set.rows, tolerant)
 
 
 def test_evaluation_keeps_unknown_units_and_labels_too_long(local_ray, tmp_path):
@@ -159,7 +159,10 @@ def test_a_csv_without_rows_or_labels_is_refused(local_ray, tmp_path):
     (tmp_path / "bare.csv").write_text("a.png\nb.png\n")
     data = config.Data(csv_files_train="x")
     with pytest.raises(UsageError, match="no row has a label"):
-        ingest.alphabet_of(ingest.read_labels([str(tmp_path / "bare.csv")], data), data)
+        ingest.read_labels([str(tmp_path / "bare.csv")], data)
+    (tmp_path / "blank.csv").write_text("a.png;\nb.png;||\n")
+    with pytest.raises(UsageError, match="all labels are empty"):
+        ingest.alphabet_of(ingest.read_labels([str(tmp_path / "blank.csv")], data), data)
 
 
 def test_an_error_in_the_reading_thread_reaches_the_consumer():

@@ -53,7 +53,7 @@ class TrainBench(Command):
         with tempfile.TemporaryDirectory() as folder, cluster.connect("local"):
             settings = self._settings(Path(folder))
             write_images(Path(folder), self.width)
-            plan = cluster.plan(settings.cluster, None, *_local_resources())
+            plan = cluster.plan(settings.cluster, None, cluster.nodes())
             torch.set_num_threads(plan.threads)
             batches = batches_in_memory(settings)
             loop = MemoryLoop(settings, batches)
@@ -84,13 +84,6 @@ class TrainBench(Command):
                 "training": {"train_batch_size": self.batch, "save_interval": 10**6, "schedule": "constant"},
             }
         )
-
-
-def _local_resources() -> tuple[float, float]:
-    import ray
-
-    resources = ray.cluster_resources()
-    return resources.get("CPU", 0), resources.get("GPU", 0)
 
 
 def write_images(folder: Path, width: int) -> None:
