@@ -24,7 +24,9 @@ def connect(address: str | None = None) -> Iterator[None]:
     quiet = {
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Metrics for Ray's dashboard, which a local run does not start: collecting them takes CPU from training.
+        "RAY_TRAIN_METRICS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",
         # Ray runs workers at 15, where any other program takes the CPU from them; like every command, ours
         # compete as equals, and `nice` in front of it is the user's to say.
         "RAY_worker_niceness": "0",

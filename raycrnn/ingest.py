@@ -6,6 +6,7 @@ nothing but a range of batch numbers. Every worker streams its own share, in ord
 """
 
 import json
+import os
 import queue
 import threading
 import time
@@ -269,7 +270,19 @@ class _Read:
     stop: int
 
     def __call__(self) -> Iterable[pa.Table]:
+        _yield_to_training()
         yield pa.Table.from_pylist([make_batch(self.recipe, index) for index in range(self.start, self.stop)], BLOCK)
+
+
+DECODE_NICENESS = 5
+"""A quarter of a core beside a training thread. A training step runs at the pace of its slowest thread, so a decoder
+that takes half of one core halves them all; at 19 decoding is starved (8 % data wait on two cores, measured)."""
+
+
+def _yield_to_training() -> None:
+    """Lower this process's priority, for where decoding shares its cores with training."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, DECODE_NICENESS - os.nice(0)))
 
 
 BLOCK = pa.schema(

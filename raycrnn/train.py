@@ -248,7 +248,7 @@ def _watch(job: Any) -> dict:
             if outcome is not None or ended:
                 screen.close()
                 return _conclude(job, outcome, fit)
-            time.sleep(0.2)
+            time.sleep(0.5)
         except ray.exceptions.RayError as error:
             screen.close()
             raise RaycrnnError(f"Ray was lost; restore_model=true goes on from the last checkpoint: {error}") from None
