@@ -232,11 +232,17 @@ class Learner:
         torch.manual_seed(hash((self.settings.seed, progress.step, rank())) & 0x7FFFFFFFFFFFFFFF)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
+        # Of a share without samples a blank image takes the step, but not into the batch-norm statistics.
+        statistics = None if len(batch) else [buffer.clone() for buffer in self.network.buffers()]
         local_loss = self._loss(batch)
         totals = torch.tensor([local_loss.item(), len(batch), *signals], dtype=torch.float64, device=self.device)
         loss_sum, samples, *signals = all_reduce(totals).tolist()
         # DDP takes the mean of the workers' gradients; the loss is the mean over the global batch's samples.
         (local_loss * (world_size() / max(1.0, samples))).backward()
+        if statistics is not None:
+            with torch.no_grad():
+                for buffer, before in zip(self.network.buffers(), statistics, strict=True):
+                    buffer.copy_(before)
         self._update(loss_sum)
         loss = loss_sum / max(1.0, samples)
         progress.loss_sum = 0.99 * progress.loss_sum + 0.01 * (loss if math.isfinite(loss) else progress.mean_loss)
@@ -246,14 +252,9 @@ class Learner:
 
     def _loss(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device)
-        before = None if len(batch) else [buffer.clone() for buffer in self.network.buffers()]
         with autocast(self.precision, self.device):
             log_probs_TBK, frames_B = self.parallel(batch.images_BCHW, batch.widths_B)
-        if before is not None:
-            # The blank stand-in takes part in the step, not in the batch-norm statistics.
-            with torch.no_grad():
-                for buffer, value in zip(self.network.buffers(), before, strict=True):
-                    buffer.copy_(value)
+        if not len(batch):
             return log_probs_TBK.sum() * 0
         return ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B)
 

@@ -73,7 +73,7 @@ class CsvFile:
     def resolve(self, field: str) -> str:
         """A row's path as any process takes it: absolute and URIs as they are, else beside the CSV."""
         # Not abspath(), which folds `link/../x` to `x` although the link may lead elsewhere.
-        return field if "://" in field else os.path.join(os.getcwd(), Path(self.path).parent, field)
+        return field if "://" in field else str(Path(os.getcwd(), self.path).parent / field)
 
 
 def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:

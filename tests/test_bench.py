@@ -23,6 +23,7 @@ def test_ratios_are_taken_pair_by_pair():
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_train_measures_both_sides(local_ray, capsys):
     from raycrnn.bench.train import TrainBench
 

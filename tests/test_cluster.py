@@ -15,7 +15,7 @@ def test_an_automatic_plan_fits_and_leaves_room_to_decode_or_is_refused(workers,
         found = plan(Cluster(num_workers=workers), None, [(cpus, gpus)])
     except UsageError as error:
         assert workers > cpus or (gpus and workers > gpus)
-        assert f"cluster.num_workers={workers}" in str(error)
+        assert str(workers) in str(error)
         return
     left = cpus - workers * found.cpus_per_worker
     assert found.cpus_per_worker > 0
