@@ -14,6 +14,29 @@ LEAST_DECODE_CPUS = 0.25
 """of a CPU, left free for decoding beside each training worker"""
 
 
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    # Ray's C++ side writes to the terminal past Python's logging; what matters also comes as an exception.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Its lines would drown the ones that a user needs.
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+}
+"""Environment of every verb, where the user's does not say otherwise."""
+
+LOCAL = {
+    # Metrics for Ray's dashboard, which a local run does not start: collecting them takes CPU from training.
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    # No cloud takes nodes away.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    # Ray runs workers at 15, where any other program takes the CPU from them; like every command, ours competes as an
+    # equal, and `nice` in front of it is the user's to say.
+    "RAY_worker_niceness": "0",
+}
+"""… of a local Ray besides."""
+
+
 @contextmanager
 def connect(address: str | None = None) -> Iterator[None]:
     """A connection to the cluster at an address or in `RAY_ADDRESS`, else a quiet local Ray, ended on leaving.
@@ -21,27 +44,13 @@ def connect(address: str | None = None) -> Iterator[None]:
     Raises:
         UsageError: no cluster answers at the address.
     """
-    quiet = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-        # Metrics for Ray's dashboard, which a local run does not start: collecting them takes CPU from training.
-        "RAY_TRAIN_METRICS_ENABLED": "0",
-        "RAY_enable_metrics_collection": "0",
-        # Ray runs workers at 15, where any other program takes the CPU from them; like every command, ours
-        # compete as equals, and `nice` in front of it is the user's to say.
-        "RAY_worker_niceness": "0",
-        # Its C++ side writes to the terminal past Python's logging; what matters also comes as an exception.
-        "RAY_BACKEND_LOG_LEVEL": "fatal",
-        # The checks of what a user needs to know are ours; Ray's lines would drown them.
-        "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    }
-    for name, value in quiet.items():
+    address = address or os.environ.get("RAY_ADDRESS")
+    local = address in (None, "", "local")
+    for name, value in {**QUIET, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)
     import ray
     import ray.data
 
-    address = address or os.environ.get("RAY_ADDRESS")
-    local = address in (None, "", "local")
     started = not ray.is_initialized()
     if started:
         options = {"include_dashboard": False} if local else {}

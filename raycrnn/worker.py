@@ -403,7 +403,7 @@ class Worker:
 
 
 class Window:
-    """Rates since the last few hundred steps, evaluation left out."""
+    """Rates over the last 50 to 100 steps, evaluation left out: the first steps, which warm up, soon drop out."""
 
     def __init__(self) -> None:
         self._marks: list[tuple[float, int, float]] = []
@@ -412,8 +412,8 @@ class Window:
     def add(self, samples: int, waited: float) -> None:
         seen = self._marks[-1][1] + samples if self._marks else 0
         self._marks.append((time.monotonic() - self._paused, seen, waited))
-        if len(self._marks) > 400:
-            del self._marks[:100]
+        if len(self._marks) > 100:
+            del self._marks[:50]
 
     def pause(self, seconds: float) -> None:
         self._paused += seconds
