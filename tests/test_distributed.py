@@ -56,6 +56,8 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
         }
         torch.save(result, f"{folder}/{world_size}.pt")
     if world_size > 1:
+        # A worker that leaves while another still talks to it makes gloo abort that one.
+        dist.barrier()
         dist.destroy_process_group()
 
 
