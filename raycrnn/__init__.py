@@ -23,7 +23,10 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
         journal        metrics.jsonl, rejected.csv, run.json, TensorBoard
     floor 3 · Ray
         cluster        connecting, and what of the cluster a run takes
-        ingest         CSV -> Ray Dataset -> batches of tensors
+        dataset        CSV -> rows in the object store
+        ranges         Ray Data in short executions
+        keep           decoded images kept in the object store
+        ingest         rows -> Ray Data -> batches of tensors
         monitor        progress from the workers to the terminal, a wish to stop back
         worker         one training worker
         train  evaluate  predict

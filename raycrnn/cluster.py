@@ -24,6 +24,15 @@ QUIET = {
 }
 """Environment of every verb, where the user's does not say otherwise."""
 
+RECOVERY = {
+    # A worker that died is noticed after this many seconds, ...
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
+    # ... and one that cannot be placed, as on a node that was lost, is given up after these: then an elastic run goes
+    # on with fewer. `plan` has seen the cluster's CPUs, so that nothing is waited for that is yet to come.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+}
+"""… how soon a run goes on after a loss."""
+
 LOCAL = {
     # Metrics for Ray's dashboard, which a local run does not start: collecting them takes CPU from training.
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -46,7 +55,7 @@ def connect(address: str | None = None) -> Iterator[None]:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     local = address in (None, "", "local")
-    for name, value in {**QUIET, **(LOCAL if local else {})}.items():
+    for name, value in {**QUIET, **RECOVERY, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)
     import ray
     import ray.data
@@ -89,11 +98,23 @@ def _native_stderr_silenced() -> Iterator[None]:
         os.close(kept)
 
 
+DECODE_NICENESS = 5
+"""A quarter of a core beside a training thread. A training step runs at the pace of its slowest thread, so a decoder
+that takes half of one core halves them all; at 19 decoding is starved (8 % data wait on two cores, measured)."""
+
+
+def yield_to_training() -> None:
+    """Lower this process's priority, for where decoding shares its cores with training."""
+    if hasattr(os, "nice"):
+        os.nice(max(0, DECODE_NICENESS - os.nice(0)))
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a training run takes of the cluster. Made by `plan`, which checks that it can be had."""
 
     num_workers: int
+    """that the cluster has room for now"""
     use_gpu: bool
     cpus_per_worker: float
     threads: int
@@ -102,9 +123,18 @@ class Plan:
     """decoding tasks at a time for each worker"""
     cpus_per_decode_task: float
     warning: str | None = None
+    elastic: tuple[int, int] | None = None
+    """least and most workers, if their number follows the cluster"""
+
+    @property
+    def scaling(self) -> int | tuple[int, int]:
+        """The number of workers, or its range, as Ray Train takes it."""
+        return self.elastic or self.num_workers
 
     def __str__(self) -> str:
         noun = "worker" if self.num_workers == 1 else "workers"
+        if self.elastic:
+            noun += f" (of {self.elastic[0]} to {self.elastic[1]})"
         kind = "one GPU each" if self.use_gpu else f"on the CPU, {self.threads} thread(s) each"
         return f"{self.num_workers} {noun}, {kind}; {self.num_workers * self.decode_tasks} decoding at a time"
 
@@ -130,7 +160,7 @@ def plan(settings: config.Cluster, parallel_calls: int | None, nodes: Sequence[t
     """
     cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
     wants_gpu = gpus > 0 and settings.num_gpus != 0 if settings.use_gpu == "auto" else settings.use_gpu
-    workers, warning = _workers(settings, int(cpus), wants_gpu)
+    workers, warning = _workers(settings, int(cpus), int(gpus) if wants_gpu else 0)
     if wants_gpu and workers > gpus:
         raise UsageError(
             f"{workers} workers with a GPU each (cluster.num_workers, cluster.num_gpus), but the cluster has {gpus:g}: "
@@ -161,14 +191,18 @@ def plan(settings: config.Cluster, parallel_calls: int | None, nodes: Sequence[t
         # Rounded down, so that all of them fit into what is left.
         cpus_per_decode_task=max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
         warning=warning,
+        elastic=settings.num_workers if isinstance(settings.num_workers, tuple) else None,
     )
 
 
-def _workers(settings: config.Cluster, cpus: int, wants_gpu: bool) -> tuple[int, str | None]:
-    """The number of workers, and a warning where tf-crnn's num_gpus cannot be had."""
+def _workers(settings: config.Cluster, cpus: int, gpus: int) -> tuple[int, str | None]:
+    """The number of workers, and a warning where tf-crnn's num_gpus cannot be had. `gpus` is 0 where none is wanted."""
+    if isinstance(settings.num_workers, tuple):
+        least, most = settings.num_workers
+        return max(least, min(most, gpus or cpus)), None
     if settings.num_workers is not None:
         return settings.num_workers, None
-    if settings.num_gpus and not wants_gpu:
+    if settings.num_gpus and not gpus:
         workers = max(1, min(settings.num_gpus, cpus))
         return workers, f"cluster.num_gpus={settings.num_gpus}, but no GPU is used: {workers} worker(s) on the CPU"
     return settings.num_gpus or 1, None

@@ -8,6 +8,7 @@ gives the dotted path, the value and what is allowed.
 import copy
 import difflib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -48,6 +49,7 @@ Whole = Annotated[int, BeforeValidator(_integral_float_as_int)]
 Positive = Annotated[Whole, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Csvs = Annotated[tuple[str, ...], BeforeValidator(_one_as_several)]
+Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Group(BaseModel):
@@ -59,8 +61,9 @@ class Group(BaseModel):
 class Data(Group):
     """The CSV files and how to read them."""
 
-    csv_files_train: Csvs = Field(min_length=1)
-    """CSV files to train on: one path or a list; a row is `path;label`"""
+    csv_files_train: Annotated[Csvs, Field(min_length=1)] | Weights
+    """CSV files to train on: one path, a list, or {path: weight}, of which each batch holds its share by weight;
+    a row is `path;label`"""
     csv_files_eval: Csvs = ()
     """CSV files to evaluate on; none: the last model is the one exported"""
     csv_delimiter: str = Field(";", min_length=1, max_length=1)
@@ -79,6 +82,18 @@ class Data(Group):
     input_data_n_parallel_calls: Positive | None = None
     """tasks that decode images at the same time for each training worker; null: one for each CPU that
     training leaves free, at least one"""
+    keep_decoded: Literal["auto"] | bool = "auto"
+    """keep the decoded training images in memory, so that later epochs read no file; auto: where they take at most
+    a quarter of Ray's object store"""
+
+    @property
+    def train_csvs(self) -> tuple[str, ...]:
+        return tuple(self.csv_files_train)
+
+    @property
+    def train_weights(self) -> tuple[float, ...] | None:
+        """Of each of `train_csvs`; None: all rows alike."""
+        return tuple(self.csv_files_train.values()) if isinstance(self.csv_files_train, dict) else None
 
     @field_validator("encoding")
     @classmethod
@@ -200,6 +215,9 @@ class Training(Group):
     """wall time from the command's start, start-up, evaluation and export included; the schedule ends with it"""
     train_batch_size: Positive = 16
     """samples a step, over all workers"""
+    batch_by: Literal["count", "area"] = "count"
+    """count: every batch holds train_batch_size samples; area: as many as make train_batch_size of mean width, so that
+    batches of narrow images hold more and those of wide ones fewer"""
     eval_batch_size: Positive = 64
     """samples an evaluation batch, over all workers"""
     optimizer: Literal["adamw", "adam", "rms", "ada"] = "adamw"
@@ -260,8 +278,9 @@ class Decoding(Group):
 class Cluster(Group):
     """Where training runs."""
 
-    num_workers: Positive | None = None
-    """training workers, one a GPU or several on CPUs; null: num_gpus if given, else 1"""
+    num_workers: Positive | tuple[Positive, Positive] | None = None
+    """training workers, one a GPU or several on CPUs; [least, most]: as many as the cluster has room for, fewer after
+    a node is lost and more when one comes; null: num_gpus if given, else 1"""
     num_gpus: Annotated[Whole, Field(ge=0)] | None = None
     """tf-crnn's key: so many GPU workers; where there is no GPU, CPU workers with a warning"""
     use_gpu: Literal["auto"] | bool = "auto"
@@ -276,6 +295,13 @@ class Cluster(Group):
         if self.num_workers and self.num_gpus and self.num_workers != self.num_gpus:
             raise ValueError(f"num_workers={self.num_workers} and num_gpus={self.num_gpus} differ: keep one")
         return self
+
+    @field_validator("num_workers")
+    @classmethod
+    def _least_first(cls, workers: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+        if isinstance(workers, tuple) and workers[0] > workers[1]:
+            raise ValueError("[least, most]: the first must not be the greater")
+        return workers
 
 
 class Configuration(Group):
@@ -295,12 +321,13 @@ class Configuration(Group):
 
     def identity(self) -> dict[str, Any]:
         """The keys, by dotted path, without which a step of this run would be another: a resume keeps them."""
-        training = ("optimizer", "train_batch_size", "eval_batch_size", "seed")
+        training = ("optimizer", "train_batch_size", "batch_by", "eval_batch_size", "seed")
         kept = {f"training.{name}": getattr(self.training, name) for name in training}
         kept |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
         kept["model.lstm_layers"] = self.model.lstm_layers
         kept |= {f"image.{name}": value for name, value in self.image}
         kept["data.unicode_form"] = self.data.unicode_form
+        kept["data.csv_files_train, weights"] = self.data.train_weights
         return json.loads(json.dumps(kept))
 
 
@@ -340,7 +367,7 @@ def parse(tree: dict, overrides: list[str] | tuple[str, ...] = (), origin: str =
         # By way of JSON, where an array is what a tuple is written as, even when validation is strict.
         return Configuration.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        problems = "\n".join(f"  {describe_problem(p)}" for p in error.errors())
+        problems = "\n".join(f"  {problem}" for problem in describe_problems(error.errors(), tree))
         raise UsageError(f"{origin}: the configuration is not valid\n{problems}") from None
 
 
@@ -416,9 +443,9 @@ def _override_value(key: str, text: str) -> Any:
 
 
 def _accepts(field: FieldInfo, value: Any) -> bool:
-    adapter = TypeAdapter(Annotated[(field.annotation, Field(strict=True), *field.metadata)])
+    adapter = TypeAdapter(Annotated[(field.annotation, Field(), *field.metadata)])
     try:
-        adapter.validate_json(json.dumps(value))
+        adapter.validate_json(json.dumps(value), strict=True)
         return True
     except (ValidationError, TypeError):
         return False
@@ -451,25 +478,48 @@ def describe_keys() -> str:
     return "\n".join("\n".join(lines) for lines in blocks.values())
 
 
-def describe_problem(problem: Any) -> str:
-    """One line for one pydantic error: the dotted path, the value and what is allowed."""
+def describe_problems(problems: Sequence[Any], tree: dict) -> list[str]:
+    """One line for each key that pydantic finds fault with: the dotted path, the value and what is allowed."""
+    messages: dict[str, list[str]] = {}
+    for problem in problems:
+        key = _key_of(problem)
+        # A key of several types has a complaint from each of them.
+        messages.setdefault(key, []).append(_message(problem, key))
+    return [_describe(key, " or ".join(dict.fromkeys(each)), tree) for key, each in messages.items()]
+
+
+def _key_of(problem: Any) -> str:
+    """The user's key: pydantic appends the names of union members and validators to its path."""
     path = [str(part) for part in problem["loc"]]
-    key = ".".join(path)
-    # pydantic appends the names of union members and validators to the path; only the keys are the user's.
     known = fields().keys() | _groups()
-    while key and key not in known and problem["type"] not in ("extra_forbidden", "missing"):
-        path.pop()
-        key = ".".join(path)
+    for length in range(len(path), 0, -1):
+        if ".".join(path[:length]) in fields():
+            return ".".join(path[:length])
+    if problem["type"] not in ("extra_forbidden", "missing"):
+        while path and ".".join(path) not in known:
+            path.pop()
+    return ".".join(path)
+
+
+def _message(problem: Any, key: str) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_suggestion(key)}"
-    if problem["type"] == "missing":
-        return f"{key}: is missing"
+        return f"unknown key{_suggestion(key)}"
+    if problem["type"] == "missing" and key == ".".join(map(str, problem["loc"])):
+        return "is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if key in _groups() or not key:
-        return f"{key or 'configuration'}: {message}"
+    return message[0].lower() + message[1:]
+
+
+def _describe(key: str, message: str, tree: dict) -> str:
+    found: Any = tree
+    for part in key.split("."):
+        if not isinstance(found, dict) or part not in found:
+            return f"{key or 'configuration'}: {message}"
+        found = found[part]
+    if key not in fields():
+        return f"{key}: {message}"
     meaning = " ".join((fields()[key].description or "").split())
-    return f"{key} = {_json(problem['input'])}: {message} ({meaning})"
+    return f"{key} = {_json(found)}: {message} ({meaning})"
 
 
 def _groups() -> set[str]:

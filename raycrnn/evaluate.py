@@ -80,13 +80,13 @@ def evaluate(
         UsageError: no model, no CSV, a CSV without rows or labels.
         RaycrnnError: more than `data.max_rejected` of the images cannot be read.
     """
-    from raycrnn import cluster, ingest
+    from raycrnn import cluster, dataset
 
     recognizer = Recognizer.load(model, "cpu", overrides)
     settings = recognizer.configuration.data
     if not csvs:
         raise UsageError("evaluate needs a labelled CSV")
-    pairs = [(file, row) for file in ingest.read_labels(csvs, settings) for row in file.rows]
+    pairs = [(file, row) for file in dataset.read_labels(csvs, settings) for row in file.rows]
     usable = [(file, row) for file, row in pairs if not row.problem]
     rejections = [
         samples.Rejection(file.path, row.line, row.path, "malformed row", row.problem)
@@ -107,9 +107,9 @@ def evaluate(
         reference = _reference(row, settings)
         unknown += any(unit not in recognizer.alphabet for unit in reference)
         scores.append(metrics.score(reference, recognizer.alphabet.decode(result.transcription.codes)))
-    ingest.check_rejections("evaluation", rejections, len(pairs), settings)
+    dataset.check_rejections("evaluation", rejections, len(pairs), settings)
     if rejections:
-        print(ingest.rejection_table(rejections), file=sys.stderr)
+        print(dataset.rejection_table(rejections), file=sys.stderr)
     return Report(sum(scores, Counts()), metrics.bootstrap(scores), unknown, len(rejections))
 
 

@@ -28,6 +28,9 @@ WIDTH_STEP = 16
 """Batches are padded to a multiple of this, so that the kernels see few different shapes."""
 
 
+Augment = Callable[[Image.Image], Image.Image]
+
+
 def frames(width: int) -> int:
     """Frames that the network makes of a width in pixels: two poolings halve it, the last convolution takes one."""
     return width // 4 - 1
@@ -71,17 +74,16 @@ def decode(data: bytes, channels: int = 1) -> Image.Image:
         raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
 
 
-def measure(path: str, input_shape: tuple[int, int]) -> int:
-    """The width in pixels that a local image will have when fitted, by its header alone. Raises `Rejected`."""
+def measure(path: str) -> tuple[int, int]:
+    """Upright width and height in pixels of a local image, by its header alone. Raises `Rejected`."""
     try:
         with open(path, "rb") as file:
             image = _open(file)
-            size = image.size[::-1] if _lies_on_its_side(image) else image.size
+            return image.size[::-1] if _lies_on_its_side(image) else image.size
     except FileNotFoundError:
         raise Rejected("no such file", path) from None
     except (OSError, ValueError) as error:
         raise Rejected("cannot be read", f"{path}: {error}") from None
-    return _fitted_width(size, *input_shape)
 
 
 def _lies_on_its_side(image: Image.Image) -> bool:
@@ -142,32 +144,45 @@ def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
     What gets wider than the greatest width is shrunk to it, what gets narrower than one frame needs is
     stretched to that.
     """
-    width = _fitted_width(image.size, height, greatest_width)
+    width = fitted_width(image.size, (height, greatest_width))
     if image.size == (width, height):
         return image
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
-def _fitted_width(size: tuple[int, int], height: int, greatest_width: int) -> int:
+def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
+    """Width in pixels that an image of a size (width, height) has when fitted."""
+    height, greatest_width = input_shape
     return min(max(round(size[0] * height / size[1]), LEAST_WIDTH), greatest_width)
 
 
-def prepare(
-    data: bytes,
-    input_shape: tuple[int, int],
-    channels: int,
-    augment: Callable[[Image.Image], Image.Image] | None = None,
-) -> np.ndarray:
+def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: Augment | None = None) -> np.ndarray:
     """From a file's bytes to the network's uint8 [H, W, C], H exact and W at most `input_shape`'s.
 
     Raises `Rejected`.
     """
-    height, greatest_width = input_shape
+    return finish(begin(data, input_shape, channels, augment is not None), input_shape, augment)
+
+
+def begin(data: bytes, input_shape: tuple[int, int], channels: int, augmented: bool) -> np.ndarray:
+    """The part of `prepare` that is the same in every epoch; uint8 [h, w, C]. Raises `Rejected`."""
     image = decode(data, channels)
-    if augment is not None:
-        # Twice the height keeps the strokes sharp through rotation and crop, at a fraction of a scan's cost.
-        image = augment(limit_height(image, 2 * height))
-    return to_array(fit(image, height, greatest_width))
+    # Twice the height keeps the strokes sharp through rotation and crop, at a fraction of a scan's cost.
+    return to_array(limit_height(image, 2 * input_shape[0]) if augmented else fit(image, *input_shape))
+
+
+def finish(begun: np.ndarray, input_shape: tuple[int, int], augment: Augment | None) -> np.ndarray:
+    """The other part of `prepare`."""
+    if augment is None:
+        return begun
+    return to_array(fit(augment(Image.fromarray(begun.squeeze(2) if begun.shape[2] == 1 else begun)), *input_shape))
+
+
+def begun_pixels(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
+    """Pixels that `begin` makes at most of an image of a size (width, height)."""
+    width, height = size
+    scale = min(1.0, 2 * input_shape[0] / height)
+    return round(width * scale) * round(height * scale)
 
 
 def to_array(image: Image.Image) -> np.ndarray:

@@ -1,34 +1,29 @@
-"""CSV -> Ray Dataset -> batches of tensors.
+"""Rows -> batches of tensors, in the order that `order` gives, decoded in Ray's workers.
 
-The rows of all CSVs are put into the object store once. What is streamed are whole batches: batch `i` of a run,
-and the share of it that one worker takes, are pure functions of the configuration, so a decoding task needs
-nothing but a range of batch numbers. Every worker streams its own share, in order.
+What is streamed are whole batches: batch `i` of a run, and the share of it that one worker takes, are pure functions
+of the configuration, so a decoding task needs nothing but a range of batch numbers. Every worker streams its own
+share, in order.
 """
 
 import json
-import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
-import ray.data
-from ray.data.block import BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
-from raycrnn import config, image, order, samples
-from raycrnn.alphabet import Alphabet
+from raycrnn import config, image, order, ranges
 from raycrnn.augment import Augmenter
 from raycrnn.cluster import Plan
-from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.samples import UNKNOWN, Rejected, Rejection
+from raycrnn.dataset import SampleSet, check_frames
+from raycrnn.keep import Kept
+from raycrnn.samples import Rejected, Rejection
 
 if TYPE_CHECKING:
     from raycrnn.learning import Batch
@@ -37,188 +32,15 @@ IMAGES_PER_TASK = 256
 """Large enough that a task's overhead (some 10 ms) is small, small enough that the first batch comes soon."""
 
 TASKS_AT_FIRST = (1, 2, 4)
-MOST_TASKS = 32
-"""Tasks of one execution of the dataset. While Ray holds back a dataset whose consumer is slower, its executor
-spins and takes half a core from the training beside it. So each execution is short and runs to its end, and the
-next one begins when its turn comes near. The first are short, so that training starts; later ones grow when
-training had to wait, up to what keeps a GPU fed."""
+MOST_TASKS = 64
+"""Tasks of one execution of `ranges.execute`; the next one begins when its turn comes near. The first are short, so
+that training starts; later ones grow when training had to wait, up to what keeps a GPU fed."""
 
 MOST_BYTES = 256 * 2**20
 """of decoded images, by the set's mean width, in one execution; three are in the object store at a time"""
 
 BATCHES_AHEAD = 4
 """Batches that wait as tensors in the worker."""
-
-
-# --- rows
-
-SAMPLES = pa.schema(
-    {
-        "row": pa.int64(),
-        "path": pa.string(),
-        "csv": pa.string(),
-        "line": pa.int32(),
-        "codes": pa.list_(pa.int32()),
-        "width": pa.int32(),
-    }
-)
-"""`row` numbers all rows of all CSVs, so that one left out does not shift the others' augmentation; `width` is
-the fitted image's in pixels."""
-
-ROWS_PER_MEASURING_TASK = 20_000
-"""Opening an image's header takes some 0.1 ms: larger sets are measured by several tasks."""
-
-
-@dataclass(frozen=True)
-class SampleSet:
-    """The usable rows of one or more CSVs, in the object store. Small itself, and safe to send anywhere."""
-
-    table: ray.ObjectRef
-    rows: int
-    usable: int
-    """rows less those rejected at once"""
-    mean_width: float
-    """of the fitted images in pixels"""
-    rejections: tuple[Rejection, ...]
-    """rows that the label or the image's header rules out"""
-    warnings: tuple[str, ...]
-
-
-def read_labels(csvs: Sequence[str], settings: config.Data) -> list[samples.CsvFile]:
-    """Read CSVs that must have rows and labels. Raises `UsageError`."""
-    files = [samples.read_csv(path, settings.csv_delimiter, settings.encoding) for path in csvs]
-    for file in files:
-        if not file.rows:
-            raise UsageError(f"{file.path}: the CSV holds no rows; a row is path{settings.csv_delimiter}label")
-        if all(row.label is None for row in file.rows):
-            raise UsageError(
-                f"{file.path}: no row has a label: a row is path{settings.csv_delimiter}label "
-                "(data.csv_delimiter sets what stands between them)"
-            )
-    return files
-
-
-def alphabet_of(files: Sequence[samples.CsvFile], settings: config.Data) -> Alphabet:
-    """The configured alphabet, or the one of the labels. Raises `UsageError`."""
-    if settings.lookup_alphabet_file is not None:
-        return Alphabet.load(settings.lookup_alphabet_file, settings.unicode_form)
-    labels = [
-        samples.split_label(row.label, settings.string_split_delimiter, settings.unicode_form)
-        for file in files
-        for row in file.rows
-        if row.label
-    ]
-    if not any(labels):
-        names = ", ".join(file.path for file in files)
-        raise UsageError(f"{names}: all labels are empty; a row is path{settings.csv_delimiter}label")
-    return Alphabet.from_labels(labels)
-
-
-def put_samples(
-    files: Sequence[samples.CsvFile], alphabet: Alphabet, settings: config.Configuration, training: bool
-) -> SampleSet:
-    """Encode the labels, measure the images and put the rows into the object store.
-
-    In training a row without a usable label is rejected. In evaluation only a malformed row is; unknown units
-    are kept as `samples.UNKNOWN` and cost errors. Images are opened as far as their header.
-    """
-    shape = settings.image.input_shape
-    pairs = [(file, row) for file in files for row in file.rows]
-    widths = _measure_all([file.resolve(row.path) for file, row in pairs], shape)
-    rows, rejections = [], []
-    for number, ((file, row), width) in enumerate(zip(pairs, widths, strict=True)):
-        try:
-            codes = _codes(row, alphabet, settings.data, training)
-            if isinstance(width, Rejected):
-                raise width
-            if training:
-                _check_frames(codes, width)
-            rows.append((number, file.resolve(row.path), file.path, row.line, codes, width))
-        except Rejected as rejected:
-            rejections.append(Rejection(file.path, row.line, row.path, rejected.reason, rejected.detail))
-    split_delimiter = settings.data.string_split_delimiter
-    warnings = [
-        f"{file.path}: some labels begin with {split_delimiter!r} and are sequences of units, others "
-        "are plain text: is that meant?"
-        for file in files
-        if samples.mixes_label_forms(file.rows, split_delimiter)
-    ]
-    columns = list(zip(*rows, strict=True)) or [[]] * len(SAMPLES)
-    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SAMPLES, strict=True)], SAMPLES)
-    return SampleSet(
-        table=ray.put(table),
-        rows=len(pairs),
-        usable=len(table),
-        mean_width=pc.mean(table["width"]).as_py() or 0.0,
-        rejections=tuple(rejections),
-        warnings=tuple(warnings),
-    )
-
-
-def _codes(row: samples.Row, alphabet: Alphabet, settings: config.Data, training: bool) -> list[int]:
-    if row.problem:
-        raise Rejected("malformed row", row.problem)
-    units = samples.split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
-    if not training:
-        return [alphabet.encode([unit])[0] if unit in alphabet else UNKNOWN for unit in units]
-    if not units:
-        raise Rejected("empty label", "no units")
-    try:
-        return alphabet.encode(units)
-    except ValueError as error:
-        raise Rejected("unknown unit", str(error)) from None
-
-
-def _measure_all(paths: Sequence[str], shape: tuple[int, int]) -> list[int | Rejected]:
-    """Fitted width of each image in pixels, or why there is none."""
-    if len(paths) <= ROWS_PER_MEASURING_TASK:
-        return [_measure(path, shape) for path in paths]
-    starts = range(0, len(paths), ROWS_PER_MEASURING_TASK)
-    chunks = [_measure_chunk.remote(paths[start : start + ROWS_PER_MEASURING_TASK], shape) for start in starts]
-    return [width for chunk in chunks for width in ray.get(chunk)]
-
-
-@ray.remote
-def _measure_chunk(paths: Sequence[str], shape: tuple[int, int]) -> list[int | Rejected]:
-    return [_measure(path, shape) for path in paths]
-
-
-def _measure(path: str, shape: tuple[int, int]) -> int | Rejected:
-    if "://" in path:
-        # A request for each image before the first step would cost more than padding does: all count as alike.
-        return shape[1]
-    try:
-        return image.measure(path, shape)
-    except Rejected as rejected:
-        return rejected
-
-
-def _check_frames(codes: Sequence[int], width: int) -> None:
-    needed, available = samples.least_frames(codes), image.frames(width)
-    if needed > available:
-        detail = f"{len(codes)} units need {needed} frames, {width} pixels give {available}"
-        raise Rejected("label too long", detail)
-
-
-def check_rejections(name: str, rejections: Sequence[Rejection], rows: int, settings: config.Data) -> None:
-    """Raises `RaycrnnError` with the table of reasons if more than `data.max_rejected` of a set cannot be used."""
-    if len(rejections) <= settings.max_rejected * rows and len(rejections) < rows:
-        return
-    raise RaycrnnError(
-        f"{name} set: {len(rejections):,} of {rows:,} samples cannot be used, more than data.max_rejected="
-        f"{settings.max_rejected:g} allows:\n{rejection_table(rejections)}"
-    )
-
-
-def rejection_table(rejections: Sequence[Rejection]) -> str:
-    """Reasons with their counts, an example of each and the remedy."""
-    lines = []
-    for reason in dict.fromkeys(rejection.reason for rejection in rejections):
-        of_reason = [rejection for rejection in rejections if rejection.reason == reason]
-        example = of_reason[0]
-        lines.append(f"  {len(of_reason):>7,}  {reason}: {samples.REMEDIES[reason]}")
-        lines.append(f"           such as {example.csv}, line {example.line}: {example.path}: {example.detail}")
-    return "\n".join(lines)
 
 
 # --- decoding, in Ray's workers
@@ -228,75 +50,59 @@ def rejection_table(rejections: Sequence[Rejection]) -> str:
 class Recipe:
     """All that a decoding task needs to make any batch of a run."""
 
-    table: ray.ObjectRef
-    usable: int
-    mean_width: float
+    sample_set: SampleSet
     image: config.Image
     batch_size: int
     """global: over all workers"""
+    by_area: bool
+    weights: tuple[float, ...] | None
+    """of the set's CSVs"""
     seed: int
     augmenter: Augmenter | None
     """None: evaluation, one pass in the order of width"""
     rank: int
     world_size: int
+    kept: Kept | None = None
 
     @property
     def batches_per_epoch(self) -> int:
-        return order.batch_count(self.usable, self.batch_size)
+        return order.batch_count(self.sample_set.usable, self.batch_size)
 
 
-class BatchSource(Datasource):
-    """A Ray datasource whose rows are whole batches, numbered over all epochs."""
-
-    def __init__(self, recipe: Recipe, first: int, stop: int):
-        super().__init__()
-        self.recipe, self.first, self.stop = recipe, first, stop
-
-    def estimate_inmemory_data_size(self) -> int:
-        return len(task_ranges(self.recipe, self.first, self.stop)) * bytes_per_task(self.recipe)
-
-    def get_read_tasks(self, parallelism, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
-        tasks = []
-        for start, stop in task_ranges(self.recipe, self.first, self.stop):
-            metadata = BlockMetadata(num_rows=stop - start, size_bytes=None, exec_stats=None, input_files=None)
-            tasks.append(ReadTask(_Read(self.recipe, start, stop), metadata))
-        return tasks
+def train_recipe(settings: config.Configuration, sample_set: SampleSet, rank: int, world_size: int) -> Recipe:
+    """The recipe of a worker's share of the training set."""
+    return Recipe(
+        sample_set=replace(sample_set, rejections=(), warnings=()),
+        image=settings.image,
+        batch_size=settings.training.train_batch_size,
+        by_area=settings.training.batch_by == "area",
+        weights=settings.data.train_weights,
+        seed=settings.training.seed,
+        augmenter=Augmenter(settings.augmentation, settings.image.input_channels, settings.training.seed),
+        rank=rank,
+        world_size=world_size,
+    )
 
 
-@dataclass(frozen=True)
-class _Read:
-    recipe: Recipe
-    start: int
-    stop: int
-
-    def __call__(self) -> Iterable[pa.Table]:
-        _yield_to_training()
-        yield pa.Table.from_pylist([make_batch(self.recipe, index) for index in range(self.start, self.stop)], BLOCK)
-
-
-DECODE_NICENESS = 5
-"""A quarter of a core beside a training thread. A training step runs at the pace of its slowest thread, so a decoder
-that takes half of one core halves them all; at 19 decoding is starved (8 % data wait on two cores, measured)."""
-
-
-def _yield_to_training() -> None:
-    """Lower this process's priority, for where decoding shares its cores with training."""
-    if hasattr(os, "nice"):
-        os.nice(max(0, DECODE_NICENESS - os.nice(0)))
+def eval_recipe(settings: config.Configuration, sample_set: SampleSet, rank: int, world_size: int) -> Recipe:
+    """The recipe of a worker's share of the evaluation set: not augmented, by width."""
+    recipe = train_recipe(settings, sample_set, rank, world_size)
+    return replace(recipe, augmenter=None, weights=None, batch_size=settings.training.eval_batch_size)
 
 
 BLOCK = pa.schema(
     {
         "images": pa.large_binary(),
         "shape": pa.list_(pa.int64()),
-        "widths": pa.list_(pa.int64()),
-        "codes": pa.list_(pa.int64()),
-        "lengths": pa.list_(pa.int64()),
-        "rows": pa.list_(pa.int64()),
+        "widths": pa.binary(),
+        "codes": pa.binary(),
+        "lengths": pa.binary(),
+        "rows": pa.binary(),
         "rejected": pa.string(),
     }
 )
-"""One row a batch. `rejected` is a JSON list of `Rejection` fields, each with its row number first."""
+"""One row a batch; all but the images is int64. `rejected` is a JSON list of `Rejection` fields, each with its row
+number first."""
 
 
 def batches_per_task(recipe: Recipe) -> int:
@@ -307,62 +113,109 @@ def batches_per_task(recipe: Recipe) -> int:
 def bytes_per_task(recipe: Recipe) -> int:
     """Size of a task's images, by their mean width."""
     samples_each = max(1, recipe.batch_size // recipe.world_size)
-    pixels = int(recipe.image.input_shape[0] * recipe.mean_width) * recipe.image.input_channels
+    pixels = int(recipe.image.input_shape[0] * recipe.sample_set.mean_width) * recipe.image.input_channels
     return max(1, batches_per_task(recipe) * samples_each * pixels)
 
 
-def task_ranges(recipe: Recipe, first: int, stop: int) -> list[tuple[int, int]]:
+def task_ranges(recipe: Recipe, first: int, stop: int) -> list[ranges.Range]:
     """Ranges of batch numbers, each a task."""
     step = batches_per_task(recipe)
     return [(start, min(start + step, stop)) for start in range(first, stop, step)]
 
 
-def make_batch(recipe: Recipe, index: int) -> dict:
+def make_block(recipe: Recipe, first: int, stop: int) -> pa.Table:
+    """One worker's share of a range of batches."""
+    return pa.Table.from_pylist([make_batch(recipe, number) for number in range(first, stop)], BLOCK)
+
+
+def make_batch(recipe: Recipe, number: int) -> dict:
     """Decode one worker's share of a batch: a row of `BLOCK`. What cannot be used is left out and listed."""
-    table = ray.get(recipe.table)
-    epoch, position = divmod(index, recipe.batches_per_epoch)
-    training = recipe.augmenter is not None
-    epoch_order = _epoch_order(recipe.table, recipe.batch_size, recipe.seed, epoch, training)
-    rows = epoch_order[position * recipe.batch_size : (position + 1) * recipe.batch_size]
-    images, codes, row_numbers, rejected = [], [], [], []
-    for sample in table.take(order.worker_share(rows, recipe.rank, recipe.world_size)).to_pylist():
+    rows = _rows(recipe.sample_set.table)
+    epoch, position = divmod(number, recipe.batches_per_epoch)
+    places, passes = (
+        order.worker_share(of_batch, recipe.rank, recipe.world_size) for of_batch in _epoch(recipe, epoch)[position]
+    )
+    images, taken, rejected = [], [], []
+    for place, path, times in zip(places, rows.paths(places), passes.tolist(), strict=True):
         try:
-            images.append(_load(recipe, sample, epoch))
-            codes.append(sample["codes"])
-            row_numbers.append(sample["row"])
+            images.append(_load(recipe, rows, int(place), path, times))
+            taken.append(place)
         except Rejected as error:
-            place = (sample["csv"], sample["line"], sample["path"])
-            rejected.append([sample["row"], *place, error.reason, error.detail])
+            where = (recipe.sample_set.csvs[rows.source[place]], int(rows.line[place]), path)
+            rejected.append([int(rows.row[place]), *where, error.reason, error.detail])
     height, channels = recipe.image.input_shape[0], recipe.image.input_channels
     blank = np.zeros((height, image.LEAST_WIDTH, channels), np.uint8)
     images_BCHW, widths_B = image.collate(images or [blank])
+    codes = [rows.codes(place) for place in taken]
     return {
-        "images": images_BCHW.tobytes(),
-        "shape": list(images_BCHW.shape),
-        "widths": widths_B.tolist(),
-        "codes": [code for label in codes for code in label],
-        "lengths": [len(label) for label in codes],
-        "rows": row_numbers,
+        "images": images_BCHW.data,
+        "shape": images_BCHW.shape,
+        "widths": widths_B.tobytes(),
+        "codes": np.concatenate(codes or [()]).astype(np.int64).tobytes(),
+        "lengths": np.array([len(label) for label in codes], np.int64).tobytes(),
+        "rows": rows.row[taken].tobytes(),
         "rejected": json.dumps(rejected),
     }
 
 
+class _Rows:
+    """The columns of a set's table, for access by place."""
+
+    def __init__(self, table: pa.Table):
+        table = table.combine_chunks()
+        self._paths = table["path"]
+        self.row, self.source, self.line, self.frames, self.width = (
+            table[name].to_numpy() for name in ("row", "source", "line", "frames", "width")
+        )
+        labels = table["codes"].chunk(0) if len(table) else pa.array([], pa.list_(pa.int32()))
+        self._bounds, self._codes = labels.offsets.to_numpy(), labels.values.to_numpy()
+
+    def paths(self, places: np.ndarray) -> list[str]:
+        return self._paths.take(places).to_pylist()
+
+    def codes(self, place: int) -> np.ndarray:
+        return self._codes[self._bounds[place] : self._bounds[place + 1]]
+
+
 @lru_cache(maxsize=2)
-def _epoch_order(table: ray.ObjectRef, batch_size: int, seed: int, epoch: int, training: bool) -> np.ndarray:
-    widths = ray.get(table)["width"].to_numpy()
-    return order.train_order(widths, batch_size, seed, epoch) if training else order.eval_order(widths)
+def _rows(table: ray.ObjectRef) -> _Rows:
+    return _Rows(ray.get(table))
 
 
-def _load(recipe: Recipe, sample: dict, epoch: int) -> np.ndarray:
-    data = image.read_bytes(sample["path"])
+def _epoch(recipe: Recipe, epoch: int) -> order.Epoch:
+    table, size = recipe.sample_set.table, recipe.batch_size
+    if recipe.augmenter is None:
+        return _eval_epoch(table, size)
+    return _train_epoch(table, size, recipe.by_area, recipe.weights, recipe.seed, epoch)
+
+
+@lru_cache(maxsize=1)
+def _eval_epoch(table: ray.ObjectRef, batch_size: int) -> order.Epoch:
+    return order.eval_epoch(_rows(table).width, batch_size)
+
+
+@lru_cache(maxsize=2)
+def _train_epoch(
+    table: ray.ObjectRef, batch_size: int, by_area: bool, weights: tuple[float, ...] | None, seed: int, epoch: int
+) -> order.Epoch:
+    rows = _rows(table)
+    sources = order.Sources(rows.source, weights) if weights else None
+    return order.train_epoch(rows.width, batch_size, seed, epoch, by_area, sources)
+
+
+def _load(recipe: Recipe, rows: _Rows, place: int, path: str, times: int) -> np.ndarray:
     shape, channels = recipe.image.input_shape, recipe.image.input_channels
     if recipe.augmenter is None:
-        return image.prepare(data, shape, channels)
-    array = image.prepare(data, shape, channels, recipe.augmenter.of(epoch, sample["row"]))
-    if samples.least_frames(sample["codes"]) > image.frames(array.shape[1]):
+        return image.prepare(image.read_bytes(path), shape, channels)
+    augment = recipe.augmenter.of(times, int(rows.row[place]))
+    begun = recipe.kept.find(place) if recipe.kept else None
+    if begun is None:
+        begun = image.begin(image.read_bytes(path), shape, channels, augment is not None)
+    array = image.finish(begun, shape, augment)
+    if rows.frames[place] > image.frames(array.shape[1]):
         # Augmentation may narrow an image; a sample that is good without it stays.
-        array = image.prepare(data, shape, channels)
-        _check_frames(sample["codes"], array.shape[1])
+        array = image.prepare(image.read_bytes(path), shape, channels)
+        check_frames(len(rows.codes(place)), int(rows.frames[place]), array.shape[1])
     return array
 
 
@@ -380,8 +233,14 @@ class Stream:
     first: int
     stop: int
     pin_memory: bool = False
+    ask_kept: Callable[[], Kept | None] = lambda: None
+    """what is kept of the set's images by now"""
     waited: float = 0.0
     """seconds that the consumer waited for batches"""
+    pixels: int = 0
+    """columns of pixels in the batches so far"""
+    padding: int = 0
+    """of them those that only make images as wide as the widest"""
     rejected: dict[int, Rejection] = field(default_factory=dict)
     """what was left out so far, by row number"""
     _tasks: int = TASKS_AT_FIRST[-1]
@@ -392,6 +251,10 @@ class Stream:
             for batch, rejected in ahead:
                 self.waited += ahead.waited
                 self.rejected.update(rejected)
+                if len(batch):
+                    pixels = len(batch) * batch.images_BCHW.shape[3]
+                    self.pixels += pixels
+                    self.padding += pixels - int(batch.widths_B.sum())
                 yield batch
         finally:
             ahead.close()
@@ -412,22 +275,13 @@ class Stream:
     def _executions(self) -> Iterator[list[ray.ObjectRef]]:
         """Blocks of whole batches, execution by execution."""
         first, at_first = self.first, iter(TASKS_AT_FIRST)
+        bytes_each = bytes_per_task(self.recipe)
         while first < self.stop:
-            tasks = min(next(at_first, self._tasks), max(1, MOST_BYTES // bytes_per_task(self.recipe)))
+            tasks = min(next(at_first, self._tasks), max(1, MOST_BYTES // bytes_each))
             stop = min(first + tasks * batches_per_task(self.recipe), self.stop)
-            yield self._execute(first, stop)
+            recipe = replace(self.recipe, kept=self.ask_kept())
+            yield ranges.execute(partial(make_block, recipe), task_ranges(recipe, first, stop), bytes_each, self.plan)
             first = stop
-
-    def _execute(self, first: int, stop: int) -> list[ray.ObjectRef]:
-        dataset = ray.data.read_datasource(
-            BatchSource(self.recipe, first, stop),
-            concurrency=self.plan.decode_tasks,
-            num_cpus=self.plan.cpus_per_decode_task,
-            override_num_blocks=len(task_ranges(self.recipe, first, stop)),
-        )
-        dataset.context.enable_progress_bars = False
-        dataset.context.execution_options.preserve_order = True
-        return dataset.to_arrow_refs()
 
 
 def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict[int, Rejection]]":
@@ -436,11 +290,12 @@ def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict
 
     from raycrnn.learning import Batch
 
-    # A copy, because the object store's memory is read-only and given back when the block goes.
-    images = np.frombuffer(block["images"][row].as_buffer(), np.uint8).copy()
-    images_BCHW = torch.from_numpy(images).view(block["shape"][row].as_py())
-    columns = ("widths", "codes", "lengths", "rows")
-    numbers = [torch.tensor(block[name][row].as_py(), dtype=torch.int64) for name in columns]
+    def tensor(name: str, kind: type) -> torch.Tensor:
+        # A copy, because the object store's memory is read-only and given back when the block goes.
+        return torch.from_numpy(np.frombuffer(block[name][row].as_buffer(), kind).copy())
+
+    images_BCHW = tensor("images", np.uint8).view(block["shape"][row].as_py())
+    numbers = [tensor(name, np.int64) for name in ("widths", "codes", "lengths", "rows")]
     batch = Batch(images_BCHW.pin_memory() if pin_memory else images_BCHW, *numbers)
     rejected = json.loads(block["rejected"][row].as_py())
     return batch, {number: Rejection(*fields) for number, *fields in rejected}
@@ -490,25 +345,3 @@ class Ahead(Iterator[T]):
         self._closed.set()
         # It may be waiting for Ray; as a daemon it ends with the process.
         self._thread.join(timeout=2)
-
-
-def train_recipe(settings: config.Configuration, table: SampleSet, rank: int, world_size: int) -> Recipe:
-    """The recipe of a worker's share of the training set."""
-    augmenter = Augmenter(settings.augmentation, settings.image.input_channels, settings.training.seed)
-    return Recipe(
-        table=table.table,
-        usable=table.usable,
-        mean_width=table.mean_width,
-        image=settings.image,
-        batch_size=settings.training.train_batch_size,
-        seed=settings.training.seed,
-        augmenter=augmenter,
-        rank=rank,
-        world_size=world_size,
-    )
-
-
-def eval_recipe(settings: config.Configuration, table: SampleSet, rank: int, world_size: int) -> Recipe:
-    """The recipe of a worker's share of the evaluation set: not augmented, by width."""
-    recipe = train_recipe(settings, table, rank, world_size)
-    return replace(recipe, augmenter=None, batch_size=settings.training.eval_batch_size)

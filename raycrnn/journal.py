@@ -6,12 +6,16 @@ import math
 import os
 import platform
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from raycrnn import __version__
 from raycrnn.learning import Example
@@ -51,7 +55,10 @@ def write_run(path: Path, configuration: dict, csv_digests: dict[str, str]) -> N
 
 
 class Journal:
-    """The running record: a line of metrics.jsonl an evaluation, and TensorBoard."""
+    """The running record: a line of metrics.jsonl an evaluation, and TensorBoard.
+
+    Every method raises `OSError`, as of a full disk.
+    """
 
     def __init__(self, output: Path, step: int):
         """A record that goes on after `step`: what an interrupted run wrote past it is taken out."""
@@ -59,11 +66,15 @@ class Journal:
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
             write_whole(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-        self._writer = SummaryWriter(str(output / "logs"), purge_step=step + 1 if step else None)
+        (output / "logs").mkdir(exist_ok=True)
+        # Not SummaryWriter: it writes in a thread, which dies of a full disk, and training then waits for it forever.
+        self._events = EventsWriter(str(output / "logs" / "events"))
+        if step:
+            self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._add(step, summary=summary.scalar(name, value))
 
     def evaluation(self, record: dict, examples: Sequence[Example]) -> None:
         with self._metrics.open("a", encoding="utf-8") as file:
@@ -73,13 +84,16 @@ class Journal:
         self.scalars(step, {f"eval/{name}": record[name] for name in scores if name in record})
         for number, example in enumerate(examples):
             image_CHW = example.image_CHW.expand(3, -1, -1).contiguous().numpy()
-            self._writer.add_image(f"examples/{number}", image_CHW, step)
+            self._add(step, summary=summary.image(f"examples/{number}", image_CHW))
         if examples:
-            self._writer.add_text("examples/transcriptions", _table(examples), step)
-        self._writer.flush()
+            self._add(step, summary=summary.text("examples/transcriptions", _table(examples)))
+        self._events.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        self._events.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
 def _step_of(line: str) -> float:

@@ -1,6 +1,7 @@
 """From the training workers to the person at the terminal, and back: progress, errors, a wish to stop."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ class Monitor:
         self._lines: list[str] = []
         self._outcome: dict | None = None
         self._stop = False
+        self._doing: dict[int, Doing] = {}
+        self._kept: Any = None
 
     def post(self, progress: dict | None = None, line: str | None = None, outcome: dict | None = None) -> bool:
         """Returns whether the command wishes to stop."""
@@ -34,8 +37,35 @@ class Monitor:
         lines, self._lines = self._lines, []
         return self._progress, lines, self._outcome
 
+    def beat(self, rank: int, doing: "Doing") -> None:
+        self._doing[rank] = doing
+
+    def doing(self) -> "dict[int, Doing]":
+        """What each worker does, as far as it was heard of."""
+        return self._doing
+
+    def keep(self, kept: Any) -> bool:
+        """Takes what is kept of the decoded images; returns whether more is wanted."""
+        self._kept = kept
+        return self._outcome is None
+
+    def kept(self) -> Any:
+        return self._kept
+
     def stop(self) -> None:
         self._stop = True
+
+
+SECONDS_BETWEEN_BEATS = 5.0
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a worker does, told by a thread of its own while the worker may be stuck in it."""
+
+    what: str
+    seconds: float
+    """for how long by now"""
 
 
 class Reporter:
@@ -45,7 +75,21 @@ class Reporter:
         self._monitor = monitor
         self._last = 0.0
         self._answer: ray.ObjectRef | None = None
+        self._doing = ("starts", time.monotonic())
         self.stop_requested = False
+
+    def doing(self, what: str) -> None:
+        """Note what the worker does from now on: a stalled run says what it waits for."""
+        self._doing = (what, time.monotonic())
+
+    def start_beating(self, rank: int) -> None:
+        threading.Thread(target=self._beat, args=(rank,), daemon=True).start()
+
+    def _beat(self, rank: int) -> None:
+        while True:
+            what, since = self._doing
+            self._monitor.beat.remote(rank, Doing(what, time.monotonic() - since))
+            time.sleep(SECONDS_BETWEEN_BEATS)
 
     def progress(self, make: Callable[[], dict]) -> None:
         if time.monotonic() - self._last < 0.5:
@@ -64,6 +108,36 @@ class Reporter:
     def outcome(self, outcome: dict) -> None:
         """The last word; waits until it is heard."""
         ray.get(self._monitor.post.remote(outcome=outcome))
+
+
+STALL_SECONDS = 30.0
+
+
+class Stall:
+    """Notices that no step was taken for long, ever more rarely while it lasts."""
+
+    def __init__(self) -> None:
+        self._step: int | None = None
+        self._since = time.monotonic()
+        self._next = STALL_SECONDS
+
+    def lasts(self, step: int | None) -> bool:
+        """Whether to say that a run at this step (None: before the first) stalls."""
+        if step != self._step:
+            self._step, self._since, self._next = step, time.monotonic(), STALL_SECONDS
+        if time.monotonic() - self._since < self._next:
+            return False
+        self._next *= 2
+        return True
+
+    def describe(self, doing: dict[int, Doing]) -> str:
+        start = f"no step for {time.monotonic() - self._since:.0f} seconds: "
+        if not doing:
+            free, of = (each.get("CPU", 0) for each in (ray.available_resources(), ray.cluster_resources()))
+            return start + f"Ray has not started the workers yet; {free:g} of {of:g} CPUs are free"
+        return start + "; ".join(
+            f"worker {rank} {each.what} ({each.seconds:.0f} s)" for rank, each in sorted(doing.items())
+        )
 
 
 @dataclass

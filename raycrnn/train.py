@@ -83,7 +83,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         _say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
         return {"best": progress["best"], "steps": progress["step"], "rejected": resumed["rejected_count"]}
     csvs = _read_csvs(configuration)
-    paths = (*configuration.data.csv_files_train, *configuration.data.csv_files_eval)
+    paths = (*configuration.data.train_csvs, *configuration.data.csv_files_eval)
     digests = {path: _digest(path) for path in paths}
     if resumed:
         _check_same_data(resumed["csv_digests"], digests)
@@ -93,6 +93,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
 
     with cluster.connect(address):
         job = _make_job(configuration, csvs, digests, output, started)
+        # Of a long CSV they take hundreds of megabytes; the rows are in the object store now.
+        csvs.clear()
         if resumed and tuple(resumed["alphabet"]) != job.alphabet.units:
             raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {_difference(resumed, job)}")
         _prepare_output(job)
@@ -127,10 +129,11 @@ def _resume_state(output: Path, restore: bool) -> dict | None:
 
 
 def _read_csvs(configuration: Configuration) -> dict[str, list]:
-    from raycrnn import ingest
+    from raycrnn import dataset
 
     data = configuration.data
-    return {name: ingest.read_labels(getattr(data, f"csv_files_{name}"), data) for name in ("train", "eval")}
+    paths = {"train": data.train_csvs, "eval": data.csv_files_eval}
+    return {name: dataset.read_labels(each, data) for name, each in paths.items()}
 
 
 def _digest(path: str) -> str:
@@ -169,7 +172,7 @@ def _difference(resumed: dict, job: Any) -> str:
 
 
 def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict, output: Path, started: float) -> Any:
-    from raycrnn import cluster, ingest
+    from raycrnn import cluster, dataset, keep
     from raycrnn.monitor import Monitor
     from raycrnn.worker import Job
 
@@ -177,27 +180,30 @@ def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict
     _warn_if_busy(plan)
     # Its process starts while the CSVs are encoded.
     monitor = Monitor.remote()
-    alphabet = ingest.alphabet_of(csvs["train"], configuration.data)
-    train_set = ingest.put_samples(csvs["train"], alphabet, configuration, training=True)
-    eval_set = ingest.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
+    alphabet = dataset.alphabet_of(csvs["train"], configuration.data)
+    train_set = dataset.put_samples(csvs["train"], alphabet, configuration, training=True)
+    eval_set = dataset.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
     sets = {name: each for name, each in (("train", train_set), ("eval", eval_set)) if each}
     _check_sets(sets, configuration, output)
     if plan.warning:
         _say(f"warning: {plan.warning}")
     rows = f"{train_set.usable:,} rows to train on, {eval_set.usable if eval_set else 0:,} to evaluate"
     _say(f"{rows}, {len(alphabet)} units; {plan}")
-    return Job(configuration, alphabet, train_set, eval_set, digests, str(output), plan, started, monitor)
+    kept = keep.fits(train_set, configuration)
+    megabytes = f"{train_set.decoded_bytes / 1e6:,.0f} MB"
+    _say(f"decoded images are {'kept in memory' if kept else 'not kept in memory, but read every epoch'}: {megabytes}")
+    return Job(configuration, alphabet, train_set, eval_set, digests, str(output), plan, started, monitor, kept)
 
 
 def _check_sets(sets: dict[str, Any], configuration: Configuration, output: Path) -> None:
     """Say what is odd in the sets. Raises `RaycrnnError`, with rejected.csv written, if too much is unusable."""
-    from raycrnn import ingest, journal
+    from raycrnn import dataset, journal
 
     for warning in (warning for sample_set in sets.values() for warning in sample_set.warnings):
         _say(f"warning: {warning}")
     try:
         for name, sample_set in sets.items():
-            ingest.check_rejections(name, sample_set.rejections, sample_set.rows, configuration.data)
+            dataset.check_rejections(name, sample_set.rejections, sample_set.rows, configuration.data)
     except RaycrnnError as error:
         output.mkdir(parents=True, exist_ok=True)
         rejections = [rejection for sample_set in sets.values() for rejection in sample_set.rejections]
@@ -232,10 +238,11 @@ def _watch(job: Any) -> dict:
     """Run the trainer beside this thread, show what it does, pass Ctrl-C on."""
     import ray
 
-    from raycrnn.monitor import Screen
+    from raycrnn.monitor import Screen, Stall
 
     fit = _Background(lambda: _fit(job))
-    screen = Screen()
+    keeper: _Background | None = None
+    screen, stall = Screen(), Stall()
     stopping = False
     while True:
         try:
@@ -245,8 +252,16 @@ def _watch(job: Any) -> dict:
             for line in lines:
                 screen.line(line)
             screen.show(progress)
+            if progress and keeper is None and job.keep:
+                # From the first step on, so that it does not come later.
+                keeper = _Background(lambda: _keep(job))
+            if stall.lasts(progress.get("step")):
+                screen.line(stall.describe(ray.get(job.monitor.doing.remote())))
             if outcome is not None or ended:
                 screen.close()
+                if keeper is not None:
+                    # It ends with the chunks in work: what Ray does must not be cut off by Ray's own end.
+                    keeper.join(10)
                 return _conclude(job, outcome, fit)
             time.sleep(0.5)
         except ray.exceptions.RayError as error:
@@ -306,6 +321,18 @@ class _Background:
         return not self._thread.is_alive()
 
 
+def _keep(job: Any) -> None:
+    """Fill the object store with the decoded training images, while training runs."""
+    import ray
+
+    from raycrnn import keep
+
+    def tell(kept: keep.Kept) -> bool:
+        return ray.get(job.monitor.keep.remote(kept))
+
+    keep.fill(job.train, job.configuration, job.plan, tell)
+
+
 def _fit(job: Any) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
@@ -320,7 +347,7 @@ def _fit(job: Any) -> None:
             worker.run,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=job.plan.num_workers, use_gpu=job.plan.use_gpu, resources_per_worker=resources
+                num_workers=job.plan.scaling, use_gpu=job.plan.use_gpu, resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name="run",

@@ -6,26 +6,29 @@ the same step, from numbers that travel with it. Worker 0 alone writes files.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from raycrnn import checkpoint, ingest, journal, learning
+from raycrnn import checkpoint, dataset, ingest, journal, learning
 from raycrnn.alphabet import Alphabet
 from raycrnn.cluster import Plan
 from raycrnn.config import Configuration
+from raycrnn.dataset import SampleSet
 from raycrnn.errors import RaycrnnError
-from raycrnn.ingest import Rejection, SampleSet, Stream
+from raycrnn.ingest import Stream
 from raycrnn.learning import Batch, Evaluation, Learner, Progress, Step
 from raycrnn.model import CRNN
 from raycrnn.monitor import Reporter
 from raycrnn.recognizer import Recognizer
+from raycrnn.samples import Rejection
 
 CLOSING_SECONDS = 8.0
 """kept of `max_minutes` for the export and for Ray's farewell, beside the last evaluation"""
@@ -51,6 +54,8 @@ class Job:
     started: float
     """seconds since 1970 at which the command started"""
     monitor: Any
+    keep: bool
+    """whether the decoded training images are kept"""
 
 
 def run(settings: dict) -> None:
@@ -60,8 +65,9 @@ def run(settings: dict) -> None:
     try:
         Worker(job, reporter).run()
     except RaycrnnError as error:
-        # Every worker meets it in the same step; trying again would not help.
-        reporter.outcome({"error": str(error)})
+        # Every worker meets it in the same step, and worker 0 knows most of it; trying again would not help.
+        if learning.rank() == 0:
+            reporter.outcome({"error": str(error)})
 
 
 class Clock:
@@ -117,6 +123,7 @@ class Worker:
         network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.alphabet) + 1)
         self.learner = Learner(network, self.settings, self.device)
         self.rank, self.world_size = learning.rank(), learning.world_size()
+        reporter.start_beating(self.rank)
         self.recipe = ingest.train_recipe(job.configuration, job.train, self.rank, self.world_size)
         self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
         self._restore()
@@ -124,7 +131,10 @@ class Worker:
         self.seconds_before = self.progress.seconds
         self.clock = self._make_clock()
         self.steps_left = self.clock.steps_left(self.progress.step)
-        self.journal = journal.Journal(self.output, self.progress.step) if self.rank == 0 else None
+        self.problem: str | None = None
+        """of writing, known to worker 0 and told to the others with the next step"""
+        self.journal: journal.Journal | None = None
+        self._write_together("logs", self._open_journal)
         self.window = Window()
         self.last_save = time.monotonic()
         self._eval_batches: list[Batch] | None = None
@@ -155,14 +165,23 @@ class Worker:
 
     def run(self) -> None:
         last = self.settings.n_epochs * self.recipe.batches_per_epoch
-        stream = Stream(self.recipe, self.job.plan, self.progress.step, last, pin_memory=self.device.type == "cuda")
+        stream = Stream(
+            self.recipe,
+            self.job.plan,
+            self.progress.step,
+            last,
+            pin_memory=self.device.type == "cuda",
+            ask_kept=lambda: ray.get(self.job.monitor.kept.remote()),
+        )
         stopped = False
         if self._evaluation_is_due():
             # The run was stopped between the last step of an epoch and its evaluation.
             self._evaluate()
         with closing(iter(stream)) as batches:
-            while not self._no_longer_improves() and (batch := next(batches, None)) is not None:
+            while not self._no_longer_improves() and (batch := self._next(batches)) is not None:
                 step = self._step(batch, stream)
+                if step.signals[4] > 0:
+                    raise RaycrnnError(self._write_failure("logs", self.problem))
                 self._share_rejections("train", stream.rejected, new=step.signals[2] > 0)
                 stopped = step.signals[0] > 0
                 if stopped or self.steps_left <= 0:
@@ -179,6 +198,12 @@ class Worker:
             self._evaluate()
         self._finish()
 
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        self.reporter.doing(f"waits for the images of step {self.progress.step + 1}")
+        batch = next(batches, None)
+        self.reporter.doing(f"takes step {self.progress.step + 1}, for which it may wait for the other workers")
+        return batch
+
     def _step(self, batch: Batch, stream: Stream) -> Step:
         # The numbers of the step before: what a worker learnt since then travels with this one.
         stop = float(self.rank == 0 and self.reporter.stop_requested)
@@ -187,9 +212,10 @@ class Worker:
             left = self.clock.steps_left(self.progress.step + 1)
             evaluate = self.clock.has_time_to_evaluate(left, self.window.seconds_a_step())
         new_rejections = bool(stream.rejected.keys() - self.rejected["train"].keys())
-        step = self.learner.train_step(batch, self.steps_left, (stop, left, new_rejections, evaluate))
+        signals = (stop, left, new_rejections, evaluate, self.problem is not None)
+        step = self.learner.train_step(batch, self.steps_left, signals)
         self.steps_left = int(step.signals[1])
-        self.window.add(step.samples, stream.waited)
+        self.window.add(step.samples, stream.waited, stream.pixels, stream.padding)
         if self.rank == 0:
             self.reporter.progress(lambda: self._progress_report(step))
             self._log(step)
@@ -209,17 +235,19 @@ class Worker:
     def _log(self, step: Step) -> None:
         if self.progress.step % 10:
             return
-        self.journal.scalars(
-            self.progress.step,
-            {
-                "train/loss": step.loss,
-                "train/mean_loss": self.progress.mean_loss,
-                "train/learning_rate": step.learning_rate,
-                "train/images_per_second": self.window.images_per_second(),
-                "train/data_wait_percent": 100 * self.window.data_wait(),
-                "train/skipped_steps": self.progress.skipped,
-            },
-        )
+        values = {
+            "train/loss": step.loss,
+            "train/mean_loss": self.progress.mean_loss,
+            "train/learning_rate": step.learning_rate,
+            "train/images_per_second": self.window.images_per_second(),
+            "train/data_wait_percent": 100 * self.window.data_wait(),
+            "train/padding_percent": 100 * self.window.padding(),
+            "train/skipped_steps": self.progress.skipped,
+        }
+        try:
+            self.journal.scalars(self.progress.step, values)
+        except OSError as error:
+            self.problem = error.strerror or str(error)
 
     # --- samples that were left out
 
@@ -238,18 +266,44 @@ class Worker:
         sample_set = self.job.train if name == "train" else self.job.eval
         rejections = [*sample_set.rejections, *known.values()]
         try:
-            ingest.check_rejections(name, rejections, sample_set.rows, self.job.configuration.data)
+            dataset.check_rejections(name, rejections, sample_set.rows, self.job.configuration.data)
         except RaycrnnError:
-            self._write_rejected()
+            self._write_together("rejected.csv", self._write_rejected)
             raise
 
     def _write_rejected(self) -> None:
-        if self.rank:
-            return
         rejections = [each for rejected in self.rejected.values() for each in rejected.values()]
         for sample_set in filter(None, (self.job.train, self.job.eval)):
             rejections += sample_set.rejections
         journal.write_rejected(self.output / "rejected.csv", rejections)
+
+    # --- writing: worker 0 does, and all end together if it cannot
+
+    def _open_journal(self) -> None:
+        self.journal = journal.Journal(self.output, self.progress.step)
+
+    def _write_together(self, what: str, write: Callable[[], None]) -> None:
+        """Let worker 0 write; all workers call it. Raises `RaycrnnError` on all of them if it cannot."""
+        self.reporter.doing(f"writes {what}, or waits for worker 0 to write it")
+        problem = None
+        if self.rank == 0:
+            try:
+                write()
+            except OSError as error:
+                problem = error.strerror or str(error)
+        if self._agree(problem is not None):
+            raise RaycrnnError(self._write_failure(what, problem))
+
+    def _write_failure(self, what: str, problem: str | None) -> str:
+        return (
+            f"{self.output}/{what}: cannot be written at step {self.progress.step}: {problem}. The last checkpoint "
+            "and the model are as they were; make room and go on with restore_model=true"
+        )
+
+    def _agree(self, worker_0_says: bool) -> bool:
+        """What worker 0 says, on all workers; all of them call it."""
+        word = torch.tensor(float(worker_0_says and self.rank == 0), device=self.device)
+        return bool(learning.all_reduce(word) > 0)
 
     # --- evaluation
 
@@ -258,6 +312,7 @@ class Worker:
         return step > 0 and step % interval == 0 and step != self.progress.evaluated_at
 
     def _evaluate(self) -> None:
+        self.reporter.doing("evaluates")
         learning.share_statistics(self.learner.network)
         start = time.monotonic()
         evaluation = None
@@ -267,17 +322,12 @@ class Worker:
                 learner.network, self._batches_to_evaluate(), self.job.alphabet, learner.precision, self.device
             )
         self.progress.evaluated_at = self.progress.step
-        self._export_if_best(evaluation)
+        self._record(evaluation)
         self.clock.evaluation_seconds = time.monotonic() - start
         self.window.pause(time.monotonic() - start)
-        self._write_rejected()
+        self._write_together("rejected.csv", self._write_rejected)
         if self._agree(time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES):
             self._save()
-
-    def _agree(self, worker_0_says: bool) -> bool:
-        """What worker 0 says, on all workers; all of them call it."""
-        word = torch.tensor(float(worker_0_says and self.rank == 0), device=self.device)
-        return bool(learning.all_reduce(word) > 0)
 
     def _batches_to_evaluate(self) -> Iterator[Batch]:
         if self._eval_batches is not None:
@@ -297,21 +347,21 @@ class Worker:
         new = learning.all_reduce(torch.tensor(float(len(stream.rejected)), device=self.device)) > 0
         self._share_rejections("eval", stream.rejected, bool(new))
 
-    def _export_if_best(self, evaluation: Evaluation | None) -> None:
+    def _record(self, evaluation: Evaluation | None) -> None:
+        """Note an evaluation, and export the model if it is the best one."""
         progress = self.progress
         best = evaluation is None or evaluation.better_than(progress.best)
         scores = evaluation.scores() if evaluation else {}
         progress.since_best = 0 if best else progress.since_best + 1
         if best:
             progress.best = {**scores, "epoch": round(self._epochs_done(), 3), "step": progress.step}
-        if self.rank:
-            return
-        if best:
-            recognizer = Recognizer(
-                self.learner.network, self.job.configuration, self.job.alphabet, progress.best, self.device
-            )
-            recognizer.save(self.output / "model")
-        self._report(evaluation, best)
+            self._write_together("model", self._export)
+        self._write_together("metrics.jsonl", lambda: self._report(evaluation, best))
+
+    def _export(self) -> None:
+        configuration, alphabet = self.job.configuration, self.job.alphabet
+        recognizer = Recognizer(self.learner.network, configuration, alphabet, self.progress.best, self.device)
+        recognizer.save(self.output / "model")
 
     def _report(self, evaluation: Evaluation | None, best: bool) -> None:
         scores = evaluation.scores() if evaluation else {}
@@ -323,6 +373,7 @@ class Worker:
             "train_loss": self.progress.mean_loss,
             "images_per_second": round(self.window.images_per_second(), 1),
             "data_wait": round(self.window.data_wait(), 5),
+            "padding": round(self.window.padding(), 4),
             "skipped_steps": self.progress.skipped,
             "rejected": {name: len(rejected) for name, rejected in self.rejected.items()},
             **scores,
@@ -334,6 +385,7 @@ class Worker:
             names = {"CER": "cer", "WER": "wer", "exact": "accuracy"}
             parts += [f"{name} {100 * scores[key]:.2f} %" for name, key in names.items()]
         parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
+        parts += [f"padding {100 * record['padding']:.0f} %"]
         parts += [f"{minutes}:{rest:02d}"] + (["best"] if best and scores else [])
         self.reporter.line("  ".join(parts))
 
@@ -347,20 +399,11 @@ class Worker:
     # --- checkpoints and the end
 
     def _save(self) -> None:
-        """Write a checkpoint. All workers call it, after the batch-norm statistics were shared.
-
-        Raises `RaycrnnError` on all of them if worker 0 cannot write.
-        """
-        problem = self._write_checkpoint() if self.rank == 0 else None
+        """Write a checkpoint. All workers call it, after the batch-norm statistics were shared."""
+        self._write_together(f"checkpoints, step {self.progress.step}", self._write_checkpoint)
         self.last_save = time.monotonic()
-        if self._agree(problem is not None):
-            raise RaycrnnError(
-                f"{self.output}/checkpoints: the checkpoint of step {self.progress.step} cannot be written: {problem}. "
-                "The one before it and the model are as they were; make room and go on with restore_model=true"
-            )
 
-    def _write_checkpoint(self) -> str | None:
-        """Returns what went wrong."""
+    def _write_checkpoint(self) -> None:
         self.progress.seconds = self._seconds()
         state = {
             "progress": asdict(self.progress),
@@ -373,11 +416,7 @@ class Worker:
                 for name, rejected in self.rejected.items()
             },
         }
-        try:
-            checkpoint.save(self.output / "checkpoints", self.progress.step, state, self.learner.state_tensors())
-        except OSError as error:
-            return error.strerror or str(error)
-        return None
+        checkpoint.save(self.output / "checkpoints", self.progress.step, state, self.learner.state_tensors())
 
     def _rejected_count(self) -> int:
         at_once = sum(len(sample_set.rejections) for sample_set in (self.job.train, self.job.eval) if sample_set)
@@ -385,33 +424,48 @@ class Worker:
 
     def _stop(self) -> None:
         learning.share_statistics(self.learner.network)
-        self._save()
-        self._write_rejected()
+        self._close()
         if self.rank == 0:
-            self.journal.close()
             self.reporter.outcome({"stopped": self.progress.step})
 
     def _finish(self) -> None:
         self.progress.finished = True
-        self._save()
-        self._write_rejected()
+        self._close()
         if self.rank == 0:
-            self.journal.close()
             self.reporter.outcome(
                 {"best": self.progress.best, "steps": self.progress.step, "rejected": self._rejected_count()}
             )
 
+    def _close(self) -> None:
+        self._save()
+        self._write_together("rejected.csv", self._write_rejected)
+        self._write_together("logs", self.journal.close if self.journal else lambda: None)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Sums at the end of a step."""
+
+    time: float
+    samples: int = 0
+    waited: float = 0.0
+    pixels: int = 0
+    padding: int = 0
+
 
 class Window:
-    """Rates over the last 50 to 100 steps, evaluation left out: the first steps, which warm up, soon drop out."""
+    """Rates over the last 50 to 100 steps, evaluation left out: the first steps, which warm up, soon drop out.
+
+    Samples are of the global batch, the rest of this worker's share.
+    """
 
     def __init__(self) -> None:
-        self._marks: list[tuple[float, int, float]] = []
+        self._marks: list[Mark] = []
         self._paused = 0.0
 
-    def add(self, samples: int, waited: float) -> None:
-        seen = self._marks[-1][1] + samples if self._marks else 0
-        self._marks.append((time.monotonic() - self._paused, seen, waited))
+    def add(self, samples: int, waited: float, pixels: int, padding: int) -> None:
+        seen = self._marks[-1].samples + samples if self._marks else 0
+        self._marks.append(Mark(time.monotonic() - self._paused, seen, waited, pixels, padding))
         if len(self._marks) > 100:
             del self._marks[:50]
 
@@ -419,20 +473,25 @@ class Window:
         self._paused += seconds
 
     def images_per_second(self) -> float:
-        return self._rate(1)
+        return self._ratio("samples", "time")
 
     def data_wait(self) -> float:
         """Share of the time in which a step waited for its batch."""
-        return self._rate(2)
+        return self._ratio("waited", "time")
+
+    def padding(self) -> float:
+        """Padded pixels over real ones."""
+        added = self._ratio("padding", "pixels")
+        return added / (1 - added)
 
     def seconds_a_step(self) -> float:
         if len(self._marks) < 2:
             return 0.0
-        return (self._marks[-1][0] - self._marks[0][0]) / (len(self._marks) - 1)
+        return (self._marks[-1].time - self._marks[0].time) / (len(self._marks) - 1)
 
-    def _rate(self, column: int) -> float:
-        if not self._marks:
+    def _ratio(self, name: str, other: str) -> float:
+        if len(self._marks) < 2:
             return 0.0
         first, last = self._marks[0], self._marks[-1]
-        seconds = last[0] - first[0]
-        return (last[column] - first[column]) / seconds if seconds else 0.0
+        by = getattr(last, other) - getattr(first, other)
+        return (getattr(last, name) - getattr(first, name)) / by if by else 0.0

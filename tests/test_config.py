@@ -154,7 +154,7 @@ REFUSED = [
     ("output_model_dir=", ['output_model_dir = ""']),
     ("output_model_dir.x=1", ['output_model_dir = {"x": 1}', "string"]),
     ("data.csv_files_train=[]", ["data.csv_files_train = []", "at least 1"]),
-    ("data.csv_files_train=[1,2]", ["data.csv_files_train = 1", "string"]),
+    ("data.csv_files_train=[1,2]", ["data.csv_files_train = [1, 2]", "string"]),
     ("data.csv_delimiter=ab", ['data.csv_delimiter = "ab"', "1 character"]),
     ('data.csv_delimiter="', ['data.csv_delimiter = "\\""', "cannot be a delimiter"]),
     ("data.csv_delimiter=\n", ['data.csv_delimiter = "\\n"', "cannot be a delimiter"]),

@@ -334,7 +334,7 @@ def read_or_refused(data: bytes) -> None:
     with suppress(Rejected), NamedTemporaryFile() as file:
         file.write(data)
         file.flush()
-        assert 8 <= image.measure(file.name, (32, 256)) <= 256
+        assert 8 <= image.fitted_width(image.measure(file.name), (32, 256)) <= 256
     try:
         # A lower limit: a broken header may ask for much, and the test is to end soon.
         with mock.patch.object(image, "MAX_PIXELS", 1_000_000):
@@ -430,7 +430,7 @@ def test_the_header_alone_gives_the_width_that_the_image_will_have(tmp_path, nam
     (tmp_path / "whole").write_bytes(WHOLE[name])
     expected = [image.prepare(WHOLE[name], shape, 3).shape[1] for shape in ((32, 1024), (48, 50))]
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were loaded"))
-    assert [image.measure(str(tmp_path / "whole"), shape) for shape in ((32, 1024), (48, 50))] == expected
+    assert [image.fitted_width(image.measure(str(tmp_path / "whole")), shape) for shape in ((32, 1024), (48, 50))] == expected
 
 
 @pytest.mark.parametrize("orientation", TURNED)
@@ -440,7 +440,7 @@ def test_an_image_that_lies_on_its_side_is_measured_upright(tmp_path, orientatio
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif)
     (tmp_path / "turned").write_bytes(data)
-    assert image.measure(str(tmp_path / "turned"), (32, 1024)) == (64 if orientation < 5 else 16)
+    assert image.fitted_width(image.measure(str(tmp_path / "turned")), (32, 1024)) == (64 if orientation < 5 else 16)
     assert image.prepare(data, (32, 1024), 3).shape[1] == (64 if orientation < 5 else 16)
 
 
@@ -451,13 +451,13 @@ def test_broken_exif_data_do_not_hinder_measuring(tmp_path, file_format, exif):
     # With a resolution given, Pillow does not look into a JPEG's EXIF data for it and find them broken.
     data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif, dpi=(72, 72))
     (tmp_path / "broken").write_bytes(data)
-    assert image.measure(str(tmp_path / "broken"), (32, 1024)) == 64
+    assert image.fitted_width(image.measure(str(tmp_path / "broken")), (32, 1024)) == 64
 
 
 def measured(path: str) -> str:
     """The reason of the rejection."""
     with pytest.raises(Rejected) as caught:
-        image.measure(path, (32, 1024))
+        image.fitted_width(image.measure(path), (32, 1024))
     return caught.value.reason
 
 

@@ -5,7 +5,7 @@ import pytest
 import ray
 import torch
 
-from raycrnn import config, image, ingest, order, samples
+from raycrnn import config, dataset, image, ingest, order, samples
 from raycrnn.alphabet import Alphabet
 from raycrnn.augment import Augmenter
 from raycrnn.cluster import Plan
@@ -22,8 +22,8 @@ def settings(csv, **training) -> config.Configuration:
 
 
 def put(configuration, training=True):
-    files = ingest.read_labels(configuration.data.csv_files_train, configuration.data)
-    return ingest.put_samples(files, ALPHABET, configuration, training)
+    files = dataset.read_labels(configuration.data.train_csvs, configuration.data)
+    return dataset.put_samples(files, ALPHABET, configuration, training)
 
 
 def read(configuration, sample_set, first, stop, rank=0, world_size=1, evaluation=False):
@@ -56,10 +56,10 @@ def test_images_are_those_of_a_plain_loop_over_the_same_rows(local_ray, tmp_path
     augmenter = Augmenter(configuration.augmentation, 1, 5)
     file = samples.read_csv(csv)
     paths = [file.resolve(row.path) for row in file.rows]
-    widths = np.array([image.measure(path, (32, 1024)) for path in paths])
-    epoch_order = order.train_order(widths, 8, 5, 1)
+    widths = np.array([image.fitted_width(image.measure(path), (32, 1024)) for path in paths])
+    epoch = order.train_epoch(widths, 8, 5, 1)
     for number, batch in enumerate(batches):
-        rows = epoch_order[8 * number : 8 * number + 8]
+        rows, _ = epoch[number]
         arrays = [
             image.prepare(image.read_bytes(paths[row]), (32, 1024), 1, augmenter.of(1, int(row))) for row in rows
         ]
@@ -126,13 +126,13 @@ def test_too_many_bad_rows_fail_with_the_table_of_reasons_and_remedies(local_ray
     configuration = settings(csv)
     sample_set = put(configuration)
     with pytest.raises(RaycrnnError) as raised:
-        ingest.check_rejections("train", sample_set.rejections, sample_set.rows, configuration.data)
+        dataset.check_rejections("train", sample_set.rejections, sample_set.rows, configuration.data)
     message = str(raised.value)
     assert "2 of 12 samples" in message
     assert f"{csv}, line 11: gone.png" in message
     assert samples.REMEDIES["unknown unit"] in message
     tolerant = configuration.data.model_copy(update={"max_rejected": 0.2})
-    ingest.check_rejections("train", sample_set.rejections, sample_set.rows, tolerant)
+    dataset.check_rejections("train", sample_set.rejections, sample_set.rows, tolerant)
 
 
 def test_evaluation_keeps_unknown_units_and_labels_too_long(local_ray, tmp_path):
@@ -148,21 +148,21 @@ def test_evaluation_keeps_unknown_units_and_labels_too_long(local_ray, tmp_path)
 def test_large_sets_are_measured_by_tasks_with_the_same_result(local_ray, tmp_path, monkeypatch):
     configuration = settings(write_set(tmp_path, words(25)))
     alone = ray.get(put(configuration).table)
-    monkeypatch.setattr(ingest, "ROWS_PER_MEASURING_TASK", 10)
+    monkeypatch.setattr(dataset, "ROWS_PER_MEASURING_TASK", 10)
     assert ray.get(put(configuration).table).equals(alone)
 
 
 def test_a_csv_without_rows_or_labels_is_refused(local_ray, tmp_path):
     (tmp_path / "empty.csv").write_text("\n\n")
     with pytest.raises(UsageError, match="no rows"):
-        ingest.read_labels([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))
+        dataset.read_labels([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))
     (tmp_path / "bare.csv").write_text("a.png\nb.png\n")
     data = config.Data(csv_files_train="x")
     with pytest.raises(UsageError, match="no row has a label"):
-        ingest.read_labels([str(tmp_path / "bare.csv")], data)
+        dataset.read_labels([str(tmp_path / "bare.csv")], data)
     (tmp_path / "blank.csv").write_text("a.png;\nb.png;||\n")
     with pytest.raises(UsageError, match="all labels are empty"):
-        ingest.alphabet_of(ingest.read_labels([str(tmp_path / "blank.csv")], data), data)
+        dataset.alphabet_of(dataset.read_labels([str(tmp_path / "blank.csv")], data), data)
 
 
 def test_an_error_in_the_reading_thread_reaches_the_consumer():

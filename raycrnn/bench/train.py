@@ -101,13 +101,12 @@ def batches_in_memory(settings: Configuration) -> list[Batch]:
     """One epoch's batches, made by the functions that the decoding tasks use."""
     from raycrnn import samples
 
-    file = samples.read_csv(settings.data.csv_files_train[0])
+    file = samples.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
     size = settings.training.train_batch_size
-    rows = order.train_order(np.zeros(len(file.rows)), size, settings.training.seed, 0)
+    epoch = order.train_epoch(np.zeros(len(file.rows)), size, settings.training.seed, 0)
     batches = []
-    for start in range(0, len(rows), size):
-        chosen = rows[start : start + size]
+    for chosen, _ in (epoch[number] for number in range(len(epoch))):
         files = [image.read_bytes(file.resolve(file.rows[row].path)) for row in chosen]
         arrays = [
             image.prepare(data, settings.image.input_shape, 1, augmenter.of(0, int(row)))

@@ -1,0 +1,108 @@
+"""Decoded images kept in the object store, so that later epochs read no file.
+
+What is kept of an image is what every epoch does alike (`image.begin`); augmentation stays fresh. The command fills
+the store while training runs, and a decoding task takes from it what is there already: both ways give the same batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from raycrnn import image, ranges
+from raycrnn.augment import Augmenter
+from raycrnn.cluster import Plan
+from raycrnn.config import Configuration
+from raycrnn.dataset import SampleSet
+from raycrnn.samples import Rejected
+
+MOST_OF_STORE = 0.25
+"""Share of a node's object store that may be filled: tasks on every node read all of it."""
+
+IMAGES_PER_CHUNK = 512
+MOST_CHUNKS = 256
+"""A list of references is read by every task."""
+
+CHUNKS_AT_A_TIME = 4
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The chunks that are there so far. Small, and safe to send anywhere."""
+
+    chunks: tuple[ray.ObjectRef, ...]
+    images_per_chunk: int
+
+    def find(self, place: int) -> np.ndarray | None:
+        """What `image.begin` made of the image at a place of the set's table; None: it is not there, read the file."""
+        chunk, row = divmod(place, self.images_per_chunk)
+        if chunk >= len(self.chunks):
+            return None
+        try:
+            table = _table(self.chunks[chunk])
+        except ray.exceptions.RayError:
+            # Lost with its node; the files are still there.
+            return None
+        shape = table["shape"][row].as_py()
+        return np.frombuffer(table["pixels"][row].as_buffer(), np.uint8).reshape(shape) if shape else None
+
+
+def images_per_chunk(usable: int) -> int:
+    return max(IMAGES_PER_CHUNK, -(-usable // MOST_CHUNKS))
+
+
+def bytes_allowed() -> int:
+    """That may be kept, by the smallest object store of the cluster."""
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return int(MOST_OF_STORE * min(stores))
+
+
+def fits(sample_set: SampleSet, configuration: Configuration) -> bool:
+    """Whether to keep a set's decoded images, by `data.keep_decoded` and by their size."""
+    wanted = configuration.data.keep_decoded
+    return sample_set.decoded_bytes <= bytes_allowed() if wanted == "auto" else wanted
+
+
+def fill(sample_set: SampleSet, settings: Configuration, plan: Plan, tell: Callable[[Kept], bool]) -> None:
+    """Decode the whole set, a few chunks at a time; after each, `tell` takes what there is and may end it (False)."""
+    each = images_per_chunk(sample_set.usable)
+    starts = range(0, sample_set.usable, each)
+    chunks = [(start, min(start + each, sample_set.usable)) for start in starts]
+    shape, channels = settings.image.input_shape, settings.image.input_channels
+    augmented = bool(Augmenter(settings.augmentation, channels, settings.training.seed).strengths)
+    make = partial(make_chunk, sample_set.table, shape, channels, augmented)
+    bytes_each = sample_set.decoded_bytes // len(chunks)
+    references: list[ray.ObjectRef] = []
+    for number in range(0, len(chunks), CHUNKS_AT_A_TIME):
+        references += ranges.execute(make, chunks[number : number + CHUNKS_AT_A_TIME], bytes_each, plan)
+        if not tell(Kept(tuple(references), each)):
+            return
+
+
+CHUNK = pa.schema({"pixels": pa.large_binary(), "shape": pa.list_(pa.int32())})
+"""One row an image: uint8 pixels and [h, w, C]; null where the file gives none, for then the reason may pass."""
+
+
+def make_chunk(
+    table: ray.ObjectRef, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
+) -> pa.Table:
+    """Decode the images of a range of a set's rows."""
+    pixels, shapes = [], []
+    for path in ray.get(table)["path"].slice(first, stop - first).to_pylist():
+        try:
+            begun = image.begin(image.read_bytes(path), input_shape, channels, augmented)
+            pixels.append(begun.tobytes())
+            shapes.append(begun.shape)
+        except Rejected:
+            pixels.append(None)
+            shapes.append(None)
+    return pa.table({"pixels": pixels, "shape": shapes}, CHUNK)
+
+
+@lru_cache(maxsize=MOST_CHUNKS)
+def _table(chunk: ray.ObjectRef) -> pa.Table:
+    """Mapped, not copied, from the object store of this node."""
+    return ray.get(chunk)

@@ -1,0 +1,60 @@
+"""Ray Data, run in short executions: a dataset whose blocks are made of ranges of numbers."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raycrnn.cluster import Plan, yield_to_training
+
+Range = tuple[int, int]
+Make = Callable[[int, int], pa.Table]
+
+
+def execute(make: Make, ranges: Sequence[Range], bytes_each: int, plan: Plan) -> list[ray.ObjectRef]:
+    """Make a block of each range in Ray's decoding workers; references to the blocks, in order.
+
+    It runs to its end. While Ray holds back a dataset whose consumer is slower, its executor spins and takes half a
+    core from the training beside it, so a consumer that has to wait asks for little at a time.
+
+    Args:
+        make: first, stop -> block; must be picklable.
+        bytes_each: about the size of a block in memory.
+    """
+    dataset = ray.data.read_datasource(
+        _Ranges(make, ranges, bytes_each),
+        concurrency=plan.decode_tasks,
+        num_cpus=plan.cpus_per_decode_task,
+        override_num_blocks=len(ranges),
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.execution_options.preserve_order = True
+    return dataset.to_arrow_refs()
+
+
+class _Ranges(Datasource):
+    def __init__(self, make: Make, ranges: Sequence[Range], bytes_each: int):
+        super().__init__()
+        self.make, self.ranges, self.bytes_each = make, ranges, bytes_each
+
+    def estimate_inmemory_data_size(self) -> int:
+        return len(self.ranges) * self.bytes_each
+
+    def get_read_tasks(self, parallelism, per_task_row_limit=None, data_context=None) -> list[ReadTask]:
+        metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
+        return [ReadTask(_Read(self.make, first, stop), metadata) for first, stop in self.ranges]
+
+
+@dataclass(frozen=True)
+class _Read:
+    make: Make
+    first: int
+    stop: int
+
+    def __call__(self) -> Iterable[pa.Table]:
+        yield_to_training()
+        yield self.make(self.first, self.stop)
