@@ -21,7 +21,8 @@ FLOORS = (
     # learning without a cluster
     {"learning", "recognizer", "checkpoint", "journal", "lexicon", "lm"},
     # Ray
-    {"cluster", "monitor", "worker", "dataset", "ingest", "keep", "ranges", "train", "tune", "evaluate", "predict", "serve"},
+    {"cluster", "dataset", "ranges", "keep", "ingest", "monitor", "worker"}
+    | {"train", "tune", "evaluate", "predict", "serve"},
     # tools beside the road
     {"check", "report", "split", "labels", "words", "mnist_numbers", "convert", "export", "bench"}
     | {"cli", "__main__"},

@@ -430,7 +430,8 @@ def test_the_header_alone_gives_the_width_that_the_image_will_have(tmp_path, nam
     (tmp_path / "whole").write_bytes(WHOLE[name])
     expected = [image.prepare(WHOLE[name], shape, 3).shape[1] for shape in ((32, 1024), (48, 50))]
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were loaded"))
-    assert [image.fitted_width(image.measure(str(tmp_path / "whole")), shape) for shape in ((32, 1024), (48, 50))] == expected
+    size = image.measure(str(tmp_path / "whole"))
+    assert [image.fitted_width(size, shape) for shape in ((32, 1024), (48, 50))] == expected
 
 
 @pytest.mark.parametrize("orientation", TURNED)

@@ -1,4 +1,4 @@
-"""Orders: each row once or by weight, decided by (seed, epoch) alone, little padding, and shares that make the whole."""
+"""Orders: each row once or by weight, decided by (seed, epoch) alone, little padding, shares that make the whole."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,8 @@ def shuffled(widths: np.ndarray, batch_size: int) -> order.Epoch:
 @given(*ANY)
 def test_each_row_comes_once_an_epoch(widths, batch_size, seed, number, by_area):
     epoch = order.train_epoch(widths, batch_size, seed, number, by_area)
-    assert sorted(sum(batches(epoch), [])) == list(range(len(widths)))
+    assert sorted(epoch.rows.tolist()) == list(range(len(widths)))
+    assert [row for rows in batches(epoch) for row in rows] == epoch.rows.tolist()
     assert (epoch.passes == number).all()
 
 
@@ -176,8 +177,7 @@ def test_a_source_without_usable_rows_leaves_its_draws_to_the_others():
 @given(WIDTHS, BATCH)
 def test_evaluation_goes_by_width_and_keeps_the_order_of_equals(widths, batch_size):
     epoch = order.eval_epoch(widths, batch_size)
-    rows = sum(batches(epoch), [])
-    assert rows == sorted(range(len(widths)), key=lambda row: (widths[row], row))
+    assert epoch.rows.tolist() == sorted(range(len(widths)), key=lambda row: (widths[row], row))
     assert all(len(batch) == batch_size for batch in batches(epoch)[:-1])
     assert len(epoch) == order.batch_count(len(widths), batch_size)
 
