@@ -28,6 +28,7 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
         keep           decoded images kept in the object store
         ingest         rows -> Ray Data -> batches of tensors
         monitor        progress from the workers to the terminal, a wish to stop back
+        job            what a command hands to its training workers
         worker         one training worker
         train  evaluate  predict
     floor 4 · tools beside the road

@@ -11,9 +11,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import safetensors.torch
-from torch import Tensor
+if TYPE_CHECKING:
+    # The command looks for checkpoints before it needs torch, whose import takes a second or two.
+    from torch import Tensor
 
 KEPT = 2
 """Checkpoints that stay: should the last one be damaged there is one before it."""
@@ -24,15 +26,17 @@ class Checkpoint:
     path: Path
     state: dict
     """JSON values"""
-    tensors: dict[str, Tensor]
+    tensors: "dict[str, Tensor]"
 
 
-def save(directory: Path, step: int, state: dict, tensors: dict[str, Tensor]) -> Path:
+def save(directory: Path, step: int, state: dict, tensors: "dict[str, Tensor]") -> Path:
     """Write the checkpoint of a step; before it `KEPT` − 1 stay, of what went past it nothing.
 
     Raises:
         OSError: as of a full disk; what was there before is as it was.
     """
+    import safetensors.torch
+
     final = directory / f"step_{step:08d}"
     temporary = directory / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -76,6 +80,8 @@ def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _read_all(directory: Path) -> Iterator[Checkpoint | str]:
+    import safetensors.torch
+
     for path in _steps(directory):
         try:
             envelope = json.loads((path / "state.json").read_text())

@@ -1,9 +1,11 @@
 """Ray itself: connecting quietly, and what of the cluster a run takes."""
 
+import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -47,8 +49,11 @@ LOCAL = {
 
 
 @contextmanager
-def connect(address: str | None = None) -> Iterator[None]:
+def connect(address: str | None = None, ahead: str | None = None) -> Iterator[None]:
     """A connection to the cluster at an address or in `RAY_ADDRESS`, else a quiet local Ray, ended on leaving.
+
+    Args:
+        ahead: a module to import while Ray starts; none of Ray's own.
 
     Raises:
         UsageError: no cluster answers at the address.
@@ -58,9 +63,10 @@ def connect(address: str | None = None) -> Iterator[None]:
     for name, value in {**QUIET, **RECOVERY, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)
     import ray
-    import ray.data
 
     started = not ray.is_initialized()
+    if ahead:
+        threading.Thread(target=importlib.import_module, args=(ahead,), daemon=True).start()
     if started:
         options = {"include_dashboard": False} if local else {}
         try:
@@ -70,6 +76,8 @@ def connect(address: str | None = None) -> Iterator[None]:
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {address!r}: {error}") from None
+    import ray.data
+
     # After the import of ray.data, which sets its logger up anew.
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -78,6 +86,19 @@ def connect(address: str | None = None) -> Iterator[None]:
     finally:
         if started:
             ray.shutdown()
+
+
+def warm_up(modules: Mapping[str, int]) -> None:
+    """Have so many of Ray's idle processes import each module, beside what the command does itself meanwhile.
+
+    Ray gives an actor or task such a process rather than starting another one.
+    """
+    import ray
+
+    imported = ray.remote(importlib.import_module).options(num_cpus=0, num_returns=0)
+    for module, count in modules.items():
+        for _ in range(count):
+            imported.remote(module)
 
 
 @contextmanager

@@ -69,13 +69,14 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         started: seconds since 1970 from which `training.max_minutes` counts; default now.
 
     Returns:
-        `{"best": scores, "steps": n, "rejected": n}`, or `{"stopped": step}` after Ctrl-C.
+        `{"best": scores, "steps": n, "rejected": n, "start": {part: seconds}}`, or `{"stopped": step}` after Ctrl-C.
 
     Raises:
         UsageError: a configuration that cannot run here, an output directory that is in use.
         RaycrnnError: too many unusable samples, divergence, more failures than `cluster.max_failures`.
     """
     started = started or time.time()
+    marks = {}
     output = Path(configuration.output_model_dir).absolute()
     resumed = _resume_state(output, configuration.restore_model)
     if resumed and resumed["progress"]["finished"]:
@@ -88,17 +89,29 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if resumed:
         _check_same_data(resumed["csv_digests"], digests)
         _check_same_settings(resumed["identity"], configuration.identity())
+    marks["imports, configuration, CSVs"] = time.time()
 
     from raycrnn import cluster
 
-    with cluster.connect(address):
+    with cluster.connect(address, ahead="torch"):
+        marks["Ray"] = time.time()
         job = _make_job(configuration, csvs, digests, output, started)
         # Of a long CSV they take hundreds of megabytes; the rows are in the object store now.
         csvs.clear()
         if resumed and tuple(resumed["alphabet"]) != job.alphabet.units:
             raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {_difference(resumed, job)}")
         _prepare_output(job)
-        return _watch(job)
+        marks["alphabet, rows, image headers"] = time.time()
+        outcome = _watch(job)
+        if "marks" in outcome:
+            outcome["start"] = _parts(started, {**marks, **outcome.pop("marks")})
+        return outcome
+
+
+def _parts(started: float, marks: dict[str, float]) -> dict[str, float]:
+    """Seconds that each part of the start took, by the times at which they ended."""
+    times = [started, *marks.values()]
+    return {part: round(stop - start, 2) for part, start, stop in zip(marks, times, times[1:], strict=False)}
 
 
 def _say(text: str) -> None:
@@ -173,13 +186,14 @@ def _difference(resumed: dict, job: Any) -> str:
 
 def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict, output: Path, started: float) -> Any:
     from raycrnn import cluster, dataset, keep
+    from raycrnn.job import Job
     from raycrnn.monitor import Monitor
-    from raycrnn.worker import Job
 
     plan = cluster.plan(configuration.cluster, configuration.data.input_data_n_parallel_calls, cluster.nodes())
     _warn_if_busy(plan)
-    # Its process starts while the CSVs are encoded.
+    # Their processes start while the CSVs are encoded.
     monitor = Monitor.remote()
+    cluster.warm_up({"raycrnn.worker": plan.num_workers, "ray.train.torch": 1, "raycrnn.ingest": 1})
     alphabet = dataset.alphabet_of(csvs["train"], configuration.data)
     train_set = dataset.put_samples(csvs["train"], alphabet, configuration, training=True)
     eval_set = dataset.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
@@ -333,18 +347,22 @@ def _keep(job: Any) -> None:
     keep.fill(job.train, job.configuration, job.plan, tell)
 
 
+def _run_worker(settings: dict) -> None:
+    from raycrnn import worker
+
+    worker.run(settings)
+
+
 def _fit(job: Any) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-
-    from raycrnn import worker
 
     resources = {"CPU": job.plan.cpus_per_worker} | ({"GPU": 1} if job.plan.use_gpu else {})
     # Ray's own record of the run would make it resume by itself; ours (checkpoint.py) decides, so it gets a
     # place of its own each time.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.output, ignore_cleanup_errors=True) as record:
         TorchTrainer(
-            worker.run,
+            _run_worker,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
                 num_workers=job.plan.scaling, use_gpu=job.plan.use_gpu, resources_per_worker=resources

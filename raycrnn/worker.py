@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import ray
 import ray.train.torch
@@ -18,12 +17,9 @@ import torch
 import torch.distributed as dist
 
 from raycrnn import checkpoint, dataset, ingest, journal, learning
-from raycrnn.alphabet import Alphabet
-from raycrnn.cluster import Plan
-from raycrnn.config import Configuration
-from raycrnn.dataset import SampleSet
 from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import Stream
+from raycrnn.job import Job
 from raycrnn.learning import Batch, Evaluation, Learner, Progress, Step
 from raycrnn.model import CRNN
 from raycrnn.monitor import Reporter
@@ -38,24 +34,6 @@ SECONDS_BETWEEN_SAVES = 30.0
 
 MOST_CACHED_BYTES = 256 * 2**20
 """Evaluation sets up to this size a worker are decoded once and kept."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs to know."""
-
-    configuration: Configuration
-    alphabet: Alphabet
-    train: SampleSet
-    eval: SampleSet | None
-    csv_digests: dict[str, str]
-    output: str
-    plan: Plan
-    started: float
-    """seconds since 1970 at which the command started"""
-    monitor: Any
-    keep: bool
-    """whether the decoded training images are kept"""
 
 
 def run(settings: dict) -> None:
@@ -115,6 +93,8 @@ class Worker:
 
     def __init__(self, job: Job, reporter: Reporter):
         self.job, self.reporter = job, reporter
+        self.marks = {"trainer, worker, imports": time.time()}
+        """the parts of the start and when they ended, in seconds since 1970"""
         self.settings = job.configuration.training
         self.output = Path(job.output)
         self.device = ray.train.torch.get_device()
@@ -137,6 +117,7 @@ class Worker:
         self._write_together("logs", self._open_journal)
         self.window = Window()
         self.last_save = time.monotonic()
+        self.marks["network"] = time.time()
         self._eval_batches: list[Batch] | None = None
 
     def _make_clock(self) -> Clock:
@@ -201,6 +182,7 @@ class Worker:
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         self.reporter.doing(f"waits for the images of step {self.progress.step + 1}")
         batch = next(batches, None)
+        self.marks.setdefault("first batch", time.time())
         self.reporter.doing(f"takes step {self.progress.step + 1}, for which it may wait for the other workers")
         return batch
 
@@ -214,6 +196,7 @@ class Worker:
         new_rejections = bool(stream.rejected.keys() - self.rejected["train"].keys())
         signals = (stop, left, new_rejections, evaluate, self.problem is not None)
         step = self.learner.train_step(batch, self.steps_left, signals)
+        self.marks.setdefault("first step", time.time())
         self.steps_left = int(step.signals[1])
         self.window.add(step.samples, stream.waited, stream.pixels, stream.padding)
         if self.rank == 0:
@@ -432,9 +415,8 @@ class Worker:
         self.progress.finished = True
         self._close()
         if self.rank == 0:
-            self.reporter.outcome(
-                {"best": self.progress.best, "steps": self.progress.step, "rejected": self._rejected_count()}
-            )
+            outcome = {"best": self.progress.best, "steps": self.progress.step, "rejected": self._rejected_count()}
+            self.reporter.outcome({**outcome, "marks": self.marks})
 
     def _close(self) -> None:
         self._save()

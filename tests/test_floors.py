@@ -21,7 +21,7 @@ FLOORS = (
     # learning without a cluster
     {"learning", "recognizer", "checkpoint", "journal", "lexicon", "lm"},
     # Ray
-    {"cluster", "dataset", "ranges", "keep", "ingest", "monitor", "worker"}
+    {"cluster", "dataset", "ranges", "keep", "ingest", "monitor", "job", "worker"}
     | {"train", "tune", "evaluate", "predict", "serve"},
     # tools beside the road
     {"check", "report", "split", "labels", "words", "mnist_numbers", "convert", "export", "bench"}

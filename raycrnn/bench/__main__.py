@@ -5,6 +5,8 @@ import sys
 from typing import NoReturn
 
 BENCHMARKS = {
+    "ingest": ("Ingest", "decoding through Ray Data against a DataLoader and a plain loop"),
+    "start": ("Start", "from the command to the first training step, by part"),
     "step": ("Step", "the training step in auto precision against plain fp32"),
     "train": ("TrainBench", "training through Ray against the same loop on tensors in memory"),
 }

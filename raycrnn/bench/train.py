@@ -51,8 +51,8 @@ class TrainBench(Command):
         rates: dict[str, list[float]] = {"ray": [], "memory": []}
         waits = []
         with tempfile.TemporaryDirectory() as folder, cluster.connect("local"):
-            settings = self._settings(Path(folder))
-            write_images(Path(folder), self.width)
+            settings = settings_of(Path(folder), self.size, self.batch)
+            write_images(Path(folder), self.width, SAMPLES)
             plan = cluster.plan(settings.cluster, None, cluster.nodes())
             torch.set_num_threads(plan.threads)
             batches = batches_in_memory(settings)
@@ -73,24 +73,23 @@ class TrainBench(Command):
         network = f"{self.size} network, {self.batch} × 32×{self.width}, {loop.learner.precision}"
         bench.report(f"train: {network}; {plan}", figures, self.json_line)
 
-    def _settings(self, folder: Path) -> Configuration:
-        return config.parse(
-            {
-                "data": {
-                    "csv_files_train": str(folder / "labels.csv"),
-                    "csv_files_eval": str(folder / "few.csv"),
-                },
-                "model": {"size": self.size},
-                "training": {"train_batch_size": self.batch, "save_interval": 10**6, "schedule": "constant"},
-            }
-        )
+
+def settings_of(folder: Path, size: str, batch: int) -> Configuration:
+    """The configuration of a training on what `write_images` left in a folder."""
+    return config.parse(
+        {
+            "data": {"csv_files_train": str(folder / "labels.csv"), "csv_files_eval": str(folder / "few.csv")},
+            "model": {"size": size},
+            "training": {"train_batch_size": batch, "save_interval": 10**6, "schedule": "constant"},
+        }
+    )
 
 
-def write_images(folder: Path, width: int) -> None:
+def write_images(folder: Path, width: int, count: int) -> None:
     """Grey noise with random labels: what a network learns of it does not change how long a step takes."""
     random = np.random.default_rng(0)
     rows = []
-    for number in range(SAMPLES):
+    for number in range(count):
         Image.fromarray(random.integers(0, 256, (32, width), dtype=np.uint8)).save(folder / f"{number}.png")
         rows.append(f"{number}.png;{''.join(random.choice(list(UNITS), LABEL_UNITS))}\n")
     (folder / "labels.csv").write_text("".join(rows))

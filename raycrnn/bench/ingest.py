@@ -1,0 +1,197 @@
+"""Decoding through Ray Data, against a plain loop and a torch DataLoader on the same cores."""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field
+from torch.utils.data import DataLoader
+
+from raycrnn import bench, cluster, config, dataset, image, ingest, samples
+from raycrnn.augment import Augmenter
+from raycrnn.command import Command
+
+FILES = 2000
+"""Different images; the CSV lists them in turn."""
+
+BATCH = 64
+
+
+class Ingest(Command):
+    """Measure images a second, decoded from files into batches, in turn by a plain loop, a DataLoader and Ray Data.
+
+    All three call the same decoding function. The DataLoader has as many workers as there are cores, and keeps them.
+    Rates are of whole epochs after the first. The limit: Ray Data ≥ 0.8 × the DataLoader.
+    """
+
+    rows: int = Field(20_000, ge=BATCH)
+    """of an epoch"""
+    height: int = Field(32, ge=1)
+    """of the images in pixels"""
+    width: int = Field(100, ge=8)
+    """of the images in pixels"""
+    augment: bool = False
+    """augment the images, as training does by default"""
+    rounds: int = Field(3, ge=1)
+    """each measures all sides"""
+    json_line: bool = Field(False, validation_alias="json")
+    """print one JSON object as the last line of stdout"""
+
+    def run(self) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        figures = []
+        with tempfile.TemporaryDirectory() as name, cluster.connect("local"):
+            for kind in ("png", "jpeg"):
+                folder = Path(name) / kind
+                csv = write_images(folder, kind, (self.width, self.height), self.rows)
+                figures += self._measure(csv, kind, cores)
+        title = f"ingest: {self.rows:,} images of {self.height}×{self.width}, batches of {BATCH}, {cores} cores"
+        bench.report(title + (", augmented" if self.augment else ""), figures, self.json_line)
+
+    def _measure(self, csv: Path, kind: str, cores: int) -> list[bench.Figure]:
+        settings = config.parse(
+            {
+                "data": {"csv_files_train": str(csv)},
+                "augmentation": {"data_augmentation": self.augment},
+                "training": {"train_batch_size": BATCH},
+            }
+        )
+        sides = {"loop": PlainLoop(settings), "dataloader": Loader(settings, cores), "ray": Rays(settings, cores)}
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        delays: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(self.rounds):
+            for name, side in sides.items():
+                rate, delay = measure(side, self.rows)
+                rates[name].append(rate)
+                delays[name].append(delay)
+        sides["dataloader"].close()
+        loops = [cores * rate for rate in rates["loop"]]
+        return [
+            bench.Figure(f"{kind}: Pillow loop × cores", statistics.median(loops), "img/s"),
+            bench.Figure(f"{kind}: DataLoader", statistics.median(rates["dataloader"]), "img/s"),
+            bench.Figure(f"{kind}: Ray Data", statistics.median(rates["ray"]), "img/s"),
+            bench.Figure(f"{kind}: first batch, DataLoader", delays["dataloader"][0], "s"),
+            bench.Figure(f"{kind}: first batch, Ray Data", delays["ray"][0], "s"),
+            bench.Figure(f"ratio to loop {kind}", bench.median_ratio(rates["ray"], loops), ""),
+            bench.Figure(
+                f"ratio to dataloader {kind}", bench.median_ratio(rates["ray"], rates["dataloader"]), "", "≥ 0.8"
+            ),
+        ]
+
+
+def write_images(folder: Path, kind: str, size: tuple[int, int], rows: int) -> Path:
+    """Drawn text, `FILES` different ones, and a CSV that lists them in turn."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    font = ImageFont.load_default(size=0.7 * size[1])
+    labels = []
+    for number in range(min(rows, FILES)):
+        labels.append("".join(random.choice(list("abcdefgh"), 5)))
+        drawn = Image.new("L", size, 255)
+        ImageDraw.Draw(drawn).text((2, 2), labels[-1], fill=0, font=font)
+        drawn.save(folder / f"{number}.{kind}")
+    lines = [f"{row % len(labels)}.{kind};{labels[row % len(labels)]}\n" for row in range(rows)]
+    (folder / "labels.csv").write_text("".join(lines))
+    return folder / "labels.csv"
+
+
+def measure(side: "PlainLoop | Loader | Rays", rows: int, epochs: int = 3) -> tuple[float, float]:
+    """Images a second over all epochs but the first, and the seconds to the first batch."""
+    start = time.perf_counter()
+    batches = side.batches(epochs)
+    next(batches)
+    delay = time.perf_counter() - start
+    per_epoch = -(-rows // BATCH)
+    for _ in islice(batches, per_epoch - 1):
+        pass
+    start = time.perf_counter()
+    for _ in batches:
+        pass
+    return (epochs - 1) * rows / (time.perf_counter() - start), delay
+
+
+@dataclass
+class Images(torch.utils.data.Dataset):
+    """A CSV's images by number, as `make_batch` prepares them."""
+
+    paths: list[str]
+    settings: config.Image
+    augmenter: Augmenter
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        data = image.read_bytes(self.paths[row])
+        return image.prepare(data, self.settings.input_shape, self.settings.input_channels, self.augmenter.of(0, row))
+
+
+def images_of(settings: config.Configuration) -> Images:
+    file = samples.read_csv(settings.data.train_csvs[0])
+    augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
+    return Images([file.resolve(row.path) for row in file.rows], settings.image, augmenter)
+
+
+class PlainLoop:
+    """One process."""
+
+    def __init__(self, settings: config.Configuration):
+        self.images = images_of(settings)
+
+    def batches(self, epochs: int) -> Iterator[object]:
+        for _ in range(epochs):
+            for start in range(0, len(self.images), BATCH):
+                rows = range(start, min(start + BATCH, len(self.images)))
+                yield image.collate([self.images[row] for row in rows])
+
+
+class Loader:
+    """torch's DataLoader."""
+
+    def __init__(self, settings: config.Configuration, cores: int):
+        self.loader = DataLoader(
+            images_of(settings),
+            batch_size=BATCH,
+            shuffle=True,
+            num_workers=cores,
+            persistent_workers=True,
+            collate_fn=collate,
+        )
+
+    def batches(self, epochs: int) -> Iterator[object]:
+        for _ in range(epochs):
+            yield from self.loader
+
+    def close(self) -> None:
+        """End its processes."""
+        del self.loader
+
+
+def collate(images: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+    images_BCHW, widths_B = image.collate(images)
+    return torch.from_numpy(images_BCHW), torch.from_numpy(widths_B)
+
+
+class Rays:
+    """The stream that training reads."""
+
+    def __init__(self, settings: config.Configuration, cores: int):
+        files = dataset.read_labels(settings.data.train_csvs, settings.data)
+        self.set = dataset.put_samples(files, dataset.alphabet_of(files, settings.data), settings, training=True)
+        self.recipe = ingest.train_recipe(settings, self.set, 0, 1)
+        self.plan = cluster.Plan(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
+
+    def batches(self, epochs: int) -> Iterator[object]:
+        return iter(ingest.Stream(self.recipe, self.plan, 0, epochs * self.recipe.batches_per_epoch))
+
+
+if __name__ == "__main__":
+    Ingest.main(name="bench ingest")
