@@ -37,6 +37,9 @@ class Alphabet:
             raise UsageError("the alphabet is empty: it needs at least one unit")
         if "" in self.units:
             raise UsageError("the alphabet holds an empty unit")
+        broken = [unit for unit in self.units if unit.encode("utf-8", "ignore").decode() != unit]
+        if broken:
+            raise UsageError(f"the alphabet holds {broken[0]!r}, half of a surrogate pair and no character")
         if len(self._code_of) < len(self.units):
             repeated = next(unit for i, unit in enumerate(self.units) if unit in self.units[:i])
             raise UsageError(f"the alphabet holds the unit {repeated!r} twice")

@@ -1,7 +1,7 @@
 """Full training state <-> directory, whole or not at all.
 
-A checkpoint is `step_00000123/` with `tensors.safetensors` and `state.json`, which holds the digest of the
-former. It is written under a temporary name, flushed to disk and renamed. Nothing in it is executed on load.
+A checkpoint is `step_00000123/` with `tensors.safetensors` and `state.json`, which holds a digest of both. It is
+written under a temporary name, flushed to disk and renamed. Nothing in it is executed on load.
 """
 
 import hashlib
@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     # The command looks for checkpoints before it needs torch, whose import takes a second or two.
     from torch import Tensor
+
+FORMAT = 2
+"""Number of the layout; checkpoints of another one are not read."""
 
 KEPT = 2
 """Checkpoints that stay: should the last one be damaged there is one before it."""
@@ -44,8 +47,8 @@ def save(directory: Path, step: int, state: dict, tensors: "dict[str, Tensor]") 
     try:
         data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         _write(temporary / "tensors.safetensors", data)
-        digest = hashlib.sha256(data).hexdigest()
-        _write(temporary / "state.json", json.dumps({"sha256": digest, "state": state}).encode())
+        envelope = {"format": FORMAT, "sha256": _digest(data, state), "state": state}
+        _write(temporary / "state.json", json.dumps(envelope).encode())
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     finally:
@@ -55,6 +58,10 @@ def save(directory: Path, step: int, state: dict, tensors: "dict[str, Tensor]") 
     for path in (*later, *_steps(directory)[len(later) + KEPT :]):
         shutil.rmtree(path)
     return final
+
+
+def _digest(tensors: bytes, state: dict) -> str:
+    return hashlib.sha256(tensors + json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -86,8 +93,10 @@ def _read_all(directory: Path) -> Iterator[Checkpoint | str]:
         try:
             envelope = json.loads((path / "state.json").read_text())
             data = (path / "tensors.safetensors").read_bytes()
-            if hashlib.sha256(data).hexdigest() != envelope["sha256"]:
-                raise ValueError("tensors.safetensors is not what was written")
+            if envelope["format"] != FORMAT:
+                raise ValueError(f"written by another version of raycrnn, in layout {envelope['format']}")
+            if _digest(data, envelope["state"]) != envelope["sha256"]:
+                raise ValueError("tensors.safetensors or state.json is not what was written")
             yield Checkpoint(path, envelope["state"], safetensors.torch.load(data))
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             yield f"{path}: not whole: {error}"

@@ -3,8 +3,10 @@
 import importlib
 import logging
 import os
+import socket
 import sys
 import threading
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,8 +71,10 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
         threading.Thread(target=importlib.import_module, args=(ahead,), daemon=True).start()
     if started:
         options = {"include_dashboard": False} if local else {}
+        if not local:
+            _check_answers(address)
         try:
-            with _native_stderr_silenced():
+            with _native_stderr_silenced(), _printable_arguments():
                 ray.init(
                     address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options
                 )
@@ -80,12 +84,35 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
 
     # After the import of ray.data, which sets its logger up anew.
     for name in ("ray.data", "ray.train", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        # What they would say comes as an exception too.
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         if started:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises `UsageError` if nobody listens at host:port: Ray itself would try for minutes, and say nothing."""
+    place = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+    if place.hostname is None or place.port is None:
+        return
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=10).close()
+    except OSError as error:
+        raise UsageError(f"no Ray cluster at {address!r}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _printable_arguments() -> Iterator[None]:
+    """Ray notes the command line, and fails on names of files that are no text."""
+    given = sys.argv
+    sys.argv = [argument.encode("utf-8", "backslashreplace").decode() for argument in given]
+    try:
+        yield
+    finally:
+        sys.argv = given
 
 
 def warm_up(modules: Mapping[str, int]) -> None:

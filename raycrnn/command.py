@@ -4,7 +4,9 @@ The class's docstring opens `--help`, a field's docstring is its line there. Res
 else to stderr; errors that a user can mend are printed without a stack trace.
 """
 
+import errno
 import inspect
+import io
 import os
 import sys
 from abc import abstractmethod
@@ -44,8 +46,16 @@ class Command(BaseModel):
     @classmethod
     def call(cls, arguments: list[str], name: str) -> int:
         """`main` without the exit. --help and arguments that do not parse still raise `SystemExit`."""
+        for stream in (sys.stdout, sys.stderr):
+            # A terminal of a narrow encoding gets what it lacks escaped.
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        if sys.stdout is None:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it was closed, and print would do nothing either
         try:
-            return cls._parse(arguments, name).run() or 0
+            code = cls._parse(arguments, name).run() or 0
+            sys.stdout.flush()
+            return code
         except RaycrnnError as error:
             print(f"raycrnn {name}: {error}", file=sys.stderr)
             return error.exit_code
@@ -55,6 +65,12 @@ class Command(BaseModel):
         except BrokenPipeError:
             # Who read our stdout (head, less) has gone; python must not complain while flushing it at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except OSError as error:
+            if error.filename is None and error.errno == errno.ENOSPC:
+                # stdout's; nothing is left to write at exit.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"raycrnn {name}: {error.filename or 'stdout'}: {error.strerror or error}", file=sys.stderr)
             return 1
 
     @classmethod

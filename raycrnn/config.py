@@ -528,7 +528,8 @@ def _groups() -> set[str]:
 
 def _suggestion(key: str) -> str:
     same_leaf = [known for known in fields() if known.endswith("." + key.rpartition(".")[2])]
-    close = same_leaf or difflib.get_close_matches(key, [*fields(), *sorted(_groups())], n=1, cutoff=0.6)
+    candidates = [*fields(), *([] if "." in key else sorted(_groups()))]
+    close = same_leaf or difflib.get_close_matches(key, candidates, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else "; `--help` lists the keys"
 
 

@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import metrics, samples
 from raycrnn.command import Command
 from raycrnn.config import Data
-from raycrnn.errors import UsageError
+from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.metrics import Counts, Interval
 from raycrnn.recognizer import Recognizer, is_override
 
@@ -48,6 +48,8 @@ class Report:
     intervals: dict[str, Interval]
     unknown: int
     """samples whose label holds a unit that the alphabet lacks"""
+    empty: int
+    """samples without a label, or with an empty one"""
     unreadable: int
 
     def table(self) -> str:
@@ -60,6 +62,8 @@ class Report:
         lines.append(f"{self.counts.samples:,} samples, {self.counts.units:,} units, {self.counts.words:,} words")
         if self.unknown:
             lines.append(f"{self.unknown:,} samples have units that the model's alphabet lacks; they count as errors")
+        if self.empty:
+            lines.append(f"{self.empty:,} samples have no label; whatever is read in them counts as errors")
         if self.unreadable:
             lines.append(f"{self.unreadable:,} samples could not be read and are left out")
         return "\n".join(lines)
@@ -67,13 +71,11 @@ class Report:
     def as_json(self) -> dict:
         scores = {key: getattr(self.counts, key) for key in ("cer", "wer", "accuracy")}
         intervals = {key: [interval.low, interval.high] for key, interval in self.intervals.items()}
-        counts = {"unknown": self.unknown, "unreadable": self.unreadable, **asdict(self.counts)}
+        counts = {"unknown": self.unknown, "empty": self.empty, "unreadable": self.unreadable, **asdict(self.counts)}
         return {**scores, "intervals": intervals, **counts}
 
 
-def evaluate(
-    model: str, csvs: Sequence[str], overrides: Sequence[str] = (), address: str | None = None
-) -> Report:
+def evaluate(model: str, csvs: Sequence[str], overrides: Sequence[str] = (), address: str | None = None) -> Report:
     """Transcribe the images of CSVs and score them.
 
     Raises:
@@ -98,7 +100,7 @@ def evaluate(
 
         paths = [file.resolve(row.path) for file, row in usable]
         results = list(transcribe(model, recognizer.configuration.image, paths, overrides))
-    scores, unknown = [], 0
+    scores, unknown, empty = [], 0, 0
     for (file, row), result in zip(usable, results, strict=True):
         if result.rejected:
             why = (result.rejected.reason, result.rejected.detail)
@@ -106,11 +108,14 @@ def evaluate(
             continue
         reference = _reference(row, settings)
         unknown += any(unit not in recognizer.alphabet for unit in reference)
+        empty += not reference
         scores.append(metrics.score(reference, recognizer.alphabet.decode(result.transcription.codes)))
     dataset.check_rejections("evaluation", rejections, len(pairs), settings)
     if rejections:
         print(dataset.rejection_table(rejections), file=sys.stderr)
-    return Report(sum(scores, Counts()), metrics.bootstrap(scores), unknown, len(rejections))
+    if empty == len(scores):
+        raise RaycrnnError(f"{', '.join(csvs)}: all labels are empty: there is nothing to score against")
+    return Report(sum(scores, Counts()), metrics.bootstrap(scores), unknown, empty, len(rejections))
 
 
 def _reference(row: samples.Row, settings: Data) -> tuple[str, ...]:

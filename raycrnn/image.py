@@ -107,8 +107,8 @@ def _open(file: IO[bytes]) -> Image.Image:
         if data.startswith(SIGNATURES):
             raise Rejected("damaged image", f"{len(data)} bytes without a whole header") from None
         raise Rejected("not an image", f"{len(data)} bytes that are no image") from None
-    except Image.DecompressionBombError as error:
-        raise Rejected("too many pixels", str(error)) from None
+    except Image.DecompressionBombError:
+        raise Rejected("too many pixels", f"far more than {MAX_PIXELS:,}") from None
     except Exception as error:  # Decoders let through whatever a broken file makes them stumble over.
         raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
     if image.width * image.height > MAX_PIXELS:

@@ -111,4 +111,3 @@ def _table(examples: Sequence[Example]) -> str:
         cells = (text.replace("|", "\\|") for text in (example.reference, example.transcription))
         rows.append(f"| {number} | {' | '.join(cells)} |")
     return "\n".join(rows)
-

@@ -4,6 +4,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -143,9 +144,7 @@ def split_digits(count: int, eval_share: float, random: np.random.Generator) -> 
     return order[held_back:], order[:held_back]
 
 
-def draw_numbers(
-    pool: np.ndarray, count: int, least: int, most: int, random: np.random.Generator
-) -> list[np.ndarray]:
+def draw_numbers(pool: np.ndarray, count: int, least: int, most: int, random: np.random.Generator) -> list[np.ndarray]:
     """Numbers as the indices of their digit images, each int64 [least…most], drawn from a pool int64 [P]."""
     lengths = random.integers(least, most, count, endpoint=True)
     return np.split(random.choice(pool, lengths.sum()), np.cumsum(lengths)[:-1])
@@ -156,9 +155,7 @@ def compose(digits: np.ndarray) -> np.ndarray:
     return 255 - np.concatenate(digits, axis=1)
 
 
-def write_sets(
-    folder: Path, digits: np.ndarray, labels: np.ndarray, sets: Mapping[str, Sequence[np.ndarray]]
-) -> None:
+def write_sets(folder: Path, digits: np.ndarray, labels: np.ndarray, sets: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Write the images and NAME.csv of each set into a folder that is new or empty.
 
     Args:
@@ -180,6 +177,8 @@ def write_sets(
             (folder / f"{name}.part").write_bytes(rows[name].encode())
             os.replace(folder / f"{name}.part", folder / f"{name}.csv")
     except OSError as error:
+        # Of half a set nobody has any use, and it would stand in the way of the next try.
+        shutil.rmtree(folder, ignore_errors=True)
         raise RaycrnnError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 

@@ -64,6 +64,8 @@ class Predict(Command):
     """images, folders and .csv files; also decoding.key=value, such as decoding.num_beam_paths=3"""
     output: str | None = Field(None, validation_alias=AliasChoices("o", "output"))
     """file to write: CSV, or JSON lines if it ends in .jsonl; default: CSV on stdout"""
+    overwrite: bool = False
+    """replace the output where it exists"""
     format: Literal["csv", "jsonl"] | None = None
     """csv or jsonl, whatever the output's name"""
     address: str | None = None
@@ -79,6 +81,7 @@ class Predict(Command):
 
         from raycrnn import cluster
 
+        _check_output(self.output, self.overwrite, [*self.inputs, *(item.path for item in inputs)])
         with _open_output(self.output) as file, cluster.connect(self.address):
             write = _write_jsonl if jsonl else _write_csv
             settings = recognizer.configuration.image
@@ -98,14 +101,19 @@ def list_inputs(names: Sequence[str], settings: Any) -> list[Input]:
             file = samples.read_csv(name, settings.csv_delimiter, settings.encoding)
             inputs += [Input(row.path, file.resolve(row.path), row.problem) for row in file.rows]
         elif Path(name).is_dir():
-            found = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-            # A file name may hold bytes that are no text; they are shown escaped.
-            inputs += [Input(os.fsencode(path).decode("utf-8", "backslashreplace"), str(path)) for path in found]
+            named = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            inputs += [Input(_printable(path), str(path)) for path in named if not path.is_dir()]
         else:
-            inputs.append(Input(name, name))
+            inputs.append(Input(_printable(name), name))
     if not inputs:
-        raise UsageError(f"nothing to read: {', '.join(names)} hold no images")
+        what = f"{', '.join(names)} hold no images" if names else "name images, folders or CSVs"
+        raise UsageError(f"nothing to read: {what}")
     return inputs
+
+
+def _printable(path: str | Path) -> str:
+    """A file name may hold bytes that are no text; they are shown escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _with_malformed(inputs: Sequence[Input], results: Iterator[Result]) -> Iterator[Result]:
@@ -246,13 +254,33 @@ def _from_json(text: str) -> Result:
 # --- writing
 
 
+def _check_output(name: str | None, overwrite: bool, inputs: Sequence[str]) -> None:
+    """Raises `UsageError` if an output is no file's name, one of the inputs, or there already."""
+    if name is None:
+        return
+    path = Path(name)
+    if not path.name or path.is_dir():
+        raise UsageError(f"{name or repr(name)}: is a directory and not the name of a file to write")
+    if not path.is_file():
+        return
+    if any(os.path.exists(each) and path.samefile(each) for each in inputs):
+        raise UsageError(f"{name}: is one of the inputs; name another output")
+    if not overwrite:
+        raise UsageError(f"{name}: already there; --overwrite replaces it")
+
+
 @contextmanager
 def _open_output(name: str | None) -> Iterator[IO[str]]:
     """stdout, or a file that takes its name when it is whole. Raises `UsageError` if it cannot be written."""
     if name is None:
         yield sys.stdout
         return
-    path = Path(name)
+    path = Path(name).resolve()
+    if path.exists() and not path.is_file():
+        # A pipe or a device is written to as it is.
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        return
     temporary = path.with_name(f".{path.name}.part")
     try:
         file = temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="")

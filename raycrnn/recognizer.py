@@ -98,6 +98,9 @@ class Recognizer:
         path = Path(path)
         if not (path / "model.safetensors").is_file():
             raise UsageError(f"{path}: no model directory: it holds no model.safetensors")
+        missing = [name for name in ("config.json", "alphabet.json", "metrics.json") if not (path / name).is_file()]
+        if missing:
+            raise RaycrnnError(f"{path}: the model directory lacks {', '.join(missing)}: copy it again, whole")
         for override in overrides:
             if not override.startswith(("decoding.", "data.")):
                 raise UsageError(f"{override}: of a trained model only decoding.* and data.* can be changed")
@@ -125,7 +128,8 @@ class Recognizer:
 
     def _write_files(self, folder: Path) -> None:
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        safetensors.torch.save_file(tensors, folder / "model.safetensors")
+        # Not save_file, whose errors are not OSErrors.
+        (folder / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
         texts = {
             "config.json": self.configuration.model_dump_json(indent=2),
             "alphabet.json": self.alphabet.to_json(),
@@ -191,8 +195,9 @@ class Recognizer:
 
 
 def is_override(text: str) -> bool:
-    """Whether a word on the command line is a `key=value` that `Recognizer.load` takes, rather than a path."""
-    return text.startswith(("decoding.", "data.")) and "=" in text
+    """Whether a word on the command line is a `key=value` of the configuration, rather than a path."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and key.partition(".")[0] in config.Configuration.model_fields and not os.path.exists(text)
 
 
 def batches_by_width(widths: Sequence[int], height: int) -> list[list[int]]:
@@ -235,6 +240,7 @@ def _exchange(first: Path, second: Path) -> bool:
     """Linux's renameat2(2) with RENAME_EXCHANGE; False where the system or the file system lacks it."""
     renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
     working_directory, exchange = -100, 2
-    return renameat2 is not None and renameat2(
-        working_directory, os.fsencode(first), working_directory, os.fsencode(second), exchange
-    ) == 0
+    return (
+        renameat2 is not None
+        and renameat2(working_directory, os.fsencode(first), working_directory, os.fsencode(second), exchange) == 0
+    )

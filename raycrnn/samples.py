@@ -37,6 +37,8 @@ class Rejected(Exception):
 
     def __init__(self, reason: str, detail: str):
         assert reason in REMEDIES
+        # A file's name may hold bytes that are no text; they are shown escaped.
+        detail = detail.encode("utf-8", "backslashreplace").decode()
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
@@ -93,8 +95,11 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"{path}, line {line}: the bytes are not {encoding}: name the encoding (data.encoding), such as cp1252"
+            f"{path}, line {line}: the bytes are not {encoding}: name the encoding (data.encoding, or --encoding of "
+            "split), such as cp1252"
         ) from None
+    if "\r" in text and "\n" not in text:
+        raise UsageError(f"{path}: its lines end in CR alone, as on old Macs: write them with LF or CRLF")
     # Not splitlines(): a label may hold U+2028, a form feed and others that it takes for line ends.
     lines = (line.removesuffix("\r") for line in text.split("\n"))
     rows = [parse_row(line, number, delimiter) for number, line in enumerate(lines, 1) if line.strip()]
@@ -123,7 +128,7 @@ def _take_field(text: str, delimiter: str | None) -> tuple[str, str | None]:
     while True:
         end = text.find('"', end)
         if end < 0:
-            raise ValueError('a quote is opened and not closed on this line')
+            raise ValueError("a quote is opened and not closed on this line")
         if text[end + 1 : end + 2] != '"':
             break
         end += 2

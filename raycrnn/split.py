@@ -65,6 +65,13 @@ class Split(Command):
             raise ValueError(f"must be a regular expression ({error})") from None
         return group
 
+    @field_validator("delimiter")
+    @classmethod
+    def _can_split(cls, delimiter: str) -> str:
+        if delimiter in '"\r\n':
+            raise ValueError("a quote or a line end cannot be a delimiter")
+        return delimiter
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, encoding: str) -> str:
@@ -242,6 +249,10 @@ def _seen_from(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -
 def _write_files(contents: dict[Path, bytes]) -> None:
     temporary = {file: file.with_name(f".{file.name}.{os.getpid()}") for file in contents}
     try:
+        for file in contents:
+            if file.is_dir():
+                # Before either is written: rows of an old evaluation CSV beside a new training CSV could be in both.
+                raise RaycrnnError(f"{file}: is a directory")
         for file, content in contents.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary[file].write_bytes(content)

@@ -1,13 +1,16 @@
 """The verb train: from a configuration to a model directory, on Ray."""
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +21,12 @@ from raycrnn import checkpoint, config
 from raycrnn.command import Command
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError, UsageError
+
+UNFINISHED = (".ray-*", ".model.*", ".run.json.*", ".metrics.jsonl.*", ".rejected.csv.*", "checkpoints/.step_*")
+"""Names of what is being written; nothing else in an output directory may be deleted."""
+
+SECONDS_BETWEEN_RESIZES = 30.0
+"""An elastic run looks so often whether it could have more workers; a change starts them anew."""
 
 
 class Train(Command):
@@ -79,27 +88,27 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     marks = {}
     output = Path(configuration.output_model_dir).absolute()
     resumed = _resume_state(output, configuration.restore_model)
-    if resumed and resumed["progress"]["finished"]:
-        progress = resumed["progress"]
-        _say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
-        return {"best": progress["best"], "steps": progress["step"], "rejected": resumed["rejected_count"]}
+    if resumed:
+        _check_same_settings(resumed["identity"], configuration.identity())
+        if resumed["progress"]["finished"]:
+            return _finished(output, resumed)
     csvs = _read_csvs(configuration)
     paths = (*configuration.data.train_csvs, *configuration.data.csv_files_eval)
     digests = {path: _digest(path) for path in paths}
     if resumed:
         _check_same_data(resumed["csv_digests"], digests)
-        _check_same_settings(resumed["identity"], configuration.identity())
+
+    from raycrnn import cluster, dataset
+
+    alphabet = dataset.alphabet_of(csvs["train"], configuration.data)
+    if resumed and tuple(resumed["alphabet"]) != alphabet.units:
+        raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {_difference(resumed, alphabet)}")
     marks["imports, configuration, CSVs"] = time.time()
-
-    from raycrnn import cluster
-
-    with cluster.connect(address, ahead="torch"):
+    with _alone_in(output), cluster.connect(address, ahead="torch"):
         marks["Ray"] = time.time()
-        job = _make_job(configuration, csvs, digests, output, started)
+        job = _make_job(configuration, csvs, alphabet, digests, output, started)
         # Of a long CSV they take hundreds of megabytes; the rows are in the object store now.
         csvs.clear()
-        if resumed and tuple(resumed["alphabet"]) != job.alphabet.units:
-            raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {_difference(resumed, job)}")
         _prepare_output(job)
         marks["alphabet, rows, image headers"] = time.time()
         outcome = _watch(job)
@@ -123,8 +132,11 @@ def _resume_state(output: Path, restore: bool) -> dict | None:
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
     # rejected.csv alone is left by a run that was refused for its data, and is no reason to refuse the next.
-    if not output.exists() or {path.name for path in output.iterdir()} <= {"rejected.csv"}:
+    held = {path.name for path in output.iterdir()} if output.exists() else set()
+    if held <= {"rejected.csv"}:
         return None
+    if not held & {"run.json", "checkpoints"}:
+        raise UsageError(f"{output}: holds files, and none of a run: choose another output_model_dir")
     if not restore:
         raise UsageError(
             f"{output}: exists and is not empty: choose another output_model_dir, "
@@ -139,6 +151,34 @@ def _resume_state(output: Path, restore: bool) -> dict | None:
     if problems:
         _say(f"the checkpoint before it is used: {found.path.name}")
     return found.state
+
+
+def _finished(output: Path, state: dict) -> dict:
+    """What a run that is over gave. Raises `UsageError` if its model is gone."""
+    progress = state["progress"]
+    if not (output / "model" / "model.safetensors").exists():
+        raise UsageError(f"{output}: this run is finished, but its model/ is gone: start a new output_model_dir")
+    _say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
+    return {"best": progress["best"], "steps": progress["step"], "rejected": state["rejected_count"]}
+
+
+@contextmanager
+def _alone_in(output: Path) -> Iterator[None]:
+    """Make the output directory and hold it while training. Raises `UsageError` if it cannot be had."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
+    directory = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UsageError(f"{output}: another command trains in it: wait, or choose another output_model_dir") from None
+    finally:
+        os.close(directory)
 
 
 def _read_csvs(configuration: Configuration) -> dict[str, list]:
@@ -179,12 +219,14 @@ def _check_same_settings(before: dict, now: dict) -> None:
         )
 
 
-def _difference(resumed: dict, job: Any) -> str:
-    before, now = set(resumed["alphabet"]), set(job.alphabet.units)
+def _difference(resumed: dict, alphabet: Any) -> str:
+    before, now = set(resumed["alphabet"]), set(alphabet.units)
     return f"missing {sorted(before - now)}, new {sorted(now - before)}"
 
 
-def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict, output: Path, started: float) -> Any:
+def _make_job(
+    configuration: Configuration, csvs: dict[str, list], alphabet: Any, digests: dict, output: Path, started: float
+) -> Any:
     from raycrnn import cluster, dataset, keep
     from raycrnn.job import Job
     from raycrnn.monitor import Monitor
@@ -194,7 +236,6 @@ def _make_job(configuration: Configuration, csvs: dict[str, list], digests: dict
     # Their processes start while the CSVs are encoded.
     monitor = Monitor.remote()
     cluster.warm_up({"raycrnn.worker": plan.num_workers, "ray.train.torch": 1, "raycrnn.ingest": 1})
-    alphabet = dataset.alphabet_of(csvs["train"], configuration.data)
     train_set = dataset.put_samples(csvs["train"], alphabet, configuration, training=True)
     eval_set = dataset.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
     sets = {name: each for name, each in (("train", train_set), ("eval", eval_set)) if each}
@@ -219,9 +260,11 @@ def _check_sets(sets: dict[str, Any], configuration: Configuration, output: Path
         for name, sample_set in sets.items():
             dataset.check_rejections(name, sample_set.rejections, sample_set.rows, configuration.data)
     except RaycrnnError as error:
-        output.mkdir(parents=True, exist_ok=True)
         rejections = [rejection for sample_set in sets.values() for rejection in sample_set.rejections]
-        journal.write_rejected(output / "rejected.csv", rejections)
+        try:
+            journal.write_rejected(output / "rejected.csv", rejections)
+        except OSError as problem:
+            raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {problem.strerror}") from None
         raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
 
 
@@ -241,7 +284,7 @@ def _prepare_output(job: Any) -> None:
     try:
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
         # What a run that was killed left half-written.
-        for rest in (*output.glob(".*"), *(output / "checkpoints").glob(".*")):
+        for rest in (rest for pattern in UNFINISHED for rest in output.glob(pattern)):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         journal.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.csv_digests)
     except OSError as error:
@@ -365,7 +408,10 @@ def _fit(job: Any) -> None:
             _run_worker,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=job.plan.scaling, use_gpu=job.plan.use_gpu, resources_per_worker=resources
+                num_workers=job.plan.scaling,
+                use_gpu=job.plan.use_gpu,
+                resources_per_worker=resources,
+                elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
             ),
             run_config=RunConfig(
                 name="run",

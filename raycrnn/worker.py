@@ -116,7 +116,8 @@ class Worker:
         self.journal: journal.Journal | None = None
         self._write_together("logs", self._open_journal)
         self.window = Window()
-        self.last_save = time.monotonic()
+        # The first evaluation is followed by a checkpoint, however soon it comes.
+        self.last_save = -math.inf
         self.marks["network"] = time.time()
         self._eval_batches: list[Batch] | None = None
 
@@ -353,6 +354,7 @@ class Worker:
             "epoch": round(self._epochs_done(), 3),
             "step": self.progress.step,
             "seconds": round(seconds, 1),
+            "workers": self.world_size,
             "train_loss": self.progress.mean_loss,
             "images_per_second": round(self.window.images_per_second(), 1),
             "data_wait": round(self.window.data_wait(), 5),

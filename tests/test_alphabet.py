@@ -187,3 +187,10 @@ def test_an_alphabet_from_labels_does_not_depend_on_the_order_of_the_rows(labels
     assert alphabet == Alphabet.from_labels(shuffled)
     assert set(alphabet.units) == units
     assert len(alphabet) == len(units)
+
+
+def test_half_a_surrogate_pair_is_no_unit(tmp_path):
+    path = tmp_path / "alphabet.json"
+    path.write_text('{"\\ud800": 0, "a": 1}')
+    with pytest.raises(UsageError, match="half of a surrogate pair"):
+        Alphabet.load(path)

@@ -50,6 +50,8 @@ def flip(path):
         ("state.json", lambda path: path.unlink()),
         ("state.json", lambda path: path.write_text("[]")),
         ("state.json", lambda path: path.write_text(json.dumps({"state": {}}))),
+        ("state.json", lambda path: path.write_text(path.read_text().replace('"step": 2', '"step": 3'))),
+        ("state.json", lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 1'))),
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_named(tmp_path, name, damage):

@@ -1,10 +1,13 @@
 """What of a cluster a run takes: never more than there is, always something to decode with."""
 
+import socket
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycrnn.cluster import plan
+from raycrnn.cluster import connect, plan
 from raycrnn.config import Cluster
 from raycrnn.errors import UsageError
 
@@ -66,3 +69,22 @@ def test_decoding_tasks_asked_for_all_fit():
     found = plan(Cluster(), 4, [(2, 0)])
     assert found.decode_tasks == 4
     assert found.cpus_per_worker + 4 * found.cpus_per_decode_task <= 2
+
+
+def test_a_host_that_does_not_answer_is_told_at_once():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(UsageError, match=f"no Ray cluster at '127.0.0.1:{port}'"), connect(f"127.0.0.1:{port}"):
+            pass
+        assert time.monotonic() - start < 30
+
+
+def test_an_elastic_run_takes_what_the_cluster_has_between_its_bounds():
+    found = plan(Cluster(num_workers=(1, 4)), None, [(1, 0), (1, 0)])
+    assert (found.num_workers, found.scaling) == (2, (1, 4))
+    assert plan(Cluster(num_workers=(1, 4)), None, [(8, 2)]).num_workers == 2
+    assert plan(Cluster(num_workers=2), None, [(2, 0)]).scaling == 2
+    with pytest.raises(UsageError, match="num_workers"):
+        plan(Cluster(num_workers=(3, 4)), None, [(2, 0)])

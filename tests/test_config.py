@@ -506,3 +506,28 @@ def test_whatever_overrides_is_a_configuration_or_a_usage_error(key, text):
 @given(st.text(min_size=1).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
 def test_any_text_can_name_an_output_directory_when_it_is_quoted(text):
     assert config.parse(LEAST, ["output_model_dir=" + json.dumps(text)]).output_model_dir == text
+
+
+@pytest.mark.parametrize(
+    ("override", "csvs", "weights"),
+    [
+        ("data.csv_files_train=a.csv", ("a.csv",), None),
+        ('data.csv_files_train=["a.csv", "b.csv"]', ("a.csv", "b.csv"), None),
+        ('data.csv_files_train={"a.csv": 3, "b.csv": 0.5}', ("a.csv", "b.csv"), (3.0, 0.5)),
+    ],
+)
+def test_training_csvs_may_have_weights(override, csvs, weights):
+    data = config.parse({}, [override]).data
+    assert (data.train_csvs, data.train_weights) == (csvs, weights)
+
+
+@pytest.mark.parametrize("given", ['{"a.csv": 0}', '{"a.csv": "x"}', "{}", '{"a.csv": -1}'])
+def test_weights_that_cannot_be_are_refused_in_one_line(given):
+    message = refusal(f"data.csv_files_train={given}")
+    assert message.count("data.csv_files_train = ") == 1
+
+
+@pytest.mark.parametrize("given", ["[2, 1]", "[0, 1]", "[1]", "[1, 2, 3]", "0"])
+def test_a_range_of_workers_that_cannot_be_is_refused_in_one_line(given):
+    message = refusal(f"cluster.num_workers={given}")
+    assert message.count("cluster.num_workers = ") == 1

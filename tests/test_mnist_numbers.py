@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raycrnn.mnist_numbers import Numbers
+from raycrnn.errors import RaycrnnError
+from raycrnn.mnist_numbers import Numbers, write_sets
 from raycrnn.samples import read_csv, split_label
 
 MNIST = Path(__file__).parents[1] / "examples" / "mnist"
@@ -246,7 +247,7 @@ def test_a_csv_stands_only_where_its_images_do(tmp_path, files, capsys, monkeypa
 
     monkeypatch.setattr(Image.Image, "save", full_disk)
     assert "No space left" in refused(capsys, *files, tmp_path / "out", code=1)
-    assert os.listdir(tmp_path / "out") == ["images"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_as_a_module(tmp_path, files):
@@ -254,3 +255,14 @@ def test_as_a_module(tmp_path, files):
     done = subprocess.run([*command, "--count", "1", "--eval-count", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["train"]["numbers"] == 1
+
+
+def test_a_write_that_fails_leaves_room_for_the_next_try(tmp_path, monkeypatch):
+    digits, labels = np.zeros((3, 28, 20), np.uint8), np.zeros(3, np.uint8)
+    sets = {"train": [np.array([0, 1])]}
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(RaycrnnError, match="No space left"):
+            write_sets(tmp_path / "numbers", digits, labels, sets)
+    write_sets(tmp_path / "numbers", digits, labels, sets)
+    assert len(read_csv(tmp_path / "numbers" / "train.csv").rows) == 1

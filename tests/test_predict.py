@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import stat
+import threading
 
 import pytest
 
@@ -120,3 +123,71 @@ def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, 
     assert "1 of 2 samples cannot be used" in capsys.readouterr().err
     assert Evaluate.call([model, str(tmp_path / "labels.csv"), "data.max_rejected=0.5"], "evaluate") == 0
     assert "1 samples could not be read" in capsys.readouterr().out
+
+
+def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(
+    local_ray, model, images, tmp_path, capsys
+):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("images/0.png;precious\n")
+    assert Predict.call([model, str(labels), "-o", str(labels), "--overwrite"], "predict") == 2
+    assert "is one of the inputs" in capsys.readouterr().err
+    assert labels.read_text() == "images/0.png;precious\n"
+    out = tmp_path / "out.csv"
+    out.write_text("older")
+    assert Predict.call([model, str(images / "0.png"), "-o", str(out)], "predict") == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
+    assert out.read_text() == "older"
+    assert Predict.call([model, str(images / "0.png"), "-o", str(out), "--overwrite"], "predict") == 0
+    assert rows(out.read_text())
+
+
+@pytest.mark.parametrize("name", ["", "/", "."])
+def test_an_output_that_is_no_file_is_refused_before_anything_is_read(model, images, capsys, name):
+    assert Predict.call([model, str(images), "-o", name], "predict") == 2
+    assert "not the name of a file" in capsys.readouterr().err
+
+
+def test_a_pipe_is_written_to_and_stays_one(local_ray, model, images, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert Predict.call([model, str(images / "0.png"), "-o", str(pipe)], "predict") == 0
+    reader.join(10)
+    assert len(rows(received[0])) == 1
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_names_that_are_no_text_cost_nobody_else_a_row(local_ray, model, images, tmp_path, capsys):
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "dang\udcff.png").symlink_to("nowhere")
+    draw("abc").save(folder / "good\udcfe.png")
+    (folder / "folder.png").mkdir()
+    assert Predict.call([model, str(folder), str(folder / "good\udcfe.png")], "predict") == 0
+    found = rows(capsys.readouterr().out)
+    assert [row["path"][len(str(folder)) + 1 :] for row in found] == ["dang\\xff.png", "good\\xfe.png", "good\\xfe.png"]
+    assert [bool(row["error"]) for row in found] == [True, False, False]
+    assert "no such file" in found[0]["error"]
+
+
+def test_keys_that_a_trained_model_does_not_take_are_refused(model, images, capsys):
+    assert Predict.call([model, str(images), "training.n_epochs=3"], "predict") == 2
+    assert "only decoding.* and data.* can be changed" in capsys.readouterr().err
+
+
+def test_a_model_directory_that_lacks_a_file_is_named(model, images, capsys):
+    os.unlink(f"{model}/alphabet.json")
+    assert Predict.call([model, str(images)], "predict") == 1
+    assert "lacks alphabet.json" in capsys.readouterr().err
+
+
+def test_empty_labels_are_said_and_alone_are_nothing_to_score_against(local_ray, model, images, tmp_path, capsys):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("images/0.png;abc\nimages/1.png;\n")
+    assert evaluate(model, [str(labels)]).empty == 1
+    labels.write_text("images/0.png;\nimages/1.png;\n")
+    assert Evaluate.call([model, str(labels)], "evaluate") == 1
+    assert "all labels are empty" in capsys.readouterr().err

@@ -361,3 +361,9 @@ def test_every_reason_to_leave_a_sample_out_has_a_remedy():
 def test_a_reason_without_a_remedy_is_refused():
     with pytest.raises(AssertionError):
         Rejected("bad mood", "a.png")
+
+
+def test_lines_that_end_in_cr_alone_are_refused_and_not_read_as_one(tmp_path):
+    (tmp_path / "mac.csv").write_bytes(b"a.png;x\rb.png;y\r")
+    with pytest.raises(UsageError, match="CR alone"):
+        samples.read_csv(tmp_path / "mac.csv")

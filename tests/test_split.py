@@ -348,3 +348,12 @@ def test_as_a_module(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["eval"]["rows"] == 1
+
+
+def test_neither_file_is_written_where_one_cannot_be(tmp_path, capsys):
+    (tmp_path / "data.csv").write_text("a.png;x\nb.png;y\n")
+    (tmp_path / "data_train.csv").write_text("older")
+    (tmp_path / "data_eval.csv").mkdir()
+    assert Split.call([str(tmp_path / "data.csv"), "--overwrite"], "split") == 1
+    assert "is a directory" in capsys.readouterr().err
+    assert (tmp_path / "data_train.csv").read_text() == "older"

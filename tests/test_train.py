@@ -14,7 +14,7 @@ import pytest
 from raycrnn import checkpoint, config
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.recognizer import Recognizer
-from raycrnn.train import Train, train
+from raycrnn.train import Train, _alone_in, train
 from tests.conftest import words, write_set
 
 pytestmark = pytest.mark.ray
@@ -132,6 +132,45 @@ def test_a_finished_run_says_that_it_is_finished(local_ray, tmp_path, capsys):
     assert "finished" in capsys.readouterr().err
     assert again["best"] == first["best"]
     assert (tmp_path / "output" / "model" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_folder_that_is_no_run_is_left_alone_even_to_go_on(local_ray, tmp_path):
+    (tmp_path / "output" / ".git").mkdir(parents=True)
+    (tmp_path / "output" / ".env").write_text("secret")
+    with pytest.raises(UsageError, match="none of a run"):
+        train(configuration(tmp_path, restore_model=True))
+    assert {path.name for path in (tmp_path / "output").iterdir()} == {".git", ".env"}
+
+
+def test_only_rests_of_a_run_are_cleared_away(tmp_path, local_ray):
+    output = tmp_path / "output"
+    for rest in (".ray-old", ".model.17", "checkpoints/.step_00000003.17"):
+        (output / rest).mkdir(parents=True)
+    (output / ".gitignore").write_text("*")
+    train(configuration(tmp_path, restore_model=True, training={"n_epochs": 1}))
+    assert (output / ".gitignore").read_text() == "*"
+    assert [path.name for path in output.glob(".*")] == [".gitignore"]
+    assert not list((output / "checkpoints").glob(".*"))
+
+
+def test_two_commands_do_not_share_an_output_directory(local_ray, tmp_path):
+    with _alone_in(tmp_path / "output"), pytest.raises(UsageError, match="another command trains in it"):
+        train(configuration(tmp_path))
+
+
+def test_an_output_directory_that_cannot_be_made_is_told_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"file/output: cannot be written: Not a directory"):
+        train(configuration(tmp_path, output_model_dir=str(tmp_path / "file" / "output")))
+
+
+def test_a_finished_run_whose_model_is_gone_says_so(local_ray, tmp_path):
+    train(configuration(tmp_path, training={"n_epochs": 1}))
+    shutil.rmtree(tmp_path / "output" / "model")
+    with pytest.raises(UsageError, match="its model/ is gone"):
+        train(configuration(tmp_path, restore_model=True))
+    with pytest.raises(UsageError, match=r"seed: 0 then, 1 now"):
+        train(configuration(tmp_path, restore_model=True, training={"seed": 1}))
 
 
 @pytest.mark.long

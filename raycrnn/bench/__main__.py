@@ -6,6 +6,7 @@ from typing import NoReturn
 
 BENCHMARKS = {
     "ingest": ("Ingest", "decoding through Ray Data against a DataLoader and a plain loop"),
+    "recover": ("Recover", "seconds lost to a killed worker and to a lost node"),
     "start": ("Start", "from the command to the first training step, by part"),
     "step": ("Step", "the training step in auto precision against plain fp32"),
     "train": ("TrainBench", "training through Ray against the same loop on tensors in memory"),

@@ -1,0 +1,108 @@
+"""Seconds that a training loses to the death of a worker or of a node."""
+
+import os
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import Field
+
+from raycrnn import bench, config
+from raycrnn.bench.train import settings_of, write_images
+from raycrnn.command import Command
+from raycrnn.config import Configuration
+from raycrnn.errors import RaycrnnError
+from raycrnn.train import train
+
+STEPS_BEFORE = 100
+"""The blow falls after a checkpoint of this step."""
+
+
+class Recover(Command):
+    """Measure the seconds from the death of a training worker, or of a node of two, to the next training step.
+
+    The node is taken from a cluster of two that this command starts on this machine; the run is elastic and goes on
+    with one worker. The limits: a worker ≤ 10 s, a node ≤ 45 s.
+    """
+
+    rounds: int = Field(3, ge=1)
+    """deaths of each kind"""
+    json_line: bool = Field(False, validation_alias="json")
+    """print one JSON object as the last line of stdout"""
+
+    def run(self) -> None:
+        kinds: dict[str, tuple[Callable[[Configuration], float], str]] = {
+            "worker killed": (kill_worker, "≤ 10"),
+            "node lost": (lose_node, "≤ 45"),
+        }
+        figures = []
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            write_images(folder, 100, 512)
+            for kind, (strike, limit) in kinds.items():
+                seconds = [strike(_settings(folder, f"{kind} {number}")) for number in range(self.rounds)]
+                figures.append(bench.Figure(kind, statistics.median(seconds), "s", limit))
+        bench.report("recover: seconds to the next step", figures, self.json_line)
+
+
+def _settings(folder: Path, name: str) -> Configuration:
+    tree = settings_of(folder, "quarter", 32).model_dump(mode="json")
+    tree["output_model_dir"] = str(folder / name)
+    tree["training"] |= {"n_epochs": 40, "save_interval": STEPS_BEFORE, "evaluate_every_epoch": 40}
+    return config.parse(tree)
+
+
+def kill_worker(settings: Configuration) -> float:
+    """Kill the one training worker of a local Ray; the seconds to the next step."""
+
+    def strike() -> None:
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            if entry.read_bytes().startswith(b"ray::RayTrainWorker"):
+                os.kill(int(entry.parent.name), signal.SIGKILL)
+
+    return seconds_lost(settings, strike, "local")
+
+
+def lose_node(settings: Configuration) -> float:
+    """Take the second node of a cluster away; the seconds to the next step, with one worker."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = nodes.add_node(num_cpus=1)
+        tree = settings.model_dump(mode="json")
+        tree["cluster"]["num_workers"] = [1, 2]
+        return seconds_lost(config.parse(tree), lambda: nodes.remove_node(second, allow_graceful=False), nodes.address)
+    finally:
+        ray.shutdown()
+        nodes.shutdown()
+
+
+def seconds_lost(settings: Configuration, strike: Callable[[], None], address: str) -> float:
+    """Train and strike after the first checkpoint. Raises `RaycrnnError` if training was over before."""
+    struck: list[float] = []
+    checkpoints = Path(settings.output_model_dir) / "checkpoints"
+
+    def wait_and_strike() -> None:
+        while not list(checkpoints.glob("step_*")):
+            time.sleep(0.02)
+        struck.append(time.time())
+        strike()
+
+    threading.Thread(target=wait_and_strike, daemon=True).start()
+    started = time.time()
+    outcome = train(settings, address, started)
+    # The parts of the start are those of the workers that ended the run: their first step came after the blow.
+    first_step = started + sum(outcome["start"].values())
+    if not struck or first_step < struck[0]:
+        raise RaycrnnError("the run ended before it was struck, or did not notice")
+    return first_step - struck[0]
+
+
+if __name__ == "__main__":
+    Recover.main(name="bench recover")

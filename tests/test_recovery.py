@@ -1,0 +1,341 @@
+"""The bad day: processes killed, nodes lost, disks full, files gone. Training goes on, or says why not; the weights are
+those of a run that nothing happened to."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from raycrnn import checkpoint, config
+from raycrnn.errors import RaycrnnError
+from raycrnn.recognizer import Recognizer
+from raycrnn.train import train
+from tests.conftest import words, write_set
+
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+
+NETWORK = {"cnn_channels": [8, 16, 32, 32, 48, 48, 48], "lstm_size": 32}
+STEPS_AN_EPOCH = 16
+SAVE_INTERVAL = 25
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("recovery"), words(8 * STEPS_AN_EPOCH))
+
+
+def configuration(csv: Path, output: Path, epochs: int = 30, **groups) -> config.Configuration:
+    """Everything random is on: dropout, augmentation, order."""
+    tree = {
+        "output_model_dir": str(output),
+        "data": {"csv_files_train": str(csv), "csv_files_eval": str(csv), **groups.pop("data", {})},
+        "model": NETWORK,
+        "training": {
+            "n_epochs": epochs,
+            "train_batch_size": 8,
+            "learning_rate": 3e-3,
+            "precision": "fp32",
+            "save_interval": SAVE_INTERVAL,
+            "evaluate_every_epoch": 10,
+            **groups.pop("training", {}),
+        },
+        **groups,
+    }
+    return config.parse(tree)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, images, tmp_path_factory) -> Path:
+    """The output of a run that nothing happens to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "output"
+    train(configuration(images, output))
+    return output
+
+
+def assert_same_end(output: Path, undisturbed: Path) -> None:
+    ends = [checkpoint.latest(each / "checkpoints")[0] for each in (output, undisturbed)]
+    assert ends[0].state["progress"]["step"] == ends[1].state["progress"]["step"]
+    for name, tensor in ends[1].tensors.items():
+        assert tensor.equal(ends[0].tensors[name]), name
+    scores = [[(r["epoch"], r["cer"], r["loss"]) for r in metrics(each)] for each in (output, undisturbed)]
+    assert scores[0] == scores[1]
+
+
+def metrics(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def rejected(output: Path) -> list[dict]:
+    with (output / "rejected.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last_step(output: Path) -> int:
+    steps = sorted((output / "checkpoints").glob("step_*"))
+    return int(steps[-1].name.removeprefix("step_")) if steps else 0
+
+
+def processes(title: str) -> dict[int, str]:
+    """Ray's processes whose title begins so, by their number."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (OSError, ValueError):
+            continue
+        if entry.name.isdigit() and line.startswith(f"ray::{title}"):
+            found[int(entry.name)] = line
+    return found
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Run a function in a thread beside the block; what it raises fails the test."""
+    problems = []
+
+    def guarded() -> None:
+        try:
+            act()
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    if problems:
+        raise problems[0]
+
+
+def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.02)
+
+
+def kill_all(title: str) -> int:
+    numbers = processes(title)
+    for number in numbers:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(numbers)
+
+
+# --- processes killed
+
+
+def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, undisturbed):
+    output = tmp_path / "output"
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) >= 3 * SAVE_INTERVAL)
+        assert kill_all("RayTrainWorker") == 1
+
+    with meanwhile(act):
+        train(configuration(images, output))
+    assert_same_end(output, undisturbed)
+
+
+def test_killed_decoding_workers_cost_no_row(local_ray, images, tmp_path, undisturbed):
+    output, killed = tmp_path / "output", []
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) >= SAVE_INTERVAL)
+        deadline = time.monotonic() + 60
+        while len(killed) < 3 and time.monotonic() < deadline and not (output / "model" / "end").exists():
+            killed.extend(range(kill_all("Read")))
+            time.sleep(0.005)
+
+    with meanwhile(act):
+        train(configuration(images, output, data={"keep_decoded": False}))
+    assert len(killed) >= 3
+    assert_same_end(output, undisturbed)
+
+
+def test_a_killed_command_goes_on_where_it_was(images, tmp_path, undisturbed):
+    output = tmp_path / "output"
+    path = tmp_path / "config.json"
+    path.write_text(configuration(images, output).model_dump_json())
+    command = [sys.executable, "-m", "raycrnn.train", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: last_step(output) >= 3 * SAVE_INTERVAL)
+    process.kill()
+    process.wait()
+    again = subprocess.run([*command, "restore_model=true"], capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "going on from step_" in again.stderr
+    assert_same_end(output, undisturbed)
+
+
+def test_two_workers_of_which_one_is_killed_end_in_the_weights_of_two_left_alone(local_ray, images, tmp_path):
+    outputs = [tmp_path / "alone", tmp_path / "output"]
+    cluster = {"num_workers": 2}
+
+    def act() -> None:
+        wait_until(lambda: last_step(outputs[1]) >= SAVE_INTERVAL)
+        os.kill(max(processes("RayTrainWorker")), signal.SIGKILL)
+
+    train(configuration(images, outputs[0], epochs=10, cluster=cluster))
+    with meanwhile(act):
+        train(configuration(images, outputs[1], epochs=10, cluster=cluster))
+    assert_same_end(outputs[1], outputs[0])
+
+
+# --- files damaged, changed, gone
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(local_ray, images, tmp_path, undisturbed, capsys):
+    output = tmp_path / "output"
+    train(configuration(images, output))
+    last = sorted((output / "checkpoints").iterdir())[-1]
+    damaged = last / "tensors.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    train(configuration(images, output, restore_model=True))
+    said = capsys.readouterr().err
+    assert f"{last}: not whole" in said
+    assert "the checkpoint before it is used" in said
+    assert_same_end(output, undisturbed)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_there(local_ray, images, tmp_path):
+    """A network of 1.3 MB a checkpoint on a disk of 12 MB, which something else fills in mid-training."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("mounting a small disk takes the rights of root")
+    output = disk / "output"
+    try:
+
+        def act() -> None:
+            wait_until(lambda: last_step(output) >= 2 * SAVE_INTERVAL and (output / "model").exists())
+            with pytest.raises(OSError), (disk / "other").open("wb", buffering=0) as other:
+                while True:
+                    other.write(bytes(4096))
+
+        with meanwhile(act), pytest.raises(RaycrnnError, match=r"No space left(.|\n)*make room") as raised:
+            train(configuration(images, output, epochs=2000, training={"evaluate_every_epoch": 1}))
+        assert str(output) in str(raised.value)
+        found, problems = checkpoint.latest(output / "checkpoints")
+        assert found is not None
+        assert not problems
+        assert Recognizer.load(output / "model", "cpu").alphabet.units
+        (disk / "other").unlink()
+        epochs = found.state["progress"]["step"] // STEPS_AN_EPOCH + 2
+        train(configuration(images, output, epochs=epochs, restore_model=True))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_images_that_vanish_in_mid_training_are_listed_or_no_longer_needed(local_ray, tmp_path, keep, capsys):
+    source = write_set(tmp_path, words(8 * STEPS_AN_EPOCH))
+    output = tmp_path / "output"
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) >= 2 * SAVE_INTERVAL)
+        for number in range(5):
+            (tmp_path / "images" / f"labels_{number}.png").unlink()
+
+    data = {"keep_decoded": keep, "max_rejected": 0.05, "csv_files_eval": []}
+    with meanwhile(act):
+        train(configuration(source, output, epochs=60, data=data))
+    listed = [] if keep else [(number, "no such file") for number in range(1, 6)]
+    assert sorted((int(row["line"]), row["reason"]) for row in rejected(output)) == listed
+
+
+def bad_rows(folder: Path, count: int) -> tuple[list[str], list[str]]:
+    """So many rows of ten kinds in turn, and the reason for each."""
+    (folder / "text.png").write_text("no image")
+    whole = (folder / "images" / "labels_0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "head.png").write_bytes(whole[:20])
+    (folder / "empty.png").write_bytes(b"")
+    Image.new("L", (9000, 9000)).save(folder / "bomb.png")
+    kinds = [
+        ("nowhere.png;abc", "no such file"),
+        ("text.png;abc", "not an image"),
+        ("cut.png;abc", "damaged image"),
+        ("head.png;abc", "damaged image"),
+        ("empty.png;abc", "not an image"),
+        ("bomb.png;abc", "too many pixels"),
+        ("images;abc", "cannot be read"),
+        ("images/labels_1.png;", "empty label"),
+        ('"images/labels_1.png;abc', "malformed row"),
+        (f"images/labels_1.png;{'ab' * 90}", "label too long"),
+    ]
+    chosen = [kinds[number % len(kinds)] for number in range(count)]
+    return [row for row, _ in chosen], [reason for _, reason in chosen]
+
+
+def write_mixed(folder: Path) -> tuple[Path, dict[int, str]]:
+    """10,000 rows, 30 % of them bad; the reason by line."""
+    source = write_set(folder, words(100))
+    good = source.read_text().splitlines()
+    bad, reasons = bad_rows(folder, 3000)
+    lines, expected = [], {}
+    for number in range(10_000):
+        which, rest = divmod(number, 10)
+        if rest < 3:
+            lines.append(bad[3 * which + rest])
+            expected[number + 1] = reasons[3 * which + rest]
+        else:
+            lines.append(good[number % len(good)])
+    source.write_text("".join(f"{line}\n" for line in lines))
+    return source, expected
+
+
+def test_of_ten_thousand_rows_the_bad_ones_alone_are_left_out_each_once_with_its_reason(local_ray, tmp_path):
+    source, expected = write_mixed(tmp_path)
+    output = tmp_path / "output"
+    data = {"max_rejected": 0.5, "csv_files_eval": []}
+    training = {"train_batch_size": 100, "save_interval": 1000}
+    outcome = train(
+        configuration(source, output, epochs=2, data=data, training=training, cluster={"num_workers": 2})
+    )
+    assert outcome["rejected"] == 3000
+    assert {int(row["line"]): row["reason"] for row in rejected(output)} == expected
+    assert len(rejected(output)) == 3000
+    with pytest.raises(RaycrnnError, match=r"of 10,000 samples cannot be used(.|\n)*no such file") as raised:
+        train(configuration(source, tmp_path / "strict", epochs=2, data={"csv_files_eval": []}))
+    assert "max_rejected" in str(raised.value)
+    assert not (tmp_path / "strict" / "model").exists()
+
+
+def test_a_source_that_answers_slowly_is_waited_for_and_named(local_ray, images, tmp_path, monkeypatch, capsys):
+    """An image that is a pipe into which nobody writes for a while."""
+    source = write_set(tmp_path, words(16))
+    slow = tmp_path / "images" / "labels_3.png"
+    data = slow.read_bytes()
+    output = tmp_path / "output"
+    monkeypatch.setattr("raycrnn.monitor.STALL_SECONDS", 3.0)
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) >= 10)
+        slow.unlink()
+        os.mkfifo(slow)
+        time.sleep(15)
+        answered = threading.Event()
+        threading.Thread(target=lambda: (slow.write_bytes(data), answered.set()), daemon=True).start()
+        answered.wait(20)
+        slow.unlink()
+        slow.write_bytes(data)
+
+    settings = {"keep_decoded": False, "csv_files_eval": []}
+    with meanwhile(act):
+        train(configuration(source, output, epochs=400, data=settings, training={"save_interval": 10}))
+    assert "worker 0 waits for the images of step" in capsys.readouterr().err
+    assert rejected(output) == []
