@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -66,13 +66,13 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
         os.environ.setdefault(name, value)
     import ray
 
+    if not local:
+        _check_answers(address)
     started = not ray.is_initialized()
     if ahead:
         threading.Thread(target=importlib.import_module, args=(ahead,), daemon=True).start()
     if started:
-        options = {"include_dashboard": False} if local else {}
-        if not local:
-            _check_answers(address)
+        options = {"include_dashboard": False, "namespace": _own_namespace()} if local else {}
         try:
             with _native_stderr_silenced(), _printable_arguments():
                 ray.init(
@@ -113,19 +113,6 @@ def _printable_arguments() -> Iterator[None]:
         yield
     finally:
         sys.argv = given
-
-
-def warm_up(modules: Mapping[str, int]) -> None:
-    """Have so many of Ray's idle processes import each module, beside what the command does itself meanwhile.
-
-    Ray gives an actor or task such a process rather than starting another one.
-    """
-    import ray
-
-    imported = ray.remote(importlib.import_module).options(num_cpus=0, num_returns=0)
-    for module, count in modules.items():
-        for _ in range(count):
-            imported.remote(module)
 
 
 @contextmanager
@@ -173,6 +160,8 @@ class Plan:
     warning: str | None = None
     elastic: tuple[int, int] | None = None
     """least and most workers, if their number follows the cluster"""
+    in_command: bool = False
+    """whether the command itself trains: one worker, on the command's own machine"""
 
     @property
     def scaling(self) -> int | tuple[int, int]:
@@ -195,12 +184,26 @@ def nodes() -> list[tuple[float, float]]:
     return [(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
 
 
-def plan(settings: config.Cluster, parallel_calls: int | None, nodes: Sequence[tuple[float, float]]) -> Plan:
+def is_local() -> bool:
+    """Whether Ray runs for this process alone, started by `connect`."""
+    import ray
+
+    return ray.get_runtime_context().namespace == _own_namespace()
+
+
+def _own_namespace() -> str:
+    return f"raycrnn-{os.getpid()}"
+
+
+def plan(
+    settings: config.Cluster, parallel_calls: int | None, nodes: Sequence[tuple[float, float]], local: bool = False
+) -> Plan:
     """Divide a cluster's CPUs and GPUs between training and decoding.
 
     Args:
         parallel_calls: `data.input_data_n_parallel_calls`.
         nodes: CPUs and GPUs of each node.
+        local: whether Ray runs for this command alone.
 
     Raises:
         UsageError: more than the cluster has, or workers that would leave nothing to decode with; either would
@@ -240,6 +243,7 @@ def plan(settings: config.Cluster, parallel_calls: int | None, nodes: Sequence[t
         cpus_per_decode_task=max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
         warning=warning,
         elastic=settings.num_workers if isinstance(settings.num_workers, tuple) else None,
+        in_command=local and workers == 1 and not isinstance(settings.num_workers, tuple),
     )
 
 

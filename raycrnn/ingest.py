@@ -39,6 +39,9 @@ that training starts; later ones grow when training had to wait, up to what keep
 MOST_BYTES = 256 * 2**20
 """of decoded images, by the set's mean width, in one execution; three are in the object store at a time"""
 
+BATCHES_AT_FIRST = 4
+"""Made by the worker itself, so that it need not wait for Ray Data's start, which takes some seconds."""
+
 BATCHES_AHEAD = 4
 """Batches that wait as tensors in the worker."""
 
@@ -115,6 +118,15 @@ def bytes_per_task(recipe: Recipe) -> int:
     samples_each = max(1, recipe.batch_size // recipe.world_size)
     pixels = int(recipe.image.input_shape[0] * recipe.sample_set.mean_width) * recipe.image.input_channels
     return max(1, batches_per_task(recipe) * samples_each * pixels)
+
+
+def warm_up(plan: Plan) -> None:
+    """Start what Ray Data needs, before it is needed: its own actors, and a decoding worker with its imports."""
+    ranges.execute(_no_block, [(0, 0)], 1, plan)
+
+
+def _no_block(first: int, stop: int) -> pa.Table:
+    return pa.table({})
 
 
 def task_ranges(recipe: Recipe, first: int, stop: int) -> list[ranges.Range]:
@@ -262,6 +274,8 @@ class Stream:
     def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
         executions = Ahead(self._executions, depth=1)
         try:
+            at_first = make_block(self.recipe, self.first, self._after_first())
+            yield from (_to_batch(at_first, row, self.pin_memory) for row in range(len(at_first)))
             for number, blocks in enumerate(executions):
                 if number >= len(TASKS_AT_FIRST) and executions.waited > 0.05:
                     self._tasks = min(2 * self._tasks, MOST_TASKS)
@@ -272,9 +286,12 @@ class Stream:
         finally:
             executions.close()
 
+    def _after_first(self) -> int:
+        return min(self.first + BATCHES_AT_FIRST, self.stop)
+
     def _executions(self) -> Iterator[list[ray.ObjectRef]]:
         """Blocks of whole batches, execution by execution."""
-        first, at_first = self.first, iter(TASKS_AT_FIRST)
+        first, at_first = self._after_first(), iter(TASKS_AT_FIRST)
         bytes_each = bytes_per_task(self.recipe)
         while first < self.stop:
             tasks = min(next(at_first, self._tasks), max(1, MOST_BYTES // bytes_each))

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,15 +228,16 @@ def _difference(resumed: dict, alphabet: Any) -> str:
 def _make_job(
     configuration: Configuration, csvs: dict[str, list], alphabet: Any, digests: dict, output: Path, started: float
 ) -> Any:
-    from raycrnn import cluster, dataset, keep
+    from raycrnn import cluster, dataset, ingest, keep
     from raycrnn.job import Job
     from raycrnn.monitor import Monitor
 
-    plan = cluster.plan(configuration.cluster, configuration.data.input_data_n_parallel_calls, cluster.nodes())
+    parallel_calls = configuration.data.input_data_n_parallel_calls
+    plan = cluster.plan(configuration.cluster, parallel_calls, cluster.nodes(), cluster.is_local())
     _warn_if_busy(plan)
-    # Their processes start while the CSVs are encoded.
+    # Their processes start while the rows are encoded.
     monitor = Monitor.remote()
-    cluster.warm_up({"raycrnn.worker": plan.num_workers, "ray.train.torch": 1, "raycrnn.ingest": 1})
+    _Background(lambda: ingest.warm_up(plan))
     train_set = dataset.put_samples(csvs["train"], alphabet, configuration, training=True)
     eval_set = dataset.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
     sets = {name: each for name, each in (("train", train_set), ("eval", eval_set)) if each}
@@ -297,7 +299,7 @@ def _watch(job: Any) -> dict:
 
     from raycrnn.monitor import Screen, Stall
 
-    fit = _Background(lambda: _fit(job))
+    fit = _Background(lambda: _train_here(job) if job.plan.in_command else _fit(job))
     keeper: _Background | None = None
     screen, stall = Screen(), Stall()
     stopping = False
@@ -327,10 +329,21 @@ def _watch(job: Any) -> dict:
         except KeyboardInterrupt:
             if stopping:
                 screen.close()
-                raise
+                _stop_at_once(job)
             stopping = True
             screen.line("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
             job.monitor.stop.remote()
+
+
+def _stop_at_once(job: Any) -> None:
+    import ray
+
+    if job.plan.in_command:
+        # Python cannot end a thread that computes; leaving it to the interpreter's end may crash in the middle.
+        _say("raycrnn train: stopped")
+        ray.shutdown()
+        os._exit(130)
+    raise KeyboardInterrupt
 
 
 def _conclude(job: Any, outcome: dict | None, fit: "_Background") -> dict:
@@ -348,6 +361,9 @@ def _conclude(job: Any, outcome: dict | None, fit: "_Background") -> dict:
 
 
 def _describe_failure(job: Any, error: BaseException | None) -> str:
+    if job.plan.in_command:
+        cause = "".join(traceback.format_exception(error)).strip() if error else "no word of what happened"
+        return f"training failed; restore_model=true goes on from the last checkpoint. The failure:\n{cause}"
     causes = getattr(error, "worker_failures", None) or {0: error}
     cause = str(next(iter(causes.values()))).strip()
     return (
@@ -390,13 +406,26 @@ def _keep(job: Any) -> None:
     keep.fill(job.train, job.configuration, job.plan, tell)
 
 
-def _run_worker(settings: dict) -> None:
+def _train_here(job: Any) -> None:
+    """Train in this process: one worker on this machine, without the seconds and processes that a trainer takes."""
+    import torch
+
     from raycrnn import worker
 
-    worker.run(settings)
+    worker.run(job, torch.device("cuda" if job.plan.use_gpu else "cpu"))
+
+
+def _run_worker(settings: dict) -> None:
+    """What the trainer has each of its workers do."""
+    import ray.train.torch
+
+    from raycrnn import worker
+
+    worker.run(settings["job"], ray.train.torch.get_device())
 
 
 def _fit(job: Any) -> None:
+    """Train by workers of Ray Train, which are replaced when they die."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 

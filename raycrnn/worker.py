@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import ray
-import ray.train.torch
 import torch
 import torch.distributed as dist
 
@@ -36,12 +35,11 @@ MOST_CACHED_BYTES = 256 * 2**20
 """Evaluation sets up to this size a worker are decoded once and kept."""
 
 
-def run(settings: dict) -> None:
-    """The loop that a TorchTrainer runs on each worker; `settings["job"]` is the `Job`."""
-    job: Job = settings["job"]
+def run(job: Job, device: torch.device) -> None:
+    """Train as one of the workers, or as the only one."""
     reporter = Reporter(job.monitor)
     try:
-        Worker(job, reporter).run()
+        Worker(job, reporter, device).run()
     except RaycrnnError as error:
         # Every worker meets it in the same step, and worker 0 knows most of it; trying again would not help.
         if learning.rank() == 0:
@@ -91,13 +89,13 @@ class Clock:
 class Worker:
     """A worker's state over a run."""
 
-    def __init__(self, job: Job, reporter: Reporter):
+    def __init__(self, job: Job, reporter: Reporter, device: torch.device):
         self.job, self.reporter = job, reporter
         self.marks = {"trainer, worker, imports": time.time()}
         """the parts of the start and when they ended, in seconds since 1970"""
         self.settings = job.configuration.training
         self.output = Path(job.output)
-        self.device = ray.train.torch.get_device()
+        self.device = device
         torch.set_num_threads(job.plan.threads)
         torch.manual_seed(self.settings.seed)
         network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.alphabet) + 1)

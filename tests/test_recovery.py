@@ -139,14 +139,16 @@ def kill_all(title: str) -> int:
 
 
 def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, undisturbed):
+    """An elastic run's, for one worker alone is the command itself; it may grow to no more than the machine has."""
     output = tmp_path / "output"
 
     def act() -> None:
         wait_until(lambda: last_step(output) >= 3 * SAVE_INTERVAL)
         assert kill_all("RayTrainWorker") == 1
 
+    cluster = {"num_workers": [1, 1], "cpus_per_worker": 1.75}
     with meanwhile(act):
-        train(configuration(images, output))
+        train(configuration(images, output, cluster=cluster))
     assert_same_end(output, undisturbed)
 
 

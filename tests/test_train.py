@@ -120,9 +120,12 @@ def test_same_seed_same_result(local_ray, tmp_path):
 def test_an_output_directory_in_use_is_refused(local_ray, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.doc").write_text("precious")
-    with pytest.raises(UsageError, match=r"not empty.*restore_model=true"):
+    with pytest.raises(UsageError, match="none of a run"):
         train(configuration(tmp_path))
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["thesis.doc"]
+    (tmp_path / "output" / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"not empty.*restore_model=true"):
+        train(configuration(tmp_path))
 
 
 def test_a_finished_run_says_that_it_is_finished(local_ray, tmp_path, capsys):
