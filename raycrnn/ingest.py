@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from raycrnn.learning import Batch
 
 IMAGES_PER_TASK = 256
-"""Large enough that a task's overhead (some 10 ms) is small, small enough that the first batch comes soon."""
+MOST_IMAGES_PER_TASK = 2048
+"""A task is small at first, so that its batches come soon; while training has to wait tasks grow, so that what Ray
+takes for each of them (some 50 ms) counts for little."""
 
 TASKS_AT_FIRST = (1, 2, 4)
-MOST_TASKS = 64
-"""Tasks of one execution of `ranges.execute`; the next one begins when its turn comes near. The first are short, so
-that training starts; later ones grow when training had to wait, up to what keeps a GPU fed."""
+"""of the first executions of `ranges.execute`"""
 
 MOST_BYTES = 256 * 2**20
 """of decoded images, by the set's mean width, in one execution; three are in the object store at a time"""
@@ -108,16 +108,16 @@ BLOCK = pa.schema(
 number first."""
 
 
-def batches_per_task(recipe: Recipe) -> int:
-    """So many that they hold about `IMAGES_PER_TASK` images."""
-    return max(1, IMAGES_PER_TASK // max(1, recipe.batch_size // recipe.world_size))
+def batches_of(recipe: Recipe, images: int) -> int:
+    """So many that one worker's share of them holds about that many images."""
+    return max(1, images * recipe.world_size // recipe.batch_size)
 
 
-def bytes_per_task(recipe: Recipe) -> int:
-    """Size of a task's images, by their mean width."""
+def bytes_of_batch(recipe: Recipe) -> int:
+    """Size of one worker's share of a batch, by the mean width."""
     samples_each = max(1, recipe.batch_size // recipe.world_size)
     pixels = int(recipe.image.input_shape[0] * recipe.sample_set.mean_width) * recipe.image.input_channels
-    return max(1, batches_per_task(recipe) * samples_each * pixels)
+    return max(1, samples_each * pixels)
 
 
 def warm_up(plan: Plan) -> None:
@@ -127,12 +127,6 @@ def warm_up(plan: Plan) -> None:
 
 def _no_block(first: int, stop: int) -> pa.Table:
     return pa.table({})
-
-
-def task_ranges(recipe: Recipe, first: int, stop: int) -> list[ranges.Range]:
-    """Ranges of batch numbers, each a task."""
-    step = batches_per_task(recipe)
-    return [(start, min(start + step, stop)) for start in range(first, stop, step)]
 
 
 def make_block(recipe: Recipe, first: int, stop: int) -> pa.Table:
@@ -255,7 +249,7 @@ class Stream:
     """of them those that only make images as wide as the widest"""
     rejected: dict[int, Rejection] = field(default_factory=dict)
     """what was left out so far, by row number"""
-    _tasks: int = TASKS_AT_FIRST[-1]
+    _images_per_task: int = IMAGES_PER_TASK
 
     def __iter__(self) -> "Iterator[Batch]":
         ahead = Ahead(self._read, BATCHES_AHEAD)
@@ -278,7 +272,7 @@ class Stream:
             yield from (_to_batch(at_first, row, self.pin_memory) for row in range(len(at_first)))
             for number, blocks in enumerate(executions):
                 if number >= len(TASKS_AT_FIRST) and executions.waited > 0.05:
-                    self._tasks = min(2 * self._tasks, MOST_TASKS)
+                    self._images_per_task = min(2 * self._images_per_task, MOST_IMAGES_PER_TASK)
                 for block in blocks:
                     table = ray.get(block)
                     for row in range(len(table)):
@@ -292,12 +286,16 @@ class Stream:
     def _executions(self) -> Iterator[list[ray.ObjectRef]]:
         """Blocks of whole batches, execution by execution."""
         first, at_first = self._after_first(), iter(TASKS_AT_FIRST)
-        bytes_each = bytes_per_task(self.recipe)
+        bytes_each = bytes_of_batch(self.recipe)
         while first < self.stop:
-            tasks = min(next(at_first, self._tasks), max(1, MOST_BYTES // bytes_each))
-            stop = min(first + tasks * batches_per_task(self.recipe), self.stop)
-            recipe = replace(self.recipe, kept=self.ask_kept())
-            yield ranges.execute(partial(make_block, recipe), task_ranges(recipe, first, stop), bytes_each, self.plan)
+            step = min(batches_of(self.recipe, self._images_per_task), max(1, MOST_BYTES // bytes_each))
+            most = max(1, MOST_BYTES // (bytes_each * step))
+            tasks = min(next(at_first, max(TASKS_AT_FIRST[-1], 8 * self.plan.decode_tasks)), most)
+            stop = min(first + tasks * step, self.stop)
+            starts = range(first, stop, step)
+            make = partial(make_block, replace(self.recipe, kept=self.ask_kept()))
+            parts = [(start, min(start + step, stop)) for start in starts]
+            yield ranges.execute(make, parts, step * bytes_each, self.plan)
             first = stop
 
 

@@ -25,10 +25,13 @@ def execute(make: Make, ranges: Sequence[Range], bytes_each: int, plan: Plan) ->
         make: first, stop -> block; must be picklable.
         bytes_each: about the size of a block in memory.
     """
+    # Between the end of a task and the start of the next Ray Data lets up to 0.1 s pass, so that of two tasks mostly
+    # one runs (measured: 8,100 images/s with two, 10,700 with four on two cores).
+    crowd = 2 if plan.decode_tasks > 1 else 1
     dataset = ray.data.read_datasource(
         _Ranges(make, ranges, bytes_each),
-        concurrency=plan.decode_tasks,
-        num_cpus=plan.cpus_per_decode_task,
+        concurrency=min(crowd * plan.decode_tasks, len(ranges)),
+        num_cpus=plan.cpus_per_decode_task / crowd,
         override_num_blocks=len(ranges),
     )
     dataset.context.enable_progress_bars = False
