@@ -4,7 +4,9 @@ Several workers may take part: each holds its share of the batch, and what is su
 all of them by `all_reduce`, which alone is no work at all.
 """
 
+import ctypes
 import math
+import platform
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -102,6 +104,21 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
 def place(network: CRNN, device: torch.device) -> CRNN:
     """Move to a device, in the memory layout its convolutions like."""
     return network.to(device, memory_format=torch.channels_last)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory of freed tensors rather than give it back to the system after every step.
+
+    A step on the CPU else takes some 15,000 page faults for the same memory as the step before; without them it is
+    10 to 15 % faster (half network, 32 × 32×100, 2 threads). Elsewhere it does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_threshold, greatest = -1, -3, 2**31 - 1
+    libc = ctypes.CDLL(None)
+    # The second is limited to 32 MiB.
+    libc.mallopt(trim_threshold, greatest)
+    libc.mallopt(mmap_threshold, 32 * 2**20)
 
 
 # --- optimizer and schedule

@@ -97,6 +97,7 @@ class Worker:
         self.output = Path(job.output)
         self.device = device
         torch.set_num_threads(job.plan.threads)
+        learning.keep_freed_memory()
         torch.manual_seed(self.settings.seed)
         network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.alphabet) + 1)
         self.learner = Learner(network, self.settings, self.device)
