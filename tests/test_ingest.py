@@ -1,15 +1,14 @@
 """From CSV to batches: every row once an epoch, the same for any number of workers, bad rows alone left out."""
 
+
 import numpy as np
 import pytest
-import ray
 import torch
 
 from raycrnn import config, dataset, image, ingest, order, samples
 from raycrnn.alphabet import Alphabet
 from raycrnn.augment import Augmenter
 from raycrnn.cluster import Plan
-from raycrnn.errors import RaycrnnError, UsageError
 from tests.conftest import GLYPHS, words, write_set
 
 pytestmark = pytest.mark.ray
@@ -120,21 +119,6 @@ def test_bad_rows_alone_are_left_out_each_with_its_reason(local_ray, tmp_path):
     assert sorted(row for batch in batches for row in batch.rows_B.tolist()) == list(range(30))
 
 
-def test_too_many_bad_rows_fail_with_the_table_of_reasons_and_remedies(local_ray, tmp_path):
-    csv = write_set(tmp_path, words(10))
-    csv.write_text(csv.read_text() + "gone.png;abc\nimages/labels_0.png;xyz\n")
-    configuration = settings(csv)
-    sample_set = put(configuration)
-    with pytest.raises(RaycrnnError) as raised:
-        dataset.check_rejections("train", sample_set.rejections, sample_set.rows, configuration.data)
-    message = str(raised.value)
-    assert "2 of 12 samples" in message
-    assert f"{csv}, line 11: gone.png" in message
-    assert samples.REMEDIES["unknown unit"] in message
-    tolerant = configuration.data.model_copy(update={"max_rejected": 0.2})
-    dataset.check_rejections("train", sample_set.rejections, sample_set.rows, tolerant)
-
-
 def test_evaluation_keeps_unknown_units_and_labels_too_long(local_ray, tmp_path):
     csv = write_set(tmp_path, ["abc", "de"])
     csv.write_text(f"images/labels_0.png;aXc\nimages/labels_1.png;{'d' * 200}\n")
@@ -143,26 +127,6 @@ def test_evaluation_keeps_unknown_units_and_labels_too_long(local_ray, tmp_path)
     (batch,), _ = read(configuration, sample_set, 0, 1, evaluation=True)
     codes = dict(zip(batch.rows_B.tolist(), batch.labels(), strict=True))
     assert codes == {0: [0, samples.UNKNOWN, 2], 1: [3] * 200}
-
-
-def test_large_sets_are_measured_by_tasks_with_the_same_result(local_ray, tmp_path, monkeypatch):
-    configuration = settings(write_set(tmp_path, words(25)))
-    alone = ray.get(put(configuration).table)
-    monkeypatch.setattr(dataset, "ROWS_PER_MEASURING_TASK", 10)
-    assert ray.get(put(configuration).table).equals(alone)
-
-
-def test_a_csv_without_rows_or_labels_is_refused(local_ray, tmp_path):
-    (tmp_path / "empty.csv").write_text("\n\n")
-    with pytest.raises(UsageError, match="no rows"):
-        dataset.read_labels([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))
-    (tmp_path / "bare.csv").write_text("a.png\nb.png\n")
-    data = config.Data(csv_files_train="x")
-    with pytest.raises(UsageError, match="no row has a label"):
-        dataset.read_labels([str(tmp_path / "bare.csv")], data)
-    (tmp_path / "blank.csv").write_text("a.png;\nb.png;||\n")
-    with pytest.raises(UsageError, match="all labels are empty"):
-        dataset.alphabet_of(dataset.read_labels([str(tmp_path / "blank.csv")], data), data)
 
 
 def test_an_error_in_the_reading_thread_reaches_the_consumer():
@@ -177,3 +141,27 @@ def test_an_error_in_the_reading_thread_reaches_the_consumer():
     with pytest.raises(OSError, match="gone"):
         next(ahead)
     ahead.close()
+
+
+def test_sources_are_drawn_by_weight_in_every_batch(local_ray, tmp_path):
+    many = write_set(tmp_path, words(90), "many.csv")
+    few = write_set(tmp_path, words(6, seed=1), "few.csv")
+    tree = {"data": {"csv_files_train": {str(many): 1, str(few): 3}}, "training": {"train_batch_size": 8}}
+    configuration = config.parse(tree)
+    sample_set = put(configuration)
+    batches, _ = read(configuration, sample_set, 0, 12)
+    shares = [int((batch.rows_B >= 90).sum()) for batch in batches]
+    assert shares == [6] * 12
+    images = [
+        image for batch in batches for image, row in zip(batch.images_BCHW, batch.rows_B, strict=True) if row == 90
+    ]
+    assert len(images) == 12
+    assert len({image.numpy().tobytes() for image in images}) == 12
+
+
+def test_padding_is_counted(local_ray, tmp_path):
+    configuration = settings(write_set(tmp_path, words(40)))
+    batches, stream = read(configuration, put(configuration), 0, 5)
+    real = sum(int(batch.widths_B.sum()) for batch in batches)
+    padded = sum(batch.images_BCHW.shape[3] * len(batch) for batch in batches)
+    assert (stream.pixels, stream.padding) == (padded, padded - real)

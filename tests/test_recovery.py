@@ -341,3 +341,96 @@ def test_a_source_that_answers_slowly_is_waited_for_and_named(local_ray, images,
         train(configuration(source, output, epochs=400, data=settings, training={"save_interval": 10}))
     assert "worker 0 waits for the images of step" in capsys.readouterr().err
     assert rejected(output) == []
+
+
+# --- clusters of their own, each in a process apart: this one is connected to the session's
+
+
+def apart(function: Callable, *arguments: object, timeout: float = 400) -> None:
+    """Call a function of this file in a new Python process; it must return."""
+    code = f"from tests import test_recovery; test_recovery.{function.__name__}(*{arguments!r})"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=Path(__file__).parents[1],
+        env=environment,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def lose_a_node_and_get_another(source: str, output: str) -> None:
+    """Two nodes with a CPU each, an elastic run; what it did is in metrics.jsonl. Ends by Ctrl-C."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = nodes.add_node(num_cpus=1)
+
+    def workers() -> list[int]:
+        path = Path(output) / "metrics.jsonl"
+        return [record["workers"] for record in metrics(Path(output))] if path.exists() else []
+
+    def act() -> None:
+        try:
+            wait_until(lambda: workers()[-1:] == [2] and last_step(Path(output)) >= SAVE_INTERVAL)
+            nodes.remove_node(second, allow_graceful=False)
+            wait_until(lambda: workers()[-1:] == [1])
+            nodes.add_node(num_cpus=1)
+            wait_until(lambda: workers()[-1:] == [2])
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings = configuration(
+        Path(source),
+        Path(output),
+        epochs=100_000,
+        cluster={"num_workers": [1, 2]},
+        training={"evaluate_every_epoch": 5, "save_interval": 80},
+    )
+    with meanwhile(act):
+        outcome = train(settings, nodes.address)
+    assert outcome["stopped"] > 0
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_a_node_lost_and_another_found_change_the_workers_and_lose_no_epoch(images, tmp_path):
+    output = tmp_path / "output"
+    apart(lose_a_node_and_get_another, str(images), str(output))
+    records = metrics(output)
+    assert [record["epoch"] for record in records] == [5 * (number + 1) for number in range(len(records))]
+    sizes = [record["workers"] for record in records]
+    changes = [size for size, before in zip(sizes, [0, *sizes], strict=False) if size != before]
+    assert changes[:3] == [2, 1, 2]
+    assert rejected(output) == []
+
+
+def train_in_a_tight_store(source: str, output: str) -> None:
+    import ray
+
+    ray.init(address="local", object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
+    settings = configuration(
+        Path(source),
+        Path(output),
+        epochs=3,
+        data={"csv_files_eval": [], "keep_decoded": True},
+        image={"input_shape": [64, 4000], "input_channels": 3},
+        training={"train_batch_size": 16},
+        augmentation={"data_augmentation": False},
+    )
+    assert train(settings)["steps"] == 3 * 15
+
+
+def test_a_set_larger_than_the_object_store_trains(tmp_path):
+    """240 images of 64 × 3,000 in colour are 138 MB, the store 80 MB; what does not fit is spilled to disk."""
+    source = tmp_path / "labels.csv"
+    pages = [Image.effect_noise((3000, 64), 80).convert("RGB") for _ in range(4)]
+    for number in range(4):
+        pages[number].save(tmp_path / f"{number}.png")
+    source.write_text("".join(f"{number % 4}.png;abc\n" for number in range(240)))
+    apart(train_in_a_tight_store, str(source), str(tmp_path / "output"))
+    assert rejected(tmp_path / "output") == []
