@@ -268,7 +268,7 @@ class Stream:
     def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
         executions = Ahead(self._executions, depth=1)
         try:
-            at_first = make_block(self.recipe, self.first, self._after_first())
+            at_first = make_block(replace(self.recipe, kept=self.ask_kept()), self.first, self._after_first())
             yield from (_to_batch(at_first, row, self.pin_memory) for row in range(len(at_first)))
             for number, blocks in enumerate(executions):
                 if number >= len(TASKS_AT_FIRST) and executions.waited > 0.05:

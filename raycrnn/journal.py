@@ -68,7 +68,8 @@ class Journal:
             write_whole(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         (output / "logs").mkdir(exist_ok=True)
         # Not SummaryWriter: it writes in a thread, which dies of a full disk, and training then waits for it forever.
-        self._events = EventsWriter(str(output / "logs" / "events"))
+        # The process and the step tell it from the log of a run that began in the same second.
+        self._events = EventsWriter(str(output / "logs" / "events"), f".{os.getpid()}.{step}")
         if step:
             self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 

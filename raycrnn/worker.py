@@ -6,6 +6,7 @@ the same step, from numbers that travel with it. Worker 0 alone writes files.
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -27,6 +28,9 @@ from raycrnn.samples import Rejection
 
 CLOSING_SECONDS = 8.0
 """kept of `max_minutes` for the export and for Ray's farewell, beside the last evaluation"""
+
+STEPS_MEASURED = 20
+"""by which the rate of the steps to come is judged"""
 
 SECONDS_BETWEEN_SAVES = 30.0
 """A checkpoint after every evaluation would take longer than the epochs of a small set."""
@@ -53,26 +57,31 @@ class Clock:
         self._total_steps = total_steps
         self._deadline = deadline
         self._eval_share = eval_share
-        self._first: tuple[int, float] | None = None
+        self._last: float | None = None
+        self._durations: deque[float] = deque(maxlen=STEPS_MEASURED)
         self.evaluation_seconds: float | None = None
 
     def steps_left(self, step: int) -> int:
-        """Steps from `step` on to the end of the schedule, the next one included."""
+        """Steps from `step` on to the end of the schedule, the next one included; called before each."""
         left = self._total_steps - step
         if self._deadline is None:
             return left
         now = time.time()
-        if self._first is None:
-            # The first step pays for start-up and tells nothing of the rate.
-            self._first = (step + 1, math.inf)
-        first_step, first_time = self._first
-        if step == first_step:
-            self._first = (step, now)
-        if step < first_step + 3:
+        if self._last is not None:
+            self._durations.append(now - self._last)
+        self._last = now
+        # The first steps pay for start-up and tell nothing of the rate.
+        if len(self._durations) < 3:
             return left if now < self._deadline - CLOSING_SECONDS else 0
-        seconds_a_step = (now - first_time) / (step - first_step)
+        # The last few alone: by the mean over the whole run, a slow start would make the schedule run ahead.
+        seconds_a_step = sum(self._durations) / len(self._durations)
         closing_seconds = CLOSING_SECONDS + (self.evaluation_seconds or self._guess_evaluation(seconds_a_step))
         return min(left, int((self._deadline - closing_seconds - now) / seconds_a_step))
+
+    def evaluated(self, seconds: float) -> None:
+        """An evaluation took so long since the last step."""
+        self.evaluation_seconds = seconds
+        self._last = None
 
     def has_time_to_evaluate(self, steps_left: int, seconds_a_step: float) -> bool:
         """Whether an evaluation can be afforded besides the one that ends the run."""
@@ -306,7 +315,7 @@ class Worker:
             )
         self.progress.evaluated_at = self.progress.step
         self._record(evaluation)
-        self.clock.evaluation_seconds = time.monotonic() - start
+        self.clock.evaluated(time.monotonic() - start)
         self.window.pause(time.monotonic() - start)
         self._write_together("rejected.csv", self._write_rejected)
         if self._agree(time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES):

@@ -151,7 +151,8 @@ def test_sources_are_drawn_by_weight_in_every_batch(local_ray, tmp_path):
     sample_set = put(configuration)
     batches, _ = read(configuration, sample_set, 0, 12)
     shares = [int((batch.rows_B >= 90).sum()) for batch in batches]
-    assert shares == [6] * 12
+    assert all(share in (5, 6, 7) for share in shares)
+    assert sum(shares) == 72
     images = [
         image for batch in batches for image, row in zip(batch.images_BCHW, batch.rows_B, strict=True) if row == 90
     ]

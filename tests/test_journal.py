@@ -48,7 +48,7 @@ def test_a_full_disk_is_an_error_of_the_one_who_writes(tmp_path):
     journal = Journal(tmp_path, 0)
     writer = journal._events._py_recordio_writer
     writer.close()
-    with open("/dev/full", "wb") as full, pytest.raises(OSError, match="No space left"):
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         writer._writer = full
         for step in range(100_000):
             journal.scalars(step, {"train/loss": 1.0})
