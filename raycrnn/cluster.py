@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from raycrnn import config
 from raycrnn.errors import UsageError
@@ -189,6 +190,14 @@ def is_local() -> bool:
     import ray
 
     return ray.get_runtime_context().namespace == _own_namespace()
+
+
+def on_this_node() -> Any:
+    """Where an actor must be that may not be lost with another node."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _own_namespace() -> str:

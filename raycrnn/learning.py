@@ -187,8 +187,6 @@ class Progress:
     """evaluations since the best one"""
     best: dict = field(default_factory=dict)
     """scores of the best evaluation"""
-    seconds: float = 0.0
-    """wall time of the run, over all resumes"""
     finished: bool = False
 
     @property

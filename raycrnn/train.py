@@ -236,7 +236,7 @@ def _make_job(
     plan = cluster.plan(configuration.cluster, parallel_calls, cluster.nodes(), cluster.is_local())
     _warn_if_busy(plan)
     # Their processes start while the rows are encoded.
-    monitor = Monitor.remote()
+    monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
     _Background(lambda: ingest.warm_up(plan))
     train_set = dataset.put_samples(csvs["train"], alphabet, configuration, training=True)
     eval_set = dataset.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None

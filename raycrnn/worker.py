@@ -114,9 +114,10 @@ class Worker:
         reporter.start_beating(self.rank)
         self.recipe = ingest.train_recipe(job.configuration, job.train, self.rank, self.world_size)
         self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
+        self.seconds_before = 0.0
+        """that earlier commands spent on this run"""
         self._restore()
         self.progress = self.learner.progress
-        self.seconds_before = self.progress.seconds
         self.clock = self._make_clock()
         self.steps_left = self.clock.steps_left(self.progress.step)
         self.problem: str | None = None
@@ -145,6 +146,9 @@ class Worker:
             return
         self.learner.load_state_tensors(found.tensors)
         self.learner.progress = Progress(**found.state["progress"])
+        before = found.state["seconds"]
+        # A worker of this command may have written it.
+        self.seconds_before = before["earlier" if before["command"] == self.job.started else "all"]
         for name, rejected in found.state["rejected"].items():
             self.rejected[name] = {row: Rejection(*fields) for row, *fields in rejected}
         if self.rank == 0:
@@ -397,9 +401,9 @@ class Worker:
         self.last_save = time.monotonic()
 
     def _write_checkpoint(self) -> None:
-        self.progress.seconds = self._seconds()
         state = {
             "progress": asdict(self.progress),
+            "seconds": {"command": self.job.started, "earlier": self.seconds_before, "all": self._seconds()},
             "alphabet": self.job.alphabet.units,
             "csv_digests": self.job.csv_digests,
             "identity": self.job.configuration.identity(),
