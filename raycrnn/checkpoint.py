@@ -49,8 +49,13 @@ def save(directory: Path, step: int, state: dict, tensors: "dict[str, Tensor]") 
         _write(temporary / "tensors.safetensors", data)
         envelope = {"format": FORMAT, "sha256": _digest(data, state), "state": state}
         _write(temporary / "state.json", json.dumps(envelope).encode())
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
+        if final.exists():
+            aside = final.with_name(f".{final.name}.{os.getpid()}.old")
+            final.rename(aside)
+            temporary.rename(final)
+            shutil.rmtree(aside)
+        else:
+            temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     # Later steps are of damaged checkpoints that the run went on before: they must not outrank whole ones.

@@ -20,6 +20,8 @@ LEAST_DECODE_CPUS = 0.25
 
 
 QUIET = {
+    # A call from a thread that outlives the connection must not start another Ray.
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Ray's C++ side writes to the terminal past Python's logging; what matters also comes as an exception.
@@ -51,6 +53,14 @@ LOCAL = {
 """… of a local Ray besides."""
 
 
+def set_environment(address: str | None) -> bool:
+    """Set what Ray reads when it is imported, where the user's environment does not; returns whether Ray is local."""
+    local = address in (None, "", "local")
+    for name, value in {**QUIET, **RECOVERY, **(LOCAL if local else {})}.items():
+        os.environ.setdefault(name, value)
+    return local
+
+
 @contextmanager
 def connect(address: str | None = None, ahead: str | None = None) -> Iterator[None]:
     """A connection to the cluster at an address or in `RAY_ADDRESS`, else a quiet local Ray, ended on leaving.
@@ -62,9 +72,7 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
         UsageError: no cluster answers at the address.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    local = address in (None, "", "local")
-    for name, value in {**QUIET, **RECOVERY, **(LOCAL if local else {})}.items():
-        os.environ.setdefault(name, value)
+    local = set_environment(address)
     import ray
 
     if not local:
@@ -153,6 +161,7 @@ class Plan:
     """that the cluster has room for now"""
     use_gpu: bool
     cpus_per_worker: float
+    """reserved for each; an elastic run's hold what decoding needs too, for Ray may place others beside them"""
     threads: int
     """CPU threads of a training worker"""
     decode_tasks: int
@@ -232,9 +241,13 @@ def plan(
             f"set cluster.num_workers={int(cpus)} or less"
         )
     share = _even_share([node_cpus for node_cpus, _ in nodes], workers)
+    if isinstance(settings.num_workers, tuple):
+        # A worker must fit on whichever node is left.
+        share = min(share, *(node_cpus for node_cpus, _ in nodes if node_cpus))
     worker_cpus = settings.cpus_per_worker
     if worker_cpus == "auto":
         worker_cpus = min(1.0, share / 2) if wants_gpu else share - max(LEAST_DECODE_CPUS, 0.1 * share)
+    elastic = settings.num_workers if isinstance(settings.num_workers, tuple) else None
     left = share - worker_cpus
     if left <= 0:
         raise UsageError(
@@ -245,14 +258,14 @@ def plan(
     return Plan(
         num_workers=workers,
         use_gpu=wants_gpu,
-        cpus_per_worker=round(worker_cpus, 3),
+        cpus_per_worker=round(share if elastic else worker_cpus, 3),
         threads=max(1, round(worker_cpus)),
         decode_tasks=decode_tasks,
         # Rounded down, so that all of them fit into what is left.
-        cpus_per_decode_task=max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
+        cpus_per_decode_task=0.0 if elastic else max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
         warning=warning,
-        elastic=settings.num_workers if isinstance(settings.num_workers, tuple) else None,
-        in_command=local and workers == 1 and not isinstance(settings.num_workers, tuple),
+        elastic=elastic,
+        in_command=local and workers == 1 and not elastic,
     )
 
 

@@ -86,6 +86,7 @@ def put_samples(
     paths = [files[source].resolve(row.path) for source, row in pairs]
     sizes = _measure_all(paths)
     shape = settings.image.input_shape
+    augmented = settings.augmentation.data_augmentation
     columns: dict[str, list] = {name: [] for name in SAMPLES.names}
     rejections, decoded = [], 0
     for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes, strict=True)):
@@ -100,7 +101,7 @@ def put_samples(
                 check_frames(len(codes), frames, width)
             for name, value in zip(SAMPLES.names, (number, path, source, row.line, codes, frames, width), strict=True):
                 columns[name].append(value)
-            decoded += image.begun_pixels(size or (2 * shape[1], 2 * shape[0]), shape)
+            decoded += image.begun_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
         except Rejected as rejected:
             rejections.append(Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail))
     table = pa.table(columns, SAMPLES)

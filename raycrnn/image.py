@@ -178,8 +178,10 @@ def finish(begun: np.ndarray, input_shape: tuple[int, int], augment: Augment | N
     return to_array(fit(augment(Image.fromarray(begun.squeeze(2) if begun.shape[2] == 1 else begun)), *input_shape))
 
 
-def begun_pixels(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
-    """Pixels that `begin` makes at most of an image of a size (width, height)."""
+def begun_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmented: bool) -> int:
+    """Pixels that `begin` makes of an image of a size (width, height)."""
+    if not augmented:
+        return fitted_width(size, input_shape) * input_shape[0]
     width, height = size
     scale = min(1.0, 2 * input_shape[0] / height)
     return round(width * scale) * round(height * scale)

@@ -17,12 +17,14 @@ from raycrnn.augment import Augmenter
 from raycrnn.cluster import Plan
 from raycrnn.config import Configuration
 from raycrnn.dataset import SampleSet
+from raycrnn.errors import RaycrnnError
 from raycrnn.samples import Rejected
 
 MOST_OF_STORE = 0.25
 """Share of a node's object store that may be filled: tasks on every node read all of it."""
 
 IMAGES_PER_CHUNK = 512
+MOST_CHUNK_BYTES = 32 * 2**20
 MOST_CHUNKS = 256
 """A list of references is read by every task."""
 
@@ -50,8 +52,10 @@ class Kept:
         return np.frombuffer(table["pixels"][row].as_buffer(), np.uint8).reshape(shape) if shape else None
 
 
-def images_per_chunk(usable: int) -> int:
-    return max(IMAGES_PER_CHUNK, -(-usable // MOST_CHUNKS))
+def images_per_chunk(sample_set: SampleSet) -> int:
+    """Few enough that a chunk can be made in memory, unless that makes more chunks than a task can look through."""
+    by_size = MOST_CHUNK_BYTES * sample_set.usable // max(1, sample_set.decoded_bytes)
+    return max(1, min(IMAGES_PER_CHUNK, by_size), -(-sample_set.usable // MOST_CHUNKS))
 
 
 def bytes_allowed() -> int:
@@ -68,7 +72,7 @@ def fits(sample_set: SampleSet, configuration: Configuration) -> bool:
 
 def fill(sample_set: SampleSet, settings: Configuration, plan: Plan, tell: Callable[[Kept], bool]) -> None:
     """Decode the whole set, a few chunks at a time; after each, `tell` takes what there is and may end it (False)."""
-    each = images_per_chunk(sample_set.usable)
+    each = images_per_chunk(sample_set)
     starts = range(0, sample_set.usable, each)
     chunks = [(start, min(start + each, sample_set.usable)) for start in starts]
     shape, channels = settings.image.input_shape, settings.image.input_channels
@@ -77,7 +81,11 @@ def fill(sample_set: SampleSet, settings: Configuration, plan: Plan, tell: Calla
     bytes_each = sample_set.decoded_bytes // len(chunks)
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_AT_A_TIME):
-        references += ranges.execute(make, chunks[number : number + CHUNKS_AT_A_TIME], bytes_each, plan)
+        wanted = chunks[number : number + CHUNKS_AT_A_TIME]
+        blocks = ranges.execute(make, wanted, bytes_each, plan)
+        if len(blocks) != len(wanted):
+            raise RaycrnnError(f"Ray Data made {len(blocks)} blocks of {len(wanted)} chunks")
+        references += blocks
         if not tell(Kept(tuple(references), each)):
             return
 

@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +21,9 @@ class Monitor:
         self._lines: list[str] = []
         self._outcome: dict | None = None
         self._stop = False
-        self._doing: dict[int, Doing] = {}
+        self._doing: dict[int, tuple[float, Doing]] = {}
         self._kept: Any = None
+        self._closed = False
 
     def post(self, progress: dict | None = None, line: str | None = None, outcome: dict | None = None) -> bool:
         """Returns whether the command wishes to stop."""
@@ -38,16 +40,21 @@ class Monitor:
         return self._progress, lines, self._outcome
 
     def beat(self, rank: int, doing: "Doing") -> None:
-        self._doing[rank] = doing
+        self._doing[rank] = (time.monotonic(), doing)
 
     def doing(self) -> "dict[int, Doing]":
-        """What each worker does, as far as it was heard of."""
-        return self._doing
+        """What each worker does that was heard of lately: the others are gone."""
+        since = time.monotonic() - 3 * SECONDS_BETWEEN_BEATS
+        return {rank: doing for rank, (heard, doing) in self._doing.items() if heard > since}
 
     def keep(self, kept: Any) -> bool:
         """Takes what is kept of the decoded images; returns whether more is wanted."""
         self._kept = kept
-        return self._outcome is None
+        return self._outcome is None and not self._closed
+
+    def close(self) -> None:
+        """The command has read its last."""
+        self._closed = True
 
     def kept(self) -> Any:
         return self._kept
@@ -76,20 +83,29 @@ class Reporter:
         self._last = 0.0
         self._answer: ray.ObjectRef | None = None
         self._doing = ("starts", time.monotonic())
+        self._ended = threading.Event()
         self.stop_requested = False
 
     def doing(self, what: str) -> None:
         """Note what the worker does from now on: a stalled run says what it waits for."""
         self._doing = (what, time.monotonic())
 
-    def start_beating(self, rank: int) -> None:
-        threading.Thread(target=self._beat, args=(rank,), daemon=True).start()
+    @contextmanager
+    def beating(self, rank: int) -> Iterator[None]:
+        """Meanwhile a thread tells what the worker does."""
+        thread = threading.Thread(target=self._beat, args=(rank,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join(SECONDS_BETWEEN_BEATS)
 
     def _beat(self, rank: int) -> None:
-        while True:
+        while not self._ended.is_set():
             what, since = self._doing
             self._monitor.beat.remote(rank, Doing(what, time.monotonic() - since))
-            time.sleep(SECONDS_BETWEEN_BEATS)
+            self._ended.wait(SECONDS_BETWEEN_BEATS)
 
     def progress(self, make: Callable[[], dict]) -> None:
         if time.monotonic() - self._last < 0.5:

@@ -36,6 +36,8 @@ def execute(make: Make, ranges: Sequence[Range], bytes_each: int, plan: Plan) ->
     )
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
+    # A block is a range, however large.
+    dataset.context.target_max_block_size = None
     return dataset.to_arrow_refs()
 
 

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import checkpoint, config
+from raycrnn import checkpoint, cluster, config
 from raycrnn.command import Command
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError, UsageError
@@ -88,6 +88,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     started = started or time.time()
     marks = {}
     output = Path(configuration.output_model_dir).absolute()
+    cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     resumed = _resume_state(output, configuration.restore_model)
     if resumed:
         _check_same_settings(resumed["identity"], configuration.identity())
@@ -99,20 +100,20 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if resumed:
         _check_same_data(resumed["csv_digests"], digests)
 
-    from raycrnn import cluster, dataset
+    from raycrnn import dataset
 
     alphabet = dataset.alphabet_of(csvs["train"], configuration.data)
     if resumed and tuple(resumed["alphabet"]) != alphabet.units:
         raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {_difference(resumed, alphabet)}")
     marks["imports, configuration, CSVs"] = time.time()
-    with _alone_in(output), cluster.connect(address, ahead="torch"):
+    with _alone_in(output), cluster.connect(address, ahead="torch"), _Threads() as threads:
         marks["Ray"] = time.time()
-        job = _make_job(configuration, csvs, alphabet, digests, output, started)
+        job = _make_job(configuration, csvs, alphabet, digests, output, started, threads)
         # Of a long CSV they take hundreds of megabytes; the rows are in the object store now.
         csvs.clear()
         _prepare_output(job)
         marks["alphabet, rows, image headers"] = time.time()
-        outcome = _watch(job)
+        outcome = _watch(job, threads)
         if "marks" in outcome:
             outcome["start"] = _parts(started, {**marks, **outcome.pop("marks")})
         return outcome
@@ -146,8 +147,10 @@ def _resume_state(output: Path, restore: bool) -> dict | None:
     found, problems = checkpoint.latest(output / "checkpoints")
     for problem in problems:
         _say(f"warning: {problem}")
+    if found is None and problems:
+        raise UsageError(f"{output}: none of its checkpoints can be read: restore one, or choose another directory")
     if found is None:
-        _say(f"{output}: no whole checkpoint: starting afresh")
+        _say(f"{output}: no checkpoint: starting afresh")
         return None
     if problems:
         _say(f"the checkpoint before it is used: {found.path.name}")
@@ -226,9 +229,15 @@ def _difference(resumed: dict, alphabet: Any) -> str:
 
 
 def _make_job(
-    configuration: Configuration, csvs: dict[str, list], alphabet: Any, digests: dict, output: Path, started: float
+    configuration: Configuration,
+    csvs: dict[str, list],
+    alphabet: Any,
+    digests: dict,
+    output: Path,
+    started: float,
+    threads: "_Threads",
 ) -> Any:
-    from raycrnn import cluster, dataset, ingest, keep
+    from raycrnn import dataset, ingest, keep
     from raycrnn.job import Job
     from raycrnn.monitor import Monitor
 
@@ -237,7 +246,7 @@ def _make_job(
     _warn_if_busy(plan)
     # Their processes start while the rows are encoded.
     monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
-    _Background(lambda: ingest.warm_up(plan))
+    threads.start(lambda: ingest.warm_up(plan))
     train_set = dataset.put_samples(csvs["train"], alphabet, configuration, training=True)
     eval_set = dataset.put_samples(csvs["eval"], alphabet, configuration, training=False) if csvs["eval"] else None
     sets = {name: each for name, each in (("train", train_set), ("eval", eval_set)) if each}
@@ -293,13 +302,13 @@ def _prepare_output(job: Any) -> None:
         raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
 
 
-def _watch(job: Any) -> dict:
+def _watch(job: Any, threads: "_Threads") -> dict:
     """Run the trainer beside this thread, show what it does, pass Ctrl-C on."""
     import ray
 
     from raycrnn.monitor import Screen, Stall
 
-    fit = _Background(lambda: _train_here(job) if job.plan.in_command else _fit(job))
+    fit = threads.start(lambda: _train_here(job) if job.plan.in_command else _fit(job))
     keeper: _Background | None = None
     screen, stall = Screen(), Stall()
     stopping = False
@@ -313,14 +322,11 @@ def _watch(job: Any) -> dict:
             screen.show(progress)
             if progress and keeper is None and job.keep:
                 # From the first step on, so that it does not come later.
-                keeper = _Background(lambda: _keep(job))
+                keeper = threads.start(lambda: _keep(job, screen.line))
             if stall.lasts(progress.get("step")):
                 screen.line(stall.describe(ray.get(job.monitor.doing.remote())))
             if outcome is not None or ended:
                 screen.close()
-                if keeper is not None:
-                    # It ends with the chunks in work: what Ray does must not be cut off by Ray's own end.
-                    keeper.join(10)
                 return _conclude(job, outcome, fit)
             time.sleep(0.5)
         except ray.exceptions.RayError as error:
@@ -347,6 +353,7 @@ def _stop_at_once(job: Any) -> None:
 
 
 def _conclude(job: Any, outcome: dict | None, fit: "_Background") -> dict:
+    job.monitor.close.remote()
     # The workers' CPUs are given back; of a local Ray the rest ends with it.
     fit.join(10)
     if outcome is None:
@@ -372,6 +379,24 @@ def _describe_failure(job: Any, error: BaseException | None) -> str:
     )
 
 
+class _Threads:
+    """Threads that are waited for before Ray goes: what they do with it must not be cut off by its end."""
+
+    def __init__(self) -> None:
+        self._started: list[_Background] = []
+
+    def __enter__(self) -> "_Threads":
+        return self
+
+    def start(self, function: Callable[[], None]) -> "_Background":
+        self._started.append(_Background(function))
+        return self._started[-1]
+
+    def __exit__(self, *_: object) -> None:
+        for thread in self._started:
+            thread.join(10)
+
+
 class _Background:
     """A function in a thread that ends with the process."""
 
@@ -394,8 +419,8 @@ class _Background:
         return not self._thread.is_alive()
 
 
-def _keep(job: Any) -> None:
-    """Fill the object store with the decoded training images, while training runs."""
+def _keep(job: Any, say: Callable[[str], None]) -> None:
+    """Fill the object store with the decoded training images, while training runs. It is a help and no need."""
     import ray
 
     from raycrnn import keep
@@ -403,7 +428,10 @@ def _keep(job: Any) -> None:
     def tell(kept: keep.Kept) -> bool:
         return ray.get(job.monitor.keep.remote(kept))
 
-    keep.fill(job.train, job.configuration, job.plan, tell)
+    try:
+        keep.fill(job.train, job.configuration, job.plan, tell)
+    except (RaycrnnError, ray.exceptions.RayError) as error:
+        say(f"warning: decoded images are no longer kept, but read every epoch: {error}")
 
 
 def _train_here(job: Any) -> None:
@@ -445,9 +473,9 @@ def _fit(job: Any) -> None:
             run_config=RunConfig(
                 name="run",
                 storage_path=record,
-                # Ray would else try for ever to start workers that cannot be placed.
+                # Workers that cannot be placed are tried again without end: a node may come back, and `Stall` says it.
                 failure_config=FailureConfig(
-                    max_failures=job.configuration.cluster.max_failures, controller_failure_limit=3
+                    max_failures=job.configuration.cluster.max_failures, controller_failure_limit=-1
                 ),
             ),
         ).fit()

@@ -29,6 +29,7 @@ from raycrnn.samples import Rejection
 CLOSING_SECONDS = 8.0
 """kept of `max_minutes` for the export and for Ray's farewell, beside the last evaluation"""
 
+STEPS_NOT_MEASURED = 5
 STEPS_MEASURED = 20
 """by which the rate of the steps to come is judged"""
 
@@ -43,7 +44,8 @@ def run(job: Job, device: torch.device) -> None:
     """Train as one of the workers, or as the only one."""
     reporter = Reporter(job.monitor)
     try:
-        Worker(job, reporter, device).run()
+        with reporter.beating(learning.rank()):
+            Worker(job, reporter, device).run()
     except RaycrnnError as error:
         # Every worker meets it in the same step, and worker 0 knows most of it; trying again would not help.
         if learning.rank() == 0:
@@ -58,6 +60,7 @@ class Clock:
         self._deadline = deadline
         self._eval_share = eval_share
         self._last: float | None = None
+        self._calls = 0
         self._durations: deque[float] = deque(maxlen=STEPS_MEASURED)
         self.evaluation_seconds: float | None = None
 
@@ -67,10 +70,11 @@ class Clock:
         if self._deadline is None:
             return left
         now = time.time()
-        if self._last is not None:
+        self._calls += 1
+        # The first steps pay for start-up and tell nothing of the rate.
+        if self._last is not None and self._calls > STEPS_NOT_MEASURED:
             self._durations.append(now - self._last)
         self._last = now
-        # The first steps pay for start-up and tell nothing of the rate.
         if len(self._durations) < 3:
             return left if now < self._deadline - CLOSING_SECONDS else 0
         # The last few alone: by the mean over the whole run, a slow start would make the schedule run ahead.
@@ -111,7 +115,6 @@ class Worker:
         network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.alphabet) + 1)
         self.learner = Learner(network, self.settings, self.device)
         self.rank, self.world_size = learning.rank(), learning.world_size()
-        reporter.start_beating(self.rank)
         self.recipe = ingest.train_recipe(job.configuration, job.train, self.rank, self.world_size)
         self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
         self.seconds_before = 0.0
@@ -119,7 +122,7 @@ class Worker:
         self._restore()
         self.progress = self.learner.progress
         self.clock = self._make_clock()
-        self.steps_left = self.clock.steps_left(self.progress.step)
+        self.steps_left = self._worker_0_says(self.clock.steps_left(self.progress.step))
         self.problem: str | None = None
         """of writing, known to worker 0 and told to the others with the next step"""
         self.journal: journal.Journal | None = None
@@ -139,6 +142,7 @@ class Worker:
 
     def _restore(self) -> None:
         found, problems = checkpoint.latest(self.output / "checkpoints")
+        self._check_same_checkpoint(found.path.name if found else None)
         if self.rank == 0:
             for problem in problems:
                 self.reporter.line(f"warning: {problem}; the checkpoint before it is used")
@@ -153,6 +157,19 @@ class Worker:
             self.rejected[name] = {row: Rejection(*fields) for row, *fields in rejected}
         if self.rank == 0:
             self.reporter.line(f"going on from {found.path.name}, epoch {self._epochs_done():.2f}")
+
+    def _check_same_checkpoint(self, name: str | None) -> None:
+        """Raises `RaycrnnError` on all workers if they would go on from different steps."""
+        if self.world_size == 1:
+            return
+        names: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(names, name)
+        if len(set(names)) > 1:
+            found = ", ".join(f"worker {rank}: {each or 'none'}" for rank, each in enumerate(names))
+            raise RaycrnnError(
+                f"{self.output}/checkpoints: the workers see different last checkpoints ({found}): output_model_dir "
+                "must be on a disk that all nodes share"
+            )
 
     def _epochs_done(self) -> float:
         return self.learner.progress.step / self.recipe.batches_per_epoch
@@ -298,8 +315,12 @@ class Worker:
 
     def _agree(self, worker_0_says: bool) -> bool:
         """What worker 0 says, on all workers; all of them call it."""
-        word = torch.tensor(float(worker_0_says and self.rank == 0), device=self.device)
-        return bool(learning.all_reduce(word) > 0)
+        return bool(self._worker_0_says(int(worker_0_says)))
+
+    def _worker_0_says(self, number: int) -> int:
+        """Worker 0's number, on all workers; all of them call it."""
+        word = torch.tensor(number if self.rank == 0 else 0, dtype=torch.int64, device=self.device)
+        return int(learning.all_reduce(word))
 
     # --- evaluation
 
@@ -338,7 +359,8 @@ class Worker:
                 kept.append(batch)
                 if sum(each.images_BCHW.nbytes for each in kept) > MOST_CACHED_BYTES:
                     kept = None
-        self._eval_batches = kept
+        # What could not be read may be read the next time.
+        self._eval_batches = None if stream.rejected else kept
         # Every worker comes here at its own time, and only after its last batch: a good place to meet.
         new = learning.all_reduce(torch.tensor(float(len(stream.rejected)), device=self.device)) > 0
         self._share_rejections("eval", stream.rejected, bool(new))

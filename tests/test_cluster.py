@@ -84,6 +84,11 @@ def test_a_host_that_does_not_answer_is_told_at_once():
 def test_an_elastic_run_takes_what_the_cluster_has_between_its_bounds():
     found = plan(Cluster(num_workers=(1, 4)), None, [(1, 0), (1, 0)])
     assert (found.num_workers, found.scaling) == (2, (1, 4))
+    # Ray counts workers by what each reserves: more than these may not fit beside their decoding.
+    for cpus in (3, 4, 6, 9):
+        found = plan(Cluster(num_workers=(1, 16)), None, [(cpus, 0)])
+        assert cpus // found.cpus_per_worker == found.num_workers
+    assert plan(Cluster(num_workers=(1, 2)), None, [(8, 0), (2, 0)]).cpus_per_worker <= 2
     assert plan(Cluster(num_workers=(1, 4)), None, [(8, 2)]).num_workers == 2
     assert plan(Cluster(num_workers=2), None, [(2, 0)]).scaling == 2
     with pytest.raises(UsageError, match="num_workers"):

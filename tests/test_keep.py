@@ -12,14 +12,16 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_kept_images_make_the_same_batches_and_read_no_file(local_ray, tmp_path, augment):
+def test_kept_images_make_the_same_batches_and_read_no_file(local_ray, tmp_path, augment, monkeypatch):
     csv = write_set(tmp_path, words(30))
     tree = {"data": {"csv_files_train": str(csv)}, "augmentation": {"data_augmentation": augment}}
     configuration = config.parse({**tree, "training": {"train_batch_size": 8}})
     sample_set = put(configuration)
     read_from_files, _ = read(configuration, sample_set, 0, 8)
     told = []
+    monkeypatch.setattr(keep, "IMAGES_PER_CHUNK", 4)
     keep.fill(sample_set, configuration, PLAN, lambda kept: told.append(kept) or True)
+    assert len(told[-1].chunks) == 8
     for path in (tmp_path / "images").iterdir():
         path.unlink()
     recipe = ingest.train_recipe(configuration, sample_set, 0, 1)

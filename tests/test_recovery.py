@@ -146,7 +146,7 @@ def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, und
         wait_until(lambda: last_step(output) >= 3 * SAVE_INTERVAL)
         assert kill_all("RayTrainWorker") == 1
 
-    cluster = {"num_workers": [1, 1], "cpus_per_worker": 1.75}
+    cluster = {"num_workers": [1, 1]}
     with meanwhile(act):
         train(configuration(images, output, cluster=cluster))
     assert_same_end(output, undisturbed)
@@ -158,7 +158,7 @@ def test_killed_decoding_workers_cost_no_row(local_ray, images, tmp_path, undist
     def act() -> None:
         wait_until(lambda: last_step(output) >= SAVE_INTERVAL)
         deadline = time.monotonic() + 60
-        while len(killed) < 3 and time.monotonic() < deadline and not (output / "model" / "end").exists():
+        while len(killed) < 3 and time.monotonic() < deadline:
             killed.extend(range(kill_all("Read")))
             time.sleep(0.005)
 
@@ -411,6 +411,7 @@ def test_a_node_lost_and_another_found_change_the_workers_and_lose_no_epoch(imag
     sizes = [record["workers"] for record in records]
     changes = [size for size, before in zip(sizes, [0, *sizes], strict=False) if size != before]
     assert changes[:3] == [2, 1, 2]
+    assert records[-1]["train_loss"] < records[0]["train_loss"] / 2
     assert rejected(output) == []
 
 

@@ -52,6 +52,8 @@ class Recover(Command):
 def _settings(folder: Path, name: str) -> Configuration:
     tree = settings_of(folder, "quarter", 32).model_dump(mode="json")
     tree["output_model_dir"] = str(folder / name)
+    # A single worker would train in this very process.
+    tree["cluster"]["num_workers"] = [1, 1]
     tree["training"] |= {"n_epochs": 40, "save_interval": STEPS_BEFORE, "evaluate_every_epoch": 40}
     return config.parse(tree)
 
@@ -59,12 +61,23 @@ def _settings(folder: Path, name: str) -> Configuration:
 def kill_worker(settings: Configuration) -> float:
     """Kill the one training worker of a local Ray; the seconds to the next step."""
 
-    def strike() -> None:
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            if entry.read_bytes().startswith(b"ray::RayTrainWorker"):
-                os.kill(int(entry.parent.name), signal.SIGKILL)
+    return seconds_lost(settings, lambda: _kill_own("ray::RayTrainWorker"), "local")
 
-    return seconds_lost(settings, strike, "local")
+
+def _kill_own(title: str) -> None:
+    """Kill this process's descendants of a title, and nobody else's."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            named = (entry / "cmdline").read_bytes().startswith(title.encode())
+        except OSError:
+            continue
+        if named and os.getpid() in _ancestors(int(entry.name)):
+            os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _ancestors(process: int) -> list[int]:
+    parent = int((Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[1])
+    return [parent, *_ancestors(parent)] if parent > 1 else []
 
 
 def lose_node(settings: Configuration) -> float:
