@@ -326,14 +326,7 @@ class Configuration(Group):
         kept |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
         kept["model.lstm_layers"] = self.model.lstm_layers
         kept |= {f"image.{name}": value for name, value in self.image}
-        names = (
-            "csv_files_train",
-            "csv_files_eval",
-            "csv_delimiter",
-            "string_split_delimiter",
-            "encoding",
-            "unicode_form",
-        )
+        names = ("csv_files_eval", "csv_delimiter", "string_split_delimiter", "encoding", "unicode_form")
         kept |= {f"data.{name}": getattr(self.data, name) for name in names}
         # JSON's objects have no order, and the rows' numbers have.
         kept["data.csv_files_train"] = list(self.data.csv_files_train)

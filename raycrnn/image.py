@@ -144,10 +144,11 @@ def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
     What gets wider than the greatest width is shrunk to it, what gets narrower than one frame needs is
     stretched to that.
     """
-    width = fitted_width(image.size, (height, greatest_width))
-    if image.size == (width, height):
-        return image
-    return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return _scale(image, (fitted_width(image.size, (height, greatest_width)), height))
+
+
+def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 
 def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
@@ -172,10 +173,11 @@ def begin(data: bytes, input_shape: tuple[int, int], channels: int, augmented: b
 
 
 def finish(begun: np.ndarray, input_shape: tuple[int, int], augment: Augment | None) -> np.ndarray:
-    """The other part of `prepare`."""
+    """The other part of `prepare`. An augmented image gets the width that it has without: batches are made by it."""
     if augment is None:
         return begun
-    return to_array(fit(augment(Image.fromarray(begun.squeeze(2) if begun.shape[2] == 1 else begun)), *input_shape))
+    image = Image.fromarray(begun.squeeze(2) if begun.shape[2] == 1 else begun)
+    return to_array(_scale(augment(image), (fitted_width(image.size, input_shape), input_shape[0])))
 
 
 def begun_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmented: bool) -> int:

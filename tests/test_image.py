@@ -555,7 +555,7 @@ def test_augmentation_sees_the_decoded_image_of_at_most_twice_the_height():
 
     for size in [(400, 200), (100, 20)]:
         array = image.prepare(encoded(Image.new("L", size), "PNG"), (32, 1024), 3, augment)
-        assert array.shape == (32, 32, 3)
+        assert array.shape == (32, 64 if size[1] == 200 else 160, 3)
         assert array.min() == 255
     assert seen == [("RGB", (128, 64)), ("RGB", (100, 20))]
 
