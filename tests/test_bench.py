@@ -33,3 +33,36 @@ def test_train_measures_both_sides(local_ray, capsys):
     assert figures["through_Ray"] > 0
     assert figures["in_memory"] > 0
     assert 0 <= figures["data_wait"] <= 100
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_ingest_compares_three_ways_for_both_formats(local_ray, capsys):
+    from raycrnn.bench.ingest import Ingest
+
+    assert Ingest.call(["--rows", "500", "--rounds", "1", "--json"], "bench ingest") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for kind in ("png", "jpeg"):
+        ratio = figures[f"{kind}:_Ray_Data"] / figures[f"{kind}:_DataLoader"]
+        assert figures[f"ratio_to_dataloader_{kind}"] == pytest.approx(ratio)
+
+
+@pytest.mark.long
+def test_start_adds_up_its_parts(capsys):
+    from raycrnn.bench.start import Start
+
+    assert Start.call(["--rows", "64", "--rounds", "1", "--json"], "bench start") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    total = figures.pop("command_to_first_step")
+    assert total == pytest.approx(sum(figures.values()))
+    assert all(seconds >= 0 for seconds in figures.values())
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_recover_finds_the_worker_it_kills(local_ray, tmp_path):
+    from raycrnn.bench import recover
+    from raycrnn.bench.train import write_images
+
+    write_images(tmp_path, 100, 512)
+    assert 0 < recover.kill_worker(recover._settings(tmp_path, "run")) < 120
