@@ -154,7 +154,8 @@ def make_batch(recipe: Recipe, number: int) -> dict:
     images_BCHW, widths_B = image.collate(images or [blank])
     codes = [rows.codes(place) for place in taken]
     return {
-        "images": images_BCHW.data,
+        # Not a view, which pyarrow would never let go again.
+        "images": images_BCHW.tobytes(),
         "shape": images_BCHW.shape,
         "widths": widths_B.tobytes(),
         "codes": np.concatenate(codes or [()]).astype(np.int64).tobytes(),

@@ -1,6 +1,8 @@
 """From CSV to batches: every row once an epoch, the same for any number of workers, bad rows alone left out."""
 
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -166,3 +168,18 @@ def test_padding_is_counted(local_ray, tmp_path):
     real = sum(int(batch.widths_B.sum()) for batch in batches)
     padded = sum(batch.images_BCHW.shape[3] * len(batch) for batch in batches)
     assert (stream.pixels, stream.padding) == (padded, padded - real)
+
+
+def test_blocks_leave_no_memory_behind(local_ray, tmp_path):
+    """pyarrow never lets a memory view go; numpy's memory is traced."""
+    configuration = settings(write_set(tmp_path, words(40)))
+    recipe = ingest.train_recipe(configuration, put(configuration), 0, 1)
+    size = ingest.make_block(recipe, 0, 5).nbytes
+    tracemalloc.start()
+    try:
+        for epoch in range(30):
+            ingest.make_block(recipe, 5 * epoch, 5 * epoch + 5)
+        left, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left < 5 * size
