@@ -392,8 +392,9 @@ class _Threads:
         self._started.append(_Background(function))
         return self._started[-1]
 
-    def __exit__(self, *_: object) -> None:
-        for thread in self._started:
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        # Who presses Ctrl-C twice waits for nothing.
+        for thread in self._started if kind is not KeyboardInterrupt else ():
             thread.join(10)
 
 

@@ -1,6 +1,5 @@
 """From CSV to batches: every row once an epoch, the same for any number of workers, bad rows alone left out."""
 
-
 import tracemalloc
 
 import numpy as np
