@@ -11,6 +11,8 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
         samples        CSV rows: path and label; why a sample is left out
         order          which rows in which order
         image          bytes -> array; fitting to height and width; frame arithmetic
+        search         a search file: which values of which keys to try
+        sampler        the values of the next trial
         augment        one function an effect, one table of them
         metrics        edit distance, CER, WER, accuracy, intervals
     floor 1 · torch
@@ -21,6 +23,11 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
         recognizer     model directory <-> images to transcriptions
         checkpoint     full training state <-> directory, whole or not at all
         journal        metrics.jsonl, rejected.csv, run.json, TensorBoard
+        trials         the trials of a search, on disk
+        search_report  report.html of a search
+        board          the table of trials on a terminal
+        results        what a search ends in
+        resume         whether a run goes on, and from where
     floor 3 · Ray
         cluster        connecting, and what of the cluster a run takes
         dataset        CSV -> rows in the object store
@@ -28,9 +35,15 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
         keep           decoded images kept in the object store
         ingest         rows -> Ray Data -> batches of tensors
         monitor        progress from the workers to the terminal, a wish to stop back
+        material       what a run learns from, where every worker finds it
         job            what a command hands to its training workers
         worker         one training worker
-        train  evaluate  predict
+        fit            a job carried out, in this process or by Ray Train's workers
+        trial          one trial of a search, and its share of the cluster
+        schedulers     Ray Tune's schedulers, which spare the base
+        tuning         a search on Ray Tune
+        decodings      a search over decoding alone
+        train  tune  evaluate  predict
     floor 4 · tools beside the road
         split  mnist_numbers  bench  __main__
 """

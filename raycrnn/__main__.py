@@ -9,6 +9,7 @@ from raycrnn import __version__
 VERBS = {
     "train": ("train", "Train", "train a recogniser from CSV files of images and labels"),
     "evaluate": ("evaluate", "Evaluate", "score a model on labelled images"),
+    "tune": ("tune", "Tune", "search for a better configuration"),
     "predict": ("predict", "Predict", "transcribe images"),
     "split": ("split", "Split", "divide a CSV into training and evaluation rows"),
     "numbers": ("mnist_numbers", "Numbers", "make images of numbers from MNIST digits"),

@@ -9,7 +9,7 @@ import threading
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raycrnn import config
@@ -28,6 +28,11 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     # Its lines would drown the ones that a user needs.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A search writes its own records, takes Ctrl-C itself, and hears of progress between evaluations.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
 """Environment of every verb, where the user's does not say otherwise."""
 
@@ -228,7 +233,7 @@ def plan(
             wait for ever.
     """
     cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
-    wants_gpu = gpus > 0 and settings.num_gpus != 0 if settings.use_gpu == "auto" else settings.use_gpu
+    wants_gpu = wants_gpus(settings, gpus)
     workers, warning = _workers(settings, int(cpus), int(gpus) if wants_gpu else 0)
     if wants_gpu and workers > gpus:
         raise UsageError(
@@ -240,33 +245,49 @@ def plan(
             f"cluster.num_workers={workers}, but the cluster has {cpus:g} CPUs: "
             f"set cluster.num_workers={int(cpus)} or less"
         )
-    share = _even_share([node_cpus for node_cpus, _ in nodes], workers)
-    if isinstance(settings.num_workers, tuple):
+    share = even_share([node_cpus for node_cpus, _ in nodes], workers)
+    elastic = settings.num_workers if isinstance(settings.num_workers, tuple) else None
+    if elastic:
         # A worker must fit on whichever node is left.
         share = min(share, *(node_cpus for node_cpus, _ in nodes if node_cpus))
-    worker_cpus = settings.cpus_per_worker
-    if worker_cpus == "auto":
-        worker_cpus = min(1.0, share / 2) if wants_gpu else share - max(LEAST_DECODE_CPUS, 0.1 * share)
-    elastic = settings.num_workers if isinstance(settings.num_workers, tuple) else None
-    left = share - worker_cpus
-    if left <= 0:
-        raise UsageError(
-            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all {cpus:g} CPUs and leave none to "
-            f"decode images with: set cluster.cpus_per_worker=auto, or below {share:g}"
-        )
-    decode_tasks = parallel_calls or max(1, int(left))
-    return Plan(
-        num_workers=workers,
-        use_gpu=wants_gpu,
-        cpus_per_worker=round(share if elastic else worker_cpus, 3),
-        threads=max(1, round(worker_cpus)),
-        decode_tasks=decode_tasks,
-        # Rounded down, so that all of them fit into what is left.
-        cpus_per_decode_task=0.0 if elastic else max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
+    divided = divide(settings, parallel_calls, workers, share, wants_gpu)
+    return replace(
+        divided,
+        cpus_per_worker=round(share, 3) if elastic else divided.cpus_per_worker,
+        cpus_per_decode_task=0.0 if elastic else divided.cpus_per_decode_task,
         warning=warning,
         elastic=elastic,
         in_command=local and workers == 1 and not elastic,
     )
+
+
+def divide(settings: config.Cluster, parallel_calls: int | None, workers: int, share: float, use_gpu: bool) -> Plan:
+    """Divide the CPUs that each of some workers has between training and decoding. Raises `UsageError`."""
+    worker_cpus = settings.cpus_per_worker
+    if worker_cpus == "auto":
+        worker_cpus = min(1.0, share / 2) if use_gpu else share - max(LEAST_DECODE_CPUS, 0.1 * share)
+    left = share - worker_cpus
+    if left <= 0 or worker_cpus <= 0:
+        raise UsageError(
+            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all of {share:g} CPUs each and leave "
+            f"none to decode images with: set cluster.cpus_per_worker=auto, or below {share:g}"
+        )
+    decode_tasks = parallel_calls or max(1, int(left))
+    return Plan(
+        num_workers=workers,
+        use_gpu=use_gpu,
+        cpus_per_worker=round(worker_cpus, 3),
+        threads=max(1, round(worker_cpus)),
+        decode_tasks=decode_tasks,
+        # Rounded down, so that all of them fit into what is left.
+        cpus_per_decode_task=max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
+        warning=None,
+    )
+
+
+def wants_gpus(settings: config.Cluster, gpus: float) -> bool:
+    """Whether workers take a GPU each, in a cluster with so many."""
+    return gpus > 0 and settings.num_gpus != 0 if settings.use_gpu == "auto" else settings.use_gpu
 
 
 def _workers(settings: config.Cluster, cpus: int, gpus: int) -> tuple[int, str | None]:
@@ -282,7 +303,7 @@ def _workers(settings: config.Cluster, cpus: int, gpus: int) -> tuple[int, str |
     return settings.num_gpus or 1, None
 
 
-def _even_share(node_cpus: Sequence[float], workers: int) -> float:
+def even_share(node_cpus: Sequence[float], workers: int) -> float:
     """The largest share of CPUs of which each worker finds one on some node; all of a cluster's CPUs together
     say nothing, because no worker spans two nodes."""
     shares = {cpus / count for cpus in node_cpus for count in range(1, workers + 1) if cpus}

@@ -97,3 +97,8 @@ def _argument(location: tuple[int | str, ...]) -> str:
 def _message(problem: dict) -> str:
     given = "" if problem["type"] == "missing" else f", not {problem['input']!r}"
     return problem["msg"].removeprefix("Value error, ") + given
+
+
+def say(text: str) -> None:
+    """A line of progress or warning; results alone go to stdout."""
+    print(text, file=sys.stderr, flush=True)

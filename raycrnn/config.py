@@ -39,7 +39,8 @@ def _integral_float_as_int(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _one_as_several(value: Any) -> Any:
+def one_as_several(value: Any) -> Any:
+    """For keys that take one value or a list."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
@@ -48,7 +49,7 @@ def _one_as_several(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_integral_float_as_int)]
 Positive = Annotated[Whole, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Csvs = Annotated[tuple[str, ...], BeforeValidator(_one_as_several)]
+Csvs = Annotated[tuple[str, ...], BeforeValidator(one_as_several)]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
@@ -363,15 +364,42 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Confi
 
 def parse(tree: dict, overrides: list[str] | tuple[str, ...] = (), origin: str = "configuration") -> Configuration:
     """Validate a configuration given as a JSON object, grouped or flat. Raises `UsageError`."""
+    tree = grouped(tree, overrides, origin)
+    found = _validate(tree)
+    if isinstance(found, Configuration):
+        return found
+    problems = "\n".join(f"  {problem}" for problem in found)
+    raise UsageError(f"{origin}: the configuration is not valid\n{problems}")
+
+
+def grouped(tree: dict, overrides: Sequence[str] = (), origin: str = "configuration") -> dict:
+    """The tree with tf-crnn's flat keys in their groups and overrides applied, not validated. Raises `UsageError`."""
     tree = sort_flat_keys(tree, origin)
     for override in overrides:
         apply_override(tree, override)
+    return tree
+
+
+def with_values(tree: dict, values: dict[str, Any]) -> dict:
+    """A copy of a grouped tree in which dotted keys have these values. Raises `UsageError`."""
+    tree = copy.deepcopy(tree)
+    for key, value in values.items():
+        _set(tree, key, value)
+    return tree
+
+
+def problems_of(tree: dict) -> list[str]:
+    """What is wrong with a grouped tree, a line a key."""
+    found = _validate(tree)
+    return [] if isinstance(found, Configuration) else found
+
+
+def _validate(tree: dict) -> "Configuration | list[str]":
     try:
         # By way of JSON, where an array is what a tuple is written as, even when validation is strict.
         return Configuration.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        problems = "\n".join(f"  {problem}" for problem in describe_problems(error.errors(), tree))
-        raise UsageError(f"{origin}: the configuration is not valid\n{problems}") from None
+        return describe_problems(error.errors(), tree)
 
 
 def read_json_object(path: str | Path) -> dict:
@@ -401,12 +429,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
 
 def sort_flat_keys(tree: dict, origin: str = "configuration") -> dict:
     """Move tf-crnn's flat keys into their groups; grouped keys stay. Raises `UsageError` on a key given twice."""
-    grouped = copy.deepcopy(tree)
-    if "training_params" in grouped:
-        _move(grouped, "training", grouped.pop("training_params"), origin)
-    for key in [key for key in grouped if key in GROUP_OF_FLAT_KEY]:
-        _move(grouped, GROUP_OF_FLAT_KEY[key], {key: grouped.pop(key)}, origin)
-    return grouped
+    sorted_tree = copy.deepcopy(tree)
+    if "training_params" in sorted_tree:
+        _move(sorted_tree, "training", sorted_tree.pop("training_params"), origin)
+    for key in [key for key in sorted_tree if key in GROUP_OF_FLAT_KEY]:
+        _move(sorted_tree, GROUP_OF_FLAT_KEY[key], {key: sorted_tree.pop(key)}, origin)
+    return sorted_tree
 
 
 def _move(tree: dict, group: str, values: Any, origin: str) -> None:
@@ -423,12 +451,16 @@ def apply_override(tree: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise UsageError(f"{override!r}: an override is key=value, such as training.learning_rate=3e-4")
+    _set(tree, key, _override_value(key, text))
+
+
+def _set(tree: dict, key: str, value: Any) -> None:
     *groups, leaf = key.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
         if not isinstance(tree, dict):
-            raise UsageError(f"{override!r}: {group} is no group of keys")
-    tree[leaf] = _override_value(key, text)
+            raise UsageError(f"{key}: {group} is no group of keys")
+    tree[leaf] = value
 
 
 def _override_value(key: str, text: str) -> Any:
@@ -475,7 +507,7 @@ def describe_keys() -> str:
     """The table of all keys for --help: dotted path, default, one line of meaning."""
     blocks = {}
     for key, field in fields().items():
-        default = "(required)" if field.is_required() else f"[{_json(field.default)}]"
+        default = "(required)" if field.is_required() else f"[{to_json(field.default)}]"
         meaning = " ".join((field.description or "").split())
         blocks.setdefault(key.partition(".")[0] if "." in key else "", []).append(f"  {key} {default}\n      {meaning}")
     return "\n".join("\n".join(lines) for lines in blocks.values())
@@ -506,7 +538,7 @@ def _key_of(problem: Any) -> str:
 
 def _message(problem: Any, key: str) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"unknown key{_suggestion(key)}"
+        return f"unknown key{suggestion(key)}"
     if problem["type"] == "missing" and key == ".".join(map(str, problem["loc"])):
         return "is missing"
     message = problem["msg"].removeprefix("Value error, ")
@@ -522,19 +554,21 @@ def _describe(key: str, message: str, tree: dict) -> str:
     if key not in fields():
         return f"{key}: {message}"
     meaning = " ".join((fields()[key].description or "").split())
-    return f"{key} = {_json(found)}: {message} ({meaning})"
+    return f"{key} = {to_json(found)}: {message} ({meaning})"
 
 
 def _groups() -> set[str]:
     return {key.rpartition(".")[0] for key in fields()} - {""}
 
 
-def _suggestion(key: str) -> str:
+def suggestion(key: str) -> str:
+    """The known key that an unknown one may be meant to be, as the end of a message."""
     same_leaf = [known for known in fields() if known.endswith("." + key.rpartition(".")[2])]
     candidates = [*fields(), *([] if "." in key else sorted(_groups()))]
     close = same_leaf or difflib.get_close_matches(key, candidates, n=1, cutoff=0.7)
     return f"; did you mean {close[0]}?" if close else "; `--help` lists the keys"
 
 
-def _json(value: Any) -> str:
+def to_json(value: Any) -> str:
+    """As messages show a value."""
     return json.dumps(value, ensure_ascii=False, default=str)

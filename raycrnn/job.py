@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from raycrnn.alphabet import Alphabet
 from raycrnn.cluster import Plan
 from raycrnn.config import Configuration
-from raycrnn.dataset import SampleSet
+from raycrnn.material import Material
 
 
 @dataclass(frozen=True)
@@ -14,14 +13,17 @@ class Job:
     """All that a worker needs to know."""
 
     configuration: Configuration
-    alphabet: Alphabet
-    train: SampleSet
-    eval: SampleSet | None
-    csv_digests: dict[str, str]
+    material: Material
     output: str
     plan: Plan
     started: float
     """seconds since 1970 at which the command started"""
     monitor: Any
+    shelf: Any
+    """the monitor that knows which decoded images are kept; of a trial of a search it is the search's"""
     keep: bool
     """whether the decoded training images are kept"""
+    always_save: bool = False
+    """whether every evaluation is followed by a checkpoint, however soon"""
+    taken_over: bool = False
+    """whether the checkpoint is of another run, whose best model is not this one's"""

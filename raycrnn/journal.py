@@ -97,6 +97,18 @@ class Journal:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
+def write_hyperparameters(logs: Path, values: dict[str, Any], scores: dict[str, float]) -> None:
+    """Tell TensorBoard what a run of a search tried and reached. Raises `OSError`."""
+    # It takes numbers, texts and truth values.
+    plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
+    events = EventsWriter(str(logs / "events"), f".{os.getpid()}.hparams")
+    parts = summary.hparams(plain, {f"best/{name}": score for name, score in scores.items()})
+    parts += tuple(summary.scalar(f"best/{name}", score) for name, score in scores.items())
+    for part in parts:
+        events.write_event(Event(wall_time=time.time(), step=0, summary=part))
+    events.close()
+
+
 def _step_of(line: str) -> float:
     """The step of a line of metrics.jsonl; infinity for one torn by a kill or a full disk."""
     try:

@@ -7,6 +7,7 @@ the store while training runs, and a decoding task takes from it what is there a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,14 +71,38 @@ def fits(sample_set: SampleSet, configuration: Configuration) -> bool:
     return sample_set.decoded_bytes <= bytes_allowed() if wanted == "auto" else wanted
 
 
+def is_augmented(settings: Configuration) -> bool:
+    """Whether images are augmented: what is kept of them depends on it, but not on how strongly."""
+    return bool(Augmenter(settings.augmentation, settings.image.input_channels, settings.training.seed).strengths)
+
+
+def describe(sample_set: SampleSet, kept: bool) -> str:
+    """What becomes of the decoded images, for the log."""
+    how = "kept in memory" if kept else "not kept in memory, but read every epoch"
+    return f"decoded images are {how}: {sample_set.decoded_bytes / 1e6:,.0f} MB"
+
+
+def fill_beside(
+    sample_set: SampleSet, settings: Configuration, plan: Plan, shelf: Any, say: Callable[[str], None]
+) -> None:
+    """`fill` a shelf (a `monitor.Monitor`) while training runs. It is a help and no need: what fails is said."""
+
+    def tell(kept: Kept) -> bool:
+        return ray.get(shelf.keep.remote(kept))
+
+    try:
+        fill(sample_set, settings, plan, tell)
+    except (RaycrnnError, ray.exceptions.RayError) as error:
+        say(f"warning: decoded images are no longer kept, but read every epoch: {error}")
+
+
 def fill(sample_set: SampleSet, settings: Configuration, plan: Plan, tell: Callable[[Kept], bool]) -> None:
     """Decode the whole set, a few chunks at a time; after each, `tell` takes what there is and may end it (False)."""
     each = images_per_chunk(sample_set)
     starts = range(0, sample_set.usable, each)
     chunks = [(start, min(start + each, sample_set.usable)) for start in starts]
     shape, channels = settings.image.input_shape, settings.image.input_channels
-    augmented = bool(Augmenter(settings.augmentation, channels, settings.training.seed).strengths)
-    make = partial(make_chunk, sample_set.table, shape, channels, augmented)
+    make = partial(make_chunk, sample_set.table, shape, channels, is_augmented(settings))
     bytes_each = sample_set.decoded_bytes // len(chunks)
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_AT_A_TIME):

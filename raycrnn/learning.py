@@ -7,6 +7,7 @@ all of them by `all_reduce`, which alone is no work at all.
 import ctypes
 import math
 import platform
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -326,6 +327,8 @@ class Evaluation:
     counts: Counts
     loss: float
     """summed over units, mean over the samples that the network can learn; 0 without any"""
+    speed: float = 0.0
+    """lines read a second by all workers together, from images in memory to text"""
     examples: tuple["Example", ...] = ()
     """the first few of this worker's share"""
 
@@ -351,22 +354,28 @@ def evaluate(
 ) -> Evaluation:
     """Score this worker's batches and sum over all workers."""
     network.eval()
-    counts, loss_sum, learnable, shown = Counts(), 0.0, 0, []
+    counts, loss_sum, learnable, seconds, shown = Counts(), 0.0, 0, 0.0, []
     for batch in _with_samples(batches):
+        start = time.perf_counter()
         moved = batch.to(device)
         with autocast(precision, device):
             log_probs_TBK, frames_B = network(moved.images_BCHW, moved.widths_B)
+        paths = ctc.greedy(log_probs_TBK, frames_B)
+        seconds += time.perf_counter() - start
         batch_loss, batch_learnable = _loss_of_learnable(log_probs_TBK, frames_B, batch)
         loss_sum, learnable = loss_sum + batch_loss, learnable + batch_learnable
-        for i, (path, codes) in enumerate(zip(ctc.greedy(log_probs_TBK, frames_B), batch.labels(), strict=True)):
+        for i, (path, codes) in enumerate(zip(paths, batch.labels(), strict=True)):
             reference, transcription = reference_units(codes, alphabet), alphabet.decode(path.codes)
             counts += score(reference, transcription)
             if len(shown) < examples:
                 image_CHW = batch.images_BCHW[i, :, :, : batch.widths_B[i]]
                 shown.append(Example(image_CHW, "".join(reference), "".join(transcription)))
-    totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable], dtype=torch.float64, device=device)
-    *sums, loss_sum, learnable = all_reduce(totals).tolist()
-    return Evaluation(Counts(*map(int, sums)), loss_sum / max(1, learnable), tuple(shown))
+    totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable, seconds], dtype=torch.float64, device=device)
+    *sums, loss_sum, learnable, seconds = all_reduce(totals).tolist()
+    counts = Counts(*map(int, sums))
+    # The workers read at the same time.
+    speed = counts.samples * world_size() / seconds if seconds else 0.0
+    return Evaluation(counts, loss_sum / max(1, learnable), speed, tuple(shown))
 
 
 def _with_samples(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -19,25 +19,35 @@ class Monitor:
     def __init__(self) -> None:
         self._progress: dict = {}
         self._lines: list[str] = []
+        self._evaluations: list[dict] = []
         self._outcome: dict | None = None
         self._stop = False
         self._doing: dict[int, tuple[float, Doing]] = {}
         self._kept: Any = None
         self._closed = False
 
-    def post(self, progress: dict | None = None, line: str | None = None, outcome: dict | None = None) -> bool:
+    def post(
+        self,
+        progress: dict | None = None,
+        line: str | None = None,
+        evaluation: dict | None = None,
+        outcome: dict | None = None,
+    ) -> bool:
         """Returns whether the command wishes to stop."""
         if progress is not None:
             self._progress = progress
         if line is not None:
             self._lines.append(line)
+        if evaluation is not None:
+            self._evaluations.append(evaluation)
         if outcome is not None:
             self._outcome = outcome
         return self._stop
 
-    def read(self) -> tuple[dict, list[str], dict | None]:
-        lines, self._lines = self._lines, []
-        return self._progress, lines, self._outcome
+    def read(self) -> "News":
+        news = News(self._progress, self._lines, self._evaluations, self._outcome)
+        self._lines, self._evaluations = [], []
+        return news
 
     def beat(self, rank: int, doing: "Doing") -> None:
         self._doing[rank] = (time.monotonic(), doing)
@@ -61,6 +71,18 @@ class Monitor:
 
     def stop(self) -> None:
         self._stop = True
+
+
+@dataclass(frozen=True)
+class News:
+    """What was posted since the last look."""
+
+    progress: dict
+    lines: list[str]
+    evaluations: list[dict]
+    """each a line of metrics.jsonl"""
+    outcome: dict | None
+    """the last word, if it was spoken"""
 
 
 SECONDS_BETWEEN_BEATS = 5.0
@@ -120,6 +142,9 @@ class Reporter:
 
     def line(self, text: str) -> None:
         self._monitor.post.remote(line=text)
+
+    def evaluation(self, record: dict) -> None:
+        self._monitor.post.remote(evaluation=record)
 
     def outcome(self, outcome: dict) -> None:
         """The last word; waits until it is heard."""

@@ -8,7 +8,7 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -165,23 +165,19 @@ class Recognizer:
     def transcribe(self, images: Sequence[np.ndarray]) -> list[Transcription]:
         """Read prepared images, in batches of like width; the order of the results is theirs."""
         results: list[Transcription | None] = [None] * len(images)
-        for indices in batches_by_width([array.shape[1] for array in images], self.configuration.image.input_shape[0]):
-            batch = [images[i] for i in indices]
-            for i, transcription in zip(indices, self._transcribe_batch(batch), strict=True):
-                results[i] = transcription
+        decoding = self.configuration.decoding
+        for outputs in self.log_probs(images):
+            for i, paths in zip(outputs.indices, decode(outputs, decoding), strict=True):
+                results[i] = self._transcription(paths, scored=decoding.method == "beam")
         return results
 
-    @torch.inference_mode()
-    def _transcribe_batch(self, images: Sequence[np.ndarray]) -> list[Transcription]:
-        images_BCHW, widths_B = map(torch.from_numpy, image.collate(images))
-        log_probs_TBK, frames_B = self.network(images_BCHW.to(self.device), widths_B.to(self.device))
-        decoding = self.configuration.decoding
-        if decoding.method == "greedy":
-            return [self._transcription([path], scored=False) for path in ctc.greedy(log_probs_TBK, frames_B)]
-        # A score needs a second path even where one transcription is asked for.
-        paths = max(2, decoding.num_beam_paths)
-        found = ctc.beam_search(log_probs_TBK, frames_B, decoding.beam_width, paths)
-        return [self._transcription(paths, scored=True) for paths in found]
+    def log_probs(self, images: Sequence[np.ndarray]) -> "Iterator[Outputs]":
+        """What the network gives for prepared images, in batches of like width."""
+        for indices in batches_by_width([array.shape[1] for array in images], self.configuration.image.input_shape[0]):
+            images_BCHW, widths_B = map(torch.from_numpy, image.collate([images[i] for i in indices]))
+            with torch.inference_mode():
+                log_probs_TBK, frames_B = self.network(images_BCHW.to(self.device), widths_B.to(self.device))
+            yield Outputs(tuple(indices), log_probs_TBK, frames_B)
 
     def _transcription(self, paths: Sequence[ctc.Path], scored: bool) -> Transcription:
         alternatives = tuple(
@@ -192,6 +188,26 @@ class Recognizer:
             return Transcription(alternatives, None)
         gap = paths[0].log_prob - paths[1].log_prob if len(paths) > 1 else float("inf")
         return Transcription(alternatives, gap)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The network's log-probabilities for a batch."""
+
+    indices: tuple[int, ...]
+    """of its images, among those that were given"""
+    log_probs_TBK: torch.Tensor
+    frames_B: torch.Tensor
+
+
+@torch.inference_mode()
+def decode(outputs: Outputs, settings: config.Decoding) -> list[list[ctc.Path]]:
+    """The most likely paths of each image, best first; by beam search at least two, where there are as many."""
+    if settings.method == "greedy":
+        return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
+    # A score needs a second path even where one transcription is asked for.
+    paths = max(2, settings.num_beam_paths)
+    return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
 
 
 def is_override(text: str) -> bool:

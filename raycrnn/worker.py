@@ -112,10 +112,10 @@ class Worker:
         torch.set_num_threads(job.plan.threads)
         learning.keep_freed_memory()
         torch.manual_seed(self.settings.seed)
-        network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.alphabet) + 1)
+        network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.material.alphabet) + 1)
         self.learner = Learner(network, self.settings, self.device)
         self.rank, self.world_size = learning.rank(), learning.world_size()
-        self.recipe = ingest.train_recipe(job.configuration, job.train, self.rank, self.world_size)
+        self.recipe = ingest.train_recipe(job.configuration, job.material.train, self.rank, self.world_size)
         self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
         self.seconds_before = 0.0
         """that earlier commands spent on this run"""
@@ -131,12 +131,14 @@ class Worker:
         # The first evaluation is followed by a checkpoint, however soon it comes.
         self.last_save = -math.inf
         self.marks["network"] = time.time()
+        self.last_record: dict = {}
+        """of the last evaluation"""
         self._eval_batches: list[Batch] | None = None
 
     def _make_clock(self) -> Clock:
         minutes = self.settings.max_minutes
         total = self.settings.n_epochs * self.recipe.batches_per_epoch
-        eval_rows = self.job.eval.usable if self.job.eval else 0
+        eval_rows = self.job.material.eval.usable if self.job.material.eval else 0
         deadline = self.job.started + 60 * minutes if minutes else None
         return Clock(total, deadline, eval_rows / self.settings.train_batch_size)
 
@@ -150,6 +152,8 @@ class Worker:
             return
         self.learner.load_state_tensors(found.tensors)
         self.learner.progress = Progress(**found.state["progress"])
+        if self.job.taken_over:
+            self.learner.progress.best, self.learner.progress.since_best = {}, 0
         before = found.state["seconds"]
         # A worker of this command may have written it.
         self.seconds_before = before["earlier" if before["command"] == self.job.started else "all"]
@@ -182,7 +186,7 @@ class Worker:
             self.progress.step,
             last,
             pin_memory=self.device.type == "cuda",
-            ask_kept=lambda: ray.get(self.job.monitor.kept.remote()),
+            ask_kept=lambda: ray.get(self.job.shelf.kept.remote()),
         )
         stopped = False
         if self._evaluation_is_due():
@@ -276,7 +280,7 @@ class Worker:
             dist.all_gather_object(gathered, news)
         for each in gathered:
             known.update(each)
-        sample_set = self.job.train if name == "train" else self.job.eval
+        sample_set = self.job.material.sets[name]
         rejections = [*sample_set.rejections, *known.values()]
         try:
             dataset.check_rejections(name, rejections, sample_set.rows, self.job.configuration.data)
@@ -286,8 +290,8 @@ class Worker:
 
     def _write_rejected(self) -> None:
         rejections = [each for rejected in self.rejected.values() for each in rejected.values()]
-        for sample_set in filter(None, (self.job.train, self.job.eval)):
-            rejections += sample_set.rejections
+        for each in self.job.material.sets.values():
+            rejections += each.rejections
         journal.write_rejected(self.output / "rejected.csv", rejections)
 
     # --- writing: worker 0 does, and all end together if it cannot
@@ -333,24 +337,26 @@ class Worker:
         learning.share_statistics(self.learner.network)
         start = time.monotonic()
         evaluation = None
-        if self.job.eval is not None:
+        if self.job.material.eval is not None:
             learner = self.learner
             evaluation = learning.evaluate(
-                learner.network, self._batches_to_evaluate(), self.job.alphabet, learner.precision, self.device
+                learner.network, self._batches_to_evaluate(), self.job.material.alphabet, learner.precision, self.device
             )
         self.progress.evaluated_at = self.progress.step
         self._record(evaluation)
         self.clock.evaluated(time.monotonic() - start)
         self.window.pause(time.monotonic() - start)
         self._write_together("rejected.csv", self._write_rejected)
-        if self._agree(time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES):
+        if self.job.always_save or self._agree(time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES):
             self._save()
+        if self.rank == 0:
+            self.reporter.evaluation(self.last_record)
 
     def _batches_to_evaluate(self) -> Iterator[Batch]:
         if self._eval_batches is not None:
             yield from self._eval_batches
             return
-        recipe = ingest.eval_recipe(self.job.configuration, self.job.eval, self.rank, self.world_size)
+        recipe = ingest.eval_recipe(self.job.configuration, self.job.material.eval, self.rank, self.world_size)
         stream = Stream(recipe, self.job.plan, 0, recipe.batches_per_epoch)
         kept: list[Batch] | None = []
         for batch in stream:
@@ -374,20 +380,22 @@ class Worker:
         if best:
             progress.best = {**scores, "epoch": round(self._epochs_done(), 3), "step": progress.step}
             self._write_together("model", self._export)
-        self._write_together("metrics.jsonl", lambda: self._report(evaluation, best))
+        self.last_record = self._make_record(evaluation, best)
+        self._write_together("metrics.jsonl", lambda: self._report(evaluation))
 
     def _export(self) -> None:
-        configuration, alphabet = self.job.configuration, self.job.alphabet
+        configuration, alphabet = self.job.configuration, self.job.material.alphabet
         recognizer = Recognizer(self.learner.network, configuration, alphabet, self.progress.best, self.device)
         recognizer.save(self.output / "model")
 
-    def _report(self, evaluation: Evaluation | None, best: bool) -> None:
-        scores = evaluation.scores() if evaluation else {}
-        seconds = self._seconds()
-        record = {
+    def _make_record(self, evaluation: Evaluation | None, best: bool) -> dict:
+        """A line of metrics.jsonl."""
+        speed = {"speed": round(evaluation.speed, 1)} if evaluation else {}
+        return {
             "epoch": round(self._epochs_done(), 3),
             "step": self.progress.step,
-            "seconds": round(seconds, 1),
+            "share": round(self.progress.schedule, 4),
+            "seconds": round(self._seconds(), 1),
             "workers": self.world_size,
             "train_loss": self.progress.mean_loss,
             "images_per_second": round(self.window.images_per_second(), 1),
@@ -395,17 +403,22 @@ class Worker:
             "padding": round(self.window.padding(), 4),
             "skipped_steps": self.progress.skipped,
             "rejected": {name: len(rejected) for name, rejected in self.rejected.items()},
-            **scores,
+            "best": best,
+            **(evaluation.scores() if evaluation else {}),
+            **speed,
         }
+
+    def _report(self, evaluation: Evaluation | None) -> None:
+        record = self.last_record
         self.journal.evaluation(record, evaluation.examples if evaluation else ())
-        minutes, rest = divmod(round(seconds), 60)
+        minutes, rest = divmod(round(record["seconds"]), 60)
         parts = [f"epoch {self._epochs_done():g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
-        if scores:
+        if evaluation:
             names = {"CER": "cer", "WER": "wer", "exact": "accuracy"}
-            parts += [f"{name} {100 * scores[key]:.2f} %" for name, key in names.items()]
+            parts += [f"{name} {100 * record[key]:.2f} %" for name, key in names.items()]
         parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
         parts += [f"padding {100 * record['padding']:.0f} %"]
-        parts += [f"{minutes}:{rest:02d}"] + (["best"] if best and scores else [])
+        parts += [f"{minutes}:{rest:02d}"] + (["best"] if record["best"] and evaluation else [])
         self.reporter.line("  ".join(parts))
 
     def _seconds(self) -> float:
@@ -426,8 +439,8 @@ class Worker:
         state = {
             "progress": asdict(self.progress),
             "seconds": {"command": self.job.started, "earlier": self.seconds_before, "all": self._seconds()},
-            "alphabet": self.job.alphabet.units,
-            "csv_digests": self.job.csv_digests,
+            "alphabet": self.job.material.alphabet.units,
+            "csv_digests": self.job.material.csv_digests,
             "identity": self.job.configuration.identity(),
             "rejected_count": self._rejected_count(),
             "rejected": {
@@ -438,7 +451,9 @@ class Worker:
         checkpoint.save(self.output / "checkpoints", self.progress.step, state, self.learner.state_tensors())
 
     def _rejected_count(self) -> int:
-        at_once = sum(len(sample_set.rejections) for sample_set in (self.job.train, self.job.eval) if sample_set)
+        at_once = sum(
+            len(sample_set.rejections) for sample_set in (self.job.material.train, self.job.material.eval) if sample_set
+        )
         return at_once + sum(len(rejected) for rejected in self.rejected.values())
 
     def _stop(self) -> None:

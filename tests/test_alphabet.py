@@ -119,9 +119,7 @@ def test_a_folder_is_no_alphabet(tmp_path):
         Alphabet.load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("units", "said"), [((), "empty"), (("a", ""), "empty unit"), (("a", "b", "a"), "'a' twice")]
-)
+@pytest.mark.parametrize(("units", "said"), [((), "empty"), (("a", ""), "empty unit"), (("a", "b", "a"), "'a' twice")])
 def test_units_that_make_no_alphabet_are_refused_when_it_is_made(units, said):
     with pytest.raises(UsageError, match=said):
         Alphabet(units)

@@ -15,13 +15,15 @@ import raycrnn
 
 FLOORS = (
     # plain Python, NumPy, Pillow
-    {"errors", "command", "config", "alphabet", "samples", "order", "image", "augment", "metrics"},
+    {"errors", "command", "config", "alphabet", "samples", "order", "image", "augment", "metrics", "search", "sampler"},
     # torch
     {"model", "ctc"},
     # learning without a cluster
-    {"learning", "recognizer", "checkpoint", "journal", "lexicon", "lm"},
+    {"learning", "recognizer", "checkpoint", "resume", "journal", "lexicon", "lm"}
+    | {"trials", "board", "search_report", "results"},
     # Ray
-    {"cluster", "dataset", "ranges", "keep", "ingest", "monitor", "job", "worker"}
+    {"cluster", "dataset", "material", "ranges", "keep", "ingest", "monitor", "job", "worker", "fit"}
+    | {"trial", "schedulers", "tuning", "decodings"}
     | {"train", "tune", "evaluate", "predict", "serve"},
     # tools beside the road
     {"check", "report", "split", "labels", "words", "mnist_numbers", "convert", "export", "bench"}

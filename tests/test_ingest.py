@@ -60,9 +60,7 @@ def test_images_are_those_of_a_plain_loop_over_the_same_rows(local_ray, tmp_path
     epoch = order.train_epoch(widths, 8, 5, 1)
     for number, batch in enumerate(batches):
         rows, _ = epoch[number]
-        arrays = [
-            image.prepare(image.read_bytes(paths[row]), (32, 1024), 1, augmenter.of(1, int(row))) for row in rows
-        ]
+        arrays = [image.prepare(image.read_bytes(paths[row]), (32, 1024), 1, augmenter.of(1, int(row))) for row in rows]
         images_BCHW, widths_B = image.collate(arrays)
         assert batch.rows_B.tolist() == rows.tolist()
         assert batch.widths_B.tolist() == widths_B.tolist()

@@ -88,9 +88,7 @@ def test_the_batches_do_not_come_by_width():
 @pytest.mark.parametrize("rows", [40, 200, 2000])
 def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(rows):
     widths = np.random.default_rng(3).permutation(rows)
-    pairs = [
-        {frozenset(batch) for batch in batches(order.train_epoch(widths, 2, 0, number))} for number in range(2)
-    ]
+    pairs = [{frozenset(batch) for batch in batches(order.train_epoch(widths, 2, 0, number))} for number in range(2)]
     assert len(pairs[0] & pairs[1]) < 0.5 * rows / 2
 
 

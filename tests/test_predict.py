@@ -125,9 +125,7 @@ def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, 
     assert "1 samples could not be read" in capsys.readouterr().out
 
 
-def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(
-    local_ray, model, images, tmp_path, capsys
-):
+def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(local_ray, model, images, tmp_path, capsys):
     labels = tmp_path / "labels.csv"
     labels.write_text("images/0.png;precious\n")
     assert Predict.call([model, str(labels), "-o", str(labels), "--overwrite"], "predict") == 2

@@ -305,9 +305,7 @@ def test_of_ten_thousand_rows_the_bad_ones_alone_are_left_out_each_once_with_its
     output = tmp_path / "output"
     data = {"max_rejected": 0.5, "csv_files_eval": []}
     training = {"train_batch_size": 100, "save_interval": 1000}
-    outcome = train(
-        configuration(source, output, epochs=2, data=data, training=training, cluster={"num_workers": 2})
-    )
+    outcome = train(configuration(source, output, epochs=2, data=data, training=training, cluster={"num_workers": 2}))
     assert outcome["rejected"] == 3000
     assert {int(row["line"]): row["reason"] for row in rejected(output)} == expected
     assert len(rejected(output)) == 3000

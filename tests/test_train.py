@@ -13,8 +13,9 @@ import pytest
 
 from raycrnn import checkpoint, config
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.fit import alone_in
 from raycrnn.recognizer import Recognizer
-from raycrnn.train import Train, _alone_in, train
+from raycrnn.train import Train, train
 from tests.conftest import words, write_set
 
 pytestmark = pytest.mark.ray
@@ -157,7 +158,7 @@ def test_only_rests_of_a_run_are_cleared_away(tmp_path, local_ray):
 
 
 def test_two_commands_do_not_share_an_output_directory(local_ray, tmp_path):
-    with _alone_in(tmp_path / "output"), pytest.raises(UsageError, match="another command trains in it"):
+    with alone_in(tmp_path / "output"), pytest.raises(UsageError, match="another command trains in it"):
         train(configuration(tmp_path))
 
 

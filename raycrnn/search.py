@@ -1,0 +1,421 @@
+"""A search file: which keys of the configuration to try which values of, and how.
+
+YAML, read aloud: `training.learning_rate: {loguniform: [1e-4, 1e-2]}`. Nothing of it is executed. Whatever is wrong
+with it is a `UsageError` with the file's line, before any trial starts.
+"""
+
+import difflib
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from raycrnn import config
+from raycrnn.config import Group, Positive
+from raycrnn.errors import UsageError
+
+NOT_SEARCHED = {
+    "output_model_dir": "each trial has a directory of its own",
+    "restore_model": "a search is resumed by --resume",
+    "cluster": "resources says what a trial takes; fixed may set it for all trials",
+}
+"""Keys, or groups, of which a search cannot try values, and why."""
+
+
+# --- distributions
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """The values to try of one key."""
+
+    kind: str
+    values: tuple
+    """choice and grid: what to choose from; uniform, loguniform, randint: low, high; quniform: low, high, step.
+    Both ends are included"""
+
+    @property
+    def listed(self) -> bool:
+        return self.kind in ("choice", "grid")
+
+    def probes(self) -> tuple:
+        """Values by which to find out whether a key takes what may be drawn."""
+        if self.listed:
+            return self.values
+        low, high, *step = self.values
+        if step:
+            return low, low + step[0], high
+        # A number that is neither whole nor round: a key that takes whole numbers refuses it.
+        return (low, high) if self.kind == "randint" else (low, high, low + (high - low) / math.pi)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {config.to_json(self.values)}"
+
+
+def _check_list(values: tuple) -> None:
+    if not values:
+        raise ValueError("has no value")
+    if len(set(map(repr, values))) < len(values):
+        raise ValueError("names a value twice")
+
+
+def _check_range(values: tuple, names: str = "low, high") -> None:
+    count = len(names.split(","))
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if len(values) != count or not numbers or not all(map(math.isfinite, values)):
+        raise ValueError(f"needs {count} numbers: [{names}]")
+    if values[0] >= values[1]:
+        raise ValueError(f"[{names}]: low must be below high")
+
+
+def _check_log_range(values: tuple) -> None:
+    _check_range(values)
+    if values[0] <= 0:
+        raise ValueError("[low, high]: low must be above 0, for its logarithm")
+
+
+def _check_whole_range(values: tuple) -> None:
+    _check_range(values)
+    if not all(isinstance(value, int) for value in values):
+        raise ValueError("[low, high] must be whole numbers")
+
+
+def _check_steps(values: tuple) -> None:
+    _check_range(values, "low, high, step")
+    low, high, step = values
+    if not 0 < step <= high - low:
+        raise ValueError("[low, high, step]: step must be above 0 and at most high − low")
+
+
+CHECKS: dict[str, Callable[[tuple], None]] = {
+    "choice": _check_list,
+    "grid": _check_list,
+    "uniform": _check_range,
+    "loguniform": _check_log_range,
+    "randint": _check_whole_range,
+    "quniform": _check_steps,
+}
+"""Every kind of distribution, and what raises `ValueError` if it cannot be one of that kind."""
+
+
+def _distribution(written: Any) -> Distribution:
+    kinds = ", ".join(CHECKS)
+    if not isinstance(written, dict) or len(written) != 1:
+        raise ValueError(f"is no distribution: write one of {kinds}, such as {{choice: [128, 256]}}")
+    [(kind, values)] = written.items()
+    if kind not in CHECKS:
+        close = difflib.get_close_matches(str(kind), CHECKS, n=1)
+        raise ValueError(f"unknown distribution {kind!r}{f'; did you mean {close[0]}?' if close else f': {kinds}'}")
+    if not isinstance(values, list):
+        raise ValueError(f"{kind} needs a list [ … ]")
+    CHECKS[kind](tuple(values))
+    return Distribution(kind, tuple(values))
+
+
+# --- the file
+
+
+class Asha(Group):
+    """Asynchronous successive halving (Li et al. 2018): stops trials that are behind."""
+
+    grace: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """share of its training before which no trial is stopped"""
+    reduction: Annotated[float, Field(gt=1)] = 3.0
+    """of so many trials one goes on at each rung; the rungs lie this factor apart"""
+
+
+class Pbt(Group):
+    """Population-based training (Jaderberg et al. 2017): trials behind go on from the weights of those ahead."""
+
+    every: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """share of its training after which a trial is compared"""
+    quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    """share of the trials that is replaced, by as many of the best"""
+    resample: Annotated[float, Field(ge=0, le=1)] = 0.25
+    """probability that a value is drawn anew, rather than changed by a fifth"""
+
+
+class Scheduler(Group):
+    """What ends or changes trials while they run; all None: nothing."""
+
+    asha: Asha | None = None
+    pbt: Pbt | None = None
+
+    @model_validator(mode="after")
+    def _one_scheduler(self) -> "Scheduler":
+        if self.asha and self.pbt:
+            raise ValueError("asha or pbt, not both")
+        return self
+
+
+class Resources(Group):
+    """What each training worker of a trial takes."""
+
+    cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
+    """CPUs, decoding included; auto: an equal share for as many trials as run at a time"""
+    gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
+    """GPUs, or a part of one; auto: one, where the cluster has them"""
+
+
+def _scheduler(written: Any) -> Any:
+    """`asha` is short for `{asha: {}}`, and none for `{}`."""
+    if written in (None, "none"):
+        return {}
+    if isinstance(written, str):
+        return {written: {}}
+    return {name: {} if of is None else of for name, of in written.items()} if isinstance(written, dict) else written
+
+
+Metric = Literal["cer", "wer", "accuracy", "loss", "speed"]
+
+
+class Search(Group):
+    """What a search file says."""
+
+    search: Annotated[dict[str, Annotated[Any, BeforeValidator(_distribution)]], Field(min_length=1)]
+    """values to try, by dotted key of the configuration"""
+    fixed: dict[str, Any] = Field({})
+    """values of dotted keys, for the base and every trial"""
+    metric: Annotated[tuple[Metric, ...], BeforeValidator(config.one_as_several), Field(min_length=1, max_length=2)] = (
+        "cer",
+    )
+    """what is best: cer, wer, loss (the lowest), accuracy, speed (the highest: lines read a second); two of them: the
+    trials that none other beats in both"""
+    algorithm: Literal["random", "tpe"] = "random"
+    """tpe: tree-structured Parzen estimator (Bergstra et al. 2011, Optuna's), which learns from finished trials"""
+    scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] = Scheduler()
+    """asha, pbt, none"""
+    samples: Positive = 1
+    """trials, beside the base; with grid keys so many for each point of the grid"""
+    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    """wall time from the command's start; what runs then is stopped, and counts with what it has reached"""
+    concurrent: Literal["auto"] | Positive = "auto"
+    """trials at a time; auto: as many as the cluster has room for"""
+    resources: Resources = Resources()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Search":
+        if len(set(self.metric)) < len(self.metric):
+            raise ValueError("metric: names one twice")
+        if len(self.metric) == 2 and (self.scheduler.asha or self.scheduler.pbt):
+            raise ValueError("metric: a scheduler goes by one; two need scheduler: none")
+        if self.scheduler.pbt and self.algorithm != "random":
+            raise ValueError("algorithm: pbt draws the values itself: set algorithm: random")
+        return self
+
+    @property
+    def grid(self) -> list[dict[str, Any]]:
+        """The points of the grid, in order; one without keys where no key is of a grid."""
+        keys = [key for key, of in self.search.items() if of.kind == "grid"]
+        points = itertools.product(*(self.search[key].values for key in keys))
+        return [dict(zip(keys, point, strict=True)) for point in points]
+
+    @property
+    def drawn(self) -> dict[str, Distribution]:
+        """The keys whose values are drawn."""
+        return {key: of for key, of in self.search.items() if of.kind != "grid"}
+
+    @property
+    def trials(self) -> int:
+        """Trials, the base not counted."""
+        return len(self.grid) * self.samples
+
+    @property
+    def decoding_only(self) -> bool:
+        """Whether every trial would decode what the same network gives."""
+        return all(key.startswith("decoding.") for key in (*self.search, *self.fixed))
+
+
+MODES = {"cer": "min", "wer": "min", "loss": "min", "accuracy": "max", "speed": "max"}
+"""Which way each metric is better."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, to which `1e-4` is a number: YAML 1.1 demands a point in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
+    """Read a search file.
+
+    Args:
+        tree: the configuration that the search starts from, grouped.
+
+    Returns:
+        The search, and the tree with what it fixes: the base.
+
+    Raises:
+        UsageError: no such file, no YAML, an unknown key, values that the configuration refuses; with the line.
+    """
+    written, lines = _read(Path(path))
+    try:
+        search = Search.model_validate(written, strict=False)
+    except ValidationError as error:
+        _refuse(path, lines, [_problem(each) for each in error.errors()])
+    _refuse(path, lines, _wrong_keys(search))
+    base = config.with_values(tree, search.fixed)
+    _refuse(path, lines, _refused_values(search, tree, base))
+    return search, base
+
+
+Place = tuple[str, ...]
+Problem = tuple[Place, str]
+"""Keys from the file's top down to where something is wrong, and what."""
+
+
+def _refuse(path: str | Path, lines: dict[Place, int], problems: list[Problem]) -> None:
+    """Raises `UsageError` if there are problems, each with its line."""
+    if not problems:
+        return
+    found = sorted((_line(lines, place), text) for place, text in problems)
+    raise UsageError("\n".join(f"{path}, line {line}: {text}" for line, text in dict.fromkeys(found)))
+
+
+def _line(lines: dict[Place, int], place: Place) -> int:
+    while place not in lines and place:
+        place = place[:-1]
+    return lines.get(place, 1)
+
+
+def _problem(of: Any) -> Problem:
+    """Where and what pydantic finds fault with."""
+    place = tuple(map(str, of["loc"]))
+    message = of["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if not place:
+        # Of the file as a whole; it names the key.
+        return (message.partition(":")[0],), message
+    if place[0] in ("search", "fixed") and any(key.startswith(f"{place[-1]}.") for key in config.fields()):
+        message = f"is a group of keys: write each with its dots, such as {place[-1]}.key"
+    elif of["type"] == "extra_forbidden":
+        known = {1: Search, 2: {"scheduler": Scheduler, "resources": Resources}.get(place[0])}.get(len(place))
+        known = known.model_fields if known else {}
+        close = difflib.get_close_matches(place[-1], known, n=1)
+        if place[-1] in config.fields():
+            message = "unknown key: keys of the configuration stand under search or fixed"
+        else:
+            message = f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
+    return place, f"{place[-1] if place[0] in ('search', 'fixed') else '.'.join(place)}: {message}"
+
+
+def _wrong_keys(search: Search) -> list[Problem]:
+    problems = []
+    for group in ("search", "fixed"):
+        for key in getattr(search, group):
+            if key not in config.fields():
+                problems.append(((group, key), f"{key}: no key of the configuration{config.suggestion(key)}"))
+    for key in search.search:
+        for name in (key, key.partition(".")[0]):
+            if name in NOT_SEARCHED:
+                problems.append((("search", key), f"{key}: cannot be searched: {NOT_SEARCHED[name]}"))
+        if key in search.fixed:
+            problems.append((("fixed", key), f"{key}: is fixed and searched: keep one"))
+        if search.scheduler.pbt and key in config.fields() and not _changes_in_training(key):
+            problem = f"{key}: pbt cannot change it: a trial goes on from another's weights, in which it is fixed"
+            problems.append((("search", key), problem))
+    for key in {"output_model_dir", "restore_model"} & search.fixed.keys():
+        problems.append((("fixed", key), f"{key}: {NOT_SEARCHED[key]}; the command line sets the search's"))
+    return problems
+
+
+CHANGE_IN_TRAINING = {
+    "model.keep_prob",
+    "training.learning_rate",
+    "training.weight_decay",
+    "training.gradient_clip",
+    "training.learning_decay_rate",
+}
+
+
+def _changes_in_training(key: str) -> bool:
+    return key in CHANGE_IN_TRAINING or key.startswith("augmentation.")
+
+
+def _refused_values(search: Search, tree: dict, base: dict) -> list[Problem]:
+    """Values that the configuration would refuse; each alone, on top of the base."""
+    problems: list[Problem] = [(("fixed",), text) for text in config.problems_of(tree)]
+    for key, value in search.fixed.items() if not problems else ():
+        problems += [(("fixed", key), text) for text in _problems_with(tree, key, value)]
+    # What is wrong with several of them together.
+    if not problems:
+        problems = [(("fixed",), text) for text in config.problems_of(base)]
+    if problems:
+        return problems
+    for key, of in search.search.items():
+        refused = (text for value in of.probes() for text in _problems_with(base, key, value))
+        problems += [(("search", key), text) for text in itertools.islice(refused, 1)]
+    return problems
+
+
+def _problems_with(tree: dict, key: str, value: Any) -> list[str]:
+    return config.problems_of(config.with_values(tree, {key: value}))
+
+
+def _read(path: Path) -> tuple[dict, dict[Place, int]]:
+    """What a YAML file holds, and the line of each of its keys. Raises `UsageError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        lines = dict(_lines_of(path, node, ())) if node else {}
+        value = loader.construct_document(node) if node else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    finally:
+        loader.dispose()
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: holds no keys; a search file begins with search:")
+    return value, lines
+
+
+def _lines_of(path: Path, node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    """The place of each key and its line, from 1. Raises `UsageError` on one that stands twice."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{path}, line {line}: a key must be a word")
+        if key.value in seen:
+            raise UsageError(f"{path}, line {line}: the key {key.value!r} stands twice")
+        seen.add(key.value)
+        yield (*place, key.value), line
+        # Deeper there is nothing that a message would name.
+        if len(place) < 2:
+            yield from _lines_of(path, value, (*place, key.value))
+
+
+def describe_keys() -> str:
+    """The table of a search file's keys for --help."""
+    lines = []
+    for key, field in config.fields(Search).items():
+        default = "(required)" if field.is_required() else f"[{_default(field)}]"
+        lines.append(f"  {key} {default}\n      {' '.join((field.description or '').split())}")
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    default = field.get_default(call_default_factory=True)
+    return "none" if isinstance(default, Scheduler) else config.to_json(default)

@@ -1,0 +1,163 @@
+"""report.html of a search: what was found, the curves of all trials, which values went with which score.
+
+One file with all that it needs: no network.
+"""
+
+from collections.abc import Sequence
+from importlib import resources
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from raycrnn import __version__, board
+from raycrnn.sampler import BASE, importances
+from raycrnn.search import MODES
+from raycrnn.trials import Trial, Trials
+
+BASE_COLOUR, TRIAL_COLOUR, BEST_COLOUR = "#888888", "rgba(70,120,180,0.45)", "#d1495b"
+
+TITLES = {
+    "cer": "character error rate, %",
+    "wer": "word error rate, %",
+    "accuracy": "exact transcriptions, %",
+    "loss": "loss",
+    "speed": "lines read a second",
+}
+
+
+def render(trials: Trials) -> str:
+    """The page as HTML."""
+    template = resources.files("raycrnn").joinpath("templates/search.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"score": board.show_score, "value": board.show_value}
+    best, search = trials.best(), trials.search
+    metrics = board.shown_metrics(search)
+    with_scores = [trial for trial in trials.ranked() if trial.scores]
+    return environment.from_string(template).render(
+        script=get_plotlyjs(),
+        figures={name: figure.to_json() for name, figure in _figures(trials).items()},
+        best=best,
+        base=trials.base,
+        trials=trials.ranked(),
+        failed=[trial for trial in trials.trials.values() if trial.error],
+        keys=list(search.search),
+        distributions={key: str(of) for key, of in search.search.items()},
+        fixed=search.fixed,
+        metrics=metrics,
+        titles={metric: board.COLUMNS[metric] for metric in metrics},
+        front={trial.name for trial in trials.front()} if search.metric[1:] else set(),
+        scored=len(with_scores),
+        version=__version__,
+        search=search,
+    )
+
+
+def _figures(trials: Trials) -> dict[str, go.Figure]:
+    with_scores = [trial for trial in trials.ranked() if trial.scores]
+    figures = {"curves": _curves(trials)}
+    if trials.search.metric[1:]:
+        figures["front"] = _front(trials)
+    searched = [trial for trial in with_scores if trial.name != BASE]
+    if len(searched) > 1:
+        figures["parallel"] = _parallel(trials, searched)
+    found = importances(trials.search, [(trial.values, trial.scores) for trial in searched])
+    if found:
+        figures["importance"] = _importance(found)
+    for figure in figures.values():
+        figure.update_layout(
+            template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, font={"family": "inherit"}
+        )
+    return figures
+
+
+def _shown(metric: str, values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values] if metric in ("cer", "wer", "accuracy") else list(values)
+
+
+def _curves(trials: Trials) -> go.Figure:
+    """The first metric of each trial over the share of its training."""
+    metric, best = trials.search.metric[0], trials.best()
+    figure = go.Figure()
+    # The best and the base last, on top of the others.
+    for trial in sorted(trials.trials.values(), key=lambda trial: (trial is best, trial.name == BASE)):
+        if not trial.evaluations:
+            continue
+        kind = "best" if trial is best else "base" if trial.name == BASE else "other"
+        colour = {"best": BEST_COLOUR, "base": BASE_COLOUR, "other": TRIAL_COLOUR}[kind]
+        what = "<br>".join(f"{key} {board.show_value(value)}" for key, value in trial.values.items())
+        width, dash = (1.5 if kind == "other" else 3), ("dot" if kind == "base" else "solid")
+        figure.add_scatter(
+            x=[100 * record["share"] for record in trial.evaluations],
+            y=_shown(metric, [record[metric] for record in trial.evaluations]),
+            mode="lines+markers",
+            name=_name(trial) + (" (best)" if kind == "best" else ""),
+            line={"color": colour, "width": width, "dash": dash},
+            marker={"size": 5},
+            hovertemplate=f"{_name(trial)}: %{{y:.2f}}<br>{what}<extra></extra>",
+            showlegend=kind != "other",
+        )
+    logarithmic = metric in ("cer", "wer", "loss")
+    figure.update_xaxes(title="share of the training, %", range=[0, 102])
+    figure.update_yaxes(title=TITLES[metric], type="log" if logarithmic else "linear")
+    figure.update_layout(legend={"orientation": "h", "y": 1.1})
+    return figure
+
+
+def _front(trials: Trials) -> go.Figure:
+    """Each trial by both metrics; those that none other beats in both are joined."""
+    first, second = trials.search.metric
+    front = trials.front()
+    figure = go.Figure()
+    for name, chosen, style in (
+        ("trials", [trial for trial in trials.trials.values() if trial.scores], {"mode": "markers+text"}),
+        ("not beaten in both", front, {"mode": "lines", "line": {"color": BEST_COLOUR, "shape": "hv"}}),
+    ):
+        figure.add_scatter(
+            x=_shown(second, [trial.scores[second] for trial in chosen]),
+            y=_shown(first, [trial.scores[first] for trial in chosen]),
+            text=[trial.name for trial in chosen],
+            textposition="top center",
+            name=name,
+            marker={"color": TRIAL_COLOUR, "size": 9},
+            **style,
+        )
+    figure.update_xaxes(title=TITLES[second])
+    figure.update_yaxes(title=TITLES[first])
+    figure.update_layout(legend={"orientation": "h", "y": 1.1})
+    return figure
+
+
+def _parallel(trials: Trials, searched: Sequence[Trial]) -> go.Figure:
+    """An axis a key and one for the score; a line a trial."""
+    metric = trials.search.metric[0]
+    scores = _shown(metric, [trial.scores[metric] for trial in searched])
+    dimensions = []
+    for key, of in trials.search.search.items():
+        values = [trial.values[key] for trial in searched]
+        label = key.rpartition(".")[2]
+        if of.listed:
+            names = [board.show_value(value) for value in of.values]
+            places = [of.values.index(value) for value in values]
+            ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.2, len(names) - 0.8]}
+            dimensions.append({"label": label, "values": places, **ticks})
+        else:
+            dimensions.append({"label": label, "values": values, "range": list(of.values[:2])})
+    dimensions.append({"label": TITLES[metric], "values": scores})
+    # The best are dark, whichever way the metric is better.
+    colours = {"color": scores, "colorscale": "Viridis", "reversescale": MODES[metric] == "max", "showscale": False}
+    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=colours))
+    return figure
+
+
+def _importance(found: dict[str, float]) -> go.Figure:
+    keys = list(reversed(found))
+    figure = go.Figure(go.Bar(x=[100 * found[key] for key in keys], y=keys, orientation="h", marker_color="#4678b4"))
+    figure.update_xaxes(title="share of the difference, %", range=[0, 100])
+    figure.update_yaxes(automargin=True)
+    figure.update_layout(height=120 + 36 * len(keys))
+    return figure
+
+
+def _name(trial: Trial) -> str:
+    return "the base" if trial.name == BASE else f"trial {trial.name}"

@@ -1,0 +1,259 @@
+"""One trial of a search: a training like any other, carried out in a process that Ray Tune starts, stops and restarts.
+
+With one worker the trial's process trains; with several it starts Ray Train's workers. Either way the trial's
+directory holds its checkpoints, from which it goes on after a failure.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+from raycrnn import cluster, config, fit, keep, material
+from raycrnn.config import Configuration
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.job import Job
+from raycrnn.material import Material
+from raycrnn.monitor import Monitor
+from raycrnn.search import Search
+
+SECONDS_BETWEEN_RESULTS = 2.0
+"""A trial tells its progress so often, for the table and so that it can be stopped."""
+
+SECONDS_TO_STOP = 30.0
+"""for the step that runs, which may be the wait for another worker"""
+
+DONOR = "trial.txt"
+"""in a checkpoint that Tune holds: the name of the trial that wrote it"""
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all trials of a search share. Small, and safe to send anywhere."""
+
+    tree: dict
+    """the base, grouped"""
+    output: str
+    """the search's"""
+    working_directory: str
+    material: Material
+    """the base's"""
+    shelf: Any
+    """the monitor that knows which of its decoded images are kept"""
+    keep: bool
+    plan: cluster.Plan
+    exchange: bool
+    """whether trials go on from each other's weights"""
+
+    def configuration(self, values: dict[str, Any], output: Path | str) -> Configuration:
+        """Of a trial. Raises `UsageError`: values that each do, together may not."""
+        return config.parse(config.with_values(self.tree, {**values, "output_model_dir": str(output)}))
+
+    def shares_material(self, configuration: Configuration) -> bool:
+        """Whether a trial learns from the very rows of the base, and from the same decoded images."""
+        base = config.parse(self.tree)
+        return (
+            configuration.data == base.data
+            and configuration.image == base.image
+            and keep.is_augmented(configuration) == keep.is_augmented(base)
+        )
+
+
+class TrialRun(tune.Trainable):
+    """What Ray Tune runs. Its configuration is `{"trial": {"name": …, "values": {dotted key: value}}}`."""
+
+    def setup(self, config: dict, common: Common) -> None:
+        self._common = common
+        # Tune gives each trial a directory of its own; the CSVs' paths are relative to the user's.
+        if Path(common.working_directory).is_dir():
+            os.chdir(common.working_directory)
+        self._take(config)
+
+    def _take(self, config: dict) -> None:
+        self._name, self._values = config["trial"]["name"], config["trial"]["values"]
+        self._output = Path(self._common.output) / "trials" / self._name
+        self._job: Job | None = None
+        self._training: fit.Background | None = None
+        self._evaluations: list[dict] = []
+        self._donor: str | None = None
+
+    def reset_config(self, new_config: dict) -> bool:
+        """The next trial, or other values, in the same process: it need not import torch again."""
+        if not self._stop_training():
+            return False
+        self._take(new_config)
+        return True
+
+    def step(self) -> dict:
+        """Wait for the next evaluation, for the end, or for some seconds."""
+        node = ray.get_runtime_context().get_node_id()
+        try:
+            if self._training is None:
+                self._begin()
+            return {"node": node, **self._next_result()}
+        except RaycrnnError as error:
+            # Trying again would not help.
+            return {"node": node, "done": True, "error": str(error)}
+
+    def _begin(self) -> None:
+        self._output.mkdir(parents=True, exist_ok=True)
+        configuration = self._common.configuration(self._values, self._output)
+        shelf, kept = self._common.shelf, self._common.keep
+        monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
+        if self._common.shares_material(configuration):
+            read = self._common.material
+        else:
+            read = material.put(material.read(configuration), configuration, self._output)
+            shelf, kept = monitor, False
+        self._job = Job(
+            configuration,
+            read,
+            str(self._output),
+            self._common.plan,
+            time.time(),
+            monitor,
+            shelf,
+            kept,
+            always_save=self._common.exchange,
+            taken_over=self._donor is not None,
+        )
+        fit.prepare_output(self._job)
+        self._training = fit.Background(lambda: fit.carry_out(self._job))
+
+    def _next_result(self) -> dict:
+        start = time.monotonic()
+        while not self._evaluations:
+            # In this order: a worker's last word is posted before its trainer ends.
+            ended = self._training.ended
+            news = ray.get(self._job.monitor.read.remote())
+            with (self._output / "train.log").open("a", encoding="utf-8") as log:
+                log.writelines(f"{line}\n" for line in news.lines)
+            self._evaluations += news.evaluations
+            if self._evaluations:
+                break
+            if news.outcome is not None or ended:
+                return {"done": True, "error": self._failure(news.outcome)}
+            if time.monotonic() - start > SECONDS_BETWEEN_RESULTS:
+                return {"progress": news.progress}
+            time.sleep(0.1)
+        record = self._evaluations.pop(0)
+        donor, self._donor = self._donor, None
+        return {**record, "evaluation": record, "values": self._values, "took_over": donor}
+
+    def _failure(self, outcome: dict | None) -> str | None:
+        """What a training that ended failed of, if it did. Raises what another attempt may get over."""
+        if outcome is None:
+            raise RuntimeError(fit.describe_failure(self._job, self._training.error))
+        return outcome.get("error")
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Hand the last checkpoint to Tune, which hands it to a trial that goes on from it."""
+        steps = self._output / "checkpoints"
+        for attempt in range(5):
+            last = max(steps.glob("step_*"))
+            try:
+                shutil.copytree(last, Path(checkpoint_dir) / last.name)
+                break
+            except (FileNotFoundError, shutil.Error):
+                # Training goes on, and a newer one took its place meanwhile.
+                shutil.rmtree(Path(checkpoint_dir) / last.name, ignore_errors=True)
+                if attempt == 4:
+                    raise
+        (Path(checkpoint_dir) / DONOR).write_text(self._name)
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Go on from a checkpoint, of this trial or of another."""
+        steps = self._output / "checkpoints"
+        shutil.rmtree(steps, ignore_errors=True)
+        for step in Path(checkpoint_dir).glob("step_*"):
+            shutil.copytree(step, steps / step.name)
+        donor = (Path(checkpoint_dir) / DONOR).read_text()
+        self._donor = donor if donor != self._name else None
+
+    def cleanup(self) -> None:
+        self._stop_training()
+
+    def _stop_training(self) -> bool:
+        """End it with a checkpoint; returns whether it has ended."""
+        if self._training is None:
+            return True
+        self._job.monitor.stop.remote()
+        self._training.join(SECONDS_TO_STOP)
+        ray.kill(self._job.monitor)
+        return self._training.ended
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a trial takes of the cluster, and how many run at a time. Made by `share`, which checks that one can."""
+
+    plan: cluster.Plan
+    gpus_per_worker: float
+    concurrent: int
+
+    def __str__(self) -> str:
+        noun = "trial" if self.concurrent == 1 else "trials"
+        return f"{self.concurrent} {noun} at a time, each {self.plan}"
+
+    def reserved(self) -> tune.PlacementGroupFactory:
+        """What Tune reserves for a trial's own process.
+
+        Several workers reserve what they take themselves. The process then takes a part of a resource that the
+        cluster's head alone has, just once, so that no more trials start than there is room for.
+        """
+        if self.plan.in_command:
+            bundle = {"CPU": self.plan.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.plan.use_gpu else {})
+        else:
+            bundle = {"node:__internal_head__": int(1000 / self.concurrent) / 1000}
+        return tune.PlacementGroupFactory([bundle])
+
+
+def share(configuration: Configuration, search: Search, nodes: Sequence[tuple[float, float]]) -> Share:
+    """Divide a cluster between trials.
+
+    Args:
+        nodes: CPUs and GPUs of each node.
+
+    Raises:
+        UsageError: not a single trial could run.
+    """
+    settings, wanted = configuration.cluster, search.resources
+    if isinstance(settings.num_workers, tuple):
+        raise UsageError("cluster.num_workers: a trial's workers do not change: set a number")
+    workers = settings.num_workers or settings.num_gpus or 1
+    use_gpu = wanted.gpus != 0 and cluster.wants_gpus(settings, sum(gpus for _, gpus in nodes))
+    gpus_each = 0.0 if not use_gpu else 1.0 if wanted.gpus == "auto" else wanted.gpus
+    if workers > 1 and gpus_each not in (0, 1):
+        raise UsageError(f"resources.gpus: {gpus_each:g}: several workers of a trial take a GPU each: set 1, or 0")
+    cpus_each = 0.001 if wanted.cpus == "auto" else wanted.cpus
+    if wanted.cpus == "auto" and not use_gpu:
+        # More trials that take a thread each learn more an hour than fewer that take several.
+        cpus_each = 1.0
+    slots = sum(_slots(cpus, cpus_each, gpus, gpus_each) for cpus, gpus in nodes)
+    room = slots // workers
+    if room < 1:
+        each = f"{cpus_each:g} CPUs" + (f" and {gpus_each:g} GPUs" if gpus_each else "")
+        had = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in nodes)
+        raise UsageError(
+            f"no trial can run: each takes {workers} worker(s) with {each}, and the cluster has {had}: set less under "
+            "resources in the search file, or cluster.num_workers"
+        )
+    most = search.trials + 1 if search.concurrent == "auto" else search.concurrent
+    concurrent = min(room, most)
+    if wanted.cpus == "auto":
+        cpus_each = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
+    parallel_calls = configuration.data.input_data_n_parallel_calls
+    plan = cluster.divide(settings, parallel_calls, workers, cpus_each, use_gpu)
+    return Share(replace(plan, in_command=workers == 1), gpus_each, concurrent)
+
+
+def _slots(cpus: float, cpus_each: float, gpus: float, gpus_each: float) -> int:
+    """Workers that a node has room for."""
+    by_cpus = int(cpus / cpus_each + 1e-9)
+    return min(by_cpus, int(gpus / gpus_each + 1e-9)) if gpus_each else by_cpus

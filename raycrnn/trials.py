@@ -1,0 +1,146 @@
+"""The trials of a search: what each tried and reached, on disk so that a search that was killed can go on.
+
+In the output directory: `search.json` what is searched, `trials/NAME/` the run of each trial and its `trial.json`.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raycrnn import __version__, config, journal
+from raycrnn.errors import UsageError
+from raycrnn.sampler import BASE
+from raycrnn.search import MODES, Search
+
+WAITING, RUNNING, FINISHED, STOPPED, FAILED, CUT_OFF = (
+    "waiting",
+    "running",
+    "finished",
+    "stopped",
+    "failed",
+    "cut off",
+)
+"""A trial is stopped by the scheduler, and cut off when the time of the search is up."""
+
+ENDED = (FINISHED, STOPPED, FAILED)
+"""Trials that a resumed search does not run again."""
+
+SCORES = ("cer", "wer", "accuracy", "loss", "epoch", "share", "speed")
+
+
+@dataclass
+class Trial:
+    """One trial."""
+
+    name: str
+    values: dict[str, Any]
+    """by dotted key; empty for the base"""
+    status: str = WAITING
+    evaluations: list[dict] = field(default_factory=list)
+    """lines of metrics.jsonl"""
+    done: float = 0.0
+    """share of its training"""
+    minutes: float = 0.0
+    node: str = ""
+    error: str = ""
+    took_over: list[str] = field(default_factory=list)
+    """by pbt, from which trials' weights it went on, and at which share of the training"""
+
+    @property
+    def number(self) -> int:
+        """0 for the base."""
+        return 0 if self.name == BASE else int(self.name)
+
+    @property
+    def scores(self) -> dict[str, float] | None:
+        """Of the model in its directory; None: there is none."""
+        best = [record for record in self.evaluations if record["best"]]
+        return {name: best[-1][name] for name in SCORES if name in best[-1]} if best else None
+
+    def score(self, metric: str) -> float:
+        """To sort by: the lower the better; infinity without scores."""
+        if self.scores is None or metric not in self.scores:
+            return float("inf")
+        return self.scores[metric] if MODES[metric] == "min" else -self.scores[metric]
+
+
+@dataclass
+class Trials:
+    """All trials of a search, in the order of their numbers."""
+
+    output: Path
+    search: Search
+    tree: dict
+    """the base, grouped"""
+    trials: dict[str, Trial] = field(default_factory=dict)
+
+    def directory(self, name: str) -> Path:
+        return self.output / "trials" / name
+
+    def add(self, trial: Trial) -> None:
+        self.trials[trial.name] = trial
+        self.save(trial)
+
+    def save(self, trial: Trial) -> None:
+        """Raises `OSError`."""
+        directory = self.directory(trial.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        journal.write_whole(directory / "trial.json", json.dumps(asdict(trial), ensure_ascii=False, indent=1))
+
+    def save_search(self) -> None:
+        journal.write_whole(self.output / "search.json", json.dumps(self._identity(), ensure_ascii=False, indent=1))
+
+    def _identity(self) -> dict:
+        """What a resumed search must not change; how long, how many at a time and where may."""
+        told = {"max_minutes", "concurrent", "resources", "samples"}
+        written = self.search.model_dump(mode="json", exclude=told)
+        tree = {key: value for key, value in self.tree.items() if key != "output_model_dir"}
+        # As JSON gives it back.
+        return json.loads(json.dumps({"raycrnn": __version__, "search": written, "configuration": tree}))
+
+    def load(self) -> None:
+        """The trials of the search that is in the output directory.
+
+        Raises:
+            UsageError: there is none, or another one.
+        """
+        path = self.output / "search.json"
+        if not path.is_file():
+            raise UsageError(f"{self.output}: holds no search to resume")
+        before, now = config.read_json_object(path), self._identity()
+        changed = [
+            f"{group}.{key}: {config.to_json(before[group].get(key))} then, {config.to_json(now[group].get(key))} now"
+            for group in ("search", "configuration")
+            for key in sorted(before[group].keys() | now[group].keys())
+            if before[group].get(key) != now[group].get(key)
+        ]
+        if changed:
+            raise UsageError(
+                f"{self.output}: the search in it is another one ({'; '.join(changed)}): set it back, or choose "
+                "another output_model_dir"
+            )
+        found = [Trial(**config.read_json_object(path)) for path in self.output.glob("trials/*/trial.json")]
+        self.trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
+
+    @property
+    def base(self) -> Trial | None:
+        return self.trials.get(BASE)
+
+    def ranked(self) -> list[Trial]:
+        """Best first: by the first metric, then the loss; those without scores last."""
+        metric = self.search.metric[0]
+        return sorted(self.trials.values(), key=lambda trial: (trial.score(metric), trial.score("loss"), trial.number))
+
+    def best(self) -> Trial | None:
+        ranked = self.ranked()
+        return ranked[0] if ranked and ranked[0].scores else None
+
+    def front(self) -> list[Trial]:
+        """With two metrics the trials that none other beats in both, best first in the first metric."""
+        points = [(trial, tuple(map(trial.score, self.search.metric))) for trial in self.ranked() if trial.scores]
+        return [trial for trial, point in points if not any(_dominates(other, point) for _, other in points)]
+
+
+def _dominates(other: tuple[float, ...], point: tuple[float, ...]) -> bool:
+    return other != point and all(theirs <= ours for theirs, ours in zip(other, point, strict=True))

@@ -1,0 +1,205 @@
+"""A search on Ray Tune: which trial starts next, what is heard of those that run, when all of it ends."""
+
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import BasicVariantGenerator, Searcher
+
+from raycrnn import config, journal, schedulers
+from raycrnn.board import Board
+from raycrnn.sampler import BASE, Sampler
+from raycrnn.trial import Common, Share, TrialRun
+from raycrnn.trials import CUT_OFF, ENDED, FAILED, FINISHED, RUNNING, STOPPED, Trial, Trials
+
+CHECKPOINTS_OF_TUNE = 4
+"""that stay of a trial, for others to go on from"""
+
+
+def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
+    """Run all trials that have not ended yet; what becomes of them is in `trials`."""
+    seed = config.parse(trials.tree).training.seed
+    # Tune's population-based training draws from Python's own generator.
+    random.seed(seed)
+    sampler = Sampler(trials.search, seed + 1000 * len(trials.trials))
+    for trial in trials.trials.values():
+        if trial.status in ENDED and trial.name != BASE:
+            sampler.tell(trial.number, trial.values, trial.scores)
+    board = Board(trials)
+    queue = Queue(trials, sampler)
+    # Ray's own record of the search is not read again: trials.py has one that anybody can read.
+    with tempfile.TemporaryDirectory(prefix=".ray-", dir=trials.output, ignore_cleanup_errors=True) as record:
+        exchange = trials.search.scheduler.pbt is not None
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(TrialRun, common=common), share.reserved()),
+            # Population-based training must know the whole population at once; others are told of the next trial.
+            param_space={"trial": tune.grid_search(queue.rest())} if exchange else {},
+            tune_config=tune.TuneConfig(
+                search_alg=BasicVariantGenerator() if exchange else queue,
+                scheduler=schedulers.make(trials.search, trials),
+                num_samples=1 if exchange else trials.search.trials + 1,
+                max_concurrent_trials=None if exchange else share.concurrent,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=record,
+                callbacks=[Watcher(trials, sampler, board, ending)],
+                stop=ending,
+                failure_config=tune.FailureConfig(max_failures=config.parse(trials.tree).cluster.max_failures),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_OF_TUNE, checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        with board.showing():
+            tuner.fit()
+    _close(trials, ending)
+
+
+def _close(trials: Trials, ending: "Ending") -> None:
+    """What the end leaves to do, for all trials."""
+    for trial in trials.trials.values():
+        if trial.status == RUNNING and not ending.interrupted:
+            trial.status = CUT_OFF
+        trials.save(trial)
+        if trial.status in ENDED:
+            # They would be gigabytes, and nothing goes on from them.
+            shutil.rmtree(trials.directory(trial.name) / "checkpoints", ignore_errors=True)
+        if trial.scores:
+            journal.write_hyperparameters(trials.directory(trial.name) / "logs", trial.values, trial.scores)
+
+
+class Queue(Searcher):
+    """Hands out the trials: first the base, then what an earlier command left open, then new ones."""
+
+    def __init__(self, trials: Trials, sampler: Sampler):
+        super().__init__()
+        self._trials, self._sampler = trials, sampler
+        self._open = [trial.name for trial in trials.trials.values() if trial.status not in ENDED]
+        if BASE not in trials.trials:
+            self._open.insert(0, BASE)
+        known = [trial.number for trial in trials.trials.values()]
+        self._new = iter(range(max(known, default=0) + 1, trials.search.trials + 1))
+
+    def rest(self) -> list[dict]:
+        """All trials that are still to be handed out, as Tune's configuration has them."""
+        return list(iter(self._next, None))
+
+    def suggest(self, trial_id: str) -> dict | str:
+        found = self._next()
+        return Searcher.FINISHED if found is None else {"trial": found}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """`Watcher` hears of it too, and tells the sampler."""
+
+    def _next(self) -> dict | None:
+        if self._open:
+            name = self._open.pop(0)
+        elif (number := next(self._new, None)) is not None:
+            name = str(number)
+        else:
+            return None
+        if name not in self._trials.trials:
+            values = {} if name == BASE else self._sampler.ask(int(name))
+            self._trials.add(Trial(name, values))
+        return {"name": name, "values": self._trials.trials[name].values}
+
+
+class Watcher(tune.Callback):
+    """Writes down and shows what becomes of the trials."""
+
+    def __init__(self, trials: Trials, sampler: Sampler, board: Board, ending: "Ending"):
+        self._trials, self._sampler, self._board, self._ending = trials, sampler, board, ending
+
+    def _of(self, trial: TuneTrial) -> Trial:
+        return self._trials.trials[schedulers.name_of(trial)]
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        found = self._of(trial)
+        found.status = RUNNING
+        self._trials.save(found)
+        self._board.refresh()
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: Any
+    ) -> None:
+        found = self._of(trial)
+        found.node = result["node"]
+        if "evaluation" in result:
+            self._take_evaluation(found, result)
+        elif result.get("progress"):
+            found.done = result["progress"]["share"]
+        elif "error" in result:
+            found.error = result["error"] or ""
+            found.status = FAILED if found.error else FINISHED
+        self._board.refresh()
+
+    def _take_evaluation(self, found: Trial, result: dict) -> None:
+        record = result["evaluation"]
+        if result["took_over"]:
+            found.took_over.append(f"{result['took_over']} at {100 * record['share']:.0f} %")
+        found.values = result["values"]
+        # A trial that was started anew tells some of them again.
+        found.evaluations = [each for each in found.evaluations if each["step"] < record["step"]] + [record]
+        found.done, found.minutes = record["share"], record["seconds"] / 60
+        self._trials.save(found)
+        self._board.evaluated(found)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        found = self._of(trial)
+        if found.status == RUNNING and not self._ending.stop_all():
+            found.status = FINISHED if found.done > 0.999 else STOPPED
+        self._end(found)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        found = self._of(trial)
+        found.status, found.error = FAILED, str(trial.get_error()).strip()
+        self._end(found)
+
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._board.line(f"trial {self._of(trial).name} broke off, and goes on from its last checkpoint")
+
+    def _end(self, found: Trial) -> None:
+        self._trials.save(found)
+        if found.status in ENDED:
+            if found.name != BASE:
+                self._sampler.tell(found.number, found.values, found.scores)
+            self._board.ended(found)
+        self._board.refresh()
+
+
+class Ending(tune.Stopper):
+    """Ends the search when its time is up, or when somebody presses Ctrl-C: trials stop with a checkpoint."""
+
+    def __init__(self, deadline: float | None):
+        self._deadline = deadline
+        self.interrupted = False
+
+    def __call__(self, trial_id: str, result: dict) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.interrupted or (self._deadline is not None and time.time() > self._deadline)
+
+    @contextmanager
+    def on_interrupt(self, say: Any) -> Iterator[None]:
+        """Meanwhile Ctrl-C ends the search, and Ctrl-C again the command."""
+
+        def interrupt(*_: Any) -> None:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            self.interrupted = True
+            say("stopping after the steps that run, with checkpoints; Ctrl-C again stops at once")
+
+        before = signal.signal(signal.SIGINT, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
