@@ -81,18 +81,19 @@ class Board:
         title = f"{ended} of {search.trials + 1} trials ended"
         running = [trial for trial in all_trials if trial.status == RUNNING]
         rest = [trial for trial in self._trials.ranked() if trial not in running and trial.scores]
-        return table(search, [*running, *rest][:MOST_ROWS], title)
+        return table(self._trials, [*running, *rest][:MOST_ROWS], title)
 
 
-def table(search: Search, trials: Sequence[Trial], title: str | None = None) -> Table:
+def table(trials: Trials, shown: Sequence[Trial], title: str | None = None) -> Table:
     """A row a trial."""
+    search = trials.search
     found = Table(title=title, box=None, title_justify="left", pad_edge=False)
     metrics = shown_metrics(search)
     for name in ("trial", "", "done %", *(COLUMNS[metric] for metric in metrics), *map(_short, search.search)):
         found.add_column(name, justify="left" if name in ("trial", "") else "right", no_wrap=name != "")
-    for trial in trials:
+    for trial in shown:
         scores = [show_score(metric, trial.scores[metric]) if trial.scores else "" for metric in metrics]
-        values = [show_value(trial.values[key]) if key in trial.values else "" for key in search.search]
+        values = [show_value(value) for value in trials.values_of(trial).values()]
         found.add_row(trial.name, trial.status, f"{100 * trial.done:.0f}", *scores, *values)
     return found
 

@@ -94,6 +94,9 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
                 )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster at {address!r}: {error}") from None
+        # What befalls its processes Ray prints to stdout, in the middle of results; those whom it concerns get an
+        # exception. There is no setting for it.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
     import ray.data
 
     # After the import of ray.data, which sets its logger up anew.

@@ -388,6 +388,13 @@ def with_values(tree: dict, values: dict[str, Any]) -> dict:
     return tree
 
 
+def value_at(tree: dict, key: str) -> Any:
+    """The value of a dotted key in a whole tree."""
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
 def problems_of(tree: dict) -> list[str]:
     """What is wrong with a grouped tree, a line a key."""
     found = _validate(tree)

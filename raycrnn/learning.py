@@ -6,6 +6,7 @@ all of them by `all_reduce`, which alone is no work at all.
 
 import ctypes
 import math
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -120,6 +121,16 @@ def keep_freed_memory() -> None:
     # The second is limited to 32 MiB.
     libc.mallopt(trim_threshold, greatest)
     libc.mallopt(mmap_threshold, 32 * 2**20)
+
+
+def keep_kernels() -> None:
+    """Have oneDNN keep the kernels that it compiles for each shape of a batch; to be called before the first step.
+
+    A step takes some 50 of them, and lines of 40 to 1,000 pixels make 60 shapes of batches: with room for 1,024, its
+    default, most are compiled anew each time. With room for all, such an epoch takes a tenth to a fifth less time,
+    and memory does not creep up (half network, 32 × 32×48–944, 2 threads).
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 
 # --- optimizer and schedule

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -44,7 +43,6 @@ def write(trials: Trials, save_model: Callable[[Trial, Path], None]) -> None:
 
 def _write_csv(trials: Trials) -> None:
     """results.csv: comma-separated (RFC 4180), a header, a line a trial; values of keys as JSON."""
-    base = config.parse(trials.tree).model_dump(mode="json")
     keys = list(trials.search.search)
     file = io.StringIO(newline="")
     writer = csv.writer(file)
@@ -52,17 +50,10 @@ def _write_csv(trials: Trials) -> None:
     for trial in trials.trials.values():
         scores = trial.scores or {}
         cells = [scores.get(name, "") for name in SCORES]
-        values = [json.dumps(trial.values.get(key, _value_at(base, key)), ensure_ascii=False) for key in keys]
+        values = [json.dumps(value, ensure_ascii=False) for value in trials.values_of(trial).values()]
         row = [trial.name, trial.status, *cells, round(trial.minutes, 2), *values, trial.node, trial.error]
         writer.writerow(row)
     journal.write_whole(trials.output / "results.csv", file.getvalue())
-
-
-def _value_at(tree: dict, key: str) -> Any:
-    found: Any = tree
-    for part in key.split("."):
-        found = found[part]
-    return found
 
 
 def _best_config(trials: Trials, best: Trial) -> str:
@@ -104,7 +95,7 @@ class Outcome:
         output = _relative(trials.output)
         lines += [f"model:  {output}/best/model", f"report: {output}/report.html"]
         lines += [f"next:   python -m raycrnn.predict {output}/best/model images/ -o transcriptions.csv"]
-        fixed = {key: _value_at(config.parse(tree).model_dump(mode="json"), key) for key in trials.search.fixed}
+        fixed = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in trials.search.fixed}
         longer = [f"training.n_epochs={fixed['training.n_epochs']}"] if "training.n_epochs" in fixed else []
         lines += [" ".join([f"        python -m raycrnn.train {output}/best_config.json", *longer])]
         lines += [f"        tensorboard --logdir {output}/trials"]
@@ -151,7 +142,7 @@ class Outcome:
 def _rendered(trials: Trials) -> str:
     text = io.StringIO()
     ranked = trials.ranked()
-    Console(file=text, width=200).print(board.table(trials.search, ranked[:MOST_ROWS]))
+    Console(file=text, width=200).print(board.table(trials, ranked[:MOST_ROWS]))
     more = f"… and {len(ranked) - MOST_ROWS} more in results.csv" if len(ranked) > MOST_ROWS else ""
     return "\n".join(line.rstrip() for line in [*text.getvalue().splitlines(), more] if line.strip())
 

@@ -3,6 +3,7 @@
 One file with all that it needs: no network.
 """
 
+import math
 from collections.abc import Sequence
 from importlib import resources
 
@@ -12,7 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from raycrnn import __version__, board
 from raycrnn.sampler import BASE, importances
-from raycrnn.search import MODES
+from raycrnn.search import MODES, Distribution
 from raycrnn.trials import Trial, Trials
 
 BASE_COLOUR, TRIAL_COLOUR, BEST_COLOUR = "#888888", "rgba(70,120,180,0.45)", "#d1495b"
@@ -24,6 +25,10 @@ TITLES = {
     "loss": "loss",
     "speed": "lines read a second",
 }
+
+
+LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-6, 6) for digit in (1, 2, 5)]}
+"""An axis on which a half of little is as much as a half of much."""
 
 
 def render(trials: Trials) -> str:
@@ -40,6 +45,7 @@ def render(trials: Trials) -> str:
         best=best,
         base=trials.base,
         trials=trials.ranked(),
+        values_of=trials.values_of,
         failed=[trial for trial in trials.trials.values() if trial.error],
         keys=list(search.search),
         distributions={key: str(of) for key, of in search.search.items()},
@@ -64,10 +70,10 @@ def _figures(trials: Trials) -> dict[str, go.Figure]:
     found = importances(trials.search, [(trial.values, trial.scores) for trial in searched])
     if found:
         figures["importance"] = _importance(found)
-    for figure in figures.values():
-        figure.update_layout(
-            template="plotly_white", margin={"l": 60, "r": 20, "t": 20, "b": 50}, font={"family": "inherit"}
-        )
+    for name, figure in figures.items():
+        # Parallel coordinates write the names of their axes above them.
+        margin = {"l": 60, "r": 60, "t": 70 if name == "parallel" else 20, "b": 50}
+        figure.update_layout(template="plotly_white", margin=margin, font={"family": "system-ui, sans-serif"})
     return figures
 
 
@@ -97,9 +103,8 @@ def _curves(trials: Trials) -> go.Figure:
             hovertemplate=f"{_name(trial)}: %{{y:.2f}}<br>{what}<extra></extra>",
             showlegend=kind != "other",
         )
-    logarithmic = metric in ("cer", "wer", "loss")
     figure.update_xaxes(title="share of the training, %", range=[0, 102])
-    figure.update_yaxes(title=TITLES[metric], type="log" if logarithmic else "linear")
+    figure.update_yaxes(title=TITLES[metric], **(LOGARITHMIC if MODES[metric] == "min" else {}))
     figure.update_layout(legend={"orientation": "h", "y": 1.1})
     return figure
 
@@ -131,23 +136,43 @@ def _front(trials: Trials) -> go.Figure:
 def _parallel(trials: Trials, searched: Sequence[Trial]) -> go.Figure:
     """An axis a key and one for the score; a line a trial."""
     metric = trials.search.metric[0]
-    scores = _shown(metric, [trial.scores[metric] for trial in searched])
-    dimensions = []
-    for key, of in trials.search.search.items():
-        values = [trial.values[key] for trial in searched]
-        label = key.rpartition(".")[2]
-        if of.listed:
-            names = [board.show_value(value) for value in of.values]
-            places = [of.values.index(value) for value in values]
-            ticks = {"tickvals": list(range(len(names))), "ticktext": names, "range": [-0.2, len(names) - 0.8]}
-            dimensions.append({"label": label, "values": places, **ticks})
-        else:
-            dimensions.append({"label": label, "values": values, "range": list(of.values[:2])})
-    dimensions.append({"label": TITLES[metric], "values": scores})
+    scores = [trial.scores[metric] for trial in searched]
+    axes = [_axis(key, of, [trial.values[key] for trial in searched]) for key, of in trials.search.search.items()]
+    axes.append({"label": TITLES[metric], **_score_axis(metric, scores)})
     # The best are dark, whichever way the metric is better.
-    colours = {"color": scores, "colorscale": "Viridis", "reversescale": MODES[metric] == "max", "showscale": False}
-    figure = go.Figure(go.Parcoords(dimensions=dimensions, line=colours))
-    return figure
+    colours = {"color": axes[-1]["values"], "colorscale": "Viridis", "reversescale": MODES[metric] == "max"}
+    return go.Figure(go.Parcoords(dimensions=axes, line={**colours, "showscale": False}))
+
+
+def _axis(key: str, of: Distribution, values: Sequence) -> dict:
+    """An axis of a key, as its distribution is spaced."""
+    label = {"label": key.rpartition(".")[2]}
+    if of.listed:
+        names = [board.show_value(value) for value in of.values]
+        places = [of.values.index(value) for value in values]
+        return {**label, "values": places, "tickvals": list(range(len(names))), "ticktext": names}
+    if of.kind == "loguniform":
+        return {**label, **_logarithmic(values, *of.values)}
+    return {**label, "values": values, "range": list(of.values[:2])}
+
+
+def _score_axis(metric: str, scores: Sequence[float]) -> dict:
+    shown = _shown(metric, scores)
+    if MODES[metric] == "min" and min(shown) > 0:
+        return _logarithmic(shown, min(shown), max(shown))
+    return {"values": shown}
+
+
+def _logarithmic(values: Sequence[float], low: float, high: float) -> dict:
+    """Parallel coordinates know no logarithmic axis: logarithms, and what their ticks stand for."""
+    inside = [tick for tick in LOGARITHMIC["tickvals"] if low <= tick <= high]
+    ticks = sorted({low, *inside, high})
+    return {
+        "values": [math.log10(value) for value in values],
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [f"{tick:.3g}" for tick in ticks],
+    }
 
 
 def _importance(found: dict[str, float]) -> go.Figure:

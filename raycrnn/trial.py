@@ -92,7 +92,7 @@ class TrialRun(tune.Trainable):
 
     def step(self) -> dict:
         """Wait for the next evaluation, for the end, or for some seconds."""
-        node = ray.get_runtime_context().get_node_id()
+        node = f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[:8]}"
         try:
             if self._training is None:
                 self._begin()

@@ -123,6 +123,11 @@ class Trials:
         found = [Trial(**config.read_json_object(path)) for path in self.output.glob("trials/*/trial.json")]
         self.trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
 
+    def values_of(self, trial: Trial) -> dict[str, Any]:
+        """Its value of each key that is searched, the base's too."""
+        base = config.parse(self.tree).model_dump(mode="json")
+        return {key: trial.values.get(key, config.value_at(base, key)) for key in self.search.search}
+
     @property
     def base(self) -> Trial | None:
         return self.trials.get(BASE)

@@ -111,6 +111,7 @@ class Worker:
         self.device = device
         torch.set_num_threads(job.plan.threads)
         learning.keep_freed_memory()
+        learning.keep_kernels()
         torch.manual_seed(self.settings.seed)
         network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.material.alphabet) + 1)
         self.learner = Learner(network, self.settings, self.device)

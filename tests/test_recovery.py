@@ -138,7 +138,7 @@ def kill_all(title: str) -> int:
 # --- processes killed
 
 
-def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, undisturbed):
+def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, undisturbed, capsys):
     """An elastic run's, for one worker alone is the command itself; it may grow to no more than the machine has."""
     output = tmp_path / "output"
 
@@ -150,6 +150,8 @@ def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, und
     with meanwhile(act):
         train(configuration(images, output, cluster=cluster))
     assert_same_end(output, undisturbed)
+    # Ray would print of it there, in the middle of results.
+    assert capsys.readouterr().out == ""
 
 
 def test_killed_decoding_workers_cost_no_row(local_ray, images, tmp_path, undisturbed):
@@ -345,8 +347,8 @@ def test_a_source_that_answers_slowly_is_waited_for_and_named(local_ray, images,
 
 
 def apart(function: Callable, *arguments: object, timeout: float = 400) -> None:
-    """Call a function of this file in a new Python process; it must return."""
-    code = f"from tests import test_recovery; test_recovery.{function.__name__}(*{arguments!r})"
+    """Call a function of a test file in a new Python process; it must return."""
+    code = f"from {function.__module__} import {function.__name__} as call; call(*{arguments!r})"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     found = subprocess.run(
         [sys.executable, "-c", code],

@@ -60,6 +60,7 @@ class TrainBench(Command):
             plan = cluster.plan(settings.cluster, None, [(os.cpu_count() or 1, torch.cuda.device_count())])
             torch.set_num_threads(plan.threads)
             learning.keep_freed_memory()
+            learning.keep_kernels()
             batches = batches_in_memory(settings)
             loop = MemoryLoop(settings, batches)
             steps = max(len(batches), int(self.seconds * loop.images_per_second(len(batches)) / self.batch))

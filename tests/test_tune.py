@@ -1,0 +1,176 @@
+"""The verb tune, through Ray: what a search leaves behind, and how it fails."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from raycrnn import config, search
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.recognizer import Recognizer
+from raycrnn.results import Outcome
+from raycrnn.train import train
+from raycrnn.tune import Tune, tune
+from tests.conftest import words, write_set
+from tests.test_train import NETWORK
+
+pytestmark = pytest.mark.ray
+
+
+def tree_of(folder: Path, count: int = 24, **groups: dict) -> dict:
+    labels = folder / "labels.csv"
+    source = labels if labels.exists() else write_set(folder, words(count))
+    training = {"n_epochs": 2, "train_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
+    return {
+        "output_model_dir": str(folder / "search"),
+        "data": {"csv_files_train": str(source), "csv_files_eval": str(source)},
+        "model": {**NETWORK, **groups.pop("model", {})},
+        "training": {**training, **groups.pop("training", {})},
+        **groups,
+    }
+
+
+def searched(folder: Path, text: str, resume: bool = False, address: str | None = None, **groups: dict) -> Outcome:
+    (folder / "search.yaml").write_text(text)
+    wanted, base = search.load(folder / "search.yaml", tree_of(folder, **groups))
+    return tune(wanted, base, resume, address)
+
+
+def rows(folder: Path) -> dict[str, dict]:
+    with (folder / "search" / "results.csv").open(encoding="utf-8", newline="") as file:
+        return {row["trial"]: row for row in csv.DictReader(file)}
+
+
+def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys):
+    text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 3\n"
+    outcome = searched(tmp_path, text)
+    output = tmp_path / "search"
+    assert {path.name for path in output.iterdir()} == {
+        "search.json",
+        "trials",
+        "results.csv",
+        "best_config.json",
+        "best",
+        "report.html",
+    }
+    found = rows(tmp_path)
+    assert list(found) == ["base", "1", "2", "3"]
+    assert all(row["status"] == "finished" and row["share"] == "1.0" for row in found.values())
+    assert {row["training.learning_rate"] for row in found.values()} == {"0.003", "1e-09", "0.01"}
+    # Nothing is learnt at 1e-9: whichever trial is best, it is another.
+    best = outcome.trials.best()
+    assert outcome.trials.values_of(best)["training.learning_rate"] > 1e-3
+    assert Recognizer.load(output / "best" / "model", "cpu").configuration.training.learning_rate > 1e-3
+    assert "trial 1  (learning_rate" in capsys.readouterr().err
+    for name in found:
+        records = [json.loads(line) for line in (output / "trials" / name / "metrics.jsonl").read_text().splitlines()]
+        assert outcome.trials.trials[name].evaluations == records
+        assert not (output / "trials" / name / "checkpoints").exists()
+        assert len(list((output / "trials" / name / "logs").iterdir())) >= 2
+    assert "trial" in (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_train_takes_the_best_configuration_as_it_is_and_gets_the_same_scores(local_ray, tmp_path):
+    text = "search:\n  training.learning_rate: {choice: [1e-2]}\n"
+    outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
+    assert outcome.trials.best().name == "1"
+    configuration = config.load(tmp_path / "search" / "best_config.json", [f"output_model_dir={tmp_path / 'again'}"])
+    assert configuration.training.learning_rate == 1e-2
+    # A trial has a thread, the command has all: sums are rounded otherwise.
+    assert train(configuration)["best"]["loss"] == pytest.approx(outcome.trials.best().scores["loss"], rel=1e-2)
+
+
+def test_a_trial_that_fails_keeps_its_error_and_the_search_goes_on(local_ray, tmp_path):
+    """Images of one frame hold no word: a greatest width of 8 leaves nothing to train on."""
+    text = "search:\n  image.input_shape: {grid: [[32, 8], [32, 256]]}\nfixed:\n  training.n_epochs: 1\n"
+    outcome = searched(tmp_path, text)
+    first, second = (outcome.trials.trials[name] for name in ("1", "2"))
+    assert (first.status, second.status) == ("failed", "finished")
+    assert "cannot be used" in first.error and "label too long" in first.error
+    assert "label too long" in rows(tmp_path)["1"]["error"]
+    assert "label too long" in (tmp_path / "search" / "report.html").read_text(encoding="utf-8")
+    # A trial that sees images otherwise than the base reads them itself.
+    assert (
+        Recognizer.load(tmp_path / "search" / "trials" / "2" / "model", "cpu").configuration.image.input_shape[1] == 256
+    )
+
+
+def test_asha_stops_what_is_behind_and_never_the_base(local_ray, tmp_path):
+    text = """
+search:
+  training.learning_rate: {grid: [1e-2, 1e-9, 2e-9, 3e-9]}
+fixed:
+  training.n_epochs: 8
+scheduler: {asha: {grace: 0.25, reduction: 2}}
+concurrent: 1
+"""
+    outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
+    status = {name: trial.status for name, trial in outcome.trials.trials.items()}
+    assert status["base"] == "finished" and status["1"] == "finished"
+    assert "stopped" in status.values()
+    assert all(trial.done < 0.9 for trial in outcome.trials.trials.values() if trial.status == "stopped")
+
+
+def test_the_time_of_a_search_ends_it_and_what_was_reached_counts(local_ray, tmp_path):
+    text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3]}\nsamples: 50\nmax_minutes: 0.5\n"
+    outcome = searched(tmp_path, text, training={"n_epochs": 100_000})
+    status = {trial.status for trial in outcome.trials.trials.values()}
+    assert status == {"cut off"}
+    assert outcome.trials.best() is not None
+    assert (tmp_path / "search" / "best" / "model" / "model.safetensors").exists()
+
+
+def test_two_metrics_tell_what_none_beats_in_both(local_ray, tmp_path):
+    text = """
+search:
+  model.lstm_size: {grid: [16, 48]}
+fixed:
+  training.n_epochs: 1
+metric: [cer, speed]
+concurrent: 1
+"""
+    outcome = searched(tmp_path, text)
+    assert outcome.trials.front()
+    assert all(trial.scores["speed"] > 0 for trial in outcome.trials.trials.values())
+    assert "not beaten in both cer and speed" in outcome.describe(outcome.trials.tree)
+
+
+# --- refused before anything starts
+
+SEARCH = "search:\n  model.keep_prob: {choice: [0.9, 1.0]}\n"
+DECODINGS = "search:\n  decoding.beam_width: {choice: [10, 100]}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        (SEARCH, ["data.csv_files_eval=[]"], "a search needs data.csv_files_eval"),
+        (SEARCH, ["--model", "somewhere"], "--model is for a search over decoding"),
+        (SEARCH, ["--resume"], "holds no search to resume"),
+        (SEARCH + "resources: {cpus: 999}\n", [], "no trial can run: each takes 1 worker(s) with 999 CPUs"),
+        (SEARCH, ["output_model_dir=HERE"], "exists and is not empty"),
+        (DECODINGS, [], "name it by --model"),
+        (DECODINGS, ["--model", "nowhere"], "no model directory"),
+        (DECODINGS, ["--model", "nowhere", "--resume"], "takes seconds and is not resumed"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(local_ray, tmp_path, capsys, text, options, message):
+    (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path)))
+    (tmp_path / "search.yaml").write_text(text)
+    told = [option.replace("HERE", str(tmp_path)) for option in options]
+    assert Tune.call([str(tmp_path / "config.json"), str(tmp_path / "search.yaml"), *told], "tune") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_search_is_not_written_over(local_ray, tmp_path, capsys):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "search.json").write_text("{}")
+    with pytest.raises(UsageError, match="holds a search: --resume goes on with it"):
+        searched(tmp_path, SEARCH)
+
+
+def test_a_search_of_which_all_trials_fail_fails(local_ray, tmp_path):
+    text = "search:\n  model.keep_prob: {choice: [0.9]}\nfixed:\n  image.input_shape: [32, 8]\n"
+    with pytest.raises(RaycrnnError, match=r"cannot be used(.|\n)*label too long"):
+        searched(tmp_path, text)
