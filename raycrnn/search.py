@@ -263,7 +263,7 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
     try:
         search = Search.model_validate(written, strict=False)
     except ValidationError as error:
-        _refuse(path, lines, [_problem(each) for each in error.errors()])
+        _refuse(path, lines, _problems(error, lines))
     _refuse(path, lines, _wrong_keys(search))
     base = config.with_values(tree, search.fixed)
     _refuse(path, lines, _refused_values(search, tree, base))
@@ -289,25 +289,40 @@ def _line(lines: dict[Place, int], place: Place) -> int:
     return lines.get(place, 1)
 
 
-def _problem(of: Any) -> Problem:
-    """Where and what pydantic finds fault with."""
-    place = tuple(map(str, of["loc"]))
-    message = of["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:]
-    if not place:
-        # Of the file as a whole; it names the key.
-        return (message.partition(":")[0],), message
-    if place[0] in ("search", "fixed") and any(key.startswith(f"{place[-1]}.") for key in config.fields()):
-        message = f"is a group of keys: write each with its dots, such as {place[-1]}.key"
-    elif of["type"] == "extra_forbidden":
-        known = {1: Search, 2: {"scheduler": Scheduler, "resources": Resources}.get(place[0])}.get(len(place))
-        known = known.model_fields if known else {}
-        close = difflib.get_close_matches(place[-1], known, n=1)
-        if place[-1] in config.fields():
-            message = "unknown key: keys of the configuration stand under search or fixed"
-        else:
-            message = f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
-    return place, f"{place[-1] if place[0] in ('search', 'fixed') else '.'.join(place)}: {message}"
+def _problems(error: ValidationError, lines: dict[Place, int]) -> list[Problem]:
+    """Where and what pydantic finds fault with; of a key of several types what each of them says."""
+    messages: dict[Place, list[str]] = {}
+    for each in error.errors():
+        place = tuple(map(str, each["loc"]))
+        message = each["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if not place:
+            # Of the file as a whole; it names the key.
+            key, _, message = message.partition(": ")
+            place = (key,)
+        # Pydantic appends the names of types to its path.
+        while len(place) > 1 and place not in lines and each["type"] != "extra_forbidden":
+            place = place[:-1]
+        messages.setdefault(place, []).append(_unknown(place, each["type"]) or message)
+    return [(place, f"{_label(place)}: {' or '.join(dict.fromkeys(each))}") for place, each in messages.items()]
+
+
+def _label(place: Place) -> str:
+    return place[-1] if place[0] in ("search", "fixed") else ".".join(place)
+
+
+def _unknown(place: Place, kind: str) -> str | None:
+    """What is wrong with a key that is none."""
+    key = place[-1]
+    if place[0] in ("search", "fixed") and any(known.startswith(f"{key}.") for known in config.fields()):
+        return f"is a group of keys: write each with its dots, such as {key}.key"
+    if kind != "extra_forbidden":
+        return None
+    if key in config.fields():
+        return "unknown key: keys of the configuration stand under search or fixed"
+    group = {1: Search, 2: {"scheduler": Scheduler, "resources": Resources}.get(place[0])}.get(len(place))
+    close = difflib.get_close_matches(key, group.model_fields if group else (), n=1)
+    return f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
 
 
 def _wrong_keys(search: Search) -> list[Problem]:
@@ -371,8 +386,8 @@ def _read(path: Path) -> tuple[dict, dict[Place, int]]:
         raise UsageError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         lines = dict(_lines_of(path, node, ())) if node else {}
         value = loader.construct_document(node) if node else None
@@ -382,8 +397,6 @@ def _read(path: Path) -> tuple[dict, dict[Place, int]]:
         raise UsageError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from None
-    finally:
-        loader.dispose()
     if not isinstance(value, dict):
         raise UsageError(f"{path}: holds no keys; a search file begins with search:")
     return value, lines

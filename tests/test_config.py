@@ -109,7 +109,7 @@ def test_every_key_is_described_and_listed_with_its_default_for_help():
     table = config.describe_keys()
     for key, field in config.fields().items():
         assert field.description, f"{key} has no description"
-        default = "(required)" if field.is_required() else f"[{config._json(field.default)}]"
+        default = "(required)" if field.is_required() else f"[{config.to_json(field.default)}]"
         assert f"  {key} {default}\n      {field.description.split()[0]}" in table
 
 

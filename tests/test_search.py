@@ -175,7 +175,7 @@ MISTAKES = {
     "two schedulers": (KEEP + "scheduler: {asha: {}, pbt: {}}\n", "s.yaml, line 3: scheduler: asha or pbt, not both"),
     "a setting of a scheduler": (
         KEEP + "scheduler:\n  asha:\n    grace: 2\n",
-        "s.yaml, line 4: scheduler.asha.grace: input should be less than 1",
+        "s.yaml, line 5: scheduler.asha.grace: input should be less than 1",
     ),
     "a resource that is none": (
         KEEP + "resources: {cpu: 3}\n",

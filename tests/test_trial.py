@@ -85,7 +85,7 @@ def test_elastic_workers_are_refused():
         share(config.parse(tree), Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}), [(2, 0)])
 
 
-@pytest.mark.parametrize(("cpus", "workers", "samples"), product([1, 2, 3, 7, 64], [1, 2, 3], [1, 5, 100]))
+@pytest.mark.parametrize(("cpus", "workers", "samples"), list(product([1, 2, 3, 7, 64], [1, 2, 3], [1, 5, 100])))
 def test_all_that_run_at_a_time_fit_into_the_cluster(cpus, workers, samples):
     if workers > cpus:
         return

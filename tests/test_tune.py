@@ -43,7 +43,7 @@ def rows(folder: Path) -> dict[str, dict]:
 
 
 def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys):
-    text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 3\n"
+    text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 3\nmetric: loss\n"
     outcome = searched(tmp_path, text)
     output = tmp_path / "search"
     assert {path.name for path in output.iterdir()} == {
@@ -72,7 +72,7 @@ def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys)
 
 
 def test_train_takes_the_best_configuration_as_it_is_and_gets_the_same_scores(local_ray, tmp_path):
-    text = "search:\n  training.learning_rate: {choice: [1e-2]}\n"
+    text = "search:\n  training.learning_rate: {choice: [1e-2]}\nmetric: loss\n"
     outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
     assert outcome.trials.best().name == "1"
     configuration = config.load(tmp_path / "search" / "best_config.json", [f"output_model_dir={tmp_path / 'again'}"])
@@ -102,6 +102,7 @@ search:
   training.learning_rate: {grid: [1e-2, 1e-9, 2e-9, 3e-9]}
 fixed:
   training.n_epochs: 8
+metric: loss
 scheduler: {asha: {grace: 0.25, reduction: 2}}
 concurrent: 1
 """

@@ -100,6 +100,7 @@ search:
 fixed:
   cluster.num_workers: 2
   training.n_epochs: 6
+metric: loss
 scheduler: {asha: {grace: 0.3, reduction: 2}}
 """
     outcome = searched(tmp_path, text)
@@ -119,6 +120,7 @@ fixed:
   training.schedule: constant
   model.keep_prob: 1.0
 samples: 4
+metric: loss
 scheduler: {pbt: {every: 0.2, quantile: 0.5, resample: 0}}
 """
     outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
