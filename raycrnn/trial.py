@@ -20,7 +20,7 @@ from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.job import Job
 from raycrnn.material import Material
-from raycrnn.monitor import Monitor
+from raycrnn.monitor import Monitor, Stall
 from raycrnn.search import Search
 
 SECONDS_BETWEEN_RESULTS = 2.0
@@ -124,6 +124,7 @@ class TrialRun(tune.Trainable):
             taken_over=self._donor is not None,
         )
         fit.prepare_output(self._job)
+        self._stall = Stall()
         self._training = fit.Background(lambda: fit.carry_out(self._job))
 
     def _next_result(self) -> dict:
@@ -139,6 +140,8 @@ class TrialRun(tune.Trainable):
                 break
             if news.outcome is not None or ended:
                 return {"done": True, "error": self._failure(news.outcome)}
+            if self._stall.lasts(news.progress.get("step")):
+                return {"stalls": self._stall.describe(ray.get(self._job.monitor.doing.remote()))}
             if time.monotonic() - start > SECONDS_BETWEEN_RESULTS:
                 return {"progress": news.progress}
             time.sleep(0.1)
@@ -205,12 +208,13 @@ class Share:
         """What Tune reserves for a trial's own process.
 
         Several workers reserve what they take themselves. The process then takes a part of a resource that the
-        cluster's head alone has, just once, so that no more trials start than there is room for.
+        cluster's head alone has, just once, so that no more trials start than there is room for. A little of it is
+        left: Ray Train takes a thousandth for a helper of each, and would wait for it forever.
         """
         if self.plan.in_command:
             bundle = {"CPU": self.plan.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.plan.use_gpu else {})
         else:
-            bundle = {"node:__internal_head__": int(1000 / self.concurrent) / 1000}
+            bundle = {"node:__internal_head__": int(950 / self.concurrent) / 1000}
         return tune.PlacementGroupFactory([bundle])
 
 

@@ -134,6 +134,8 @@ class Watcher(tune.Callback):
         found.node = result["node"]
         if "evaluation" in result:
             self._take_evaluation(found, result)
+        elif "stalls" in result:
+            self._board.line(f"trial {found.name}: {result['stalls']}")
         elif result.get("progress"):
             found.done = result["progress"]["share"]
         elif "error" in result:

@@ -40,18 +40,18 @@ ONE_BY_ONE = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3, 3e-3]}\ncon
 def test_a_killed_trial_goes_on_and_the_others_with_it(local_ray, tmp_path, capsys):
     def act() -> None:
         wait_until(lambda: len(evaluations(tmp_path, "1")) >= 3)
-        [trial] = processes("TrialRun")
+        [trial] = processes("ResourceTrainable")
         os.kill(trial, signal.SIGKILL)
 
     with meanwhile(act):
-        searched(tmp_path, ONE_BY_ONE, training={"n_epochs": 120, "save_interval": 9})
+        searched(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
     assert {name: row["status"] for name, row in rows(tmp_path).items()} == dict.fromkeys(
         ["base", "1", "2", "3"], "finished"
     )
     assert "trial 1 broke off, and goes on from its last checkpoint" in capsys.readouterr().err
     assert "going on from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
     epochs = [record["epoch"] for record in evaluations(tmp_path, "1")]
-    assert epochs == list(range(1, 121))
+    assert epochs == list(range(1, 41))
 
 
 def test_a_killed_search_goes_on_and_runs_no_finished_trial_again(tmp_path):
