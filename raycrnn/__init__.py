@@ -21,6 +21,7 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
     floor 2 · learning without a cluster
         learning       optimizer, schedule, training step, evaluation
         recognizer     model directory <-> images to transcriptions
+        pace           how fast training goes, and how much is left
         checkpoint     full training state <-> directory, whole or not at all
         journal        metrics.jsonl, rejected.csv, run.json, TensorBoard
         trials         the trials of a search, on disk

@@ -28,6 +28,8 @@ def show_score(metric: str, value: float) -> str:
 
 def show_value(value: Any) -> str:
     """A value of a key, short."""
+    if value is None:
+        return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -27,12 +27,7 @@ class Sampler:
         """
         self._search = search
         self._spaces = {key: _space(of) for key, of in search.drawn.items()}
-        # A study logs a line a trial otherwise.
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            directions=["minimize" if MODES[metric] == "min" else "maximize" for metric in search.metric],
-            sampler=_SAMPLERS[search.algorithm](seed),
-        )
+        self._study = _study(search.metric, _SAMPLERS[search.algorithm](seed))
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self, number: int) -> dict[str, Any]:
@@ -63,14 +58,21 @@ def importances(search: Search, trials: Sequence[tuple[Mapping[str, Any], Mappin
     """
     metric = search.metric[0]
     spaces = {key: _space(of) for key, of in search.search.items()}
-    study = optuna.create_study(direction="minimize" if MODES[metric] == "min" else "maximize")
     if len(trials) < 4:
         return {}
+    study = _study([metric])
     for values, scores in trials:
         study.add_trial(_frozen(search, spaces, values, {metric: scores[metric]}, (metric,)))
     evaluator = optuna.importance.PedAnovaImportanceEvaluator()
     found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(spaces))
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _study(metrics: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
+    # It logs a line a trial otherwise.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    directions = ["minimize" if MODES[metric] == "min" else "maximize" for metric in metrics]
+    return optuna.create_study(directions=directions, sampler=sampler)
 
 
 def _frozen(

@@ -150,10 +150,13 @@ def _axis(key: str, of: Distribution, values: Sequence) -> dict:
     if of.listed:
         names = [board.show_value(value) for value in of.values]
         places = [of.values.index(value) for value in values]
-        return {**label, "values": places, "tickvals": list(range(len(names))), "ticktext": names}
+        ends = [0, max(1, len(names) - 1)]
+        return {**label, "values": places, "range": ends, "tickvals": list(range(len(names))), "ticktext": names}
     if of.kind == "loguniform":
         return {**label, **_logarithmic(values, *of.values)}
-    return {**label, "values": values, "range": list(of.values[:2])}
+    low, high = of.values[:2]
+    whole = {"tickvals": list(range(low, high + 1))} if of.kind == "randint" and high - low < 20 else {}
+    return {**label, "values": values, "range": [low, high], **whole}
 
 
 def _score_axis(metric: str, scores: Sequence[float]) -> dict:

@@ -19,7 +19,7 @@ FLOORS = (
     # torch
     {"model", "ctc"},
     # learning without a cluster
-    {"learning", "recognizer", "checkpoint", "resume", "journal", "lexicon", "lm"}
+    {"learning", "recognizer", "checkpoint", "pace", "resume", "journal", "lexicon", "lm"}
     | {"trials", "board", "search_report", "results"},
     # Ray
     {"cluster", "dataset", "material", "ranges", "keep", "ingest", "monitor", "job", "worker", "fit"}

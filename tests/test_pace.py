@@ -1,9 +1,9 @@
-"""The worker's clock and its rates, by a clock of the tests' own."""
+"""A run's clock and its rates, by a clock of the tests' own."""
 
 import pytest
 
-from raycrnn import worker
-from raycrnn.worker import Clock, Window
+from raycrnn import pace
+from raycrnn.pace import Clock, Window
 
 
 @pytest.fixture
@@ -11,8 +11,8 @@ def now(monkeypatch):
     class Now:
         seconds = 0.0
 
-    monkeypatch.setattr(worker.time, "time", lambda: Now.seconds)
-    monkeypatch.setattr(worker.time, "monotonic", lambda: Now.seconds)
+    monkeypatch.setattr(pace.time, "time", lambda: Now.seconds)
+    monkeypatch.setattr(pace.time, "monotonic", lambda: Now.seconds)
     return Now
 
 
@@ -38,7 +38,7 @@ def test_the_schedule_goes_with_the_time_even_after_a_slow_start(now, slow):
     clock = Clock(10**6, deadline=180, eval_share=10)
     curve = run(now, clock, lambda step: slow if step < 20 else 0.2)
     end = curve[-1][0]
-    assert 160 < end <= 180 - worker.CLOSING_SECONDS
+    assert 160 < end <= 180 - pace.CLOSING_SECONDS
     assert curve[-1][1] > 0.99
     for seconds, progress in curve:
         assert progress == pytest.approx(seconds / end, abs=0.15)
@@ -47,7 +47,7 @@ def test_the_schedule_goes_with_the_time_even_after_a_slow_start(now, slow):
 def test_evaluations_take_their_time_from_the_limit(now):
     clock = Clock(10**6, deadline=120, eval_share=10)
     curve = run(now, clock, lambda step: 0.25, evaluate_every=80)
-    assert 90 < curve[-1][0] <= 120 - worker.CLOSING_SECONDS
+    assert 90 < curve[-1][0] <= 120 - pace.CLOSING_SECONDS
 
 
 def test_without_a_limit_the_epochs_count(now):
