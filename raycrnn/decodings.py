@@ -14,7 +14,7 @@ from raycrnn.recognizer import Outputs, Recognizer, decode
 from raycrnn.sampler import BASE, Sampler
 from raycrnn.samples import Rejected, Rejection
 from raycrnn.search import Search
-from raycrnn.trials import CUT_OFF, FINISHED, Trial, Trials
+from raycrnn.trials import CUT_OFF, FAILED, FINISHED, Trial, Trials
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
         if wanted.max_minutes and time.time() - started > 60 * wanted.max_minutes:
             trial.status = CUT_OFF
         else:
-            _decode(trial, trials, recognizer, read)
+            _try(trial, trials, recognizer, read)
         trials.add(trial)
         sampler.tell(trial.number, trial.values, trial.scores)
 
@@ -91,6 +91,14 @@ def _read(recognizer: Recognizer, configuration: Configuration) -> Read:
     if rejections:
         say(dataset.rejection_table(rejections))
     return Read(list(recognizer.log_probs(arrays)), references)
+
+
+def _try(trial: Trial, trials: Trials, recognizer: Recognizer, read: Read) -> None:
+    try:
+        _decode(trial, trials, recognizer, read)
+    except UsageError as error:
+        # Values that each do, together may not.
+        trial.status, trial.error = FAILED, str(error)
 
 
 def _decode(trial: Trial, trials: Trials, recognizer: Recognizer, read: Read) -> None:

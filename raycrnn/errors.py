@@ -7,6 +7,10 @@ class RaycrnnError(Exception):
     exit_code = 1
 
 
+class WriteError(RaycrnnError):
+    """What was to be written could not be, as on a full disk: with room the run can go on."""
+
+
 class UsageError(RaycrnnError):
     """Usage or configuration is wrong, a CSV is not there, an output directory exists."""
 

@@ -25,5 +25,7 @@ class Job:
     """whether the decoded training images are kept"""
     always_save: bool = False
     """whether every evaluation is followed by a checkpoint, however soon"""
+    counts_all_minutes: bool = False
+    """whether `training.max_minutes` counts what was spent before the run was interrupted"""
     taken_over: bool = False
     """whether the checkpoint is of another run, whose best model is not this one's"""

@@ -97,6 +97,12 @@ class Journal:
         self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
 
+def read_metrics(path: Path) -> list[dict]:
+    """The lines of a metrics.jsonl, without one torn by a kill or a full disk."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if _step_of(line) < math.inf]
+
+
 def write_hyperparameters(logs: Path, values: dict[str, Any], scores: dict[str, float]) -> None:
     """Tell TensorBoard what a run of a search tried and reached. Raises `OSError`."""
     # It takes numbers, texts and truth values.

@@ -400,6 +400,9 @@ def _loss_of_learnable(log_probs_TBK: Tensor, frames_B: Tensor, batch: Batch) ->
     lengths_B = batch.lengths_B.to(frames_B.device)
     losses_B = F.ctc_loss(log_probs_TBK, codes_S, frames_B, lengths_B, blank=blank, reduction="none").cpu()
     unknown_B = torch.tensor([UNKNOWN in codes for codes in batch.labels()])
+    if losses_B[~unknown_B].isnan().any():
+        # A network that has diverged is none that learnt what little is left.
+        return math.inf, 1
     learnable_B = torch.isfinite(losses_B) & ~unknown_B
     return losses_B[learnable_B].sum().item(), int(learnable_B.sum())
 

@@ -59,7 +59,7 @@ def _write_csv(trials: Trials) -> None:
 def _best_config(trials: Trials, best: Trial) -> str:
     """A whole configuration that train takes as it is."""
     configuration = config.parse(config.with_values(trials.tree, best.values)).model_dump(mode="json")
-    configuration["output_model_dir"] += "-best"
+    configuration["output_model_dir"] = configuration["output_model_dir"].rstrip("/") + "-best"
     return json.dumps(configuration, indent=2, ensure_ascii=False)
 
 
@@ -95,6 +95,8 @@ class Outcome:
         output = _relative(trials.output)
         lines += [f"model:  {output}/best/model", f"report: {output}/report.html"]
         lines += [f"next:   python -m raycrnn.predict {output}/best/model images/ -o transcriptions.csv"]
+        if trials.search.decoding_only:
+            return "\n".join(lines)
         fixed = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in trials.search.fixed}
         longer = [f"training.n_epochs={fixed['training.n_epochs']}"] if "training.n_epochs" in fixed else []
         lines += [" ".join([f"        python -m raycrnn.train {output}/best_config.json", *longer])]

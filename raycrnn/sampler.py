@@ -41,6 +41,9 @@ class Sampler:
 
     def tell(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
         """The scores of a trial, which an earlier command may have asked for; None: it has none."""
+        if number == 0:
+            # The base, whose values may lie outside of what is searched.
+            return
         trial = self._open.pop(number, None)
         if trial is not None and scores is not None:
             self._study.tell(trial, [scores[metric] for metric in self._search.metric])

@@ -39,7 +39,8 @@ def make(search: Search, trials: Trials) -> TrialScheduler:
             time_attr=TIME,
             metric=metric,
             mode=MODES[metric],
-            perturbation_interval=pbt.every,
+            # Sums of shares are rounded: 0.6 − 0.4 is less than 0.2.
+            perturbation_interval=pbt.every - 1e-6,
             quantile_fraction=pbt.quantile,
             resample_probability=pbt.resample,
             hyperparam_mutations={"trial": {"values": {key: _domain(of) for key, of in search.search.items()}}},
@@ -53,14 +54,26 @@ class Halving(AsyncHyperBandScheduler):
     """Asynchronous successive halving."""
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        decision = super().on_trial_result(tune_controller, trial, result)
+        if TIME not in result:
+            return TrialScheduler.CONTINUE
+        decision = self._hold(name_of(trial), result)
         return TrialScheduler.CONTINUE if name_of(trial) == BASE else decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict) -> None:
+        """Its last result was judged when it came."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """What it reached stays the mark for others."""
+
+    def _hold(self, name: str, result: dict) -> str:
+        """Judge a trial by its name: to Tune one that is resumed is another."""
+        return self._brackets[0].on_result(_Named(name), result[TIME], self._metric_op * result[self._metric])
 
     def replay(self, trials: Trials) -> None:
         """Take what trials reached under an earlier command as the marks that later ones are held to."""
         for trial in trials.trials.values():
             for record in trial.evaluations:
-                self._brackets[0].on_result(_Named(trial.name), record[TIME], self._metric_op * record[self._metric])
+                self._hold(trial.name, record)
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,8 @@ class Population(PopulationBasedTraining):
     """Population-based training."""
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        if name_of(trial) == BASE:
+        # One that has done all of its training has no use for other weights.
+        if name_of(trial) == BASE or result.get(TIME, 0.0) > 0.999:
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
 
@@ -112,6 +126,9 @@ def _within(search: Search) -> Callable[[dict], dict]:
                 values[key] = min(max(values[key], low), high)
             if of.kind == "randint":
                 values[key] = round(values[key])
+            if of.kind == "quniform":
+                step = of.values[2]
+                values[key] = low + round((values[key] - low) / step) * step
         return {"trial": {**config["trial"], "values": values}}
 
     return explore

@@ -6,6 +6,7 @@ with it is a `UsageError` with the file's line, before any trial starts.
 
 import difflib
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ from raycrnn.errors import UsageError
 NOT_SEARCHED = {
     "output_model_dir": "each trial has a directory of its own",
     "restore_model": "a search is resumed by --resume",
+    "training.n_epochs": "all trials have the same budget; fixed may set it",
+    "training.max_minutes": "all trials have the same budget; fixed may set it",
     "cluster": "resources says what a trial takes; fixed may set it for all trials",
 }
 """Keys, or groups, of which a search cannot try values, and why."""
@@ -91,6 +94,8 @@ def _check_steps(values: tuple) -> None:
     low, high, step = values
     if not 0 < step <= high - low:
         raise ValueError("[low, high, step]: step must be above 0 and at most high − low")
+    if not math.isclose((high - low) / step, round((high - low) / step), abs_tol=1e-9):
+        raise ValueError(f"[low, high, step]: steps of {step:g} do not lead from {low:g} to {high:g}")
 
 
 CHECKS: dict[str, Callable[[tuple], None]] = {
@@ -104,6 +109,14 @@ CHECKS: dict[str, Callable[[tuple], None]] = {
 """Every kind of distribution, and what raises `ValueError` if it cannot be one of that kind."""
 
 
+def _check_json(value: Any) -> Any:
+    try:
+        json.dumps(value)
+    except TypeError:
+        raise ValueError(f"{value!r} is no value that a configuration holds: put it in quotes") from None
+    return value
+
+
 def _distribution(written: Any) -> Distribution:
     kinds = ", ".join(CHECKS)
     if not isinstance(written, dict) or len(written) != 1:
@@ -114,6 +127,7 @@ def _distribution(written: Any) -> Distribution:
         raise ValueError(f"unknown distribution {kind!r}{f'; did you mean {close[0]}?' if close else f': {kinds}'}")
     if not isinstance(values, list):
         raise ValueError(f"{kind} needs a list [ … ]")
+    _check_json(values)
     CHECKS[kind](tuple(values))
     return Distribution(kind, tuple(values))
 
@@ -180,7 +194,7 @@ class Search(Group):
 
     search: Annotated[dict[str, Annotated[Any, BeforeValidator(_distribution)]], Field(min_length=1)]
     """values to try, by dotted key of the configuration"""
-    fixed: dict[str, Any] = Field({})
+    fixed: dict[str, Annotated[Any, BeforeValidator(_check_json)]] = Field({})
     """values of dotted keys, for the base and every trial"""
     metric: Annotated[tuple[Metric, ...], BeforeValidator(config.one_as_several), Field(min_length=1, max_length=2)] = (
         "cer",
@@ -229,7 +243,7 @@ class Search(Group):
     @property
     def decoding_only(self) -> bool:
         """Whether every trial would decode what the same network gives."""
-        return all(key.startswith("decoding.") for key in (*self.search, *self.fixed))
+        return all(key.startswith("decoding.") for key in self.search)
 
 
 MODES = {"cer": "min", "wer": "min", "loss": "min", "accuracy": "max", "speed": "max"}
@@ -237,9 +251,13 @@ MODES = {"cer": "min", "wer": "min", "loss": "min", "accuracy": "max", "speed": 
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, to which `1e-4` is a number: YAML 1.1 demands a point in it."""
+    """YAML's safe loader, to which `1e-4` is a number, for which YAML 1.1 demands a point, and a date is a text."""
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$"),
@@ -340,6 +358,13 @@ def _wrong_keys(search: Search) -> list[Problem]:
         if search.scheduler.pbt and key in config.fields() and not _changes_in_training(key):
             problem = f"{key}: pbt cannot change it: a trial goes on from another's weights, in which it is fixed"
             problems.append((("search", key), problem))
+    decoded = [key for key in search.search if key.startswith("decoding.")]
+    if decoded and not search.decoding_only:
+        problem = "training does not depend on it: search decoding.* alone, in a file of its own, with --model"
+        problems += [(("search", key), f"{key}: {problem}") for key in decoded]
+    if search.decoding_only:
+        idle = [key for key in search.fixed if not key.startswith(("decoding.", "data."))]
+        problems += [(("fixed", key), f"{key}: has no effect on a search over decoding.* alone") for key in idle]
     for key in {"output_model_dir", "restore_model"} & search.fixed.keys():
         problems.append((("fixed", key), f"{key}: {NOT_SEARCHED[key]}; the command line sets the search's"))
     return problems

@@ -104,7 +104,10 @@ def _curves(trials: Trials) -> go.Figure:
             showlegend=kind != "other",
         )
     figure.update_xaxes(title="share of the training, %", range=[0, 102])
-    figure.update_yaxes(title=TITLES[metric], **(LOGARITHMIC if MODES[metric] == "min" else {}))
+    scores = [record[metric] for trial in trials.trials.values() for record in trial.evaluations]
+    # Zero has no place on a logarithmic axis.
+    logarithmic = MODES[metric] == "min" and min(scores) > 0
+    figure.update_yaxes(title=TITLES[metric], **(LOGARITHMIC if logarithmic else {}))
     figure.update_layout(legend={"orientation": "h", "y": 1.1})
     return figure
 

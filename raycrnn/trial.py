@@ -4,6 +4,9 @@ With one worker the trial's process trains; with several it starts Ray Train's w
 directory holds its checkpoints, from which it goes on after a failure.
 """
 
+import fcntl
+import json
+import math
 import os
 import shutil
 import time
@@ -15,9 +18,9 @@ from typing import Any
 import ray
 from ray import tune
 
-from raycrnn import cluster, config, fit, keep, material
+from raycrnn import cluster, config, fit, journal, keep, material
 from raycrnn.config import Configuration
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.errors import RaycrnnError, UsageError, WriteError
 from raycrnn.job import Job
 from raycrnn.material import Material
 from raycrnn.monitor import Monitor, Stall
@@ -26,11 +29,17 @@ from raycrnn.search import Search
 SECONDS_BETWEEN_RESULTS = 2.0
 """A trial tells its progress so often, for the table and so that it can be stopped."""
 
-SECONDS_TO_STOP = 30.0
-"""for the step that runs, which may be the wait for another worker"""
+SECONDS_TO_STOP = 8.0
+"""for the step that runs and a checkpoint; after ten Ray ends the process"""
+
+SECONDS_TO_WAIT = 60.0
+"""for an earlier process of the same trial to end"""
 
 DONOR = "trial.txt"
 """in a checkpoint that Tune holds: the name of the trial that wrote it"""
+
+HEIR = "donor.json"
+"""in the directory of a trial that went on from another's weights: whose, at which step, with which values"""
 
 
 @dataclass(frozen=True)
@@ -73,22 +82,13 @@ class TrialRun(tune.Trainable):
         # Tune gives each trial a directory of its own; the CSVs' paths are relative to the user's.
         if Path(common.working_directory).is_dir():
             os.chdir(common.working_directory)
-        self._take(config)
-
-    def _take(self, config: dict) -> None:
         self._name, self._values = config["trial"]["name"], config["trial"]["values"]
-        self._output = Path(self._common.output) / "trials" / self._name
+        self._output = Path(common.output) / "trials" / self._name
+        self._lock: int | None = None
         self._job: Job | None = None
         self._training: fit.Background | None = None
         self._evaluations: list[dict] = []
         self._donor: str | None = None
-
-    def reset_config(self, new_config: dict) -> bool:
-        """The next trial, or other values, in the same process: it need not import torch again."""
-        if not self._stop_training():
-            return False
-        self._take(new_config)
-        return True
 
     def step(self) -> dict:
         """Wait for the next evaluation, for the end, or for some seconds."""
@@ -99,10 +99,34 @@ class TrialRun(tune.Trainable):
             return {"node": node, **self._next_result()}
         except RaycrnnError as error:
             # Trying again would not help.
-            return {"node": node, "done": True, "error": str(error)}
+            return {"node": node, "done": True, "error": str(error), "can_go_on": isinstance(error, WriteError)}
+
+    def _hold(self) -> None:
+        """Hold the trial's directory, once no earlier process writes in it. Raises `UsageError` if it is not there."""
+        if self._lock is not None:
+            return
+        if not self._output.parent.parent.joinpath("search.json").exists():
+            raise UsageError(
+                f"{self._common.output}: not found here: output_model_dir must be on a disk all nodes share"
+            )
+        self._output.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._output, os.O_RDONLY)
+        deadline = time.monotonic() + SECONDS_TO_WAIT
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{self._output}: an earlier process of this trial does not end") from None
+                time.sleep(0.1)
 
     def _begin(self) -> None:
-        self._output.mkdir(parents=True, exist_ok=True)
+        self._hold()
+        heir = self._output / HEIR
+        taken = json.loads(heir.read_text()) if heir.exists() else None
+        if taken is not None:
+            self._values = taken["values"]
         configuration = self._common.configuration(self._values, self._output)
         shelf, kept = self._common.shelf, self._common.keep
         monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
@@ -121,7 +145,8 @@ class TrialRun(tune.Trainable):
             shelf,
             kept,
             always_save=self._common.exchange,
-            taken_over=self._donor is not None,
+            counts_all_minutes=True,
+            taken_over=taken is not None and self._last_checkpoint() == taken["step"],
         )
         fit.prepare_output(self._job)
         self._stall = Stall()
@@ -153,43 +178,52 @@ class TrialRun(tune.Trainable):
         """What a training that ended failed of, if it did. Raises what another attempt may get over."""
         if outcome is None:
             raise RuntimeError(fit.describe_failure(self._job, self._training.error))
+        if outcome.get("can_go_on"):
+            raise WriteError(outcome["error"])
         return outcome.get("error")
+
+    def _last_checkpoint(self) -> str | None:
+        steps = sorted(path.name for path in (self._output / "checkpoints").glob("step_*"))
+        return steps[-1] if steps else None
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Hand the last checkpoint to Tune, which hands it to a trial that goes on from it."""
-        steps = self._output / "checkpoints"
         for attempt in range(5):
-            last = max(steps.glob("step_*"))
+            last = self._last_checkpoint()
             try:
-                shutil.copytree(last, Path(checkpoint_dir) / last.name)
+                shutil.copytree(self._output / "checkpoints" / last, Path(checkpoint_dir) / last)
                 break
             except (FileNotFoundError, shutil.Error):
                 # Training goes on, and a newer one took its place meanwhile.
-                shutil.rmtree(Path(checkpoint_dir) / last.name, ignore_errors=True)
+                shutil.rmtree(Path(checkpoint_dir) / last, ignore_errors=True)
                 if attempt == 4:
                     raise
         (Path(checkpoint_dir) / DONOR).write_text(self._name)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on from a checkpoint, of this trial or of another."""
-        steps = self._output / "checkpoints"
-        shutil.rmtree(steps, ignore_errors=True)
-        for step in Path(checkpoint_dir).glob("step_*"):
-            shutil.copytree(step, steps / step.name)
+        self._hold()
         donor = (Path(checkpoint_dir) / DONOR).read_text()
-        self._donor = donor if donor != self._name else None
+        [step] = Path(checkpoint_dir).glob("step_*")
+        taken = {"donor": donor, "step": step.name, "values": self._values}
+        heir, steps = self._output / HEIR, self._output / "checkpoints"
+        known = json.loads(heir.read_text()) if heir.exists() else None
+        # Its own, or what it took before, it has gone on from: the checkpoints beside it are newer.
+        if self._last_checkpoint() is not None and (donor == self._name or taken == known):
+            return
+        shutil.rmtree(steps, ignore_errors=True)
+        shutil.copytree(step, steps / step.name)
+        if donor != self._name:
+            journal.write_whole(heir, json.dumps(taken))
+            self._donor = donor
 
     def cleanup(self) -> None:
-        self._stop_training()
-
-    def _stop_training(self) -> bool:
-        """End it with a checkpoint; returns whether it has ended."""
+        """End it with a checkpoint."""
         if self._training is None:
-            return True
+            return
         self._job.monitor.stop.remote()
         self._training.join(SECONDS_TO_STOP)
         ray.kill(self._job.monitor)
-        return self._training.ended
 
 
 @dataclass(frozen=True)
@@ -197,6 +231,8 @@ class Share:
     """What a trial takes of the cluster, and how many run at a time. Made by `share`, which checks that one can."""
 
     plan: cluster.Plan
+    cpus: float
+    """of each worker, decoding included"""
     gpus_per_worker: float
     concurrent: int
 
@@ -212,7 +248,8 @@ class Share:
         left: Ray Train takes a thousandth for a helper of each, and would wait for it forever.
         """
         if self.plan.in_command:
-            bundle = {"CPU": self.plan.cpus_per_worker} | ({"GPU": self.gpus_per_worker} if self.plan.use_gpu else {})
+            # With what decoding needs: Tune starts as many as there are CPUs for.
+            bundle = {"CPU": self.cpus} | ({"GPU": self.gpus_per_worker} if self.plan.use_gpu else {})
         else:
             bundle = {"node:__internal_head__": int(950 / self.concurrent) / 1000}
         return tune.PlacementGroupFactory([bundle])
@@ -252,9 +289,17 @@ def share(configuration: Configuration, search: Search, nodes: Sequence[tuple[fl
     concurrent = min(room, most)
     if wanted.cpus == "auto":
         cpus_each = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
+    if cpus_each <= cluster.LEAST_DECODE_CPUS:
+        raise UsageError(f"resources.cpus: {cpus_each:g}: decoding alone needs {cluster.LEAST_DECODE_CPUS:g}: set more")
     parallel_calls = configuration.data.input_data_n_parallel_calls
     plan = cluster.divide(settings, parallel_calls, workers, cpus_each, use_gpu)
-    return Share(replace(plan, in_command=workers == 1), gpus_each, concurrent)
+    # All of a share is for as many trials as asked for, even where a scheduler would start more.
+    even = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
+    reserved = math.floor(1000 * (cpus_each if search.concurrent == "auto" else max(cpus_each, even))) / 1000
+    if workers == 1:
+        # The trial's process reserves what its decoding tasks need as well.
+        plan = replace(plan, in_command=True, cpus_per_decode_task=0.0)
+    return Share(plan, reserved, gpus_each, concurrent)
 
 
 def _slots(cpus: float, cpus_each: float, gpus: float, gpus_each: float) -> int:

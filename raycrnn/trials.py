@@ -13,15 +13,11 @@ from raycrnn.errors import UsageError
 from raycrnn.sampler import BASE
 from raycrnn.search import MODES, Search
 
-WAITING, RUNNING, FINISHED, STOPPED, FAILED, CUT_OFF = (
-    "waiting",
-    "running",
-    "finished",
-    "stopped",
-    "failed",
-    "cut off",
-)
-"""A trial is stopped by the scheduler, and cut off when the time of the search is up."""
+WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped", "failed"
+"""A trial is stopped by the scheduler."""
+
+CUT_OFF = "cut off"
+"""when the search ended: its time was up, or somebody pressed Ctrl-C"""
 
 ENDED = (FINISHED, STOPPED, FAILED)
 """Trials that a resumed search does not run again."""
@@ -74,6 +70,8 @@ class Trials:
     tree: dict
     """the base, grouped"""
     trials: dict[str, Trial] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    """what was read: the digest of each CSV by its path, and the alphabet's units"""
 
     def directory(self, name: str) -> Path:
         return self.output / "trials" / name
@@ -97,7 +95,8 @@ class Trials:
         written = self.search.model_dump(mode="json", exclude=told)
         tree = {key: value for key, value in self.tree.items() if key != "output_model_dir"}
         # As JSON gives it back.
-        return json.loads(json.dumps({"raycrnn": __version__, "search": written, "configuration": tree}))
+        identity = {"raycrnn": __version__, "search": written, "configuration": tree, "data": self.data}
+        return json.loads(json.dumps(identity))
 
     def load(self) -> None:
         """The trials of the search that is in the output directory.
@@ -115,6 +114,11 @@ class Trials:
             for key in sorted(before[group].keys() | now[group].keys())
             if before[group].get(key) != now[group].get(key)
         ]
+        changed += [
+            f"data: {key} changed"
+            for key in sorted(before["data"].keys() | now["data"].keys())
+            if before["data"].get(key) != now["data"].get(key)
+        ]
         if changed:
             raise UsageError(
                 f"{self.output}: the search in it is another one ({'; '.join(changed)}): set it back, or choose "
@@ -122,6 +126,16 @@ class Trials:
             )
         found = [Trial(**config.read_json_object(path)) for path in self.output.glob("trials/*/trial.json")]
         self.trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
+        for trial in self.trials.values():
+            self.catch_up(trial)
+
+    def catch_up(self, trial: Trial) -> None:
+        """Take a trial's evaluations as its run wrote them down: the last may not have been heard of."""
+        path = self.directory(trial.name) / "metrics.jsonl"
+        records = journal.read_metrics(path) if path.exists() else []
+        if records:
+            trial.evaluations, last = records, records[-1]
+            trial.done, trial.minutes = last["share"], last["seconds"] / 60
 
     def values_of(self, trial: Trial) -> dict[str, Any]:
         """Its value of each key that is searched, the base's too."""

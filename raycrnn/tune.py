@@ -13,7 +13,7 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import cluster, config, search
 from raycrnn.command import Command, say
 from raycrnn.config import Configuration
-from raycrnn.errors import UsageError
+from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.search import Search
 
 CLOSING_SECONDS = 8.0
@@ -56,7 +56,11 @@ class Tune(Command):
             outcome = decodings.search(wanted, base, self.model)
         else:
             outcome = tune(wanted, base, self.resume, self.address, started)
+        if outcome.trials.best() is None:
+            return 130
         print(outcome.describe(tree))
+        if outcome.interrupted:
+            say("stopped; the same command with --resume goes on")
         if self.json_line:
             print(json.dumps(outcome.as_json()))
         return 130 if outcome.interrupted else 0
@@ -68,6 +72,8 @@ def _check(wanted: Search, configuration: Configuration, model: str | None, resu
         raise UsageError("a search needs data.csv_files_eval, to tell which trial is better")
     if wanted.decoding_only and model is None:
         raise UsageError("a search over decoding.* alone decodes what a trained model gives: name it by --model")
+    if wanted.decoding_only and "loss" in wanted.metric:
+        raise UsageError("metric: loss: decoding does not change it: choose cer, wer, accuracy or speed")
     if wanted.decoding_only and resume:
         raise UsageError("a search over decoding.* alone takes seconds and is not resumed: choose another directory")
     if model is not None and not wanted.decoding_only:
@@ -97,28 +103,36 @@ def tune(
 
     configuration = config.parse(base)
     trials = Trials(Path(configuration.output_model_dir).absolute(), wanted, base)
-    _open_output(trials, resume)
+    _open_output(trials.output, resume)
     csvs = material.read(configuration)
+    trials.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
+    if resume:
+        trials.load()
     with fit.alone_in(trials.output), cluster.connect(address), fit.Threads() as threads:
         from raycrnn import trial, tuning
 
         share = trial.share(configuration, wanted, cluster.nodes())
-        trials.save_search()
         common = _share_material(configuration, csvs, trials, share, threads)
+        trials.save_search()
         say(f"{common.material}; {wanted.trials} trials and the base, {share}")
         ending = tuning.Ending(deadline)
         with ending.on_interrupt(say):
             tuning.run(trials, common, share, ending)
         common.shelf.close.remote()
+        if ending.problem:
+            raise RaycrnnError(f"{ending.problem}\nThe search is as it was: make room, and --resume goes on with it")
+        if ending.interrupted and trials.best() is None:
+            say("stopped before the first evaluation; the same command with --resume goes on")
+            return results.Outcome(trials, interrupted=True)
         results.write(trials, lambda best, path: shutil.copytree(trials.directory(best.name) / "model", path))
     return results.Outcome(trials, ending.interrupted)
 
 
-def _open_output(trials: Any, resume: bool) -> None:
-    """Find out whether the output directory is new, or holds the search to go on with. Raises `UsageError`."""
-    output = trials.output
+def _open_output(output: Path, resume: bool) -> None:
+    """Find out whether the output directory is new, or holds a search to go on with. Raises `UsageError`."""
     if resume:
-        trials.load()
+        if not (output / "search.json").is_file():
+            raise UsageError(f"{output}: holds no search to resume")
         return
     # rejected.csv alone is left by a search that was refused for its data.
     held = {path.name for path in output.iterdir()} if output.is_dir() else set()

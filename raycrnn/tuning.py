@@ -1,6 +1,7 @@
 """A search on Ray Tune: which trial starts next, what is heard of those that run, when all of it ends."""
 
 import random
+import re
 import shutil
 import signal
 import tempfile
@@ -30,7 +31,7 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
     random.seed(seed)
     sampler = Sampler(trials.search, seed + 1000 * len(trials.trials))
     for trial in trials.trials.values():
-        if trial.status in ENDED and trial.name != BASE:
+        if trial.status in ENDED:
             sampler.tell(trial.number, trial.values, trial.scores)
     board = Board(trials)
     queue = Queue(trials, sampler)
@@ -46,7 +47,8 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
                 scheduler=schedulers.make(trials.search, trials),
                 num_samples=1 if exchange else trials.search.trials + 1,
                 max_concurrent_trials=None if exchange else share.concurrent,
-                reuse_actors=True,
+                # A process that ends its trial for certain, before another goes on from its weights or in its place.
+                reuse_actors=False,
             ),
             run_config=tune.RunConfig(
                 name="search",
@@ -60,16 +62,20 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
         )
         with board.showing():
             tuner.fit()
-    _close(trials, ending)
+    try:
+        _close(trials)
+    except OSError as error:
+        ending.problem = ending.problem or f"{error.filename or trials.output}: cannot be written: {error.strerror}"
 
 
-def _close(trials: Trials, ending: "Ending") -> None:
+def _close(trials: Trials) -> None:
     """What the end leaves to do, for all trials."""
     for trial in trials.trials.values():
-        if trial.status == RUNNING and not ending.interrupted:
+        trials.catch_up(trial)
+        if trial.status == RUNNING:
             trial.status = CUT_OFF
         trials.save(trial)
-        if trial.status in ENDED:
+        if trial.status in (FINISHED, STOPPED):
             # They would be gigabytes, and nothing goes on from them.
             shutil.rmtree(trials.directory(trial.name) / "checkpoints", ignore_errors=True)
         if trial.scores:
@@ -124,8 +130,14 @@ class Watcher(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         found = self._of(trial)
         found.status = RUNNING
-        self._trials.save(found)
+        self._save(found)
         self._board.refresh()
+
+    def _save(self, found: Trial) -> None:
+        try:
+            self._trials.save(found)
+        except OSError as error:
+            self._ending.problem = f"{error.filename}: cannot be written: {error.strerror}"
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: Any
@@ -139,9 +151,16 @@ class Watcher(tune.Callback):
         elif result.get("progress"):
             found.done = result["progress"]["share"]
         elif "error" in result:
-            found.error = result["error"] or ""
-            found.status = FAILED if found.error else FINISHED
+            self._take_end(found, result)
         self._board.refresh()
+
+    def _take_end(self, found: Trial, result: dict) -> None:
+        if result.get("can_go_on"):
+            # What stopped this trial would stop the others too.
+            self._ending.problem = f"trial {found.name}: {result['error']}"
+            return
+        found.error = result["error"] or ""
+        found.status = FAILED if found.error else FINISHED
 
     def _take_evaluation(self, found: Trial, result: dict) -> None:
         record = result["evaluation"]
@@ -151,7 +170,7 @@ class Watcher(tune.Callback):
         # A trial that was started anew tells some of them again.
         found.evaluations = [each for each in found.evaluations if each["step"] < record["step"]] + [record]
         found.done, found.minutes = record["share"], record["seconds"] / 60
-        self._trials.save(found)
+        self._save(found)
         self._board.evaluated(found)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -162,19 +181,25 @@ class Watcher(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         found = self._of(trial)
-        found.status, found.error = FAILED, str(trial.get_error()).strip()
+        found.status, found.error = FAILED, cause_of(str(trial.get_error()))
         self._end(found)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._board.line(f"trial {self._of(trial).name} broke off, and goes on from its last checkpoint")
 
     def _end(self, found: Trial) -> None:
-        self._trials.save(found)
+        self._save(found)
         if found.status in ENDED:
-            if found.name != BASE:
-                self._sampler.tell(found.number, found.values, found.scores)
+            self._sampler.tell(found.number, found.values, found.scores)
             self._board.ended(found)
         self._board.refresh()
+
+
+def cause_of(text: str) -> str:
+    """What a stack trace, or several one after the other, ends in."""
+    lines = text.strip().splitlines()
+    named = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
+    return "\n".join(lines[named[-1] :] if named else lines[-1:])
 
 
 class Ending(tune.Stopper):
@@ -183,12 +208,14 @@ class Ending(tune.Stopper):
     def __init__(self, deadline: float | None):
         self._deadline = deadline
         self.interrupted = False
+        self.problem = ""
+        """of writing, for which the search ends"""
 
     def __call__(self, trial_id: str, result: dict) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.interrupted or (self._deadline is not None and time.time() > self._deadline)
+        return self.interrupted or bool(self.problem) or (self._deadline is not None and time.time() > self._deadline)
 
     @contextmanager
     def on_interrupt(self, say: Any) -> Iterator[None]:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from raycrnn import checkpoint, dataset, ingest, journal, learning
-from raycrnn.errors import RaycrnnError
+from raycrnn.errors import RaycrnnError, WriteError
 from raycrnn.ingest import Stream
 from raycrnn.job import Job
 from raycrnn.learning import Batch, Evaluation, Learner, Progress, Step
@@ -42,7 +42,7 @@ def run(job: Job, device: torch.device) -> None:
     except RaycrnnError as error:
         # Every worker meets it in the same step, and worker 0 knows most of it; trying again would not help.
         if learning.rank() == 0:
-            reporter.outcome({"error": str(error)})
+            reporter.outcome({"error": str(error), "can_go_on": isinstance(error, WriteError)})
 
 
 class Worker:
@@ -86,7 +86,8 @@ class Worker:
         minutes = self.settings.max_minutes
         total = self.settings.n_epochs * self.recipe.batches_per_epoch
         eval_rows = self.job.material.eval.usable if self.job.material.eval else 0
-        deadline = self.job.started + 60 * minutes if minutes else None
+        spent = self.seconds_before if self.job.counts_all_minutes else 0.0
+        deadline = self.job.started + 60 * minutes - spent if minutes else None
         return Clock(total, deadline, eval_rows / self.settings.train_batch_size)
 
     def _restore(self) -> None:
@@ -143,7 +144,7 @@ class Worker:
             while not self._no_longer_improves() and (batch := self._next(batches)) is not None:
                 step = self._step(batch, stream)
                 if step.signals[4] > 0:
-                    raise RaycrnnError(self._write_failure("logs", self.problem))
+                    raise WriteError(self._write_failure("logs", self.problem))
                 self._share_rejections("train", stream.rejected, new=step.signals[2] > 0)
                 stopped = step.signals[0] > 0
                 if stopped or self.steps_left <= 0:
@@ -256,7 +257,7 @@ class Worker:
             except OSError as error:
                 problem = error.strerror or str(error)
         if self._agree(problem is not None):
-            raise RaycrnnError(self._write_failure(what, problem))
+            raise WriteError(self._write_failure(what, problem))
 
     def _write_failure(self, what: str, problem: str | None) -> str:
         return (

@@ -66,6 +66,25 @@ def test_the_best_model_decodes_as_was_found_and_is_else_the_same(trained, tmp_p
         assert tensor.equal(found.network.state_dict()[name])
 
 
+def test_values_are_drawn_and_those_that_do_not_go_together_fail_alone(trained, tmp_path, capsys):
+    text = """
+search:
+  decoding.method: {grid: [greedy, beam]}
+  decoding.num_beam_paths: {choice: [3]}
+algorithm: tpe
+"""
+    assert searched(trained, tmp_path, text, "--json") == 0
+    first, second = json.loads(capsys.readouterr().out.splitlines()[-1])["trials"][1:]
+    assert (first["status"], second["status"]) == ("failed", "finished")
+    with (tmp_path / "found" / "results.csv").open(newline="") as file:
+        assert "num_beam_paths needs method=beam" in list(csv.DictReader(file))[1]["error"]
+
+
+def test_the_loss_is_none_of_decoding_s(trained, tmp_path, capsys):
+    assert searched(trained, tmp_path, "search:\n  decoding.beam_width: {choice: [3]}\nmetric: loss\n") == 2
+    assert "decoding does not change it" in capsys.readouterr().err
+
+
 def test_unreadable_images_are_left_out_and_too_many_end_it(trained, tmp_path, capsys):
     source = write_set(tmp_path, words(8))
     (tmp_path / "images" / "labels_3.png").write_text("no image")

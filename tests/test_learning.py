@@ -201,3 +201,13 @@ def test_precision_is_what_was_asked_for():
     assert learning.resolve_precision("bf16", CPU) == "bf16"
     native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     assert learning.resolve_precision("auto", CPU) == ("bf16" if native else "fp32")
+
+
+def test_a_network_that_has_diverged_is_never_the_best():
+    diverged = network()
+    for parameter in diverged.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    batches = [make_batch(["ab", "a"])]
+    found = learning.evaluate(diverged, batches, ALPHABET, "fp32", CPU)
+    assert found.loss == float("inf")
+    assert not found.better_than({"cer": found.counts.cer, "loss": 50.0})

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from raycrnn.sampler import Sampler, importances
-from raycrnn.search import Distribution, Search
+from raycrnn.search import Search
 
 
 def space(algorithm: str = "random", samples: int = 20, **written: dict) -> Search:
@@ -87,6 +87,9 @@ def test_two_metrics_are_told_together():
     for number in range(1, 10):
         values = sampler.ask(number)
         sampler.tell(number, values, {"cer": 0.1, "speed": 100 * values["model.keep_prob"]})
+    assert [trial.values[1] for trial in sampler._study.best_trials] == [
+        max(trial.values[1] for trial in sampler._study.trials)
+    ]
 
 
 @pytest.mark.parametrize("metric", ["cer", "accuracy"])
@@ -112,4 +115,10 @@ def test_a_choice_of_lists_is_told_by_what_it_chose():
     wanted = space("tpe", cnn={"choice": [[8] * 7, [16] * 7]})
     sampler = Sampler(wanted, 0)
     sampler.tell(1, {"model.cnn_channels": [16] * 7}, {"cer": 0.1})
-    assert Distribution("choice", ([8] * 7, [16] * 7)).listed
+    assert [trial.params for trial in sampler._study.trials] == [{"model.cnn_channels": 1}]
+
+
+def test_the_base_teaches_nothing_for_its_values_may_lie_outside():
+    sampler = Sampler(space("tpe", keep={"uniform": [0.1, 1]}), 0)
+    sampler.tell(0, {}, {"cer": 0.1})
+    assert sampler._study.trials == []

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from raycrnn import schedulers
-from raycrnn.sampler import BASE
+from raycrnn.sampler import BASE, importances
 from raycrnn.search import Search
 from raycrnn.trials import Trial, Trials
 from tests.test_trials import TREE, evaluation
@@ -15,6 +15,7 @@ SPACE = {
     "training.learning_rate": {"loguniform": [1e-4, 1e-2]},
     "model.keep_prob": {"uniform": [0.5, 1.0]},
     "augmentation.contrast.strength": {"choice": [0.0, 0.3, 0.6]},
+    "training.weight_decay": {"quniform": [0.0, 0.1, 0.02]},
 }
 
 
@@ -37,6 +38,10 @@ class FakeTrial:
 def made(tmp_path, *known: Trial, **scheduler: dict) -> schedulers.TrialScheduler:
     search = Search(search=SPACE, scheduler=scheduler)
     return schedulers.make(search, Trials(tmp_path, search, TREE, {trial.name: trial for trial in known}))
+
+
+def population_search() -> Search:
+    return Search(search=SPACE)
 
 
 def decisions(scheduler: schedulers.TrialScheduler, cers: dict[str, float], share: float) -> dict[str, str]:
@@ -69,6 +74,17 @@ def test_after_a_resume_trials_are_held_to_what_earlier_ones_reached(tmp_path):
     assert decisions(made(tmp_path, known, asha={"reduction": 2}), {"2": 0.9}, 0.5) == {"2": "STOP"}
 
 
+def test_a_resumed_trial_is_not_judged_twice_at_a_rung(tmp_path):
+    """Its own mark of before lies under its name, whatever Tune calls it now."""
+    known = [Trial("1", {}, evaluations=[evaluation(5, 0.9)]), Trial("2", {}, evaluations=[evaluation(5, 0.1)])]
+    assert decisions(made(tmp_path, *known, asha={"reduction": 2}), {"1": 0.9}, 0.5) == {"1": "CONTINUE"}
+
+
+def test_a_trial_at_its_end_takes_nothing_over(tmp_path):
+    population = made(tmp_path, pbt={})
+    assert population.on_trial_result(None, FakeTrial("1"), {"share": 1.0, "cer": 0.9}) == "CONTINUE"
+
+
 def test_progress_without_scores_changes_nothing(tmp_path):
     for scheduler in (made(tmp_path, asha={}), made(tmp_path, pbt={})):
         trial = FakeTrial("1")
@@ -85,6 +101,7 @@ def test_values_that_are_handed_over_stay_within_the_search_and_the_name_with_th
         "training.learning_rate": 9.9e-3,
         "model.keep_prob": 0.95,
         "augmentation.contrast.strength": 0.6,
+        "training.weight_decay": 0.06,
     }
     new, _ = population._get_new_config(FakeTrial("2"), FakeTrial("1", values))
     assert new["trial"]["name"] == "2"
@@ -92,6 +109,9 @@ def test_values_that_are_handed_over_stay_within_the_search_and_the_name_with_th
     assert 1e-4 <= handed["training.learning_rate"] <= 1e-2
     assert 0.5 <= handed["model.keep_prob"] <= 1.0
     assert handed["augmentation.contrast.strength"] in (0.0, 0.3, 0.6)
+    assert handed["training.weight_decay"] in [pytest.approx(0.02 * step) for step in range(6)]
+    # What came of it is a trial of the space that was searched.
+    importances(population_search(), [(handed, {"cer": 0.1 * number}) for number in range(5)])
 
 
 def test_without_a_scheduler_trials_run_to_their_end(tmp_path):

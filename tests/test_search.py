@@ -104,8 +104,7 @@ samples: 2
 
 def test_a_search_over_decoding_alone_is_known(tmp_path):
     assert load(tmp_path, "search:\n  decoding.beam_width: {choice: [10, 100]}\n")[0].decoding_only
-    mixed = "search:\n  decoding.beam_width: {choice: [10, 100]}\nfixed:\n  training.n_epochs: 2\n"
-    assert not load(tmp_path, mixed)[0].decoding_only
+    assert not load(tmp_path, KEEP)[0].decoding_only
 
 
 KEEP = "search:\n  model.keep_prob: {uniform: [0.5, 1]}\n"
@@ -204,6 +203,30 @@ MISTAKES = {
     "a fixed value that is refused": (
         KEEP + "fixed:\n  training.n_epochs: 0\n",
         "s.yaml, line 4: training.n_epochs = 0: input should be greater than or equal to 1",
+    ),
+    "decoding beside training, which does not depend on it": (
+        KEEP + "  decoding.beam_width: {choice: [10, 100]}\n",
+        "s.yaml, line 3: decoding.beam_width: training does not depend on it: search decoding.* alone",
+    ),
+    "training fixed where nothing is trained": (
+        "search:\n  decoding.beam_width: {choice: [10, 100]}\nfixed:\n  training.n_epochs: 2\n",
+        "s.yaml, line 4: training.n_epochs: has no effect on a search over decoding.* alone",
+    ),
+    "trials of different budgets": (
+        "search:\n  training.n_epochs: {choice: [10, 100]}\n",
+        "s.yaml, line 2: training.n_epochs: cannot be searched: all trials have the same budget",
+    ),
+    "steps that miss the end": (
+        "search:\n  model.keep_prob: {quniform: [0.5, 1.0, 0.3]}\n",
+        "s.yaml, line 2: model.keep_prob: [low, high, step]: steps of 0.3 do not lead from 0.5 to 1",
+    ),
+    "something that is no value": (
+        "search:\n  model.size: {choice: [!!binary aGVsbG8=]}\n",
+        "s.yaml, line 2: model.size: [b'hello'] is no value that a configuration holds",
+    ),
+    "a date": (
+        "search:\n  model.size: {choice: [2024-01-01]}\n",
+        's.yaml, line 2: model.size = "2024-01-01": input should be',
     ),
     "an output directory": (
         KEEP + "fixed:\n  output_model_dir: here\n",

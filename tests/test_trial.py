@@ -26,7 +26,8 @@ def test_two_cores_run_two_trials_of_a_thread_each():
     found = shared([(2, 0)])
     assert (found.concurrent, found.plan.threads, found.plan.decode_tasks) == (2, 1, 1)
     assert found.plan.in_command
-    assert reserved(found) == {"CPU": found.plan.cpus_per_worker}
+    # Decoding too: else Tune would start a third.
+    assert reserved(found) == {"CPU": 1}
 
 
 def test_few_trials_take_more_cpus_each():
@@ -90,6 +91,21 @@ def test_all_that_run_at_a_time_fit_into_the_cluster(cpus, workers, samples):
     if workers > cpus:
         return
     found = shared([(cpus, 0)], workers=workers, samples=samples)
-    each = found.plan.cpus_per_worker + found.plan.decode_tasks * found.plan.cpus_per_decode_task
-    assert found.concurrent * workers * each <= cpus + 0.01
-    assert found.plan.cpus_per_decode_task > 0
+    if workers == 1:
+        # What Tune reserves decides how many it starts.
+        assert int(cpus / reserved(found)["CPU"] + 1e-6) == min(found.concurrent, cpus)
+        assert found.plan.cpus_per_worker < found.cpus
+    else:
+        each = found.plan.cpus_per_worker + found.plan.decode_tasks * found.plan.cpus_per_decode_task
+        assert found.concurrent * workers * each <= cpus + 0.01
+
+
+def test_no_more_than_concurrent_fit_even_where_a_scheduler_starts_all_it_can():
+    found = shared([(16, 0)], concurrent=2, resources={"cpus": 1})
+    assert int(16 / reserved(found)["CPU"]) == 2
+    assert found.plan.threads == 1
+
+
+def test_a_share_that_leaves_nothing_to_train_with_is_refused():
+    with pytest.raises(UsageError, match=r"resources\.cpus: 0\.25: decoding alone needs 0\.25"):
+        shared([(2, 0)], resources={"cpus": 0.25})

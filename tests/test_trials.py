@@ -113,6 +113,27 @@ def test_how_long_how_many_and_where_may_change(tmp_path):
     Trials(tmp_path, Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, **told), TREE).load()
 
 
+def test_changed_data_is_refused_by_name(tmp_path):
+    before = trials_of(tmp_path, base=[])
+    before.data = {"train.csv": "abc", "units": ["a"]}
+    before.save_search()
+    after = Trials(tmp_path, before.search, TREE, data={"train.csv": "abd", "units": ["a"]})
+    with pytest.raises(UsageError, match=r"\(data: train\.csv changed\)"):
+        after.load()
+
+
+def test_what_a_run_wrote_down_counts_though_nobody_heard_of_it(tmp_path):
+    before = trials_of(tmp_path, t1=[evaluation(1, 0.5)])
+    before.save_search()
+    lines = [evaluation(1, 0.5), evaluation(2, 0.25)]
+    path = tmp_path / "trials" / "1" / "metrics.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"torn')
+    after = Trials(tmp_path, before.search, TREE)
+    after.load()
+    assert after.trials["1"].scores["cer"] == 0.25
+    assert (after.trials["1"].done, after.trials["1"].minutes) == (0.2, 0.2)
+
+
 def test_where_there_is_no_search_that_is_said(tmp_path):
     with pytest.raises(UsageError, match="holds no search to resume"):
         trials_of(tmp_path).load()
