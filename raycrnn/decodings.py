@@ -49,8 +49,6 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
     read = _read(recognizer, configuration)
     seconds = time.time() - started
     say(f"{len(read):,} images read once, in {seconds:.1f} s; {wanted.trials} trials and the base decode them")
-    output.mkdir(parents=True, exist_ok=True)
-    trials.save_search()
     sampler = Sampler(wanted, configuration.training.seed)
     for number in range(wanted.trials + 1):
         trial = Trial(str(number) if number else BASE, sampler.ask(number) if number else {})
@@ -58,8 +56,13 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
             trial.status = CUT_OFF
         else:
             _try(trial, trials, recognizer, read)
-        trials.add(trial)
+        trials.trials[trial.name] = trial
         sampler.tell(trial.number, trial.values, trial.scores)
+
+    output.mkdir(parents=True, exist_ok=True)
+    trials.save_search()
+    for trial in trials.trials.values():
+        trials.save(trial)
 
     def save_model(best: Trial, path: Path) -> None:
         _with_decoding(recognizer, _configuration(trials, best), best).save(path)

@@ -344,7 +344,9 @@ class Evaluation:
     """the first few of this worker's share"""
 
     def better_than(self, best: dict) -> bool:
-        """Lower CER, then lower loss, then the later one."""
+        """Lower CER, then lower loss, then the later one; never one whose loss is not finite."""
+        if not math.isfinite(self.loss):
+            return False
         return not best or (self.counts.cer, self.loss) <= (best["cer"], best["loss"])
 
     def scores(self) -> dict[str, float]:

@@ -112,6 +112,8 @@ class Recognizer:
             network.load_state_dict(safetensors.torch.load_file(path / "model.safetensors"))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             raise RaycrnnError(f"{path}/model.safetensors: damaged, or of another model: {error}") from None
+        if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+            raise RaycrnnError(f"{path}/model.safetensors: weights that are not finite: its training diverged")
         metrics = config.read_json_object(path / "metrics.json")
         return cls(network, configuration, alphabet, metrics, _device(device))
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,13 +93,14 @@ class Outcome:
             lines.append(f"not beaten in both {' and '.join(trials.search.metric)}: {front}")
         lines += [f"best: {'the base' if best.name == BASE else f'trial {best.name}'}: {self._gain(best)}"]
         lines += [f"      {key} = {board.show_value(value)}" for key, value in best.values.items()]
-        output = _relative(trials.output)
+        output = shlex.quote(str(_relative(trials.output)))
         lines += [f"model:  {output}/best/model", f"report: {output}/report.html"]
         lines += [f"next:   python -m raycrnn.predict {output}/best/model images/ -o transcriptions.csv"]
         if trials.search.decoding_only:
             return "\n".join(lines)
         fixed = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in trials.search.fixed}
-        longer = [f"training.n_epochs={fixed['training.n_epochs']}"] if "training.n_epochs" in fixed else []
+        epochs = fixed.get("training.n_epochs", 0)
+        longer = [f"training.n_epochs={epochs}"] if epochs > trials.search.fixed.get("training.n_epochs", 0) else []
         lines += [" ".join([f"        python -m raycrnn.train {output}/best_config.json", *longer])]
         lines += [f"        tensorboard --logdir {output}/trials"]
         return "\n".join(lines)

@@ -4,6 +4,7 @@ Optuna proposes and learns; which trials a search has is decided here, so that o
 very trials it had.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState
 
 from raycrnn.search import MODES, Distribution, Search
+
+MOST_DRAWS = 100
+"""for values that were not tried yet"""
 
 BASE = "base"
 """Name of the trial of the configuration as it is, the first of every search."""
@@ -29,11 +33,22 @@ class Sampler:
         self._spaces = {key: _space(of) for key, of in search.drawn.items()}
         self._study = _study(search.metric, _SAMPLERS[search.algorithm](seed))
         self._open: dict[int, optuna.Trial] = {}
+        self._known: set[str] = set()
+        """values that were tried, as JSON"""
 
     def ask(self, number: int) -> dict[str, Any]:
-        """Values for a trial that has none yet."""
-        trial = self._study.ask(self._spaces)
+        """Values for a trial that has none yet: others than those of any before, if there are others."""
+        for draw in range(MOST_DRAWS):
+            trial = self._study.ask(self._spaces)
+            values = self._values_of(trial, number)
+            if json.dumps(values) not in self._known or draw == MOST_DRAWS - 1:
+                break
+            self._study.tell(trial, state=TrialState.FAIL)
         self._open[number] = trial
+        self._known.add(json.dumps(values))
+        return values
+
+    def _values_of(self, trial: optuna.Trial, number: int) -> dict[str, Any]:
         values = {key: _value(self._search.search[key], drawn) for key, drawn in trial.params.items()}
         point = self._search.grid[(number - 1) % len(self._search.grid)]
         # In the order of the file, whatever kind each is of.
@@ -44,6 +59,7 @@ class Sampler:
         if number == 0:
             # The base, whose values may lie outside of what is searched.
             return
+        self._known.add(json.dumps(values))
         trial = self._open.pop(number, None)
         if trial is not None and scores is not None:
             self._study.tell(trial, [scores[metric] for metric in self._search.metric])

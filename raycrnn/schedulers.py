@@ -57,7 +57,9 @@ class Halving(AsyncHyperBandScheduler):
         if TIME not in result:
             return TrialScheduler.CONTINUE
         decision = self._hold(name_of(trial), result)
-        return TrialScheduler.CONTINUE if name_of(trial) == BASE else decision
+        # One that has done all of its training ends by itself.
+        spared = name_of(trial) == BASE or result[TIME] > 0.999
+        return TrialScheduler.CONTINUE if spared else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict) -> None:
         """Its last result was judged when it came."""

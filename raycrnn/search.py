@@ -64,7 +64,7 @@ class Distribution:
 def _check_list(values: tuple) -> None:
     if not values:
         raise ValueError("has no value")
-    if len(set(map(repr, values))) < len(values):
+    if any((isinstance(a, bool), a) == (isinstance(b, bool), b) for a, b in itertools.combinations(values, 2)):
         raise ValueError("names a value twice")
 
 
@@ -205,9 +205,9 @@ class Search(Group):
     """tpe: tree-structured Parzen estimator (Bergstra et al. 2011, Optuna's), which learns from finished trials"""
     scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] = Scheduler()
     """asha, pbt, none"""
-    samples: Positive = 1
+    samples: Annotated[Positive, Field(le=100_000)] = 1
     """trials, beside the base; with grid keys so many for each point of the grid"""
-    max_minutes: Annotated[float, Field(gt=0)] | None = None
+    max_minutes: Annotated[float, Field(ge=0.5)] | None = None
     """wall time from the command's start; what runs then is stopped, and counts with what it has reached"""
     concurrent: Literal["auto"] | Positive = "auto"
     """trials at a time; auto: as many as the cluster has room for"""
@@ -237,8 +237,9 @@ class Search(Group):
 
     @property
     def trials(self) -> int:
-        """Trials, the base not counted."""
-        return len(self.grid) * self.samples
+        """Trials, the base not counted: no more than there are points, where keys have but a few values."""
+        points = math.prod(len(of.values) if of.listed else math.inf for of in self.drawn.values())
+        return len(self.grid) * (self.samples if self.scheduler.pbt else int(min(self.samples, points)))
 
     @property
     def decoding_only(self) -> bool:
@@ -338,6 +339,8 @@ def _unknown(place: Place, kind: str) -> str | None:
         return None
     if key in config.fields():
         return "unknown key: keys of the configuration stand under search or fixed"
+    if place[0] == "scheduler" and len(place) == 2:
+        return "is no scheduler: asha, pbt or none"
     group = {1: Search, 2: {"scheduler": Scheduler, "resources": Resources}.get(place[0])}.get(len(place))
     close = difflib.get_close_matches(key, group.model_fields if group else (), n=1)
     return f"unknown key{f'; did you mean {close[0]}?' if close else ''}"

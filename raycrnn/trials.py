@@ -52,7 +52,11 @@ class Trial:
     def scores(self) -> dict[str, float] | None:
         """Of the model in its directory; None: there is none."""
         best = [record for record in self.evaluations if record["best"]]
-        return {name: best[-1][name] for name in SCORES if name in best[-1]} if best else None
+        if not best:
+            return None
+        scores = {name: best[-1][name] for name in SCORES if name in best[-1]}
+        # What else runs on the machine only ever slows it.
+        return {**scores, "speed": max(record["speed"] for record in self.evaluations)}
 
     def score(self, metric: str) -> float:
         """To sort by: the lower the better; infinity without scores."""
@@ -107,17 +111,13 @@ class Trials:
         path = self.output / "search.json"
         if not path.is_file():
             raise UsageError(f"{self.output}: holds no search to resume")
-        before, now = config.read_json_object(path), self._identity()
+        before, now = _flat(config.read_json_object(path)), _flat(self._identity())
         changed = [
-            f"{group}.{key}: {config.to_json(before[group].get(key))} then, {config.to_json(now[group].get(key))} now"
-            for group in ("search", "configuration")
-            for key in sorted(before[group].keys() | now[group].keys())
-            if before[group].get(key) != now[group].get(key)
-        ]
-        changed += [
-            f"data: {key} changed"
-            for key in sorted(before["data"].keys() | now["data"].keys())
-            if before["data"].get(key) != now["data"].get(key)
+            f"{key}: {config.to_json(before.get(key))} then, {config.to_json(now.get(key))} now"
+            if not key.startswith("data: ")
+            else f"{key} changed"
+            for key in dict.fromkeys((*before, *now))
+            if before.get(key) != now.get(key)
         ]
         if changed:
             raise UsageError(
@@ -149,16 +149,31 @@ class Trials:
     def ranked(self) -> list[Trial]:
         """Best first: by the first metric, then the loss; those without scores last."""
         metric = self.search.metric[0]
-        return sorted(self.trials.values(), key=lambda trial: (trial.score(metric), trial.score("loss"), trial.number))
+
+        def key(trial: Trial) -> tuple:
+            # One that failed, as by diverging, is no candidate, whatever it reached before.
+            return trial.status == FAILED, trial.score(metric), trial.score("loss"), trial.number
+
+        return sorted(self.trials.values(), key=key)
 
     def best(self) -> Trial | None:
         ranked = self.ranked()
-        return ranked[0] if ranked and ranked[0].scores else None
+        return ranked[0] if ranked and ranked[0].scores and ranked[0].status != FAILED else None
 
     def front(self) -> list[Trial]:
         """With two metrics the trials that none other beats in both, best first in the first metric."""
-        points = [(trial, tuple(map(trial.score, self.search.metric))) for trial in self.ranked() if trial.scores]
+        candidates = [trial for trial in self.ranked() if trial.scores and trial.status != FAILED]
+        points = [(trial, tuple(map(trial.score, self.search.metric))) for trial in candidates]
         return [trial for trial, point in points if not any(_dominates(other, point) for _, other in points)]
+
+
+def _flat(identity: dict) -> dict[str, Any]:
+    """What a search is, by words that a user knows: dotted keys of the search file, the configuration, the data."""
+    found = {f"search.{key}": value for key, value in identity.get("search", {}).items() if key != "fixed"}
+    for group, values in identity.get("configuration", {}).items():
+        of_group = values if isinstance(values, dict) else {"": values}
+        found |= {f"configuration.{group}.{key}".rstrip("."): value for key, value in of_group.items()}
+    return found | {f"data: {name}": value for name, value in identity.get("data", {}).items()}
 
 
 def _dominates(other: tuple[float, ...], point: tuple[float, ...]) -> bool:

@@ -49,6 +49,9 @@ class Tune(Command):
         started = time.time() - time.process_time()
         tree = config.grouped(config.read_json_object(self.config), self.overrides, self.config)
         wanted, base = search.load(self.search, tree)
+        both = [text for text in self.overrides if text.partition("=")[0] in wanted.fixed]
+        if both:
+            raise UsageError(f"{both[0]}: {self.search} fixes it to another value: leave it out here or there")
         _check(wanted, config.parse(base, origin=self.config), self.model, self.resume)
         if wanted.decoding_only:
             from raycrnn import decodings
@@ -96,6 +99,8 @@ def tune(
         UsageError: a search that cannot run here, an output directory that is in use.
         RaycrnnError: too many unusable samples, no trial with scores.
     """
+    if "speed" in wanted.metric and wanted.concurrent != 1:
+        say("warning: metric speed: trials that run beside each other slow each other: set concurrent: 1")
     deadline = (started or time.time()) + 60 * wanted.max_minutes - CLOSING_SECONDS if wanted.max_minutes else None
     cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     from raycrnn import fit, material, results

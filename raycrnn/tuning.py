@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -60,7 +61,9 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
                 verbose=0,
             ),
         )
-        with board.showing():
+        with board.showing(), warnings.catch_warnings():
+            # Of reusing processes, which is not wanted here.
+            warnings.filterwarnings("ignore", "Consider boosting PBT")
             tuner.fit()
     try:
         _close(trials)
@@ -74,6 +77,9 @@ def _close(trials: Trials) -> None:
         trials.catch_up(trial)
         if trial.status == RUNNING:
             trial.status = CUT_OFF
+        if trial.status == STOPPED and trial.done > 0.999:
+            # It was through before it heard of it.
+            trial.status = FINISHED
         trials.save(trial)
         if trial.status in (FINISHED, STOPPED):
             # They would be gigabytes, and nothing goes on from them.
@@ -185,7 +191,7 @@ class Watcher(tune.Callback):
         self._end(found)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._board.line(f"trial {self._of(trial).name} broke off, and goes on from its last checkpoint")
+        self._board.line(f"trial {self._of(trial).name} broke off, and goes on from its last checkpoint if it has one")
 
     def _end(self, found: Trial) -> None:
         self._save(found)

@@ -411,6 +411,11 @@ class Worker:
             self.reporter.outcome({"stopped": self.progress.step})
 
     def _finish(self) -> None:
+        if not self.progress.best:
+            raise RaycrnnError(
+                "training diverged: no evaluation gave a finite loss. Likely a learning rate that is too high "
+                f"(training.learning_rate={self.settings.learning_rate:g}: try a tenth)"
+            )
         self.progress.finished = True
         self._close()
         if self.rank == 0:

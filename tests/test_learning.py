@@ -193,7 +193,7 @@ def test_better_means_lower_cer_then_lower_loss_then_later():
     assert of(3, 1.0).better_than(best)
     assert not of(3, 1.1).better_than(best)
     assert not of(4, 0.1).better_than(best)
-    assert of(10, math.inf).better_than({})
+    assert not of(10, math.inf).better_than({})
 
 
 def test_precision_is_what_was_asked_for():

@@ -43,6 +43,14 @@ def test_what_is_saved_reads_the_same(tmp_path):
     assert loaded.transcribe(arrays()) == original.transcribe(arrays())
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    original = recognizer()
+    original.network.output.weight.data[0] = float("nan")
+    original.save(tmp_path / "model")
+    with pytest.raises(RaycrnnError, match="not finite: its training diverged"):
+        Recognizer.load(tmp_path / "model", "cpu")
+
+
 def test_saving_again_replaces_the_whole_directory_and_leaves_no_rest(tmp_path):
     recognizer().save(tmp_path / "model")
     (tmp_path / "model" / "stale").write_text("from the old one")

@@ -53,6 +53,24 @@ def test_a_grid_is_gone_through_in_order_and_what_is_drawn_is_drawn():
     assert len({values["model.keep_prob"] for values in found}) == 6
 
 
+@pytest.mark.parametrize("algorithm", ["random", "tpe"])
+def test_no_point_is_tried_twice(algorithm):
+    wanted = space(algorithm, samples=99, size={"choice": [64, 128, 256]}, keep={"choice": [0.5, 1.0]})
+    assert wanted.trials == 6
+    sampler, found = Sampler(wanted, 0), []
+    for number in range(1, 7):
+        values = sampler.ask(number)
+        sampler.tell(number, values, {"cer": 0.1})
+        found.append(tuple(values.values()))
+    assert len(set(found)) == 6
+
+
+def test_a_point_of_an_earlier_command_is_not_tried_again():
+    sampler = Sampler(space(keep={"choice": [0.5, 1.0]}), 0)
+    sampler.tell(1, {"model.keep_prob": 1.0}, {"cer": 0.1})
+    assert sampler.ask(2) == {"model.keep_prob": 0.5}
+
+
 def test_tpe_learns_where_it_is_good():
     """Against a bowl whose lowest point is known; random search as the measure."""
 

@@ -169,7 +169,7 @@ MISTAKES = {
     "a number that is none": (KEEP + "samples: many\n", "s.yaml, line 3: samples: input should be a valid integer"),
     "a scheduler that is none": (
         KEEP + "scheduler: ashe\n",
-        "s.yaml, line 3: scheduler.ashe: unknown key; did you mean asha?",
+        "s.yaml, line 3: scheduler.ashe: is no scheduler: asha, pbt or none",
     ),
     "two schedulers": (KEEP + "scheduler: {asha: {}, pbt: {}}\n", "s.yaml, line 3: scheduler: asha or pbt, not both"),
     "a setting of a scheduler": (

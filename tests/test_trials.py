@@ -102,7 +102,7 @@ def test_another_search_is_refused_with_what_differs(tmp_path):
     other = Search(search={"model.keep_prob": {"uniform": [0.6, 1]}}, samples=9)
     with pytest.raises(UsageError, match=r"search\.search: .*0\.5.* then, .*0\.6.* now"):
         Trials(tmp_path, other, TREE).load()
-    with pytest.raises(UsageError, match=r"configuration\.training: null then, .*n_epochs.* now"):
+    with pytest.raises(UsageError, match=r"\(configuration\.training\.n_epochs: null then, 2 now\)"):
         Trials(tmp_path, before.search, {**TREE, "training": {"n_epochs": 2}}).load()
 
 

@@ -43,7 +43,7 @@ def rows(folder: Path) -> dict[str, dict]:
 
 
 def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys):
-    text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 3\nmetric: loss\n"
+    text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 2\nmetric: loss\n"
     outcome = searched(tmp_path, text)
     output = tmp_path / "search"
     assert {path.name for path in output.iterdir()} == {
@@ -55,7 +55,7 @@ def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys)
         "report.html",
     }
     found = rows(tmp_path)
-    assert list(found) == ["base", "1", "2", "3"]
+    assert list(found) == ["base", "1", "2"]
     assert all(row["status"] == "finished" and row["share"] == "1.0" for row in found.values())
     assert {row["training.learning_rate"] for row in found.values()} == {"0.003", "1e-09", "0.01"}
     # Nothing is learnt at 1e-9: whichever trial is best, it is another.
@@ -101,7 +101,7 @@ def test_asha_stops_what_is_behind_and_never_the_base(local_ray, tmp_path):
 search:
   training.learning_rate: {grid: [1e-2, 1e-9, 2e-9, 3e-9]}
 fixed:
-  training.n_epochs: 8
+  training.n_epochs: 60
 metric: loss
 scheduler: {asha: {grace: 0.25, reduction: 2}}
 concurrent: 1
@@ -137,6 +137,14 @@ concurrent: 1
     assert "not beaten in both cer and speed" in outcome.describe(outcome.trials.tree)
 
 
+def test_a_search_in_which_all_diverge_fails_and_exports_nothing(local_ray, tmp_path):
+    text = "search:\n  training.learning_rate: {choice: [1e30]}\nfixed:\n  training.gradient_clip: null\n"
+    with pytest.raises(RaycrnnError, match=r"no trial has scores(.|\n)*diverged"):
+        searched(tmp_path, text, training={"learning_rate": 1e30, "n_epochs": 12})
+    assert not (tmp_path / "search" / "best").exists()
+    assert {row["status"] for row in rows(tmp_path).values()} == {"failed"}
+
+
 # --- refused before anything starts
 
 SEARCH = "search:\n  model.keep_prob: {choice: [0.9, 1.0]}\n"
@@ -151,6 +159,7 @@ DECODINGS = "search:\n  decoding.beam_width: {choice: [10, 100]}\n"
         (SEARCH, ["--resume"], "holds no search to resume"),
         (SEARCH + "resources: {cpus: 999}\n", [], "no trial can run: each takes 1 worker(s) with 999 CPUs"),
         (SEARCH, ["output_model_dir=HERE"], "exists and is not empty"),
+        (SEARCH + "fixed: {training.n_epochs: 4}\n", ["training.n_epochs=3"], "training.n_epochs=3: "),
         (DECODINGS, [], "name it by --model"),
         (DECODINGS, ["--model", "nowhere"], "no model directory"),
         (DECODINGS, ["--model", "nowhere", "--resume"], "takes seconds and is not resumed"),
