@@ -33,7 +33,7 @@ def test_two_workers_run_on_two_cpus_with_a_thread_each():
 
 
 def test_workers_that_leave_nothing_to_decode_with_are_refused_and_told_why():
-    with pytest.raises(UsageError, match=r"take all 2 CPUs.*cpus_per_worker=auto"):
+    with pytest.raises(UsageError, match=r"take all CPUs \(1 for each\).*cpus_per_worker=auto"):
         plan(Cluster(num_workers=2, cpus_per_worker=1), None, [(2, 0)])
 
 
