@@ -272,8 +272,8 @@ def divide(settings: config.Cluster, parallel_calls: int | None, workers: int, s
     left = share - worker_cpus
     if left <= 0 or worker_cpus <= 0:
         raise UsageError(
-            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all CPUs ({share:g} for each) and leave "
-            f"none to decode images with: set cluster.cpus_per_worker=auto, or below {share:g}"
+            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all CPUs ({share:g} for each) and "
+            f"leave none to decode images with: set cluster.cpus_per_worker=auto, or below {share:g}"
         )
     decode_tasks = parallel_calls or max(1, int(left))
     return Plan(
