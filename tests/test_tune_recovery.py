@@ -34,7 +34,7 @@ def command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "raycrnn.tune", *files, "--address", "local"]
 
 
-ONE_BY_ONE = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3, 3e-3]}\nconcurrent: 1\n"
+ONE_BY_ONE = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3]}\nconcurrent: 1\n"
 
 
 def test_a_killed_trial_goes_on_and_the_others_with_it(local_ray, tmp_path, capsys):
@@ -45,9 +45,7 @@ def test_a_killed_trial_goes_on_and_the_others_with_it(local_ray, tmp_path, caps
 
     with meanwhile(act):
         searched(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
-    assert {name: row["status"] for name, row in rows(tmp_path).items()} == dict.fromkeys(
-        ["base", "1", "2", "3"], "finished"
-    )
+    assert [row["status"] for row in rows(tmp_path).values()] == ["finished"] * 3
     assert "trial 1 broke off, and goes on from its last checkpoint if it has one" in capsys.readouterr().err
     assert "going on from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
     epochs = [record["epoch"] for record in evaluations(tmp_path, "1")]
@@ -58,18 +56,18 @@ def test_a_killed_search_goes_on_and_runs_no_finished_trial_again(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path, training={"n_epochs": 60, "save_interval": 9})))
     (tmp_path / "search.yaml").write_text(ONE_BY_ONE)
     process = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
-    wait_until(lambda: len(evaluations(tmp_path, "2")) >= 10)
+    wait_until(lambda: len(evaluations(tmp_path, "1")) >= 10)
     process.kill()
     process.wait()
-    before = {name: (tmp_path / "search" / "trials" / name / "metrics.jsonl").stat().st_mtime for name in ("base", "1")}
-    assert status(tmp_path) == {"base": "finished", "1": "finished", "2": "running"}
+    of_base = tmp_path / "search" / "trials" / "base" / "metrics.jsonl"
+    before = of_base.stat().st_mtime
+    assert status(tmp_path) == {"base": "finished", "1": "running"}
     again = subprocess.run([*command(tmp_path), "--resume"], capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stderr
-    assert set(status(tmp_path).values()) == {"finished"} and len(rows(tmp_path)) == 4
-    after = {name: (tmp_path / "search" / "trials" / name / "metrics.jsonl").stat().st_mtime for name in before}
-    assert after == before
-    assert "going on from step_" in (tmp_path / "search" / "trials" / "2" / "train.log").read_text()
-    assert [record["epoch"] for record in evaluations(tmp_path, "2")] == list(range(1, 61))
+    assert set(status(tmp_path).values()) == {"finished"} and len(rows(tmp_path)) == 3
+    assert of_base.stat().st_mtime == before
+    assert "going on from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
+    assert [record["epoch"] for record in evaluations(tmp_path, "1")] == list(range(1, 61))
 
 
 def test_ctrl_c_ends_a_search_with_results_and_it_can_be_resumed(tmp_path):
@@ -96,10 +94,10 @@ def test_ctrl_c_ends_a_search_with_results_and_it_can_be_resumed(tmp_path):
 def test_trials_of_two_workers_each_take_turns_and_are_stopped_without_a_trace(local_ray, tmp_path):
     text = """
 search:
-  training.learning_rate: {grid: [3e-3, 1e-9, 2e-9]}
+  training.learning_rate: {grid: [1e-9, 2e-9]}
 fixed:
   cluster.num_workers: 2
-  training.n_epochs: 6
+  training.n_epochs: 100
 metric: loss
 scheduler: {asha: {grace: 0.3, reduction: 2}}
 """
@@ -116,12 +114,12 @@ def test_population_based_training_hands_weights_over(local_ray, tmp_path):
 search:
   training.learning_rate: {choice: [1e-9, 1e-8, 5e-3]}
 fixed:
-  training.n_epochs: 30
+  training.n_epochs: 20
   training.schedule: constant
   model.keep_prob: 1.0
 samples: 4
 metric: loss
-scheduler: {pbt: {every: 0.2, quantile: 0.5, resample: 0}}
+scheduler: {pbt: {every: 0.4, quantile: 0.5, resample: 0}}
 """
     outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
     trials = outcome.trials
