@@ -33,28 +33,22 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
     sampler = Sampler(trials.search, seed + 1000 * len(trials.trials))
     for trial in trials.trials.values():
         if trial.status in ENDED:
-            sampler.tell(trial.number, trial.values, trial.scores)
-    board = Board(trials)
-    queue = Queue(trials, sampler)
+            sampler.tell(trial.number, trial.values, trial.scores if trial.status != FAILED else None)
+    board, queue = Board(trials), Queue(trials, sampler)
+    watcher = Watcher(trials, sampler, board, ending)
+    # Population-based training must know the whole population at once; others are told of the next trial.
+    population = queue.rest() if trials.search.scheduler.pbt else None
     # Ray's own record of the search is not read again: trials.py has one that anybody can read.
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=trials.output, ignore_cleanup_errors=True) as record:
-        exchange = trials.search.scheduler.pbt is not None
+        trainable = tune.with_resources(tune.with_parameters(TrialRun, common=common), share.reserved())
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialRun, common=common), share.reserved()),
-            # Population-based training must know the whole population at once; others are told of the next trial.
-            param_space={"trial": tune.grid_search(queue.rest())} if exchange else {},
-            tune_config=tune.TuneConfig(
-                search_alg=BasicVariantGenerator() if exchange else queue,
-                scheduler=schedulers.make(trials.search, trials),
-                num_samples=1 if exchange else trials.search.trials + 1,
-                max_concurrent_trials=None if exchange else share.concurrent,
-                # A process that ends its trial for certain, before another goes on from its weights or in its place.
-                reuse_actors=False,
-            ),
+            trainable,
+            param_space={"trial": tune.grid_search(population)} if population else {},
+            tune_config=_tune_config(trials, share, BasicVariantGenerator() if population else queue),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=record,
-                callbacks=[Watcher(trials, sampler, board, ending)],
+                callbacks=[watcher],
                 stop=ending,
                 failure_config=tune.FailureConfig(max_failures=config.parse(trials.tree).cluster.max_failures),
                 checkpoint_config=tune.CheckpointConfig(num_to_keep=CHECKPOINTS_OF_TUNE, checkpoint_at_end=False),
@@ -64,11 +58,25 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
         with board.showing(), warnings.catch_warnings():
             # Of reusing processes, which is not wanted here.
             warnings.filterwarnings("ignore", "Consider boosting PBT")
-            tuner.fit()
+            if population != []:
+                tuner.fit()
     try:
         _close(trials)
     except OSError as error:
         ending.problem = ending.problem or f"{error.filename or trials.output}: cannot be written: {error.strerror}"
+
+
+def _tune_config(trials: Trials, share: Share, source: Any) -> tune.TuneConfig:
+    """How Tune draws trials from a queue, or from the population that it knows."""
+    drawn = isinstance(source, Searcher)
+    return tune.TuneConfig(
+        search_alg=source,
+        scheduler=schedulers.make(trials.search, trials),
+        num_samples=trials.search.trials + 1 if drawn else 1,
+        max_concurrent_trials=share.concurrent if drawn else None,
+        # A process that ends its trial for certain, before another goes on from its weights or in its place.
+        reuse_actors=False,
+    )
 
 
 def _close(trials: Trials) -> None:
@@ -85,7 +93,7 @@ def _close(trials: Trials) -> None:
             # They would be gigabytes, and nothing goes on from them.
             shutil.rmtree(trials.directory(trial.name) / "checkpoints", ignore_errors=True)
         if trial.scores:
-            journal.write_hyperparameters(trials.directory(trial.name) / "logs", trial.values, trial.scores)
+            journal.write_hyperparameters(trials.directory(trial.name) / "logs", trials.values_of(trial), trial.scores)
 
 
 class Queue(Searcher):
@@ -196,7 +204,7 @@ class Watcher(tune.Callback):
     def _end(self, found: Trial) -> None:
         self._save(found)
         if found.status in ENDED:
-            self._sampler.tell(found.number, found.values, found.scores)
+            self._sampler.tell(found.number, found.values, found.scores if found.status != FAILED else None)
             self._board.ended(found)
         self._board.refresh()
 
