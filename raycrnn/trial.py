@@ -4,6 +4,7 @@ With one worker the trial's process trains; with several it starts Ray Train's w
 directory holds its checkpoints, from which it goes on after a failure.
 """
 
+import errno
 import fcntl
 import json
 import math
@@ -100,6 +101,11 @@ class TrialRun(tune.Trainable):
         except RaycrnnError as error:
             # Trying again would not help.
             return {"node": node, "done": True, "error": str(error), "can_go_on": isinstance(error, WriteError)}
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            why = f"{error.filename or self._output}: cannot be written: {error.strerror}"
+            return {"node": node, "done": True, "error": why, "can_go_on": True}
 
     def _hold(self) -> None:
         """Hold the trial's directory, once no earlier process writes in it. Raises `UsageError` if it is not there."""
