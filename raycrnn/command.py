@@ -8,8 +8,12 @@ import errno
 import inspect
 import io
 import os
+import signal
 import sys
+import threading
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -102,3 +106,33 @@ def _message(problem: dict) -> str:
 def say(text: str) -> None:
     """A line of progress or warning; results alone go to stdout."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Interrupt:
+    """Whether somebody pressed Ctrl-C."""
+
+    pressed = False
+
+
+@contextmanager
+def interrupt_noted() -> Iterator[Interrupt]:
+    """Meanwhile Ctrl-C is noted, for the work to end in good order; Ctrl-C again raises `KeyboardInterrupt`.
+
+    Not by the exception, which is lost where it comes in the middle of a callback, as of Ray's. Outside of the main
+    thread, where no signals arrive, nothing is noted.
+    """
+    noted = Interrupt()
+
+    def note(*_: object) -> None:
+        if noted.pressed:
+            raise KeyboardInterrupt
+        noted.pressed = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -10,7 +10,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import cluster, config, fit, resume
-from raycrnn.command import Command, say
+from raycrnn.command import Command, Interrupt, interrupt_noted, say
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError
 
@@ -138,42 +138,53 @@ def _watch(job: Any, threads: fit.Threads) -> dict:
     """Run the trainer beside this thread, show what it does, pass Ctrl-C on."""
     import ray
 
+    from raycrnn.monitor import Screen
+
+    screen = Screen()
+    try:
+        with interrupt_noted() as interrupt:
+            return _follow(job, threads, screen, interrupt)
+    except ray.exceptions.RayError as error:
+        raise RaycrnnError(f"Ray was lost; restore_model=true goes on from the last checkpoint: {error}") from None
+    except KeyboardInterrupt:
+        screen.close()
+        _stop_at_once(job)
+        raise
+    finally:
+        screen.close()
+
+
+def _follow(job: Any, threads: fit.Threads, screen: Any, interrupt: Interrupt) -> dict:
+    import ray
+
     from raycrnn import keep
-    from raycrnn.monitor import Screen, Stall
+    from raycrnn.monitor import Stall
 
     training = threads.start(lambda: fit.carry_out(job))
     keeper: fit.Background | None = None
-    screen, stall = Screen(), Stall()
-    stopping = False
+    stall, stopping = Stall(), False
     while True:
-        try:
-            # In this order: a worker's last word is posted before its trainer ends.
-            ended = training.ended
-            news = ray.get(job.monitor.read.remote())
-            for line in news.lines:
-                screen.line(line)
-            screen.show(news.progress)
-            if news.progress and keeper is None and job.keep:
-                # From the first step on, so that it does not come later.
-                keeper = threads.start(
-                    lambda: keep.fill_beside(job.material.train, job.configuration, job.plan, job.shelf, screen.line)
-                )
-            if stall.lasts(news.progress.get("step")):
-                screen.line(stall.describe(ray.get(job.monitor.doing.remote())))
-            if news.outcome is not None or ended:
-                screen.close()
-                return _conclude(job, news.outcome, training)
-            time.sleep(0.5)
-        except ray.exceptions.RayError as error:
-            screen.close()
-            raise RaycrnnError(f"Ray was lost; restore_model=true goes on from the last checkpoint: {error}") from None
-        except KeyboardInterrupt:
-            if stopping:
-                screen.close()
-                _stop_at_once(job)
+        # In this order: a worker's last word is posted before its trainer ends.
+        ended = training.ended
+        news = ray.get(job.monitor.read.remote())
+        for line in news.lines:
+            screen.line(line)
+        screen.show(news.progress)
+        if news.progress and keeper is None and job.keep:
+            # From the first step on, so that it does not come later.
+            keeper = threads.start(
+                lambda: keep.fill_beside(job.material.train, job.configuration, job.plan, job.shelf, screen.line)
+            )
+        if stall.lasts(news.progress.get("step")):
+            screen.line(stall.describe(ray.get(job.monitor.doing.remote())))
+        if interrupt.pressed and not stopping:
             stopping = True
             screen.line("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
             job.monitor.stop.remote()
+        if news.outcome is not None or ended:
+            screen.close()
+            return _conclude(job, news.outcome, training)
+        time.sleep(0.5)
 
 
 def _stop_at_once(job: Any) -> None:
@@ -184,7 +195,6 @@ def _stop_at_once(job: Any) -> None:
         say("raycrnn train: stopped")
         ray.shutdown()
         os._exit(130)
-    raise KeyboardInterrupt
 
 
 def _conclude(job: Any, outcome: dict | None, training: fit.Background) -> dict:

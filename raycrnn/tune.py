@@ -11,7 +11,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import cluster, config, search
-from raycrnn.command import Command, say
+from raycrnn.command import Command, interrupt_noted, say
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.search import Search
@@ -120,8 +120,8 @@ def tune(
         common = _share_material(configuration, csvs, trials, share, threads)
         trials.save_search()
         say(f"{common.material}; {wanted.trials} trials and the base, {share}")
-        ending = tuning.Ending(deadline)
-        with ending.on_interrupt(say):
+        with interrupt_noted() as interrupt:
+            ending = tuning.Ending(deadline, interrupt, say)
             tuning.run(trials, common, share, ending)
         common.shelf.close.remote()
         if ending.problem:

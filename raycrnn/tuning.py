@@ -3,12 +3,10 @@
 import random
 import re
 import shutil
-import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
@@ -17,6 +15,7 @@ from ray.tune.search import BasicVariantGenerator, Searcher
 
 from raycrnn import config, journal, schedulers
 from raycrnn.board import Board
+from raycrnn.command import Interrupt
 from raycrnn.sampler import BASE, Sampler
 from raycrnn.trial import Common, Share, TrialRun
 from raycrnn.trials import CUT_OFF, ENDED, FAILED, FINISHED, RUNNING, STOPPED, Trial, Trials
@@ -219,30 +218,22 @@ def cause_of(text: str) -> str:
 class Ending(tune.Stopper):
     """Ends the search when its time is up, or when somebody presses Ctrl-C: trials stop with a checkpoint."""
 
-    def __init__(self, deadline: float | None):
-        self._deadline = deadline
-        self.interrupted = False
+    def __init__(self, deadline: float | None, interrupt: Interrupt, say: Callable[[str], None]):
+        self._deadline, self._interrupt, self._say = deadline, interrupt, say
+        self._said = False
         self.problem = ""
         """of writing, for which the search ends"""
 
     def __call__(self, trial_id: str, result: dict) -> bool:
         return False
 
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupt.pressed
+
     def stop_all(self) -> bool:
-        return self.interrupted or bool(self.problem) or (self._deadline is not None and time.time() > self._deadline)
-
-    @contextmanager
-    def on_interrupt(self, say: Any) -> Iterator[None]:
-        """Meanwhile Ctrl-C ends the search, and Ctrl-C again the command."""
-
-        def interrupt(*_: Any) -> None:
-            if self.interrupted:
-                raise KeyboardInterrupt
-            self.interrupted = True
-            say("stopping after the steps that run, with checkpoints; Ctrl-C again stops at once")
-
-        before = signal.signal(signal.SIGINT, interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
+        if self.interrupted and not self._said:
+            self._said = True
+            self._say("stopping after the steps that run, with checkpoints; Ctrl-C again stops at once")
+        in_time = self._deadline is None or time.time() <= self._deadline
+        return self.interrupted or bool(self.problem) or not in_time

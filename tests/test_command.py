@@ -1,5 +1,7 @@
 """A verb on the command line: what it parses, what it prints where, and its exit code."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
-from raycrnn.command import Command
+from raycrnn.command import Command, interrupt_noted
 from raycrnn.errors import RaycrnnError, UsageError
 
 
@@ -197,7 +199,7 @@ def test_the_arguments_are_those_of_the_process_when_none_are_given(monkeypatch,
 
 def test_a_reader_that_goes_away_causes_no_stack_trace():
     program = """
-from raycrnn.command import Command
+from raycrnn.command import Command, interrupt_noted
 class Chatter(Command):
     def run(self):
         while True:
@@ -213,7 +215,7 @@ Chatter.main([])
 
 
 HELLO = """
-from raycrnn.command import Command
+from raycrnn.command import Command, interrupt_noted
 class Hello(Command):
     def run(self):
         print("± hello")
@@ -233,3 +235,19 @@ def test_a_stdout_that_is_full_closed_or_narrow_causes_no_stack_trace(shell, cod
     command = shell.format(python=sys.executable, code=HELLO)
     found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr.strip()) == (code, said)
+
+
+def test_ctrl_c_is_noted_even_in_a_callback_and_the_second_one_raises():
+    """An exception that comes in a finaliser is printed and lost."""
+
+    class Finalised:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupt_noted() as interrupt:
+        assert not interrupt.pressed
+        Finalised()
+        assert interrupt.pressed
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

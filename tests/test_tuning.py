@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from raycrnn.command import Interrupt
 from raycrnn.tuning import Ending, cause_of
 
 TRACE = """Failure # 1 (occurred at 2026-01-01_00-00-00)
@@ -30,11 +31,23 @@ def test_of_stack_traces_the_last_cause_is_kept(text, cause):
     assert cause_of(text) == cause
 
 
+def ending(deadline: float | None = None) -> Ending:
+    return Ending(deadline, Interrupt(), lambda text: None)
+
+
 def test_a_search_ends_by_its_time_by_ctrl_c_and_by_what_cannot_be_written():
-    assert not Ending(None).stop_all()
-    assert Ending(time.time() - 1).stop_all()
-    assert not Ending(time.time() + 60).stop_all()
-    for name, value in (("interrupted", True), ("problem", "disk full")):
-        ending = Ending(None)
-        setattr(ending, name, value)
-        assert ending.stop_all()
+    assert not ending().stop_all()
+    assert ending(time.time() - 1).stop_all()
+    assert not ending(time.time() + 60).stop_all()
+    full = ending()
+    full.problem = "disk full"
+    assert full.stop_all()
+
+
+def test_ctrl_c_is_told_once():
+    told, interrupt = [], Interrupt()
+    found = Ending(None, interrupt, told.append)
+    assert not found.stop_all()
+    interrupt.pressed = True
+    assert found.stop_all() and found.stop_all() and found.interrupted
+    assert len(told) == 1
