@@ -14,6 +14,7 @@ from pathlib import Path
 
 from raycrnn.config import read_json_object
 from raycrnn.errors import UsageError
+from raycrnn.storage import is_uri
 
 SHIPPED = ("lookup_digits", "lookup_letters_symbols", "lookup_letters_digits_symbols")
 
@@ -87,7 +88,7 @@ class Alphabet:
         if name_or_path in SHIPPED:
             with resources.as_file(shipped) as path:
                 return cls._from_table(read_json_object(path), str(name_or_path), unicode_form)
-        if not Path(name_or_path).exists():
+        if not is_uri(name_or_path) and not Path(name_or_path).exists():
             raise UsageError(f"{name_or_path}: no such alphabet file; shipped tables are {', '.join(SHIPPED)}")
         return cls._from_table(read_json_object(name_or_path), str(name_or_path), unicode_form)
 

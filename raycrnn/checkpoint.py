@@ -7,8 +7,9 @@ written under a temporary name, flushed to disk and renamed. Nothing in it is ex
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,22 @@ def _write(path: Path, data: bytes) -> None:
 def _steps(directory: Path) -> list[Path]:
     """Checkpoints by name, the last step first."""
     return sorted(directory.glob("step_*"), reverse=True)
+
+
+def last_of(names: Iterable[str]) -> str | None:
+    """The name of the last checkpoint of those to which some files belong, `step_00000123/state.json` among them.
+
+    In object storage one may be half copied, or half deleted: `state.json` is copied last.
+    """
+    found = (re.fullmatch(r"(step_\d+)/state\.json", name) for name in names)
+    return max((match[1] for match in found if match), default=None)
+
+
+def delete_half_copied(directory: Path) -> None:
+    """Delete those of which object storage had the beginning alone, for who wrote them was killed: none were made."""
+    for path in _steps(directory):
+        if not (path / "state.json").exists():
+            shutil.rmtree(path)
 
 
 def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from raycrnn import config, image, samples
+from raycrnn import config, image, samples, storage
 from raycrnn.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.samples import UNKNOWN, Rejected, Rejection
@@ -117,6 +117,12 @@ def put_samples(
     )
 
 
+def some_paths(sample_set: SampleSet, count: int) -> list[str]:
+    """Paths of about so many of a set's images, from all over it."""
+    paths = ray.get(sample_set.table)["path"]
+    return [str(paths[place]) for place in range(0, len(paths), max(1, len(paths) // count))]
+
+
 def _warnings(files: Sequence[samples.CsvFile], split_delimiter: str) -> tuple[str, ...]:
     return tuple(
         f"{file.path}: some labels begin with {split_delimiter!r} and are sequences of units, others "
@@ -148,7 +154,8 @@ def _measure_all(paths: Sequence[str]) -> list[Size | Rejected | None]:
     if len(paths) <= ROWS_PER_MEASURING_TASK:
         return _measure(paths)
     starts = range(0, len(paths), ROWS_PER_MEASURING_TASK)
-    measure: Callable = ray.remote(_measure).remote
+    # Ray's default, a whole CPU, may not be free beside other runs; none at all may be had on a head too.
+    measure: Callable = ray.remote(num_cpus=0.1)(_measure).remote
     chunks = [measure(paths[start : start + ROWS_PER_MEASURING_TASK]) for start in starts]
     return [size for chunk in chunks for size in ray.get(chunk)]
 
@@ -157,7 +164,7 @@ def _measure(paths: Sequence[str]) -> list[Size | Rejected | None]:
     sizes: list[Size | Rejected | None] = []
     for path in paths:
         try:
-            sizes.append(None if "://" in path else image.measure(path))
+            sizes.append(None if storage.is_uri(path) else image.measure(path))
         except Rejected as rejected:
             sizes.append(rejected)
     return sizes

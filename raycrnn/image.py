@@ -5,14 +5,20 @@ H height, W width.
 """
 
 import io
-from collections.abc import Callable, Sequence
+import itertools
+import re
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from raycrnn import storage
 from raycrnn.samples import Rejected
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
@@ -24,8 +30,15 @@ SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"G
 MAX_PIXELS = 64_000_000
 """Larger images are refused by their header, before any memory is taken: 64 million pixels as RGB are 192 MB."""
 
+MOST_IN_A_JPEG = {"scans": 100, "segments of Exif data": 16, "segments": 10_000, "bytes of padding": 2**16}
+"""Each scan goes over all pixels, Exif data are joined in a time quadratic in their segments, and padding is read byte
+after byte: what is a megabyte could take minutes. Progressive JPEGs have some ten scans; libtiff's limit is 100 too."""
+
 WIDTH_STEP = 16
 """Batches are padded to a multiple of this, so that the kernels see few different shapes."""
+
+REDUCING_GAP = 3.0
+"""Large images are first shrunk by whole factors to at least so many times their new size (Pillow), which is faster."""
 
 
 Augment = Callable[[Image.Image], Image.Image]
@@ -36,6 +49,35 @@ def frames(width: int) -> int:
     return width // 4 - 1
 
 
+def frame_centre(frame: float) -> float:
+    """The column in the middle of what a frame sees: two times four columns."""
+    return 4 * (frame + 1)
+
+
+def spans(ranges: Sequence[tuple[int, int]], shape: Sequence[int], width: int) -> list[tuple[int, int]]:
+    """The columns of each unit, [left, right), in the pixels of the image as it was given.
+
+    CTC says little more than where a unit's middle is: neighbours meet halfway between their frames. What the first
+    and the last have no neighbour for is as wide as on their other side, and a lone unit as wide as the line is high.
+
+    Args:
+        ranges: the frames of each unit, [first, after the last).
+        shape: of the prepared image, (height, width, …).
+        width: of the image as it was given.
+    """
+    if not ranges:
+        return []
+    height, prepared_width = shape[:2]
+    middles = [(frame_centre(first), frame_centre(end - 1)) for first, end in ranges]
+    edges = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(middles)]
+    first, last = middles[0], middles[-1]
+    left = first[0] - (edges[0] - first[1] if edges else height / 2)
+    right = last[1] + (last[0] - edges[-1] if edges else height / 2)
+    scale = width / prepared_width
+    columns = [round(min(max(edge, 0), prepared_width) * scale) for edge in (left, *edges, right)]
+    return list(itertools.pairwise(columns))
+
+
 LEAST_WIDTH = 8
 """The narrowest image that gives a frame."""
 
@@ -43,28 +85,65 @@ LEAST_WIDTH = 8
 def read_bytes(path: str) -> bytes:
     """The bytes at a path or at a URI that pyarrow's filesystems read. Raises `Rejected`."""
     try:
-        if "://" not in path:
-            return Path(path).read_bytes()
-        from pyarrow import fs
-
-        filesystem, name = fs.FileSystem.from_uri(path)
-        with filesystem.open_input_stream(name) as stream:
-            return stream.read()
-    except FileNotFoundError:
-        raise Rejected("no such file", path) from None
-    except (OSError, ValueError) as error:
-        raise Rejected("cannot be read", f"{path}: {error}") from None
+        if not storage.is_uri(path) and Path(path).is_fifo():
+            raise Rejected("cannot be read", f"{path}: a pipe, for which one may wait for ever")
+        return storage.read(path)
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
-def decode(data: bytes, channels: int = 1) -> Image.Image:
+def reading(paths: Sequence[str]) -> Callable[[str], bytes]:
+    """`read_bytes`, of images that are read soon: those in object storage are asked for now, many at a time."""
+    remote = [path for path in dict.fromkeys(paths) if storage.is_uri(path)]
+    found = dict(zip(remote, storage.read_many(remote), strict=True))
+
+    def read(path: str) -> bytes:
+        data = found.get(path)
+        if data is None:
+            return read_bytes(path)
+        if isinstance(data, OSError):
+            raise _unreadable(path, data)
+        return data
+
+    return read
+
+
+IMAGES_READ_AHEAD = 64
+
+
+def readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Each path with what reads it, in order: `reading` for some at a time, so that memory holds only so many."""
+    for start in range(0, len(paths), IMAGES_READ_AHEAD):
+        some = paths[start : start + IMAGES_READ_AHEAD]
+        read = reading(some)
+        yield from ((path, partial(read, path)) for path in some)
+
+
+def _unreadable(path: str, error: OSError) -> Rejected:
+    if isinstance(error, FileNotFoundError):
+        return Rejected("no such file", path)
+    return Rejected("cannot be read", f"{path}: {storage.describe(error)}")
+
+
+def decode(data: bytes, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode an image file to mode L (1 channel) or RGB (3), upright, transparency on white.
 
     Of a file with several pages the first is taken.
 
     Raises:
-        Rejected: not an image, a damaged one, or one of more than `MAX_PIXELS`.
+        Rejected: not an image, a damaged one, or one of more pixels than `max_pixels`.
     """
-    image = _open(io.BytesIO(data))
+    if data.startswith(b"\xff\xd8\xff"):
+        _check_jpeg(data)
+    return upright(_open(io.BytesIO(data), max_pixels), channels, max_pixels)
+
+
+def upright(image: Image.Image, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image in mode L (1 channel) or RGB (3), turned as its EXIF data say, transparency on white.
+
+    The one that is given may be turned in place. Raises `Rejected` if its pixels cannot be decoded, or are too many.
+    """
+    _check_size(image, max_pixels)
     try:
         image.load()
         with suppress(Exception):  # Of a whole picture beside broken EXIF data, the picture counts.
@@ -97,7 +176,7 @@ def _lies_on_its_side(image: Image.Image) -> bool:
     return False
 
 
-def _open(file: IO[bytes]) -> Image.Image:
+def _open(file: IO[bytes], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image's header. Raises `Rejected`."""
     try:
         image = Image.open(file, formats=FORMATS)
@@ -108,12 +187,85 @@ def _open(file: IO[bytes]) -> Image.Image:
             raise Rejected("damaged image", f"{len(data)} bytes without a whole header") from None
         raise Rejected("not an image", f"{len(data)} bytes that are no image") from None
     except Image.DecompressionBombError:
-        raise Rejected("too many pixels", f"far more than {MAX_PIXELS:,}") from None
+        raise Rejected("too many pixels", f"far more than {max_pixels:,}") from None
     except Exception as error:  # Decoders let through whatever a broken file makes them stumble over.
         raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
-    if image.width * image.height > MAX_PIXELS:
-        raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {MAX_PIXELS:,}")
+    _check_size(image, max_pixels)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiles(image, max_pixels)
     return image
+
+
+JPEG_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
+"""… of a segment: neither padding nor, in the midst of a scan, an escaped 255 or a point to restart at."""
+
+JPEG_MARKERS_WITH_LENGTH = {*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA, 0xF0), 0xFE}
+
+START_OF_SCAN, END_OF_IMAGE, APP1 = 0xDA, 0xD9, 0xE1
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Raises `Rejected` for a JPEG that would take far longer to decode than its pixels do."""
+    counts = dict.fromkeys(MOST_IN_A_JPEG, 0)
+    for marker, padding, position in _jpeg_segments(data):
+        counts["segments"] += 1
+        counts["segments of Exif data"] += marker == APP1 and data.startswith(b"Exif\x00\x00", position + 2)
+        # Behind the first scan is not padding, but the picture.
+        counts["bytes of padding"] += 0 if counts["scans"] else padding
+        counts["scans"] += marker == START_OF_SCAN
+        for what, most in MOST_IN_A_JPEG.items():
+            if counts[what] > most:
+                raise Rejected("damaged image", f"a JPEG of more than {most:,} {what}")
+        # Before the first scan Pillow reads on.
+        if marker == END_OF_IMAGE and counts["scans"]:
+            return
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Of each segment the marker, how many bytes before it belong to none, and where its length stands; at last 0."""
+    end = len(b"\xff\xd8")
+    while found := JPEG_MARKER.search(data, end):
+        marker, position = found[1][0], found.end()
+        yield marker, found.start() - end, position
+        with_length = marker in JPEG_MARKERS_WITH_LENGTH
+        end = position + (max(2, int.from_bytes(data[position : position + 2], "big")) if with_length else 0)
+    yield 0, len(data) - end, len(data)
+
+
+TILE_SIDES = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
+
+
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+    """Raises `Rejected` for tiles of more pixels than an image may have: each is decoded whole, whatever is shown."""
+    sides = [image.tag_v2.get(tag) for tag in TILE_SIDES if tag in image.tag_v2]
+    # What Pillow passes over, as a tag that stands there twice, libtiff may not.
+    if sorted(tag for tag in _tags(image) if tag in TILE_SIDES) != list(TILE_SIDES[: len(sides)]):
+        raise Rejected("damaged image", "a TIFF that does not tell plainly how large its tiles are")
+    if not all(isinstance(side, int) for side in sides):
+        raise Rejected("damaged image", f"a TIFF with tiles of {' × '.join(map(str, sides))}")
+    if len(sides) == 2 and sides[0] * sides[1] > max_pixels:
+        raise Rejected("too many pixels", f"tiles of {sides[0]} × {sides[1]}, more than {max_pixels:,}")
+
+
+def _tags(image: TiffImagePlugin.TiffImageFile) -> list[int]:
+    """The tags of a TIFF's first page, as they stand in the file."""
+    file = image.fp
+    file.seek(0)
+    head = file.read(4)
+    order, is_big = "<" if head.startswith(b"II") else ">", head[2] == 43
+    count, entry = (8, f"{order}HHQQ") if is_big else (2, f"{order}HHLL")
+    file.seek(image.tag_v2.offset)
+    stated = int.from_bytes(file.read(count), "little" if order == "<" else "big")
+    data = file.read(min(stated, 0xFFFF) * struct.calcsize(entry))
+    whole = len(data) - len(data) % struct.calcsize(entry)
+    return [tag for tag, *_ in struct.iter_unpack(entry, data[:whole])]
+
+
+def _check_size(image: Image.Image, max_pixels: int) -> None:
+    if not image.width * image.height:
+        raise Rejected("not an image", f"{image.width} × {image.height}: it has no pixels")
+    if image.width * image.height > max_pixels:
+        raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {max_pixels:,}")
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -135,7 +287,7 @@ def limit_height(image: Image.Image, most: int) -> Image.Image:
     if image.height <= most:
         return image
     width = max(1, round(image.width * most / image.height))
-    return image.resize((width, most), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return image.resize((width, most), Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
 
 
 def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
@@ -148,7 +300,7 @@ def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
 
 
 def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
 
 
 def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
@@ -163,6 +315,45 @@ def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: A
     Raises `Rejected`.
     """
     return finish(begin(data, input_shape, channels, augment is not None), input_shape, augment)
+
+
+@dataclass(frozen=True)
+class Line:
+    """An image as the network reads it, and what it was."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, C], as `prepare` gives it"""
+    width: int
+    """in pixels, of the image as it was given"""
+    name: str | None = None
+    """the path, for an image that was given as one"""
+
+
+Given = str | Path | bytes | Image.Image | np.ndarray
+"""An image: a path or URI, the bytes of a file, Pillow's, or uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]."""
+
+
+def to_line(given: Given, input_shape: tuple[int, int], channels: int, max_pixels: int = MAX_PIXELS) -> Line:
+    """Prepare an image, however it is given. Raises `Rejected`."""
+    name = str(given) if isinstance(given, str | Path) else None
+    if isinstance(given, np.ndarray):
+        image = upright(from_array(given), channels, max_pixels)
+    elif isinstance(given, Image.Image):
+        image = upright(given.copy(), channels, max_pixels)
+    elif isinstance(given, bytes | str | Path):
+        image = decode(given if isinstance(given, bytes) else read_bytes(name), channels, max_pixels)
+    else:
+        raise Rejected("not an image", f"a {type(given).__name__}: give a path, bytes, a PIL image or a NumPy array")
+    return Line(to_array(fit(image, *input_shape)), image.width, name)
+
+
+def from_array(array: np.ndarray) -> Image.Image:
+    """An image of uint8 [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). Raises `Rejected`."""
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise Rejected(
+            "not an image", f"an array {array.dtype} {list(array.shape)}: give uint8 [H, W], or [H, W, 1, 3 or 4]"
+        )
+    return Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array)
 
 
 def begin(data: bytes, input_shape: tuple[int, int], channels: int, augmented: bool) -> np.ndarray:

@@ -142,9 +142,11 @@ def make_batch(recipe: Recipe, number: int) -> dict:
         order.worker_share(of_batch, recipe.rank, recipe.world_size) for of_batch in _epoch(recipe, epoch)[position]
     )
     images, taken, rejected = [], [], []
-    for place, path, times in zip(places, rows.paths(places), passes.tolist(), strict=True):
+    paths = rows.paths(places)
+    read = image.reading([path for place, path in zip(places, paths, strict=True) if not _is_kept(recipe, place)])
+    for place, path, times in zip(places, paths, passes.tolist(), strict=True):
         try:
-            images.append(_load(recipe, rows, int(place), path, times))
+            images.append(_load(recipe, rows, int(place), partial(read, path), times))
             taken.append(place)
         except Rejected as error:
             where = (recipe.sample_set.csvs[rows.source[place]], int(rows.line[place]), path)
@@ -210,18 +212,22 @@ def _train_epoch(
     return order.train_epoch(rows.width, batch_size, seed, epoch, by_area, sources)
 
 
-def _load(recipe: Recipe, rows: _Rows, place: int, path: str, times: int) -> np.ndarray:
+def _is_kept(recipe: Recipe, place: int) -> bool:
+    return recipe.kept is not None and recipe.kept.find(int(place)) is not None
+
+
+def _load(recipe: Recipe, rows: _Rows, place: int, read: Callable[[], bytes], times: int) -> np.ndarray:
     shape, channels = recipe.image.input_shape, recipe.image.input_channels
     if recipe.augmenter is None:
-        return image.prepare(image.read_bytes(path), shape, channels)
+        return image.prepare(read(), shape, channels)
     augment = recipe.augmenter.of(times, int(rows.row[place]))
     begun = recipe.kept.find(place) if recipe.kept else None
     if begun is None:
-        begun = image.begin(image.read_bytes(path), shape, channels, augment is not None)
+        begun = image.begin(read(), shape, channels, augment is not None)
     array = image.finish(begun, shape, augment)
     if rows.frames[place] > image.frames(array.shape[1]):
         # Augmentation may narrow an image; a sample that is good without it stays.
-        array = image.prepare(image.read_bytes(path), shape, channels)
+        array = image.prepare(read(), shape, channels)
         check_frames(len(rows.codes(place)), int(rows.frames[place]), array.shape[1])
     return array
 
@@ -349,8 +355,12 @@ class Ahead(Iterator[T]):
         return False
 
     def __next__(self) -> T:
+        return self.within(None)
+
+    def within(self, seconds: float | None) -> T:
+        """The next item. Raises `StopIteration` at the end, `queue.Empty` if none comes within so many seconds."""
         start = time.perf_counter()
-        item, error = self._items.get()
+        item, error = self._items.get(timeout=seconds)
         self.waited = time.perf_counter() - start
         if error is not None:
             self._items.put((None, error))

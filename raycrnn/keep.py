@@ -124,9 +124,10 @@ def make_chunk(
 ) -> pa.Table:
     """Decode the images of a range of a set's rows."""
     pixels, shapes = [], []
-    for path in ray.get(table)["path"].slice(first, stop - first).to_pylist():
+    paths = ray.get(table)["path"].slice(first, stop - first).to_pylist()
+    for _, read in image.readers(paths):
         try:
-            begun = image.begin(image.read_bytes(path), input_shape, channels, augmented)
+            begun = image.begin(read(), input_shape, channels, augmented)
             pixels.append(begun.tobytes())
             shapes.append(begun.shape)
         except Rejected:

@@ -2,14 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
-from raycrnn import dataset
+from raycrnn import dataset, storage
 from raycrnn.alphabet import Alphabet
 from raycrnn.config import Configuration
 from raycrnn.dataset import SampleSet
 from raycrnn.errors import RaycrnnError
 from raycrnn.samples import CsvFile
+from raycrnn.storage import Directory
 
 
 @dataclass
@@ -54,10 +54,10 @@ def read(configuration: Configuration) -> Csvs:
 
 
 def _digest(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(storage.read(path)).hexdigest()
 
 
-def put(csvs: Csvs, configuration: Configuration, output: Path) -> Material:
+def put(csvs: Csvs, configuration: Configuration, output: Directory) -> Material:
     """Encode the labels, measure the images and put the rows into the object store.
 
     Raises:
@@ -75,8 +75,10 @@ def put(csvs: Csvs, configuration: Configuration, output: Path) -> Material:
 
         rejections = [rejection for each in material.sets.values() for rejection in each.rejections]
         try:
-            journal.write_rejected(output / "rejected.csv", rejections)
+            journal.write_rejected(output.path / "rejected.csv", rejections)
+            output.push()
         except OSError as problem:
-            raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {problem.strerror}") from None
+            why = storage.describe(problem)
+            raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {why}") from None
         raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
     return material

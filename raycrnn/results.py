@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from raycrnn import board, config, journal, search_report
+from raycrnn import board, config, journal, search_report, storage
 from raycrnn.errors import RaycrnnError
 from raycrnn.sampler import BASE
 from raycrnn.trials import SCORES, Trial, Trials
@@ -40,6 +41,7 @@ def write(trials: Trials, save_model: Callable[[Trial, Path], None]) -> None:
     journal.write_whole(trials.output / "best_config.json", _best_config(trials, best))
     _replace_best(trials.output, partial(save_model, best))
     journal.write_whole(trials.output / "report.html", search_report.render(trials))
+    trials.place.push()
 
 
 def _write_csv(trials: Trials) -> None:
@@ -60,7 +62,7 @@ def _write_csv(trials: Trials) -> None:
 def _best_config(trials: Trials, best: Trial) -> str:
     """A whole configuration that train takes as it is."""
     configuration = config.parse(config.with_values(trials.tree, best.values)).model_dump(mode="json")
-    configuration["output_model_dir"] = configuration["output_model_dir"].rstrip("/") + "-best"
+    configuration["output_model_dir"] = storage.extended(configuration["output_model_dir"], "-best")
     return json.dumps(configuration, indent=2, ensure_ascii=False)
 
 
@@ -93,17 +95,22 @@ class Outcome:
             lines.append(f"not beaten in both {' and '.join(trials.search.metric)}: {front}")
         lines += [f"best: {'the base' if best.name == BASE else f'trial {best.name}'}: {self._gain(best)}"]
         lines += [f"      {key} = {board.show_value(value)}" for key, value in best.values.items()]
-        output = shlex.quote(str(_relative(trials.output)))
-        lines += [f"model:  {output}/best/model", f"report: {output}/report.html"]
-        lines += [f"next:   python -m raycrnn.predict {output}/best/model images/ -o transcriptions.csv"]
+        model, report, best_config, runs = map(self._typed, ("best/model", "report.html", "best_config.json", "trials"))
+        lines += [f"model:  {model}", f"report: {report}"]
+        lines += [f"next:   python -m raycrnn.predict {model} images/ -o transcriptions.csv"]
         if trials.search.decoding_only:
             return "\n".join(lines)
         fixed = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in trials.search.fixed}
         epochs = fixed.get("training.n_epochs", 0)
         longer = [f"training.n_epochs={epochs}"] if epochs > trials.search.fixed.get("training.n_epochs", 0) else []
-        lines += [" ".join([f"        python -m raycrnn.train {output}/best_config.json", *longer])]
-        lines += [f"        tensorboard --logdir {output}/trials"]
+        lines += [" ".join([f"        python -m raycrnn.train {best_config}", *longer])]
+        lines += [f"        tensorboard --logdir {runs}"]
         return "\n".join(lines)
+
+    def _typed(self, name: str) -> str:
+        """What is in the output directory, as somebody in the working directory would type it."""
+        place, here = str(self.trials.place), f"{os.getcwd()}{os.sep}"
+        return shlex.quote(storage.join(place.removeprefix(here), name))
 
     def _gain(self, best: Trial) -> str:
         base = self.trials.base
@@ -132,14 +139,14 @@ class Outcome:
                 **(trial.scores or {}),
             }
 
-        output = self.trials.output
+        place = str(self.trials.place)
         return {
             "best": of(self.trials.best()),
             "base": of(self.trials.base),
             "trials": [of(trial) for trial in self.trials.trials.values()],
-            "model": str(output / "best" / "model"),
-            "config": str(output / "best_config.json"),
-            "report": str(output / "report.html"),
+            "model": storage.join(place, "best", "model"),
+            "config": storage.join(place, "best_config.json"),
+            "report": storage.join(place, "report.html"),
         }
 
 
@@ -149,8 +156,3 @@ def _rendered(trials: Trials) -> str:
     Console(file=text, width=200).print(board.table(trials, ranked[:MOST_ROWS]))
     more = f"… and {len(ranked) - MOST_ROWS} more in results.csv" if len(ranked) > MOST_ROWS else ""
     return "\n".join(line.rstrip() for line in [*text.getvalue().splitlines(), more] if line.strip())
-
-
-def _relative(path: Path) -> Path:
-    """As somebody in the working directory would type it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -12,7 +12,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from raycrnn.search import MODES, Distribution, Search
+from raycrnn.distributions import Distribution
+from raycrnn.search import MODES, Search
 
 MOST_DRAWS = 100
 """for values that were not tried yet"""

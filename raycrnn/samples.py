@@ -7,12 +7,12 @@ header; blank lines are no rows.
 
 import codecs
 import itertools
-import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from raycrnn import storage
 from raycrnn.errors import UsageError
 
 UNKNOWN = -1
@@ -74,8 +74,7 @@ class CsvFile:
 
     def resolve(self, field: str) -> str:
         """A row's path as any process takes it: absolute and URIs as they are, else beside the CSV."""
-        # Not abspath(), which folds `link/../x` to `x` although the link may lead elsewhere.
-        return field if "://" in field else str(Path(os.getcwd(), self.path).parent / field)
+        return storage.beside(self.path, field)
 
 
 def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:
@@ -84,12 +83,23 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
     Raises:
         UsageError: no such file, or bytes that are not in the encoding, with the line.
     """
+    return CsvFile(str(path), list(iter_rows(path, delimiter, encoding)))
+
+
+def iter_rows(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> Iterator[Row]:
+    """`read_csv`, row by row: a file of millions takes little more memory than its text."""
+    for number, line in enumerate(_lines(_read_text(path, encoding)), 1):
+        if line.strip():
+            yield parse_row(line, number, delimiter)
+
+
+def _read_text(path: str | Path, encoding: str) -> str:
     try:
-        data = Path(path).read_bytes()
+        data = storage.read(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such CSV file") from None
     except OSError as error:
-        raise UsageError(f"{path}: the CSV cannot be read: {error.strerror}") from None
+        raise UsageError(f"{path}: the CSV cannot be read: {storage.describe(error)}") from None
     try:
         text = data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
     except UnicodeDecodeError as error:
@@ -100,10 +110,16 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
         ) from None
     if "\r" in text and "\n" not in text:
         raise UsageError(f"{path}: its lines end in CR alone, as on old Macs: write them with LF or CRLF")
+    return text
+
+
+def _lines(text: str) -> Iterator[str]:
     # Not splitlines(): a label may hold U+2028, a form feed and others that it takes for line ends.
-    lines = (line.removesuffix("\r") for line in text.split("\n"))
-    rows = [parse_row(line, number, delimiter) for number, line in enumerate(lines, 1) if line.strip()]
-    return CsvFile(str(path), rows)
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end].removesuffix("\r")
+        start = end + 1
+    yield text[start:].removesuffix("\r")
 
 
 def parse_row(line: str, number: int, delimiter: str = ";") -> Row:

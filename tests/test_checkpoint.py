@@ -75,3 +75,12 @@ def test_a_save_that_fails_leaves_the_last_one_and_no_rest(tmp_path, monkeypatch
         checkpoint.save(tmp_path, 2, {"step": 2}, TENSORS)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert checkpoint.latest(tmp_path)[0].state == {"step": 1}
+
+
+def test_the_last_whole_one_is_found_among_names_of_files(tmp_path):
+    for step in (5, 10, 15):
+        checkpoint.save(tmp_path, step, {}, {"a": torch.zeros(1)})
+    (tmp_path / "step_00000015" / "state.json").unlink()
+    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert checkpoint.last_of(names) == "step_00000010"
+    assert checkpoint.last_of(["step_00000015", "step_00000015/tensors.safetensors", "state.json"]) is None

@@ -1,18 +1,18 @@
 """Images of every format and mode against NumPy's answer, and broken ones against a clean refusal."""
 
 import io
+import os
 import struct
 import warnings
 import zlib
 from contextlib import suppress
 from tempfile import NamedTemporaryFile
-from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, TiffImagePlugin
 
 from raycrnn import image
 from raycrnn.samples import Rejected
@@ -251,10 +251,98 @@ def test_a_gif_of_too_many_pixels_is_refused_by_its_header():
     assert rejection(data[:6] + b"\xff\xff\xff\xff" + data[10:]).reason == "too many pixels"
 
 
-def test_the_limit_itself_is_no_excess(monkeypatch):
-    monkeypatch.setattr(image, "MAX_PIXELS", 100)
-    assert image.decode(png(10, 10, b"\0" * 110)).size == (10, 10)
-    assert rejection(png(10, 11, b"\0" * 121)).reason == "too many pixels"
+def with_segments(data: bytes, segments: bytes) -> bytes:
+    """A JPEG with more behind its first two bytes."""
+    return data[:2] + segments + data[2:]
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def with_scans(count: int) -> bytes:
+    """A progressive JPEG with so many more scans."""
+    data = encoded(Image.new("L", (64, 48), 128), "JPEG", progressive=True)
+    second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 1)
+    # Behind it come the tables of the third.
+    scan = data[second : data.index(b"\xff\xc4", second)]
+    return data[:second] + scan * (count + 1) + b"\xff\xd9"
+
+
+EXIF = segment(0xE1, b"Exif\x00\x00" + b"x" * 10)
+COMMENT = segment(0xFE, b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (with_scans(2000), "more than 100 scans"),
+        (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), EXIF * 17), "16 segments of Exif data"),
+        # Pillow reads on behind an end that comes too early.
+        (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), b"\xff\xd9" + EXIF * 17), "Exif"),
+        (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), COMMENT * 11_000), "10,000 segments"),
+        (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), b"\xff" * 70_000), "65,536 bytes of padding"),
+        (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), b"\xff\xd0" * 70_000), "bytes of padding"),
+        (b"\xff\xd8" + b"\xff" * 70_000, "bytes of padding"),
+    ],
+    ids=["scans", "exif", "exif behind an end", "segments", "padding", "restarts", "nothing else"],
+)
+def test_a_jpeg_that_takes_far_longer_than_its_pixels_is_refused_before_it_is_decoded(data, said, monkeypatch):
+    monkeypatch.setattr(Image, "open", None)
+    found = rejection(data)
+    assert found.reason == "damaged image"
+    assert said in found.detail
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_scans(90),
+        with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), EXIF * 10),
+        with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), segment(0xFE, b"\xff\xda" * 1000)),
+        # Behind the picture, as in files of several.
+        encoded(Image.fromarray(GRADIENT_HW), "JPEG") + EXIF * 50,
+        encoded(Image.effect_noise((500, 500), 100), "JPEG", quality=98, restart_marker_blocks=1),
+    ],
+    ids=["scans", "exif", "a comment", "behind", "restarts"],
+)
+def test_a_jpeg_of_many_parts_is_read_all_the_same(data):
+    assert image.decode(data).width
+
+
+def tiled(width: int, height: int, *more: tuple[int, int]) -> bytes:
+    """A TIFF of 40 × 32 pixels in one compressed tile, with more tags."""
+    pixels = zlib.compress(bytes(1024 * 1024))
+    tags = {256: 40, 257: 32, 258: 8, 259: 8, 262: 1, 277: 1}
+    tags = [*tags.items(), (322, width), (323, height), *more, (324, 0), (325, len(pixels))]
+    start = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, start if tag == 324 else value) for tag, value in tags)
+    return b"II*\x00" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + pixels
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "said"),
+    [
+        (tiled(20_000, 20_000), "too many pixels", "tiles of 20000 × 20000"),
+        (tiled(16, 16, (322, 20_000), (323, 20_000)), "damaged image", "how large its tiles are"),
+    ],
+)
+def test_a_tiff_of_tiles_of_too_many_pixels_is_refused_by_its_header(data, reason, said, monkeypatch):
+    monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", None)
+    found = rejection(data)
+    assert found.reason == reason
+    assert said in found.detail
+
+
+def test_a_tiff_of_tiles_larger_than_itself_is_read():
+    assert image.decode(tiled(1024, 1024)).size == (40, 32)
+
+
+def test_the_limit_itself_is_no_excess():
+    assert image.decode(png(10, 10, b"\0" * 110), max_pixels=100).size == (10, 10)
+    with pytest.raises(Rejected) as error:
+        image.decode(png(10, 11, b"\0" * 121), max_pixels=100)
+    assert error.value.reason == "too many pixels"
 
 
 @pytest.mark.parametrize(
@@ -337,8 +425,7 @@ def read_or_refused(data: bytes) -> None:
         assert 8 <= image.fitted_width(image.measure(file.name), (32, 256)) <= 256
     try:
         # A lower limit: a broken header may ask for much, and the test is to end soon.
-        with mock.patch.object(image, "MAX_PIXELS", 1_000_000):
-            array = image.prepare(data, (32, 256), 3)
+        array = image.to_line(data, (32, 256), 3, max_pixels=1_000_000).pixels
     except Rejected as error:
         assert error.reason in ("not an image", "damaged image", "too many pixels")
         assert error.detail
@@ -414,6 +501,13 @@ def test_what_cannot_be_read_is_rejected_by_name(tmp_path):
             image.read_bytes(path)
         assert caught.value.reason == "cannot be read"
         assert caught.value.detail.startswith(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(Rejected) as caught:
+        image.read_bytes(str(tmp_path / "a.png"))
+    assert caught.value.reason == "cannot be read"
 
 
 def test_an_empty_file_and_a_text_called_png_are_no_images(tmp_path):

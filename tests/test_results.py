@@ -64,7 +64,7 @@ def test_the_terminal_is_told_the_gain_over_the_base_and_what_to_type_next(found
 
 def test_where_the_search_fixed_the_epochs_the_user_s_are_proposed(found):
     search = found.search.model_copy(update={"fixed": {"training.n_epochs": 2}})
-    found = Trials(found.output, search, found.tree, found.trials)
+    found = Trials(found.place, search, found.tree, found.trials)
     text = results.Outcome(found).describe({**found.tree, "training": {"n_epochs": 7}})
     assert "best_config.json training.n_epochs=7" in text
 
