@@ -1,11 +1,14 @@
 """Connectionist temporal classification (Graves et al. 2006): the loss, and decoding by paths and by prefixes.
 
-Tensor names: T frames, B batch, K classes, V units (K − 1, the blank being the last class), N prefixes kept.
+Tensor names: T frames, B batch, K classes, V units (K − 1, the blank being the last class), N prefixes kept, S states
+of an alignment: a label's units with a blank before, between and after them.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +34,14 @@ def loss(log_probs_TBK: Tensor, frames_B: Tensor, codes_S: Tensor, lengths_B: Te
     """
     blank = log_probs_TBK.shape[2] - 1
     return F.ctc_loss(log_probs_TBK.float(), codes_S, frames_B, lengths_B, blank=blank, reduction="sum")
+
+
+def log_likelihoods(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
+    """[B]: log-probability of a label for each image, over all of its alignments; −inf where it has none."""
+    blank = log_probs_TBK.shape[2] - 1
+    codes_S = torch.tensor([code for label in labels for code in label], dtype=torch.long, device=frames_B.device)
+    lengths_B = torch.tensor([len(label) for label in labels], device=frames_B.device)
+    return -F.ctc_loss(log_probs_TBK.float(), codes_S, frames_B, lengths_B, blank=blank, reduction="none")
 
 
 def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
@@ -143,6 +154,65 @@ class Beam:
         extension_BQ = extend_BE.gather(1, index_BQ).where(found_BQ, -torch.inf)
         extend_BE.scatter_reduce_(1, index_BQ, torch.where(found_BQ, -torch.inf, torch.inf), "amin")
         return torch.logaddexp(stay_unit_BN, extension_BQ)
+
+
+def align(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
+    """The frames of each unit, [first, after the last), in the most likely alignment of a label (Viterbi).
+
+    Args:
+        labels: one for each image, each possible: of at most as many frames as the image has.
+    """
+    states_BS = _alignment_states(labels, blank=log_probs_TBK.shape[2] - 1)
+    index_BS = torch.from_numpy(states_BS).to(log_probs_TBK.device)
+    emissions_TBS = log_probs_TBK.gather(2, index_BS.expand(len(log_probs_TBK), -1, -1)).float().cpu().numpy()
+    scores_TBS, steps_TBS = _viterbi(emissions_TBS, states_BS)
+    found = []
+    for i, (label, frames) in enumerate(zip(labels, frames_B.tolist(), strict=True)):
+        # It ends in the last unit or in the blank after it.
+        ends = [2 * len(label), 2 * len(label) - 1] if label else [0]
+        state = max(ends, key=lambda end: scores_TBS[frames - 1, i, end])
+        path = []
+        for t in range(frames - 1, -1, -1):
+            path.append(state)
+            # Not NumPy's subtraction: the small steps' int8 would not hold the state.
+            state -= int(steps_TBS[t, i, state])
+        path.reverse()
+        found.append([_range_of(path, 2 * place + 1) for place in range(len(label))])
+    return found
+
+
+def _alignment_states(labels: Sequence[Sequence[int]], blank: int) -> np.ndarray:
+    """int64 [B, S]: the class of each state."""
+    states_BS = np.full((len(labels), 2 * max(map(len, labels)) + 1), blank)
+    for row, label in zip(states_BS, labels, strict=True):
+        row[1 : 2 * len(label) : 2] = label
+    return states_BS
+
+
+def _viterbi(emissions_TBS: np.ndarray, states_BS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best score of being in each state at each frame, and how many states back it came from: 0, 1 or 2."""
+    batch, states = states_BS.shape
+    may_skip_BS = np.zeros((batch, states), bool)
+    # A blank may be left out between two units that differ.
+    may_skip_BS[:, 3::2] = states_BS[:, 3::2] != states_BS[:, 1:-2:2]
+    scores_TBS = np.full_like(emissions_TBS, -np.inf)
+    steps_TBS = np.zeros(emissions_TBS.shape, np.int8)
+    scores_TBS[0, :, :2] = emissions_TBS[0, :, :2]
+    for t in range(1, len(emissions_TBS)):
+        came_BS3 = np.full((batch, states, 3), -np.inf, np.float32)
+        before_BS = scores_TBS[t - 1]
+        came_BS3[:, :, 0] = before_BS
+        came_BS3[:, 1:, 1] = before_BS[:, :-1]
+        came_BS3[:, 2:, 2] = np.where(may_skip_BS[:, 2:], before_BS[:, :-2], -np.inf)
+        steps_TBS[t] = came_BS3.argmax(2)
+        scores_TBS[t] = came_BS3.max(2) + emissions_TBS[t]
+    return scores_TBS, steps_TBS
+
+
+def _range_of(path: Sequence[int], state: int) -> tuple[int, int]:
+    """Where a state stands in a path that never goes back."""
+    first = path.index(state)
+    return first, first + path.count(state)
 
 
 def _tensors(beam: Beam) -> tuple[Tensor, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycrnn import config, dataset, image, metrics, results, samples
+from raycrnn import config, dataset, metrics, results, samples, storage
 from raycrnn.command import say
 from raycrnn.config import Configuration
 from raycrnn.errors import UsageError
@@ -14,6 +14,7 @@ from raycrnn.recognizer import Outputs, Recognizer, decode
 from raycrnn.sampler import BASE, Sampler
 from raycrnn.samples import Rejected, Rejection
 from raycrnn.search import Search
+from raycrnn.storage import Directory
 from raycrnn.trials import CUT_OFF, FAILED, FINISHED, Trial, Trials
 
 
@@ -41,8 +42,8 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
     """
     started = time.time()
     configuration = config.parse(base)
-    output = Path(configuration.output_model_dir).absolute()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    output = Directory(storage.absolute(configuration.output_model_dir))
+    if output.path.is_file() or output.entries():
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
     recognizer = Recognizer.load(model)
     trials = Trials(output, wanted, base)
@@ -59,7 +60,8 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
         trials.trials[trial.name] = trial
         sampler.tell(trial.number, trial.values, trial.scores)
 
-    output.mkdir(parents=True, exist_ok=True)
+    output.take()
+    output.path.mkdir(parents=True, exist_ok=True)
     trials.save_search()
     for trial in trials.trials.values():
         trials.save(trial)
@@ -84,7 +86,7 @@ def _read(recognizer: Recognizer, configuration: Configuration) -> Read:
         try:
             if row.problem:
                 raise Rejected("malformed row", row.problem)
-            arrays.append(recognizer.prepare(image.read_bytes(file.resolve(row.path))))
+            arrays.append(recognizer.prepare(file.resolve(row.path)).pixels)
         except Rejected as error:
             rejections.append(Rejection(file.path, row.line, row.path, error.reason, error.detail))
             continue
@@ -127,4 +129,11 @@ def _with_decoding(recognizer: Recognizer, wanted: Configuration, best: Trial) -
     """The model as it is, but for how it decodes, and its scores by that."""
     configuration = recognizer.configuration.model_copy(update={"decoding": wanted.decoding})
     metrics_of_best = {**recognizer.metrics, **{name: best.scores[name] for name in ("cer", "wer", "accuracy")}}
-    return Recognizer(recognizer.network, configuration, recognizer.alphabet, metrics_of_best, recognizer.device)
+    return Recognizer(
+        recognizer.network,
+        configuration,
+        recognizer.alphabet,
+        metrics_of_best,
+        recognizer.device,
+        recognizer.calibration,
+    )

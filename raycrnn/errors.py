@@ -15,3 +15,7 @@ class UsageError(RaycrnnError):
     """Usage or configuration is wrong, a CSV is not there, an output directory exists."""
 
     exit_code = 2
+
+
+class StorageError(UsageError):
+    """Object storage is not there, does not answer or refuses; when it does no more, a run can go on."""

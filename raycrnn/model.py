@@ -118,16 +118,16 @@ class ConvolutionLayer(nn.Module):
         x_BCHW = self.convolution(x_BCHW)
         if self.last:
             widths_B = widths_B - 1
-        mask_B11W = width_mask(widths_B, x_BCHW.shape[-1]).to(x_BCHW.dtype)
         if self.norm is not None:
-            x_BCHW = self._normalise(x_BCHW, mask_B11W)
-        x_BCHW = F.relu(x_BCHW) * mask_B11W
+            x_BCHW = self._normalise(x_BCHW, widths_B)
+        x_BCHW = F.relu(x_BCHW)
         if self.pool is not None:
             x_BCHW = F.max_pool2d(x_BCHW, self.pool)
             widths_B = widths_B // self.pool[1]
-        return x_BCHW, widths_B
+        # After pooling, which makes of an odd width's last column and padding one that a lone image does not have.
+        return x_BCHW * width_mask(widths_B, x_BCHW.shape[-1]).to(x_BCHW.dtype), widths_B
 
-    def _normalise(self, x_BCHW: Tensor, mask_B11W: Tensor) -> Tensor:
+    def _normalise(self, x_BCHW: Tensor, widths_B: Tensor) -> Tensor:
         """Batch normalisation whose statistics in training leave the padding out.
 
         The images' own pixels are gathered, so that the norm itself stays torch's: it may be
@@ -137,7 +137,7 @@ class ConvolutionLayer(nn.Module):
             return self.norm(x_BCHW)
         batch, channels, height, width = x_BCHW.shape
         pixels_NC = x_BCHW.permute(0, 2, 3, 1).reshape(-1, channels)
-        own_N = mask_B11W.expand(-1, 1, height, -1).reshape(-1).nonzero()[:, 0]
+        own_N = width_mask(widths_B, width).expand(-1, 1, height, -1).reshape(-1).nonzero()[:, 0]
         if len(own_N) == 1:
             # The norm refuses a lone pixel (one narrow image); beside itself it has the same mean and no variance.
             own_N = own_N.repeat(2)

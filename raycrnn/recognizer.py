@@ -1,7 +1,7 @@
 """Model directory <-> images to transcriptions: the one way from a trained network to text.
 
-A model directory holds `model.safetensors`, `config.json`, `alphabet.json`, `metrics.json` and `README.md`,
-and is all that evaluation, prediction, export and serving need. Nothing in it is executed on load.
+A model directory holds `model.safetensors`, `config.json`, `alphabet.json`, `metrics.json`, `calibration.json` and
+`README.md`, and is all that evaluation, prediction, export and serving need. Nothing in it is executed on load.
 """
 
 import ctypes
@@ -9,61 +9,28 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
-from raycrnn import __version__, config, ctc, image, learning
+from raycrnn import __version__, confidence, config, ctc, image, learning, storage
 from raycrnn.alphabet import Alphabet
+from raycrnn.confidence import Calibration
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.image import Given, Line
 from raycrnn.model import CRNN
+from raycrnn.transcription import Alternative, Transcription, Unit
 
-MOST_PIXELS = 32 * 32 * 512
-"""Pixels of a forward pass, padding included: 32 lines of 32 × 512."""
+FILES = ("model.safetensors", "config.json", "alphabet.json", "metrics.json", "calibration.json")
+"""of a model directory, as far as they are read"""
 
-
-@dataclass(frozen=True)
-class Alternative:
-    """One reading of an image."""
-
-    text: str
-    codes: tuple[int, ...]
-    log_prob: float
-    """natural logarithm of its probability (CTC)"""
-
-
-@dataclass(frozen=True)
-class Transcription:
-    """What was read in one image."""
-
-    alternatives: tuple[Alternative, ...]
-    """best first; at least one"""
-    score: float | None
-    """gap of log-probability between the two best readings; None for greedy decoding, infinity where only one
-    reading is possible"""
-
-    @property
-    def text(self) -> str:
-        return self.alternatives[0].text
-
-    @property
-    def codes(self) -> tuple[int, ...]:
-        return self.alternatives[0].codes
-
-    @property
-    def log_prob(self) -> float:
-        return self.alternatives[0].log_prob
-
-    def to_json(self) -> dict:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict) -> "Transcription":
-        alternatives = [{**each, "codes": tuple(each["codes"])} for each in values["alternatives"]]
-        return cls(tuple(Alternative(**each) for each in alternatives), values["score"])
+MOST_PIXELS = {"cpu": 2**17, "cuda": 2**21}
+"""Pixels of a forward pass, padding included. What a CPU works on must stay in its caches: with 8 lines of 32 × 512 the
+full network reads a quarter more lines a second than with 32 of them, and twice as many as with one (2 threads)."""
 
 
 class Recognizer:
@@ -76,16 +43,18 @@ class Recognizer:
         alphabet: Alphabet,
         metrics: dict,
         device: torch.device | None = None,
+        calibration: Calibration | None = None,
     ):
         self.device = device or torch.device("cpu")
         self.network = learning.place(network, self.device).eval()
         self.configuration = configuration
         self.alphabet = alphabet
         self.metrics = metrics
+        self.calibration = calibration or Calibration()
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", overrides: Sequence[str] = ()) -> "Recognizer":
-        """Load a model directory.
+        """Load a model directory, by path or URI.
 
         Args:
             device: auto (a GPU if there is one), cpu, cuda, cuda:1 …
@@ -95,27 +64,31 @@ class Recognizer:
             UsageError: no model directory, or an override that is not valid.
             RaycrnnError: files in it that are missing, damaged or do not fit each other.
         """
-        path = Path(path)
-        if not (path / "model.safetensors").is_file():
-            raise UsageError(f"{path}: no model directory: it holds no model.safetensors")
-        missing = [name for name in ("config.json", "alphabet.json", "metrics.json") if not (path / name).is_file()]
-        if missing:
-            raise RaycrnnError(f"{path}: the model directory lacks {', '.join(missing)}: copy it again, whole")
         for override in overrides:
             if not override.startswith(("decoding.", "data.")):
                 raise UsageError(f"{override}: of a trained model only decoding.* and data.* can be changed")
-        tree = config.read_json_object(path / "config.json")
-        configuration = config.parse(tree, tuple(overrides), str(path / "config.json"))
-        alphabet = Alphabet.load(path / "alphabet.json", configuration.data.unicode_form)
+        with storage.copied(path, FILES) as folder:
+            return cls._load(folder, str(path), device, overrides)
+
+    @classmethod
+    def _load(cls, folder: Path, path: str, device: str, overrides: Sequence[str]) -> "Recognizer":
+        if not (folder / "model.safetensors").is_file():
+            raise UsageError(f"{path}: no model directory: it holds no model.safetensors")
+        missing = [name for name in ("config.json", "alphabet.json", "metrics.json") if not (folder / name).is_file()]
+        if missing:
+            raise RaycrnnError(f"{path}: the model directory lacks {', '.join(missing)}: copy it again, whole")
+        tree = config.read_json_object(folder / "config.json")
+        configuration = config.parse(tree, tuple(overrides), storage.join(path, "config.json"))
+        alphabet = Alphabet.load(folder / "alphabet.json", configuration.data.unicode_form)
         network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1)
         try:
-            network.load_state_dict(safetensors.torch.load_file(path / "model.safetensors"))
+            network.load_state_dict(safetensors.torch.load_file(folder / "model.safetensors"))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             raise RaycrnnError(f"{path}/model.safetensors: damaged, or of another model: {error}") from None
         if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
             raise RaycrnnError(f"{path}/model.safetensors: weights that are not finite: its training diverged")
-        metrics = config.read_json_object(path / "metrics.json")
-        return cls(network, configuration, alphabet, metrics, _device(device))
+        metrics = config.read_json_object(folder / "metrics.json")
+        return cls(network, configuration, alphabet, metrics, _device(device), _read_calibration(folder))
 
     def save(self, path: Path) -> None:
         """Write the model directory; a reader sees the old one or the new one, never a mixture."""
@@ -136,6 +109,7 @@ class Recognizer:
             "config.json": self.configuration.model_dump_json(indent=2),
             "alphabet.json": self.alphabet.to_json(),
             "metrics.json": json.dumps(self.metrics, indent=2),
+            "calibration.json": self.calibration.to_json(),
             "README.md": self._readme(),
         }
         for name, text in texts.items():
@@ -153,43 +127,136 @@ class Recognizer:
             f"## When it was trained\n\n{scores}"
         )
 
-    def prepare(self, data: bytes) -> np.ndarray:
-        """From an image file's bytes to uint8 [H, W, C] as `transcribe` takes it. Raises `samples.Rejected`."""
-        settings = self.configuration.image
-        return image.prepare(data, settings.input_shape, settings.input_channels)
+    @property
+    def most_pixels(self) -> int:
+        """of a forward pass, padding included"""
+        return MOST_PIXELS.get(self.device.type, MOST_PIXELS["cpu"])
 
-    def __call__(self, images: Sequence[str | Path | bytes]) -> list[Transcription]:
-        """Read images given as paths or as the bytes of files. Raises `samples.Rejected`."""
-        return self.transcribe(
-            [self.prepare(item if isinstance(item, bytes) else image.read_bytes(str(item))) for item in images]
-        )
-
-    def transcribe(self, images: Sequence[np.ndarray]) -> list[Transcription]:
-        """Read prepared images, in batches of like width; the order of the results is theirs."""
-        results: list[Transcription | None] = [None] * len(images)
+    @property
+    def most_readings(self) -> int:
+        """Readings that its way of decoding finds in an image, at most."""
         decoding = self.configuration.decoding
-        for outputs in self.log_probs(images):
-            for i, paths in zip(outputs.indices, decode(outputs, decoding), strict=True):
-                results[i] = self._transcription(paths, scored=decoding.method == "beam")
+        return 1 if decoding.method == "greedy" else decoding.beam_width
+
+    def prepare(self, given: Given, max_pixels: int = image.MAX_PIXELS) -> Line:
+        """An image as `transcribe` takes it. Raises `samples.Rejected`."""
+        settings = self.configuration.image
+        return image.to_line(given, settings.input_shape, settings.input_channels, max_pixels)
+
+    def __call__(
+        self,
+        images: Given | Sequence[Given],
+        n_best: int | None = None,
+        spans: bool = True,
+        log_probs: bool = False,
+    ) -> list[Transcription]:
+        """Read images: one or many, given as paths or URIs, as files' bytes, as Pillow's or as uint8 arrays.
+
+        Raises `samples.Rejected` for what is no image; for the rest see `transcribe`.
+        """
+        many = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
+        return self.transcribe([self.prepare(item) for item in many], n_best, spans, log_probs)
+
+    def transcribe(
+        self, lines: Sequence[Line], n_best: int | None = None, spans: bool = True, log_probs: bool = False
+    ) -> list[Transcription]:
+        """Read prepared images, in batches of like width; what is read does not depend on which are read together.
+
+        Args:
+            n_best: readings an image, at most; default: `decoding.num_beam_paths`.
+            spans: whether to tell of each unit where it stands, and how sure it is.
+            log_probs: whether to return the network's log-probabilities by frame as well.
+
+        Returns:
+            The transcriptions in the order of the lines.
+
+        Raises:
+            UsageError: more readings than the model's way of decoding finds.
+            RaycrnnError: the network gives what is no number.
+        """
+        decoding = self.configuration.decoding
+        if n_best is not None:
+            if not 1 <= n_best <= self.most_readings:
+                raise UsageError(f"{n_best} readings: {decoding.method} decoding finds 1 to {self.most_readings}")
+            decoding = decoding.model_copy(update={"num_beam_paths": n_best})
+        results: list[Transcription | None] = [None] * len(lines)
+        for outputs in self.log_probs([line.pixels for line in lines]):
+            own = [lines[i] for i in outputs.indices]
+            for i, transcription in zip(outputs.indices, self._read(own, outputs, decoding, spans), strict=True):
+                if log_probs:
+                    frames = image.frames(lines[i].pixels.shape[1])
+                    own_TK = outputs.log_probs_TBK[:frames, outputs.indices.index(i)].cpu().numpy()
+                    transcription = replace(transcription, log_probs=own_TK)
+                results[i] = transcription
         return results
 
     def log_probs(self, images: Sequence[np.ndarray]) -> "Iterator[Outputs]":
-        """What the network gives for prepared images, in batches of like width."""
-        for indices in batches_by_width([array.shape[1] for array in images], self.configuration.image.input_shape[0]):
+        """What the network gives for prepared images, in batches of like width.
+
+        Raises `RaycrnnError` where that is no numbers: its weights overflow.
+        """
+        height = self.configuration.image.input_shape[0]
+        for indices in batches_by_width([array.shape[1] for array in images], height, self.most_pixels):
             images_BCHW, widths_B = map(torch.from_numpy, image.collate([images[i] for i in indices]))
             with torch.inference_mode():
                 log_probs_TBK, frames_B = self.network(images_BCHW.to(self.device), widths_B.to(self.device))
+                # Nothing behind would notice: what is no number is neither more nor less than another.
+                if log_probs_TBK.isnan().any():
+                    raise RaycrnnError("the network gives what is no number (NaN): its weights overflow; train it anew")
             yield Outputs(tuple(indices), log_probs_TBK, frames_B)
 
-    def _transcription(self, paths: Sequence[ctc.Path], scored: bool) -> Transcription:
-        alternatives = tuple(
-            Alternative("".join(self.alphabet.decode(path.codes)), path.codes, path.log_prob)
-            for path in paths[: self.configuration.decoding.num_beam_paths]
-        )
-        if not scored:
-            return Transcription(alternatives, None)
-        gap = paths[0].log_prob - paths[1].log_prob if len(paths) > 1 else float("inf")
-        return Transcription(alternatives, gap)
+    def _read(
+        self, lines: Sequence[Line], outputs: "Outputs", decoding: config.Decoding, spans: bool
+    ) -> Iterator[Transcription]:
+        """The transcriptions of a batch."""
+        paths = decode(outputs, decoding)
+        shown = [each[: decoding.num_beam_paths] for each in paths]
+        tempered_TBK = confidence.temper(outputs.log_probs_TBK, self.calibration.temperature)
+        confidences = _confidences(tempered_TBK, outputs.frames_B, shown)
+        units = [None] * len(lines)
+        if spans:
+            units = self._units(lines, tempered_TBK, outputs.frames_B, [best.codes for best, *_ in paths])
+        for line, all_paths, own_paths, own_units, sure in zip(lines, paths, shown, units, confidences, strict=True):
+            alternatives = tuple(
+                Alternative("".join(self.alphabet.decode(path.codes)), path.codes, path.log_prob, each)
+                for path, each in zip(own_paths, sure, strict=True)
+            )
+            yield Transcription(alternatives, _score(all_paths, decoding), own_units, line.name)
+
+    def _units(
+        self, lines: Sequence[Line], tempered_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]
+    ) -> list[tuple[Unit, ...]]:
+        """The units of each image's best reading: where they stand and how sure they are."""
+        spans = ctc.align(tempered_TBK, frames_B, labels)
+        found = []
+        for i, (line, label, ranges) in enumerate(zip(lines, labels, spans, strict=True)):
+            sure = tempered_TBK[:, i].exp().cpu().numpy()
+            columns = image.spans(ranges, line.pixels.shape, line.width)
+            found.append(
+                tuple(
+                    Unit(self.alphabet.units[code], code, float(sure[first:end, code].max()), *span)
+                    for code, (first, end), span in zip(label, ranges, columns, strict=True)
+                )
+            )
+        return found
+
+
+def _score(paths: Sequence[ctc.Path], decoding: config.Decoding) -> float | None:
+    if decoding.method == "greedy" or len(paths) < 2:
+        return None
+    return paths[0].log_prob - paths[1].log_prob
+
+
+def _confidences(tempered_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]]) -> list[list[float]]:
+    """Of each reading of each image, the probability under a temperature."""
+    found: list[list[float]] = [[] for _ in paths]
+    for rank in range(max(map(len, paths))):
+        own = [i for i, each in enumerate(paths) if rank < len(each)]
+        labels = [paths[i][rank].codes for i in own]
+        log_p = ctc.log_likelihoods(tempered_TBK[:, own], frames_B[own], labels)
+        for i, p in zip(own, log_p.exp().tolist(), strict=True):
+            found[i].append(min(1.0, p))
+    return found
 
 
 @dataclass(frozen=True)
@@ -218,16 +285,22 @@ def is_override(text: str) -> bool:
     return bool(equals) and key.partition(".")[0] in config.Configuration.model_fields and not os.path.exists(text)
 
 
-def batches_by_width(widths: Sequence[int], height: int) -> list[list[int]]:
-    """Indices grouped by like width, each group at most `MOST_PIXELS` when padded."""
+def batches_by_width(widths: Sequence[int], height: int, most_pixels: int) -> list[list[int]]:
+    """Indices grouped by like width, each group at most so many pixels when padded."""
     batches: list[list[int]] = []
     for index in sorted(range(len(widths)), key=widths.__getitem__):
         # Sorted, so the newcomer is the widest and decides the padding.
-        if batches and (len(batches[-1]) + 1) * widths[index] * height <= MOST_PIXELS:
+        if batches and (len(batches[-1]) + 1) * widths[index] * height <= most_pixels:
             batches[-1].append(index)
         else:
             batches.append([index])
     return batches
+
+
+def _read_calibration(model: Path) -> Calibration:
+    """Of models that were exported before there was one, none. Raises `RaycrnnError` where it is damaged."""
+    path = model / "calibration.json"
+    return Calibration.from_json(config.read_json_object(path), str(path)) if path.exists() else Calibration()
 
 
 def _device(name: str) -> torch.device:
