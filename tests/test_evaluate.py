@@ -1,0 +1,170 @@
+"""The verb evaluate, from a model directory alone."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from raycrnn import metrics, progress
+from raycrnn.evaluate import Evaluate, evaluate, evaluate_all
+from raycrnn.evaluation import Comparison
+from raycrnn.recognizer import Recognizer
+from raycrnn.report import FILES
+from tests.conftest import draw
+from tests.test_recognizer import recognizer
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture
+def model(tmp_path):
+    recognizer().save(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, text in enumerate(["abc", "ba", "cab, x", "a"]):
+        draw(text).save(folder / f"{number}.png")
+    return folder
+
+
+LABELS = {"0": "|a|b|c|", "1": "|b|ſt|", "2": "|c|X|b|", "3": "|a|"}
+
+
+@pytest.fixture
+def labels(images) -> str:
+    path = images.parent / "labels.csv"
+    path.write_text("".join(f"images/{n}.png;{label}\n" for n, label in LABELS.items()), encoding="utf-8")
+    return str(path)
+
+
+def units_of(label: str) -> list[str]:
+    return [unit for unit in label.split("|") if unit]
+
+
+def test_evaluation_scores_what_the_recogniser_reads(local_ray, model, images, labels, capsys):
+    found = evaluate(model, [labels])
+    reader = Recognizer.load(model, "cpu")
+    read = {name: reader([images / f"{name}.png"])[0] for name in LABELS}
+    expected = metrics.Counts()
+    for name, label in LABELS.items():
+        expected += metrics.score(units_of(label), reader.alphabet.decode(read[name].codes))
+    assert found.counts == expected
+    assert found.unknown == 1
+    assert [line.confidence for line in found.lines] == pytest.approx(
+        [each.confidence for each in read.values()], abs=1e-4
+    )
+    assert all(line.spans is None for line in found.lines)
+    assert Evaluate.call([model, labels, "--json"], "evaluate") == 0
+    out = capsys.readouterr().out
+    assert "units that the model's alphabet lacks" in out
+    assert "confidence 0.9 or more" in out
+    assert "not calibrated" in out
+    assert json.loads(out.splitlines()[-1])["cer"] == expected.cer
+
+
+def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, model, images, tmp_path, capsys):
+    (tmp_path / "labels.csv").write_text("images/0.png;abc\nimages/gone.png;abc\n")
+    assert Evaluate.call([model, str(tmp_path / "labels.csv")], "evaluate") == 1
+    assert "1 of 2 samples cannot be used" in capsys.readouterr().err
+    assert Evaluate.call([model, str(tmp_path / "labels.csv"), "data.max_rejected=0.5"], "evaluate") == 0
+    assert "1 samples could not be read" in capsys.readouterr().out
+
+
+def test_empty_labels_are_said_and_alone_are_nothing_to_score_against(local_ray, model, images, tmp_path, capsys):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("images/0.png;abc\nimages/1.png;\n")
+    assert evaluate(model, [str(labels)]).empty == 1
+    labels.write_text("images/0.png;\nimages/1.png;\n")
+    assert Evaluate.call([model, str(labels)], "evaluate") == 1
+    assert "all labels are empty" in capsys.readouterr().err
+
+
+def test_a_report_has_the_page_the_lines_and_the_figures(local_ray, model, images, labels, tmp_path, capsys):
+    target = tmp_path / "report"
+    assert Evaluate.call([model, labels, "--report", str(target), "--json"], "evaluate") == 0
+    told = capsys.readouterr()
+    assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
+    assert f"report: {target}/index.html" in told.err
+    with (target / "lines.csv").open(newline="", encoding="utf-8") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    reader = Recognizer.load(model, "cpu")
+    for name, label in LABELS.items():
+        row, units = rows[f"images/{name}.png"], reader([images / f"{name}.png"])[0]
+        assert (row["reference"], row["transcription"]) == ("".join(units_of(label)), units.text)
+        counts = metrics.score(units_of(label), reader.alphabet.decode(units.codes))
+        assert (row["edits"], row["units"]) == (str(counts.unit_edits), str(counts.units))
+    figures = json.loads((target / "report.json").read_text(encoding="utf-8"))
+    assert json.loads(told.out.splitlines()[-1]).items() <= figures.items()
+    assert figures["unknown_units"] == {"X": 1}
+    page = (target / "index.html").read_text(encoding="utf-8")
+    assert page.count("data:image/webp") >= len(LABELS)
+
+
+def test_a_directory_in_use_is_refused_before_anything_is_read(model, tmp_path, capsys):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "mine.txt").write_text("precious")
+    arguments = ["no model", "nowhere.csv", "--report", str(tmp_path / "report")]
+    assert Evaluate.call(arguments, "evaluate") == 2
+    assert "--overwrite replaces the report in it" in capsys.readouterr().err
+    assert Evaluate.call([*arguments, "--overwrite"], "evaluate") == 2
+    assert "no report that --overwrite could replace" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["mine.txt"]
+    assert Evaluate.call([model, "nowhere.csv", "--report", str(tmp_path / "new")], "evaluate") == 2
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_labels_are_never_replaced_by_the_report(local_ray, model, images, labels, tmp_path, capsys):
+    target = tmp_path / "report"
+    assert Evaluate.call([model, labels, "--report", str(target)], "evaluate") == 0
+    mine = target / "lines.csv"
+    mine.write_text(Path(labels).read_text(encoding="utf-8").replace("images/", "../images/"), encoding="utf-8")
+    before = mine.read_bytes()
+    assert Evaluate.call([model, str(mine), "--report", str(target), "--overwrite"], "evaluate") == 2
+    assert "is one of the CSVs that are read" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+
+
+def test_progress_is_told(local_ray, model, labels, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert Evaluate.call([model, labels], "evaluate") == 0
+    assert "of 4 images" in capsys.readouterr().err
+
+
+def test_another_model_is_held_against_it_on_the_same_rows(local_ray, model, images, tmp_path, capsys):
+    """The other takes images of another height, and is not trained."""
+    settings = recognizer().configuration
+    taller = settings.model_copy(update={"image": settings.image.model_copy(update={"input_shape": (48, 512)})})
+    original = recognizer()
+    network = type(original.network).from_settings(taller.model, taller.image, len(original.alphabet) + 1)
+    other = str(tmp_path / "other")
+    Recognizer(network, taller, original.alphabet, {"cer": 0.9}).save(Path(other))
+    labels = tmp_path / "set.csv"
+    labels.write_text("images/0.png;abc\nimages/gone.png;abc\nimages/1.png;ba\nimages/3.png;a\n")
+    arguments = ["data.max_rejected=0.5"]
+    first, second = evaluate_all([model, other], [str(labels)], arguments)
+    assert [line.path for line in first.lines] == [line.path for line in second.lines]
+    assert len(first.lines) == 3
+    assert second.counts == evaluate(other, [str(labels)], arguments).counts
+    target = tmp_path / "report"
+    call = [model, str(labels), *arguments, "--against", other, "--report", str(target), "--json"]
+    assert Evaluate.call(call, "evaluate") == 0
+    out = capsys.readouterr().out
+    assert f"against {other}:" in out
+    assert "McNemar" in out or "exact: no difference" in out
+    told = json.loads(out.splitlines()[-1])
+    expected = Comparison(first, second).as_json()
+    assert told == json.loads(json.dumps(expected))
+    assert told["against"]["differences"]["cer"]["value"] == pytest.approx(second.counts.cer - first.counts.cer)
+    assert "Against another model" in (target / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_model_that_lacks_a_file_is_named(model, capsys):
+    os.unlink(f"{model}/alphabet.json")
+    assert Evaluate.call([model, "nowhere.csv"], "evaluate") == 1
+    assert "lacks alphabet.json" in capsys.readouterr().err
