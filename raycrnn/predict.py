@@ -1,53 +1,28 @@
 """The verb predict: images in, text out, streamed through Ray Data."""
 
-import csv
-import json
-import math
+import hashlib
+import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
+import pyarrow as pa
 from pydantic import AliasChoices, Field
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import image, samples
-from raycrnn.command import Command
-from raycrnn.config import Image
-from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.recognizer import Recognizer, Transcription, is_override
+from raycrnn import __version__, storage, writers
+from raycrnn.command import Command, interrupt_noted, say
+from raycrnn.config import Configuration
+from raycrnn.errors import UsageError
+from raycrnn.inputs import is_one_of, list_inputs
+from raycrnn.progress import Progress
+from raycrnn.reading import Job, digests, transcribe_into
+from raycrnn.recognizer import Recognizer, is_override
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".jp2")
-"""What of a folder is read as an image."""
-
-IMAGES_PER_BLOCK = 256
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of one image: a transcription or an error."""
-
-    transcription: Transcription | None
-    rejected: samples.Rejected | None
-
-    @property
-    def error(self) -> str:
-        return f"{self.rejected.reason}: {self.rejected.detail}" if self.rejected else ""
-
-
-@dataclass(frozen=True)
-class Input:
-    """An image to read."""
-
-    shown: str
-    """as the user gave it"""
-    path: str
-    """as the file system takes it"""
-    problem: str | None = None
-    """what is malformed in its row of a CSV"""
+FORMATS = {"": "csv", ".csv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+"""of an output, by its suffix; of one with another suffix it has to be said"""
 
 
 class Predict(Command):
@@ -55,7 +30,8 @@ class Predict(Command):
 
     Writes one row an image, in input order: path, text, score, error, then text_2, score_2 … as
     decoding.num_beam_paths says. The score is the gap of log-probability to the second best reading (empty for
-    greedy decoding); score_2 … are those readings' log-probabilities relative to the best one.
+    greedy decoding); score_2 … are those readings' log-probabilities relative to the best one. JSON lines and Parquet
+    also tell the confidence, the probability that a text is exact.
     """
 
     model: CliPositionalArg[str]
@@ -63,272 +39,180 @@ class Predict(Command):
     inputs: CliPositionalArg[list[str]] = Field(min_length=1)
     """images, folders and .csv files; also decoding.key=value, such as decoding.num_beam_paths=3"""
     output: str | None = Field(None, validation_alias=AliasChoices("o", "output"))
-    """file to write: CSV, or JSON lines if it ends in .jsonl; default: CSV on stdout"""
+    """file to write: its name ends in .csv, .txt (CSV too), .jsonl (JSON lines) or .parquet; default: CSV on stdout"""
     overwrite: bool = False
-    """replace the output where it exists"""
-    format: Literal["csv", "jsonl"] | None = None
-    """csv or jsonl, whatever the output's name"""
+    """replace the output where it exists, and what a stopped run left of it"""
+    resume: bool = False
+    """go on where a stopped run with the same output ended"""
+    format: writers.Format | None = None
+    """csv, jsonl or parquet, whatever the output's name"""
+    confidence: bool = False
+    """a column of confidences in CSV; the other formats always have them"""
+    spans: bool = False
+    """in JSON lines and Parquet each unit of a text, where in the image it stands and how sure it is"""
+    replicas: int | None = Field(None, ge=1)
+    """copies of the model that read at a time; default: one a GPU, without GPUs one a CPU"""
     address: str | None = None
     """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
 
     def run(self) -> int:
         overrides = [text for text in self.inputs if is_override(text)]
-        recognizer = Recognizer.load(self.model, "cpu", overrides)
-        inputs = list_inputs([text for text in self.inputs if text not in overrides], recognizer.configuration.data)
-        jsonl = (self.format or Path(self.output or "").suffix.lstrip(".")) == "jsonl"
-        paths = recognizer.configuration.decoding.num_beam_paths
-        read = 0
-
-        from raycrnn import cluster
-
-        _check_output(self.output, self.overwrite, [*self.inputs, *(item.path for item in inputs)])
-        with _open_output(self.output) as file, cluster.connect(self.address):
-            write = _write_jsonl if jsonl else _write_csv
-            settings = recognizer.configuration.image
-            readable = [item.path for item in inputs if item.problem is None]
-            results = _with_malformed(inputs, transcribe(self.model, settings, readable, overrides))
-            for result in write(file, inputs, results, paths):
-                read += result.transcription is not None
-        print(f"{read} of {len(inputs)} images read", file=sys.stderr)
+        # First, so that a model that is replaced from here on is noticed.
+        found = digests(self.model)
+        configuration = Recognizer.load(self.model, "cpu", overrides).configuration
+        layout = self._layout(configuration.decoding.num_beam_paths)
+        inputs = list_inputs([text for text in self.inputs if text not in overrides], configuration.data)
+        self._check_output(inputs)
+        job = Job(self.model, configuration.image, tuple(overrides), self.spans, self.replicas, found)
+        if self._is_stream:
+            read = self._stream(job, inputs, layout)
+        else:
+            read = self._write(job, inputs, layout, identity(found, configuration, self.spans, inputs))
+        if read is None:
+            return 130
+        say(f"{read} of {len(inputs)} images read")
         return 0 if read else 1
 
+    def _layout(self, readings: int) -> writers.Layout:
+        """Raises `UsageError` for options that do not go together."""
+        name = self.output or ""
+        suffix = Path(name.partition("?")[0] if self._is_remote else name).suffix
+        found = self.format or FORMATS.get(suffix.lower())
+        if found is None:
+            raise UsageError(
+                f"{self.output}: {suffix} is no format: end the name in .csv, .jsonl or .parquet, or set "
+                "--format=csv, jsonl or parquet"
+            )
+        if found == "parquet" and self.output is None:
+            raise UsageError("Parquet is nothing for a terminal: name a file, -o transcriptions.parquet")
+        if self.spans and found == "csv":
+            raise UsageError("--spans: CSV has no place for them: --format=jsonl or --format=parquet")
+        return writers.Layout(found, readings, self.confidence, self.spans)
 
-def list_inputs(names: Sequence[str], settings: Any) -> list[Input]:
-    """The images that names stand for, in order. Raises `UsageError` where there is nothing to read."""
-    inputs = []
-    for name in names:
-        if name.lower().endswith(".csv"):
-            file = samples.read_csv(name, settings.csv_delimiter, settings.encoding)
-            inputs += [Input(row.path, file.resolve(row.path), row.problem) for row in file.rows]
-        elif Path(name).is_dir():
-            named = sorted(path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
-            inputs += [Input(_printable(path), str(path)) for path in named if not path.is_dir()]
-        else:
-            inputs.append(Input(_printable(name), name))
-    if not inputs:
-        what = f"{', '.join(names)} hold no images" if names else "name images, folders or CSVs"
-        raise UsageError(f"nothing to read: {what}")
-    return inputs
+    def _check_output(self, inputs: pa.Table) -> None:
+        """Raises `UsageError` if the output is no file's name, the model's, one of the inputs, or there already."""
+        if self.resume and self._is_stream:
+            raise UsageError("--resume goes on with a file: name it with -o")
+        if self.output is None:
+            return
+        try:
+            is_folder, exists = storage.is_folder(self._place), storage.exists(self._place)
+        except OSError as error:
+            raise UsageError(f"{self.output}: cannot be written: {storage.describe(error)}") from None
+        if is_folder:
+            raise UsageError(f"{self.output or repr('')}: is a directory and not the name of a file to write")
+        if self._is_in_model:
+            raise UsageError(f"{self.output}: lies in the model directory, where only the model is; name another place")
+        if exists and not self._is_stream:
+            self._check_replaced(inputs)
+
+    def _check_replaced(self, inputs: pa.Table) -> None:
+        """Raises `UsageError` if the output is one of the inputs, or is not to be replaced."""
+        read = itertools.chain(self.inputs, (each for chunk in inputs["path"].chunks for each in chunk.to_pylist()))
+        if is_one_of(self._place, read):
+            raise UsageError(f"{self.output}: is one of the inputs; name another output")
+        if self.overwrite:
+            return
+        if self.resume and not storage.Directory(writers.folder_of(self._place)).entries():
+            raise UsageError(f"{self.output}: already there, and nothing to resume; --overwrite replaces it")
+        how = (
+            "--resume --overwrite goes on with the run that is to replace it"
+            if self.resume
+            else "--overwrite replaces it"
+        )
+        raise UsageError(f"{self.output}: already there; {how}")
+
+    @property
+    def _is_remote(self) -> bool:
+        return self.output is not None and storage.is_uri(self.output)
+
+    @property
+    def _is_stream(self) -> bool:
+        """Whether it is stdout, a pipe or a device, which is written to as it is."""
+        if self.output is None:
+            return True
+        path = Path(self.output)
+        return not self._is_remote and path.exists() and not path.is_file() and not path.is_dir()
+
+    @property
+    def _place(self) -> str:
+        """Where the output is, whatever links lead there; a URI as it is."""
+        return self.output if self._is_remote else os.path.realpath(self.output)
+
+    @property
+    def _is_in_model(self) -> bool:
+        if self._is_remote != storage.is_uri(self.model):
+            return False
+        where = (lambda uri: storage.locate(uri)[1]) if self._is_remote else os.path.realpath
+        return Path(where(self.output)).is_relative_to(where(self.model))
+
+    def _stream(self, job: Job, inputs: pa.Table, layout: writers.Layout) -> int | None:
+        """Write to stdout, a pipe or a device, as it is; returns how many images were read, None after Ctrl-C."""
+        if self.output is None:
+            return self._write_to(sys.stdout, job, inputs, layout)
+        with writers.open_file(Path(self.output), layout) as file:
+            return self._write_to(file, job, inputs, layout)
+
+    def _write_to(self, file: Any, job: Job, inputs: pa.Table, layout: writers.Layout) -> int | None:
+        from raycrnn import cluster
+
+        with cluster.connect(self.address), interrupt_noted() as interrupt:
+            writer = writers.make_writer(file, layout)
+            whole = transcribe_into(writer, job, inputs, Progress(len(inputs)), interrupt)
+            writer.close()
+        return writer.read if whole else None
+
+    def _write(self, job: Job, inputs: pa.Table, layout: writers.Layout, same: dict[str, Any]) -> int | None:
+        """Write a file, by shards; returns how many images were read, None after Ctrl-C."""
+        with writers.hold(self._place, same, len(inputs), self.resume, self.overwrite) as parts:
+            missing = parts.missing()
+            if missing and not self._fill(parts, missing, job, inputs):
+                return None
+            return parts.finish(layout)
+
+    def _fill(self, parts: writers.Parts, missing: Sequence[tuple[int, int]], job: Job, inputs: pa.Table) -> bool:
+        """Make the shards that are missing; False if Ctrl-C was pressed meanwhile."""
+        from raycrnn import cluster
+
+        progress = Progress(len(inputs), len(inputs) - sum(stop - first for first, stop in missing))
+        if progress.done:
+            say(f"{progress.done:,} of {len(inputs):,} images were read before")
+        with cluster.connect(self.address), interrupt_noted() as interrupt:
+            for first, stop in missing:
+                filling = writers.Filling(parts, first)
+                whole = transcribe_into(filling, job, inputs.slice(first, stop - first), progress, interrupt)
+                filling.close()
+                if not whole:
+                    say(f"stopped at {progress.done:,} of {progress.total:,} images; --resume goes on from there")
+                    return False
+        return True
 
 
-def _printable(path: str | Path) -> str:
-    """A file name may hold bytes that are no text; they are shown escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _with_malformed(inputs: Sequence[Input], results: Iterator[Result]) -> Iterator[Result]:
-    """Results for all inputs, of which the malformed ones were not sent."""
-    for item in inputs:
-        yield Result(None, samples.Rejected("malformed row", item.problem)) if item.problem else next(results)
-
-
-# --- streaming
-
-
-def transcribe(model: str, settings: Image, paths: Sequence[str], overrides: Sequence[str] = ()) -> Iterator[Result]:
-    """Transcribe the images at paths through Ray Data; the results come in their order.
+def identity(model: Mapping[str, str], configuration: Configuration, spans: bool, inputs: pa.Table) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that began.
 
     Args:
-        model: the model directory.
-        settings: the model's.
-        overrides: as `Recognizer.load` takes them.
+        model: digests of its files.
     """
-    import pyarrow as pa
-    import ray.data
-
-    if not paths:
-        return
-    # As bytes, which file names are.
-    places = [os.fsencode(path if "://" in path else os.path.join(os.getcwd(), path)) for path in paths]
-    tables = [pa.table({"path": pa.array(places[start:stop], pa.binary())}) for start, stop in _blocks(len(places))]
-    dataset = ray.data.from_arrow(tables)
-    dataset.context.enable_progress_bars = False
-    dataset.context.execution_options.preserve_order = True
-    replicas = _replicas(len(tables))
-    dataset = dataset.map_batches(
-        Decode(settings), batch_format="pyarrow", batch_size=None, zero_copy_batch=True, num_cpus=DECODE_CPUS
-    ).map_batches(
-        Transcriber,
-        fn_constructor_args=(str(Path(model).absolute()), tuple(overrides), replicas.threads),
-        compute=ray.data.ActorPoolStrategy(size=replicas.count),
-        num_cpus=replicas.cpus,
-        num_gpus=replicas.gpus,
-        batch_format="pyarrow",
-        batch_size=IMAGES_PER_BLOCK,
-    )
-    try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from map(_from_json, block["result"].to_pylist())
-    except ray.exceptions.RayError as error:
-        raise RaycrnnError(f"a worker was lost, or {model} cannot be read where it runs: {error}") from None
+    decoding = configuration.decoding.model_dump(mode="json")
+    return {
+        "raycrnn": __version__,
+        **{f"the model's {name}": {"sha256": digest} for name, digest in model.items()},
+        **{f"decoding.{key}": value for key, value in decoding.items()},
+        # Of data.* the only key that has a part in what is read beside the list of images.
+        "data.unicode_form": configuration.data.unicode_form,
+        "spans": spans,
+        "images": len(inputs),
+        "the list of images": {"sha256": _digest(inputs)},
+    }
 
 
-DECODE_CPUS = 0.25
-"""of a CPU for a decoding task: reading a line takes the network far longer than decoding its image"""
-
-
-def _blocks(rows: int) -> list[tuple[int, int]]:
-    return [(start, start + IMAGES_PER_BLOCK) for start in range(0, rows, IMAGES_PER_BLOCK)]
-
-
-@dataclass(frozen=True)
-class _Replicas:
-    count: int
-    cpus: float
-    gpus: float
-    threads: int
-
-
-def _replicas(blocks: int) -> _Replicas:
-    """One a GPU; without GPUs one a CPU, all of its threads for a single one."""
-    import ray
-
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), resources.get("CPU", 1)
-    if gpus:
-        return _Replicas(min(gpus, blocks), 0.5, 1, 1)
-    count = max(1, min(int(cpus), blocks))
-    return _Replicas(count, 1 - DECODE_CPUS, 0, max(1, int(cpus) // count))
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Paths -> prepared images, as bytes beside their widths; what cannot be read becomes an error."""
-
-    settings: Image
-
-    def __call__(self, table: Any) -> Any:
-        import pyarrow as pa
-
-        columns: dict[str, list] = {"pixels": [], "width": [], "rejected": []}
-        for path in map(os.fsdecode, table["path"].to_pylist()):
-            try:
-                array = image.prepare(image.read_bytes(path), self.settings.input_shape, self.settings.input_channels)
-                values = (array.tobytes(), array.shape[1], None)
-            except samples.Rejected as rejected:
-                values = (None, 0, [rejected.reason, rejected.detail])
-            for column, value in zip(columns.values(), values, strict=True):
-                column.append(value)
-        return pa.table(
-            {
-                "pixels": pa.array(columns["pixels"], pa.large_binary()),
-                "width": pa.array(columns["width"], pa.int64()),
-                "rejected": pa.array(columns["rejected"], pa.list_(pa.string())),
-            }
-        )
-
-
-class Transcriber:
-    """A replica of the model: prepared images -> results as JSON."""
-
-    def __init__(self, model: str, overrides: tuple[str, ...], threads: int):
-        import torch
-
-        torch.set_num_threads(threads)
-        self.recognizer = Recognizer.load(model, "auto", overrides)
-
-    def __call__(self, table: Any) -> Any:
-        import numpy as np
-        import pyarrow as pa
-
-        shape = self.recognizer.configuration.image
-        results, images, places = [], [], []
-        for place, row in enumerate(table.to_pylist()):
-            results.append({"rejected": row["rejected"]})
-            if row["pixels"] is not None:
-                array = np.frombuffer(row["pixels"], np.uint8)
-                images.append(array.reshape(shape.input_shape[0], row["width"], shape.input_channels))
-                places.append(place)
-        for place, transcription in zip(places, self.recognizer.transcribe(images), strict=True):
-            results[place] = {"rejected": None, "transcription": transcription.to_json()}
-        return pa.table({"result": [json.dumps(result) for result in results]})
-
-
-def _from_json(text: str) -> Result:
-    result = json.loads(text)
-    if result["rejected"]:
-        return Result(None, samples.Rejected(*result["rejected"]))
-    return Result(Transcription.from_json(result["transcription"]), None)
-
-
-# --- writing
-
-
-def _check_output(name: str | None, overwrite: bool, inputs: Sequence[str]) -> None:
-    """Raises `UsageError` if an output is no file's name, one of the inputs, or there already."""
-    if name is None:
-        return
-    path = Path(name)
-    if not path.name or path.is_dir():
-        raise UsageError(f"{name or repr(name)}: is a directory and not the name of a file to write")
-    if not path.is_file():
-        return
-    if any(os.path.exists(each) and path.samefile(each) for each in inputs):
-        raise UsageError(f"{name}: is one of the inputs; name another output")
-    if not overwrite:
-        raise UsageError(f"{name}: already there; --overwrite replaces it")
-
-
-@contextmanager
-def _open_output(name: str | None) -> Iterator[IO[str]]:
-    """stdout, or a file that takes its name when it is whole. Raises `UsageError` if it cannot be written."""
-    if name is None:
-        yield sys.stdout
-        return
-    path = Path(name).resolve()
-    if path.exists() and not path.is_file():
-        # A pipe or a device is written to as it is.
-        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-        return
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        file = temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be written: {error.strerror}") from None
-    try:
-        with file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        raise RaycrnnError(f"{name}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_csv(file: IO[str], inputs: Sequence[Input], results: Iterable[Result], paths: int) -> Iterator[Result]:
-    writer = csv.writer(file, lineterminator="\r\n" if file is not sys.stdout else "\n")
-    more = [name for number in range(2, paths + 1) for name in (f"text_{number}", f"score_{number}")]
-    writer.writerow(["path", "text", "score", "error", *more])
-    for item, result in zip(inputs, results, strict=True):
-        writer.writerow([item.shown, *_csv_fields(result, paths)])
-        yield result
-
-
-def _csv_fields(result: Result, paths: int) -> list[str]:
-    found = result.transcription
-    if found is None:
-        return ["", "", result.error, *[""] * (2 * paths - 2)]
-    fields = [found.text, "" if found.score is None else f"{found.score:.4f}", ""]
-    for number in range(1, paths):
-        known = number < len(found.alternatives)
-        other = found.alternatives[number] if known else None
-        fields += [other.text, f"{other.log_prob - found.log_prob:.4f}"] if other else ["", ""]
-    return fields
-
-
-def _write_jsonl(file: IO[str], inputs: Sequence[Input], results: Iterable[Result], paths: int) -> Iterator[Result]:
-    for item, result in zip(inputs, results, strict=True):
-        found = result.transcription
-        record = {"path": item.shown, "text": None, "score": None, "error": result.error or None}
-        if found is not None:
-            finite = found.score is not None and math.isfinite(found.score)
-            record |= {"text": found.text, "score": found.score if finite else None, "log_prob": found.log_prob}
-            record["alternatives"] = [
-                {"text": other.text, "log_prob": other.log_prob} for other in found.alternatives[1:]
-            ]
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        yield result
+def _digest(inputs: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for batch in inputs.to_batches():
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            digest.update(repr(row).encode())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

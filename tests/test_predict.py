@@ -1,20 +1,33 @@
-"""The verbs predict and evaluate, from a model directory alone."""
+"""The verb predict, from a model directory alone."""
 
 import csv
 import io
 import json
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ray import cloudpickle
 
-from raycrnn import metrics
-from raycrnn.evaluate import Evaluate, evaluate
+from raycrnn import cluster, config, image, predict, reading, storage, writers
+from raycrnn.errors import UsageError
+from raycrnn.inputs import list_inputs
 from raycrnn.predict import Predict
+from raycrnn.progress import Progress
 from raycrnn.recognizer import Recognizer
 from tests.conftest import draw
 from tests.test_recognizer import recognizer
+from tests.test_recovery import kill_all, meanwhile, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -86,43 +99,42 @@ def test_json_lines_hold_the_same(local_ray, model, images, tmp_path):
         (["MODEL", "nowhere.csv"], "no such CSV file"),
         (["MODEL", "EMPTY"], "nothing to read"),
         (["MODEL", "x.png", "decoding.beam_width=0"], "decoding.beam_width"),
+        (["MODEL", "x.png", "--format", "parquet"], "Parquet is nothing for a terminal"),
+        (["MODEL", "x.png", "--spans", "-o", "out.csv"], "CSV has no place for them"),
+        (["MODEL", "x.png", "--resume"], "name it with -o"),
+        (["MODEL", "x.png", "-o", "out.tsv"], "out.tsv: .tsv is no format: end the name in .csv"),
+        (["MODEL", "x.png", "-o", "out.jsonl.gz"], ".gz is no format"),
+        (["MODEL", "x.png", "-o", "MODEL/config.json", "--overwrite", "--format=jsonl"], "lies in the model directory"),
+        (["MODEL", "x.png", "-o", "MODEL/new.csv"], "lies in the model directory"),
+        (["MODEL", "x.png", "--replicas", "9999"], "CPUs: set --replicas="),
     ],
 )
 def test_wrong_usage_is_told(local_ray, model, tmp_path, capsys, arguments, expected):
     (tmp_path / "empty").mkdir()
     names = {"MODEL": model, "EMPTY": str(tmp_path / "empty")}
-    assert Predict.call([names.get(a, a) for a in arguments], "predict") == 2
+    given = [names.get(a, a).replace("MODEL/", f"{model}/") for a in arguments]
+    assert Predict.call(given, "predict") == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("o.JSONL", [], "jsonl"),
+        ("o.Parquet", [], "parquet"),
+        ("o.CSV", [], "csv"),
+        ("o", [], "csv"),
+        (".o", [], "csv"),
+        ("o.tsv", ["--format", "jsonl"], "jsonl"),
+    ],
+)
+def test_the_format_is_that_of_the_name_in_whatever_case(name, options, expected):
+    assert Predict._parse(["m", "x.png", "-o", name, *options], "predict")._layout(1).format == expected
 
 
 def test_an_output_that_fails_leaves_no_file(local_ray, model, images, tmp_path):
     assert Predict.call([model, str(images), "-o", str(tmp_path / "no" / "out.csv")], "predict") == 2
     assert not (tmp_path / "no").exists()
-
-
-def test_evaluation_scores_what_the_recogniser_reads(local_ray, model, images, tmp_path, capsys):
-    labels = {"0": "|a|b|c|", "1": "|b|ſt|", "2": "|c|X|b|", "3": "|a|"}
-    (tmp_path / "labels.csv").write_text("".join(f"images/{n}.png;{label}\n" for n, label in labels.items()))
-    report = evaluate(model, [str(tmp_path / "labels.csv")])
-    reader = Recognizer.load(model, "cpu")
-    expected = metrics.Counts()
-    for name, label in labels.items():
-        units = reader.alphabet.decode(reader([images / f"{name}.png"])[0].codes)
-        expected += metrics.score([unit for unit in label.split("|") if unit], units)
-    assert report.counts == expected
-    assert report.unknown == 1
-    assert Evaluate.call([model, str(tmp_path / "labels.csv"), "--json"], "evaluate") == 0
-    out = capsys.readouterr().out
-    assert "units that the model's alphabet lacks" in out
-    assert json.loads(out.splitlines()[-1])["cer"] == expected.cer
-
-
-def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, model, images, tmp_path, capsys):
-    (tmp_path / "labels.csv").write_text("images/0.png;abc\nimages/gone.png;abc\n")
-    assert Evaluate.call([model, str(tmp_path / "labels.csv")], "evaluate") == 1
-    assert "1 of 2 samples cannot be used" in capsys.readouterr().err
-    assert Evaluate.call([model, str(tmp_path / "labels.csv"), "data.max_rejected=0.5"], "evaluate") == 0
-    assert "1 samples could not be read" in capsys.readouterr().out
 
 
 def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(local_ray, model, images, tmp_path, capsys):
@@ -131,6 +143,11 @@ def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(loca
     assert Predict.call([model, str(labels), "-o", str(labels), "--overwrite"], "predict") == 2
     assert "is one of the inputs" in capsys.readouterr().err
     assert labels.read_text() == "images/0.png;precious\n"
+    picture, before = images / "0.png", (images / "0.png").read_bytes()
+    given = [model, f"file://{picture}", "-o", str(picture), "--overwrite", "--format", "csv"]
+    assert Predict.call(given, "predict") == 2
+    assert "is one of the inputs" in capsys.readouterr().err
+    assert picture.read_bytes() == before
     out = tmp_path / "out.csv"
     out.write_text("older")
     assert Predict.call([model, str(images / "0.png"), "-o", str(out)], "predict") == 2
@@ -138,6 +155,47 @@ def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(loca
     assert out.read_text() == "older"
     assert Predict.call([model, str(images / "0.png"), "-o", str(out), "--overwrite"], "predict") == 0
     assert rows(out.read_text())
+
+
+def test_outputs_in_object_storage_that_cannot_be_are_refused_as_on_a_disk(model, images, bucket, capsys):
+    labels, there = (storage.join(bucket, "set", name) for name in ("list a.csv", "model"))
+    storage.write(labels, b"0.png;x\n")
+    for path in Path(model).iterdir():
+        storage.upload(path, storage.join(there, path.name))
+    storage.upload(images / "0.png", storage.join(bucket, "set", "0.png"))
+    for output, said in [
+        (bucket, "is a directory and not the name of a file"),
+        (storage.join(bucket, "set"), "is a directory and not the name of a file"),
+        (storage.join(bucket, "new", ""), "is a directory and not the name of a file"),
+        (storage.join(bucket, "", "out.csv"), "cannot be written: not a URI that can be read: two slashes"),
+        (storage.join(there, "new.csv"), "lies in the model directory"),
+        (labels, "is one of the inputs"),
+        (labels.replace("list%20a", "%6Cist%20a"), "is one of the inputs"),
+    ]:
+        assert Predict.call([there, labels, "-o", output, "--overwrite", "--format", "csv"], "predict") == 2
+        assert said in capsys.readouterr().err
+    assert storage.read(labels) == b"0.png;x\n"
+
+
+def test_storage_that_refuses_in_mid_run_is_named_and_resume_goes_on(
+    local_ray, model, listed, bucket, capsys, monkeypatch
+):
+    monkeypatch.setattr(writers, "ROWS_A_SHARD", 64)
+    out, upload = storage.join(bucket, "out.csv"), storage.upload
+
+    def refuse(file, uri):
+        if file.name.startswith("000000000064"):
+            raise PermissionError(13, "access denied")
+        upload(file, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "upload", refuse)
+        assert Predict.call([model, listed, "-o", out], "predict") == 1
+    said = capsys.readouterr().err
+    assert f"{writers.folder_of(out)}: cannot be written: access denied; finished rows are kept, and --resume" in said
+    assert Predict.call([model, listed, "-o", out, "--resume"], "predict") == 0
+    assert "64 of 200 images were read before" in capsys.readouterr().err
+    assert len(rows(storage.read(out).decode())) == 200
 
 
 @pytest.mark.parametrize("name", ["", "/", "."])
@@ -182,10 +240,282 @@ def test_a_model_directory_that_lacks_a_file_is_named(model, images, capsys):
     assert "lacks alphabet.json" in capsys.readouterr().err
 
 
-def test_empty_labels_are_said_and_alone_are_nothing_to_score_against(local_ray, model, images, tmp_path, capsys):
-    labels = tmp_path / "labels.csv"
-    labels.write_text("images/0.png;abc\nimages/1.png;\n")
-    assert evaluate(model, [str(labels)]).empty == 1
-    labels.write_text("images/0.png;\nimages/1.png;\n")
-    assert Evaluate.call([model, str(labels)], "evaluate") == 1
-    assert "all labels are empty" in capsys.readouterr().err
+# --- inputs and plans
+
+
+def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
+    for name in ("b.png", "a/x.png", "a.png", "a/c/y.TIF", "a-b/z.png", "dir.png/in.jpg", "no.txt", "a/no", ".png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    (tmp_path / "set" / "link").symlink_to(tmp_path)
+    (tmp_path / "set" / "gone.png").symlink_to("nowhere")
+    inputs = list_inputs([f"{tmp_path}/set/"], config.Data(csv_files_train="none.csv"))
+    found = sorted(path for path in (tmp_path / "set").rglob("*") if path.suffix.lower() in (".png", ".tif", ".jpg"))
+    assert inputs["shown"].to_pylist() == [str(path) for path in found if not path.is_dir()]
+    assert inputs["path"].to_pylist() == [os.fsencode(path) for path in inputs["shown"].to_pylist()]
+
+
+def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> reading.Job:
+    return reading.Job("model", config.Image(input_shape=shape), replicas=replicas)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "images", "asked", "expected"),
+    [
+        ([(2, 0)], 10**6, None, reading.Plan(2, 0.75, 0, 1, 0.25, 1024)),
+        ([(2, 0)], 10**6, 1, reading.Plan(1, 1.5, 0, 2, 0.25, 1024)),
+        ([(2, 0)], 800, None, reading.Plan(2, 0.75, 0, 1, 0.25, 100)),
+        ([(2, 0)], 3, None, reading.Plan(1, 1.5, 0, 2, 0.25, 64)),
+        ([(4, 0), (4, 0)], 10**6, 1, reading.Plan(1, 3, 0, 4, 0.25, 1024)),
+        ([(16, 1)], 10**6, None, reading.Plan(1, 0.5, 1, 1, 1, 1024)),
+        ([(16, 2)], 10**6, 4, reading.Plan(4, 0.5, 0.5, 1, 1, 1024)),
+    ],
+)
+def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, asked, expected):
+    monkeypatch.setattr(cluster, "nodes", lambda: nodes)
+    assert reading.plan_replicas(images, job(asked)) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 64), st.integers(0, 8)), min_size=1, max_size=4),
+    st.integers(1, 10**7),
+    st.none() | st.integers(1, 64),
+)
+def test_what_is_planned_finds_room(nodes, images, asked):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
+        try:
+            plan = reading.plan_replicas(images, job(asked))
+        except UsageError:
+            assert asked > sum(cpus for cpus, _ in nodes)
+            return
+    places = [int(cpus / plan.cpus + 1e-9) for cpus, _ in nodes]
+    if plan.gpus:
+        places = [min(place, int(gpus / plan.gpus + 1e-9)) for place, (_, gpus) in zip(places, nodes, strict=True)]
+    assert sum(places) >= plan.count
+    # Wherever the replicas are, on some node a decoding task fits beside them.
+    left = [cpus - place * plan.cpus for place, (cpus, _) in zip(places, nodes, strict=True)]
+    average = (sum(cpus for cpus, _ in nodes) - plan.count * plan.cpus) / len(nodes)
+    assert max(*left, average) >= plan.decode_cpus - 1e-9
+
+
+def test_blocks_of_very_wide_images_are_smaller():
+    most = reading._images_per_block(10**6, 2, config.Image(input_shape=(128, 8192), input_channels=3))
+    assert most * 128 * 8192 * 3 <= reading.MOST_BYTES_PER_BLOCK
+
+
+# --- formats, resuming, losses
+
+
+def test_parquet_holds_what_the_recogniser_reads(local_ray, model, images, tmp_path):
+    out = tmp_path / "out.parquet"
+    (images / "1.png").write_text("broken")
+    assert Predict.call([model, str(images), "-o", str(out), "--spans"], "predict") == 0
+    found = pq.read_table(out).to_pylist()
+    assert found[1]["error"].startswith("not an image")
+    assert found[1]["text"] is found[1]["units"] is None
+    for row, expected in zip((found[0], *found[2:]), Recognizer.load(model, "cpu")(images_of(found)), strict=True):
+        assert row["error"] is None
+        assert row["text"] == expected.text
+        assert row["confidence"] == pytest.approx(expected.confidence, abs=1e-3)
+        assert [each["text"] for each in row["alternatives"]] == [each.text for each in expected.alternatives[1:]]
+        spans = [(unit.text, unit.left, unit.right) for unit in expected.units]
+        assert [(unit["text"], unit["left"], unit["right"]) for unit in row["units"]] == spans
+
+
+def images_of(rows: list[dict]) -> list[str]:
+    return [row["path"] for row in rows if row["error"] is None]
+
+
+def test_csv_has_confidences_if_they_are_asked_for(local_ray, model, images, capsys):
+    assert Predict.call([model, str(images / "0.png"), "--confidence"], "predict") == 0
+    found = rows(capsys.readouterr().out)
+    assert list(found[0])[:6] == ["path", "text", "score", "error", "confidence", "text_2"]
+    sure = Recognizer.load(model, "cpu")(images / "0.png")[0].confidence
+    assert float(found[0]["confidence"]) == pytest.approx(sure, abs=1e-3)
+
+
+@pytest.fixture
+def listed(images, tmp_path):
+    """A CSV of some blocks' images, one row of it malformed and one without an image."""
+    names = [f"images/{number % 4}.png" for number in range(200)]
+    names[70:72] = ["images/gone.png", '"images/0.png']
+    (tmp_path / "list.csv").write_text("".join(f"{name};x\n" for name in names))
+    return str(tmp_path / "list.csv")
+
+
+@pytest.fixture(params=["disk", "object storage"])
+def folder(request, tmp_path):
+    """The path or URI of a folder to write in."""
+    if request.param == "object storage":
+        return storage.join(request.getfixturevalue("bucket"), "some folder")
+    (tmp_path / "out").mkdir()
+    return str(tmp_path / "out")
+
+
+def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
+    local_ray, model, listed, folder, tmp_path, capsys, monkeypatch
+):
+    out, whole = storage.join(folder, "out.csv"), tmp_path / "whole.csv"
+    assert Predict.call([model, listed, "-o", str(whole)], "predict") == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        press_ctrl_c_after_the_first_block(patch)
+        assert Predict.call([model, listed, "-o", out], "predict") == 130
+    assert "stopped at 64 of 200 images; --resume goes on" in capsys.readouterr().err
+    assert names_in(folder) == [".out.csv.parts"]
+    for arguments, said in [
+        ([], "--resume goes on with it, --overwrite starts anew"),
+        (["--resume", "decoding.beam_width=7"], "decoding.beam_width: 10 then, 7 now"),
+        (["--resume", "--format", "jsonl", "--spans"], "spans: False then, True now"),
+        (["--resume", "data.unicode_form=NFD"], "data.unicode_form: NFC then, NFD now"),
+    ]:
+        assert Predict.call([model, listed, "-o", out, *arguments], "predict") == 2
+        assert said in capsys.readouterr().err
+    assert Predict.call([model, listed, "-o", out, "--resume"], "predict") == 0
+    said = capsys.readouterr().err
+    assert "64 of 200 images were read before" in said
+    assert "198 of 200 images read" in said
+    assert storage.read(out) == whole.read_bytes()
+    assert names_in(folder) == ["out.csv"]
+    for arguments, said in [
+        ([], "already there; --overwrite replaces it"),
+        (["--resume"], "already there, and nothing to resume; --overwrite replaces it"),
+    ]:
+        assert Predict.call([model, listed, "-o", out, *arguments], "predict") == 2
+        assert said in capsys.readouterr().err
+
+
+def names_in(folder: str) -> list[str]:
+    return sorted(storage.top(folder) if storage.is_uri(folder) else os.listdir(folder))
+
+
+def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
+    add = Progress.add
+
+    def pressing(progress: Progress, images: int) -> None:
+        add(progress, images)
+        if images:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    patch.setattr(Progress, "add", pressing)
+
+
+@contextmanager
+def workers_run_what_is_patched(monkeypatch):
+    """Workers get the code of `reading` as it is in this process."""
+    cloudpickle.register_pickle_by_value(reading)
+    try:
+        with monkeypatch.context() as patch:
+            yield patch
+    finally:
+        cloudpickle.unregister_pickle_by_value(reading)
+
+
+def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
+    """`image`, of which files of certain contents kill the process that decodes them."""
+
+    def to_line(data, *settings):
+        if data in texts:
+            os.kill(os.getpid(), texts[data])
+        return image.to_line(data, *settings)
+
+    return SimpleNamespace(to_line=to_line, readers=image.readers, read_bytes=image.read_bytes, Line=image.Line)
+
+
+def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, model, listed, images, capsys, monkeypatch):
+    """Its neighbours are read, in their order; two such images in a block as well."""
+    (images / "8.png").write_bytes(b"segfault")
+    (images / "9.png").write_bytes(b"abort")
+    text = Path(listed).read_text().splitlines()
+    text[5:7], text[150] = ["images/8.png", "images/9.png"], "images/9.png"
+    Path(listed).write_text("\n".join(text))
+    with workers_run_what_is_patched(monkeypatch) as patch:
+        patch.setattr(reading, "image", deadly({b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}))
+        assert Predict.call([model, listed], "predict") == 0
+    found = rows(capsys.readouterr().out)
+    errors = {number: row["error"] for number, row in enumerate(found) if row["error"]}
+    died = "damaged image: its decoder died"
+    assert {number: error for number, error in errors.items() if error == died} == dict.fromkeys((5, 6, 150), died)
+    assert sorted(errors) == [5, 6, 70, 71, 150]
+    reader = Recognizer.load(model, "cpu")
+    texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
+    assert [row["text"] for row in found] == [
+        "" if number in errors else texts[number % 4] for number in range(len(found))
+    ]
+
+
+def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out.csv"
+    with workers_run_what_is_patched(monkeypatch) as patch:
+        patch.setattr(reading, "MOST_DEATHS", 1)
+        patch.setattr(reading, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
+        assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
+    assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_decoders_that_die_again_and_again_end_the_run(local_ray, model, listed, capsys, monkeypatch):
+    with workers_run_what_is_patched(monkeypatch) as patch:
+        patch.setattr(reading, "MOST_DEATHS", 1)
+        # Not what decodes, which is in processes of its own by then.
+        patch.setattr(reading, "_malformed", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        assert Predict.call([model, listed], "predict") == 1
+    assert "in a worker: a worker that decodes images died 2 times" in capsys.readouterr().err
+
+
+def test_a_model_that_is_replaced_while_the_command_starts_ends_it(
+    local_ray, model, images, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out.csv"
+
+    def replace(*arguments):
+        recognizer(beam_width=7).save(Path(model))
+        return list_inputs(*arguments)
+
+    monkeypatch.setattr(predict, "list_inputs", replace)
+    assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
+    assert "is another model than when the command began" in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ["images", "model"]
+
+
+@pytest.fixture
+def many(images, tmp_path):
+    """A CSV that takes some seconds to read."""
+    names = [f"images/{number % 4}.png" for number in range(12_000)]
+    (tmp_path / "many.csv").write_text("".join(f"{name};x\n" for name in names))
+    return str(tmp_path / "many.csv")
+
+
+@pytest.mark.long
+def test_a_command_that_is_killed_goes_on_and_ends_the_same(model, many, folder, tmp_path):
+    out, whole = storage.join(folder, "out.jsonl"), str(tmp_path / "whole.jsonl")
+    parts = storage.join(folder, ".out.jsonl.parts")
+    command = [sys.executable, "-m", "raycrnn.predict", model, many, "--address", "local", "-o"]
+    subprocess.run([*command, whole], check=True)
+    process = subprocess.Popen([*command, out])
+    wait_until(lambda: any(name.startswith("0") for name in storage.Directory(parts).entries()))
+    process.kill()
+    process.wait()
+    assert names_in(folder) == [".out.jsonl.parts"]
+    done = subprocess.run([*command, out, "--resume"], check=True, capture_output=True, text=True)
+    assert "images were read before" in done.stderr
+    assert names_in(folder) == ["out.jsonl"]
+    found, expected = ([json.loads(line) for line in storage.read(path).splitlines()] for path in (out, whole))
+    for key in ("path", "text", "error"):
+        assert [row[key] for row in found] == [row[key] for row in expected]
+    # In other blocks, so in other batches.
+    log_probs = [[row["log_prob"] for row in each] for each in (found, expected)]
+    assert log_probs[0] == pytest.approx(log_probs[1], abs=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("title", ["MapWorker(MapBatches(Transcriber))", "MapBatches(Decode)"])
+def test_rows_come_once_each_though_a_worker_is_killed(local_ray, model, many, images, title):
+    reader = Recognizer.load(model, "cpu", ["decoding.beam_width=100"])
+    texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
+    inputs = [str(images / f"{number % 4}.png") for number in range(12_000)]
+    results = reading.transcribe(reading.Job(model, reader.configuration.image, ("decoding.beam_width=100",)), inputs)
+    with meanwhile(lambda: wait_until(lambda: kill_all(title))):
+        found = [result.transcription.text for result in results]
+    assert found == [texts[number % 4] for number in range(12_000)]
