@@ -1,0 +1,438 @@
+"""The service on Ray Serve: one command, one application for `serve run`, and what happens on the bad day."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from raycrnn.bench.load import Question, closed_loop
+from raycrnn.bench.serve import free_port, running
+from raycrnn.errors import UsageError
+from raycrnn.serve import Serve, Settings, read_token
+from tests.conftest import draw, words
+from tests.test_recognizer import recognizer
+from tests.test_web import png
+
+long = pytest.mark.long
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("serve") / "model"
+    recognizer(num_beam_paths=1).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def questions():
+    reader = recognizer(num_beam_paths=1)
+    images = [draw(text) for text in words(20)]
+    return [Question(png(image), found.text) for image, found in zip(images, reader(images), strict=True)]
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(2, (2, 2)), ("2", (2, 2)), ("1-4", (1, 4)), ("[1,4]", (1, 4)), ((1, 4), (1, 4)), ([1, 4], (1, 4))],
+)
+def test_replicas_are_a_number_or_a_range(given, expected):
+    settings = Settings(model="m", replicas=given)
+    assert settings.replica_range == expected
+    options = settings.deployment_options()
+    if expected[0] == expected[1]:
+        assert options["num_replicas"] == expected[0]
+    else:
+        assert [options["autoscaling_config"][key] for key in ("min_replicas", "max_replicas")] == [1, 4]
+
+
+@pytest.mark.parametrize("given", [0, "0", "4-1", "many", (2, 1), "1-2-3"])
+def test_other_replicas_are_refused(given):
+    with pytest.raises(ValueError, match="replicas"):
+        Settings(model="m", replicas=given)
+
+
+def test_the_limits_of_rays_queue_lie_behind_our_own():
+    options = Settings(model="m", limits={"max_waiting": 10}).deployment_options()
+    assert options["max_ongoing_requests"] > 10
+    assert options["max_queued_requests"] > 10
+
+
+def test_parts_of_a_gpu_are_reserved():
+    assert Settings(model="m", gpus="0.25").deployment_options()["ray_actor_options"]["num_gpus"] == 0.25
+
+
+def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAYCRNN_TOKEN", raising=False)
+    assert read_token(None) is None
+    monkeypatch.setenv("RAYCRNN_TOKEN", "sesame")
+    assert read_token(None) == "sesame"
+    monkeypatch.setenv("RAYCRNN_TOKEN", " sesame\n")
+    assert read_token(None) == "sesame"
+    (tmp_path / "token").write_text("other\n")
+    assert read_token(str(tmp_path / "token")) == "other"
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(UsageError, match="holds no token"):
+        read_token(str(tmp_path / "token"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_token(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("token", ["sésame", "two\nlines", "a\tb", " "])
+def test_a_token_that_no_header_bears_is_refused_wherever_it_comes_from(tmp_path, monkeypatch, token):
+    (tmp_path / "token").write_text(token, encoding="utf-8")
+    with pytest.raises(UsageError, match=str(tmp_path)):
+        read_token(str(tmp_path / "token"))
+    monkeypatch.setenv("RAYCRNN_TOKEN", token)
+    with pytest.raises(UsageError, match="RAYCRNN_TOKEN"):
+        read_token(None)
+
+
+def test_wrong_usage_is_told_before_anything_starts(model, capsys):
+    assert Serve.call(["nowhere"], "serve") == 2
+    assert "no model directory" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert Serve.call([model, "--port", port], "serve") == 2
+    assert "cannot be listened at" in capsys.readouterr().err
+    assert Serve.call([model, "training.n_epochs=1"], "serve") == 2
+    assert "only decoding.* and data.*" in capsys.readouterr().err
+    # Its limits are looked at after its port, and another program may be at the one that is the default.
+    free = str(free_port())
+    assert Serve.call([model, "--port", free, "--max-images", "9", "--max-waiting", "8"], "serve") == 2
+    assert "max_images=9 is more than max_waiting=8" in capsys.readouterr().err
+
+
+def test_large_bodies_are_taken_by_one_option():
+    limits = Serve(model="m", max_body_mb=300)._limits()
+    assert (limits.max_body_mb, limits.max_upload_mb) == (300, 300)
+    # As a replica gets them.
+    assert Settings(**Settings(model="m", limits=limits).model_dump(mode="json")).limits == limits
+
+
+def test_the_shipped_serve_config_is_valid_and_closed_to_the_network():
+    from ray.serve.schema import ServeDeploySchema
+
+    tree = yaml.safe_load((ROOT / "deploy" / "serve_config.yaml").read_text(encoding="utf-8"))
+    schema = ServeDeploySchema.model_validate(tree)
+    assert schema.http_options.host == "127.0.0.1"
+    (application,) = schema.applications
+    assert application.import_path == "raycrnn.serve:app"
+    Settings(**application.args)
+
+
+# --- the command
+
+
+@pytest.mark.ray
+@long
+def test_the_command_reads_and_ctrl_c_answers_what_was_asked(model, questions):
+    port = free_port()
+    with running("raycrnn.serve", model, "--port", port) as process:
+        load = asyncio.run(closed_loop(port, questions, 4, 2))
+        assert load.latencies
+        assert load.wrong == load.refused == load.failed == 0
+        answers = []
+        many = [("image", (f"{n}.png", question.body)) for n, question in enumerate(questions * 3)]
+        before = asked(port)
+
+        def ask():
+            answers.append(httpx.post(f"http://127.0.0.1:{port}/predict", files=many, timeout=60))
+
+        asking = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        # What has not reached the service by then was not asked.
+        while asked(port) < before + 4 * len(many):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        for thread in asking:
+            thread.join(60)
+        assert process.wait(120) == 130
+    assert [answer.status_code for answer in answers] == [200] * 4
+    for answer in answers:
+        assert [each["text"] for each in answer.json()["predictions"]] == [each.text for each in questions * 3]
+
+
+def asked(port: int) -> int:
+    """How many images a service has read or is to read."""
+    health = httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).json()
+    return health["waiting"] + health["images_read"]
+
+
+OTHERS = """
+import sys
+import ray
+from ray import serve
+
+ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+http_options = {"port": int(sys.argv[1])}
+
+@serve.deployment(ray_actor_options={"num_cpus": float(sys.argv[2])})
+class Other:
+    async def __call__(self, request):
+        return "other"
+
+serve.start(http_options=http_options)
+serve.run(Other.bind(), name="other", route_prefix="/other")
+print("address", ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def cluster_of_others(port: int, cpus: float) -> Iterator[str]:
+    """The address of a Ray with two CPUs where an application of somebody else takes some of them."""
+    command = [sys.executable, "-c", OTHERS, str(port), str(cpus)]
+    without_door = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE")}
+    process = subprocess.Popen(
+        command, env=without_door, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield next(line for line in process.stdout if line.startswith("address")).split()[1]
+    finally:
+        process.stdin.close()
+        process.wait(120)
+
+
+@contextmanager
+def serving_at(address: str, model: str, *options: str) -> Iterator[tuple[subprocess.Popen, Callable[[str], str]]]:
+    """The command at a cluster's address, and a function that waits for a word in what it prints."""
+    command = [sys.executable, "-m", "raycrnn.serve", model, "--address", address, *options]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT
+    )
+    printed = []
+
+    def until(word: str) -> str:
+        for line in process.stdout:
+            printed.append(line)
+            if word in line:
+                break
+        assert word in "".join(printed), printed
+        return "".join(printed)
+
+    try:
+        yield process, until
+    finally:
+        process.kill()
+        process.wait(120)
+
+
+@pytest.mark.ray
+@long
+def test_on_a_cluster_of_others_only_the_own_application_comes_and_goes(model, questions):
+    port = free_port()
+    with (
+        cluster_of_others(port, 0.5) as address,
+        serving_at(address, model, "--port", str(free_port())) as (own, until),
+    ):
+        printed = until("reads images")
+        assert f"http://127.0.0.1:{port}/ reads images" in printed
+        assert f"it goes on to listen at 127.0.0.1:{port}" in printed
+        assert "without RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycrnn.door:middlewares" in printed
+        answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=questions[0].body, timeout=30)
+        assert answer.json()["text"] == questions[0].text
+        with serving_at(address, model) as (second, until_second):
+            until_second("serves an application 'raycrnn' already")
+            assert second.wait(60) == 2
+        own.send_signal(signal.SIGINT)
+        assert own.wait(120) == 130
+        assert httpx.get(f"http://127.0.0.1:{port}/other", timeout=30).text == "other"
+        assert httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).status_code == 404
+
+
+@pytest.mark.ray
+@long
+def test_what_a_busy_cluster_lacks_is_told_and_ctrl_c_ends_the_waiting(model):
+    port = free_port()
+    with cluster_of_others(port, 2) as address, serving_at(address, model) as (own, until):
+        until("waiting for 1 CPU: of the cluster's 2, 0 are free")
+        own.send_signal(signal.SIGINT)
+        assert own.wait(30) == 130
+        assert httpx.get(f"http://127.0.0.1:{port}/other", timeout=30).text == "other"
+
+
+@pytest.mark.ray
+@long
+def test_a_killed_replica_costs_no_request_its_answer(model, questions):
+    port = free_port()
+    with running("raycrnn.serve", model, "--port", port) as process:
+        replica = replica_of(process.pid)
+        killer = threading.Timer(3, lambda: os.kill(replica, signal.SIGKILL))
+        killer.start()
+        load = asyncio.run(closed_loop(port, questions, 8, 30))
+        assert replica_of(process.pid) != replica
+        assert load.wrong == load.failed == 0
+        health = httpx.get(f"http://127.0.0.1:{port}/health").json()
+        assert health["images_read"] > 0
+
+
+def replica_of(pid: int) -> int:
+    """The process of the one replica below a process."""
+    table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=2) for line in table.splitlines()[1:]]
+    parent = {int(row[0]): int(row[1]) for row in rows}
+
+    def is_below(child: int) -> bool:
+        while child in parent:
+            if child == pid:
+                return True
+            child = parent[child]
+        return False
+
+    (found,) = [int(row[0]) for row in rows if row[2].startswith("ray::ServeReplica") and is_below(int(row[0]))]
+    return found
+
+
+@pytest.mark.ray
+@long
+def test_a_thousand_malformed_requests_harm_nobody(model, questions):
+    port = free_port()
+    generator = random.Random(0)
+    with running("raycrnn.serve", model, "--port", port):
+        statuses = [status_of(port, malformed(generator, questions)) for _ in range(1000)]
+        # 503 is declared; what has no status was no HTTP, and the connection was closed.
+        assert {status for status in statuses if status and status >= 500} <= {503}
+        assert sum(status is not None for status in statuses) > 500
+        load = asyncio.run(closed_loop(port, questions, 4, 2))
+        assert load.latencies
+        assert load.wrong == load.refused == load.failed == 0
+
+
+def malformed(generator: random.Random, questions: list[Question]) -> bytes:
+    """A request that is wrong in one way or another: truncated, mutated, of a wrong type, with huge headers."""
+    body = bytearray(generator.choice(questions).body)
+    kind = generator.choice(["image/png", "application/json", "text/html", "multipart/form-data; boundary=x", "\x01"])
+    path = generator.choice(
+        ["/predict", "/predict?n_best=-1", "/predict?n_best=9" + "9" * 400, "/%00", "/predict/../x"]
+    )
+    headers = {"Host": "x", "Content-Type": kind, "Connection": "close"}
+    match generator.randrange(6):
+        case 0:
+            del body[generator.randrange(len(body)) :]
+        case 1:
+            for _ in range(20):
+                body[generator.randrange(len(body))] = generator.randrange(256)
+        case 2:
+            headers["X-" + "h" * generator.randrange(100)] = "v" * generator.randrange(200_000)
+        case 3:
+            body = bytearray(b"--x\r\nContent-Disposition: form-data; name=a; filename=b\r\n\r\n") + body
+        case 4:
+            headers["Content-Length"] = generator.choice(["-1", "x", str(10**12), "3"])
+        case 5:
+            body = bytearray(generator.randbytes(generator.randrange(3000)))
+    headers.setdefault("Content-Length", str(len(body)))
+    method = generator.choice(["POST", "POST", "POST", "PUT", "GET", "\xff"])
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + bytes(body)
+
+
+def status_of(port: int, request: bytes) -> int | None:
+    """The status that answers raw bytes; None where the connection is closed without one."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        try:
+            connection.sendall(request)
+            answer = connection.recv(200)
+        except OSError:
+            return None
+    return int(answer.split()[1]) if answer.startswith(b"HTTP/1.1 ") else None
+
+
+@pytest.mark.ray
+@long
+def test_serve_run_takes_the_same_application(model, questions):
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8000)) == 0:
+            pytest.skip("port 8000, which serve run takes, is in use")
+    program = Path(sys.executable).with_name("serve")
+    environment = {**os.environ, "RAY_ADDRESS": "local"}
+    process = subprocess.Popen(
+        [program, "run", "raycrnn.serve:app", f"model={model}"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            try:
+                answer = httpx.post("http://127.0.0.1:8000/predict", content=questions[0].body, timeout=10)
+            except httpx.TransportError:
+                answer = None
+            # Its proxy answers before the application is there.
+            if answer is not None and answer.status_code not in (404, 503):
+                break
+            time.sleep(0.5)
+        assert answer.json()["text"] == questions[0].text
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
+
+
+@pytest.mark.ray
+@long
+def test_all_ways_of_prediction_agree_on_two_hundred_images(data_folder, tmp_path):
+    """Train small, then: the recogniser, predict, the service and the exported graph read the same."""
+    labels = (data_folder("captcha4") / "labels.csv").read_text(encoding="utf-8").splitlines()
+    rows = [f"{data_folder('captcha4')}/{row}" for row in labels]
+    (tmp_path / "train.csv").write_text("\n".join(rows[200:]) + "\n", encoding="utf-8")
+    (tmp_path / "two_hundred.csv").write_text("\n".join(rows[:200]) + "\n", encoding="utf-8")
+    settings = {
+        "output_model_dir": tmp_path / "output",
+        "data.csv_files_train": tmp_path / "train.csv",
+        "data.csv_files_eval": tmp_path / "two_hundred.csv",
+        "model.size": "quarter",
+        "training.n_epochs": 10,
+        "training.learning_rate": 2e-3,
+        "decoding.method": "greedy",
+    }
+    verb("train", "config_template.json", *(f"{key}={value}" for key, value in settings.items()))
+    model, paths = tmp_path / "output" / "model", [row.partition(";")[0] for row in rows[:200]]
+
+    from raycrnn.recognizer import Recognizer
+
+    expected = [found.text for found in Recognizer.load(model, "cpu")(paths)]
+    assert len(set(expected)) > 20, "it has learnt nothing that could differ"
+
+    verb("predict", model, tmp_path / "two_hundred.csv", "-o", tmp_path / "out.jsonl")
+    lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["text"] for line in lines] == expected
+
+    port = free_port()
+    with running("raycrnn.serve", model, "--port", port), httpx.Client(timeout=30) as client:
+        url = f"http://127.0.0.1:{port}/predict"
+        assert [client.post(url, content=Path(path).read_bytes()).json()["text"] for path in paths] == expected
+
+    verb("export", model, tmp_path / "model.onnx")
+    printed = subprocess.run(
+        [sys.executable, ROOT / "examples" / "onnx_predict.py", tmp_path / "model.onnx", *paths],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert [line.rpartition("\t")[2] for line in printed.splitlines()] == expected
+
+
+def verb(*arguments: object) -> None:
+    subprocess.run([sys.executable, "-m", "raycrnn", *map(str, arguments)], cwd=ROOT, check=True, timeout=400)
