@@ -1,14 +1,17 @@
 """Benchmarks run and print each figure beside its limit; no test looks at a time."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from raycrnn import bench
+from raycrnn import bench, speeds
+from raycrnn.bench import scale
 from raycrnn.bench.step import Step
 
 
-def test_step_prints_figures_limits_and_json(capsys):
+def test_step_prints_figures_limits_and_json_and_keeps_the_speed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     arguments = ["--size", "quarter", "--batch", "2", "--width", "32", "--rounds", "1", "--json"]
     assert Step.call(arguments, "bench step") == 0
     out = capsys.readouterr().out.splitlines()
@@ -16,6 +19,9 @@ def test_step_prints_figures_limits_and_json(capsys):
     figures = json.loads(out[-1])
     assert figures["plain_fp32"] > 0
     assert figures["ratio_auto_to_fp32"] > 0
+    (speed,) = speeds.known(pytest.fail)
+    assert speed.images_per_second == figures[f"auto_precision_({speed.precision})"]
+    assert (speed.batch, speed.width, speed.network.height) == (2, 32, 32)
 
 
 def test_ratios_are_taken_pair_by_pair():
@@ -60,9 +66,61 @@ def test_start_adds_up_its_parts(capsys):
 
 @pytest.mark.ray
 @pytest.mark.long
+def test_predict_measures_both_sides(local_ray, capsys):
+    from raycrnn.bench.predict import PredictBench
+
+    assert PredictBench.call(["--size", "quarter", "--images", "300", "--rounds", "1", "--json"], "bench predict") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    ratio = figures["predict,_greedy"] / figures["bare_forward_pass"]
+    assert figures["ratio_predict_to_forward"] == pytest.approx(ratio)
+    assert figures["predict,_beam_search"] > 0
+
+
+@pytest.mark.ray
+@pytest.mark.long
 def test_recover_finds_the_worker_it_kills(local_ray, tmp_path):
     from raycrnn.bench import recover
     from raycrnn.bench.train import write_images
 
     write_images(tmp_path, 100, 512)
     assert 0 < recover.kill_worker(recover._settings(tmp_path, "run")) < 120
+
+
+# scale
+
+L4 = scale.Measures(
+    step_images=2000, decode_images=500, gradient_bytes=35_000_000, image_bytes=12_800, bandwidth=1.25e9, overlap=2 / 3
+)
+
+
+def site(gpu_nodes: int, decode_nodes: int) -> scale.Site:
+    return scale.Site(gpu_nodes, decode_nodes, gpu_node_cores=4, decode_node_cores=16, batch=64)
+
+
+@pytest.mark.parametrize(
+    ("measures", "nodes", "images", "binds"),
+    [
+        # Three cores of the GPU node decode 500 images each.
+        (L4, (1, 0), 1500, "decoding"),
+        (L4, (1, 1), 2000, "the training step"),
+        # 35 MB are sent and received in 28 ms, of which 21 are hidden behind a step of 32.
+        # A step that takes half as long would hide less of them: the network binds.
+        (L4, (2, 1), 2 * 64 / (0.032 + 0.028 - 0.032 * 2 / 3), "gradients over the network"),
+        (replace(L4, overlap=0.0), (2, 1), 2 * 64 / (0.032 + 0.028), "the training step"),
+        (replace(L4, bandwidth=1.25e8), (4, 9), 4 * 64 / (0.032 + 0.42 - 0.032 * 2 / 3), "gradients over the network"),
+        (replace(L4, bandwidth=1e7), (1, 9), 1e7 / 12_800, "images over the network"),
+    ],
+)
+def test_a_forecast_is_as_fast_as_what_binds(measures, nodes, images, binds):
+    found = scale.forecast(measures, site(*nodes))
+    assert found.images == pytest.approx(images) and found.binds == binds
+
+
+def test_scale_forecasts_from_what_is_measured_here(capsys):
+    command = ["--size=quarter", "--width=64", "--batch=8", "--gpu-nodes=1,3", "--decode-nodes=0,2", "--json"]
+    assert scale.Scale.call([*command, "--gpu-node-price=1.5", "--decode-node-price=0.5"], "bench scale") == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["forecasts"]
+    assert [(row["gpu_nodes"], row["decode_nodes"]) for row in rows] == [(1, 0), (1, 2), (3, 0), (3, 2)]
+    assert [row["price"] for row in rows] == [1.5, 2.5, 4.5, 5.5]
+    for row in rows:
+        assert row["a_million"] == pytest.approx(row["price"] / 3600 / row["images"] * 1e6)

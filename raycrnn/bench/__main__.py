@@ -6,7 +6,10 @@ from typing import NoReturn
 
 BENCHMARKS = {
     "ingest": ("Ingest", "decoding through Ray Data against a DataLoader and a plain loop"),
+    "predict": ("PredictBench", "prediction through Ray Data against the bare forward pass"),
     "recover": ("Recover", "seconds lost to a killed worker and to a lost node"),
+    "scale": ("Scale", "images a second and cost on n GPU nodes and m decoding nodes, forecast"),
+    "serve": ("ServeBench", "requests a second and latencies, against a plain web server"),
     "start": ("Start", "from the command to the first training step, by part"),
     "step": ("Step", "the training step in auto precision against plain fp32"),
     "train": ("TrainBench", "training through Ray against the same loop on tensors in memory"),

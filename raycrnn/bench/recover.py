@@ -54,7 +54,7 @@ def _settings(folder: Path, name: str) -> Configuration:
     tree["output_model_dir"] = str(folder / name)
     # A single worker would train in this very process.
     tree["cluster"]["num_workers"] = [1, 1]
-    tree["training"] |= {"n_epochs": 40, "save_interval": STEPS_BEFORE, "evaluate_every_epoch": 40}
+    tree["training"] |= {"n_epochs": 16, "save_interval": STEPS_BEFORE, "evaluate_every_epoch": 16}
     return config.parse(tree)
 
 

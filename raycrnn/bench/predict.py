@@ -1,0 +1,168 @@
+"""Prediction through Ray Data against the network's bare forward pass, on the same cores."""
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from pydantic import Field
+
+from raycrnn import bench, cluster, command, config, image, learning, reading, writers
+from raycrnn.alphabet import Alphabet
+from raycrnn.command import Command
+from raycrnn.inputs import list_inputs
+from raycrnn.model import CRNN
+from raycrnn.progress import Progress
+from raycrnn.recognizer import Recognizer, batches_by_width
+
+FILES = 2000
+"""Different images; they are listed in turn."""
+
+UNITS = tuple(map(chr, range(ord("!"), ord("p"))))
+
+GREEDY = ("decoding.method=greedy",)
+
+
+class PredictBench(Command):
+    """Measure images a second, from files to lines of CSV, against the same network on the same images in memory.
+
+    Both in the same precision with as many threads as there are cores, in turn; paths are found greedily. The time
+    runs from the first results on, without the start of Ray and of the replicas; decoding the images, much of which is
+    done meanwhile, is charged in full. The limit: prediction ≥ 0.8 × the forward pass.
+    """
+
+    size: Literal["full", "half", "quarter"] = "half"
+    """of the network"""
+    images: int = Field(6000, ge=300)
+    """to read in each measurement, for each core"""
+    rounds: int = Field(3, ge=1)
+    """each measures both sides"""
+    json_line: bool = Field(False, validation_alias="json")
+    """print one JSON object as the last line of stdout"""
+
+    def run(self) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(cores)
+        learning.keep_freed_memory()
+        learning.keep_kernels()
+        with tempfile.TemporaryDirectory() as name, cluster.connect("local"):
+            folder = Path(name)
+            model = save_model(folder / "model", self.size)
+            paths = write_images(folder, cores * self.images)
+            forward = Forward(Recognizer.load(model), paths)
+            charged = forward.decoding_seconds / cores
+            rates: dict[str, list[float]] = {"forward": [], "predict": []}
+            for _ in range(self.rounds):
+                rates["forward"].append(forward.images_per_second())
+                rates["predict"].append(images_per_second(folder, paths, GREEDY, charged))
+            beam = images_per_second(folder, paths[: len(paths) // 2], (), charged)
+        ratio = bench.median_ratio(rates["predict"], rates["forward"])
+        figures = [
+            bench.Figure("predict, greedy", statistics.median(rates["predict"]), "img/s"),
+            bench.Figure("bare forward pass", statistics.median(rates["forward"]), "img/s"),
+            bench.Figure("ratio predict to forward", ratio, "", "≥ 0.8"),
+            bench.Figure("predict, beam search", beam, "img/s"),
+            bench.Figure("decoding images, one core", 1 / forward.decoding_seconds, "img/s"),
+        ]
+        where = f"{forward.recognizer.device.type}, {cores} cores"
+        bench.report(
+            f"predict: {self.size} network, {len(paths):,} images of 32×40–940, {where}", figures, self.json_line
+        )
+
+
+def save_model(path: Path, size: str) -> Path:
+    """The model directory of an untrained network."""
+    torch.manual_seed(0)
+    settings = config.parse({"data": {"csv_files_train": "none.csv"}, "model": {"size": size}})
+    network = CRNN.from_settings(settings.model, settings.image, len(UNITS) + 1)
+    # It would be sure of nothing, and read next to nothing.
+    network.output.weight.data.mul_(8)
+    Recognizer(network, settings, Alphabet(UNITS), {}).save(path)
+    return path
+
+
+def write_images(folder: Path, count: int) -> list[str]:
+    """Drawn lines of text, most of them short; `FILES` different ones, listed in turn."""
+    random = np.random.default_rng(0)
+    font = ImageFont.load_default(size=24)
+    for number in range(min(count, FILES)):
+        width = int(40 + 900 * random.beta(1, 3))
+        drawn = Image.new("L", (width, 32), 255)
+        ImageDraw.Draw(drawn).text((4, 2), "".join(random.choice(UNITS, width // 12)), fill=0, font=font)
+        drawn.save(folder / f"{number}.png")
+    return [str(folder / f"{number % FILES}.png") for number in range(count)]
+
+
+class Forward:
+    """The network on prepared images in memory, in batches of like width."""
+
+    def __init__(self, recognizer: Recognizer, paths: Sequence[str]):
+        self.recognizer = recognizer
+        start = time.process_time()
+        own = {path: recognizer.prepare(path).pixels for path in dict.fromkeys(paths)}
+        self.decoding_seconds = (time.process_time() - start) / len(own)
+        pixels = [own[path] for path in paths]
+        groups = batches_by_width(
+            [each.shape[1] for each in pixels], recognizer.configuration.image.input_shape[0], recognizer.most_pixels
+        )
+        self._images = len(paths)
+        self._batches = [tuple(map(torch.from_numpy, image.collate([pixels[i] for i in group]))) for group in groups]
+
+    def images_per_second(self) -> float:
+        """After some batches to warm up."""
+        self._run(self._batches[::10])
+        start = time.perf_counter()
+        self._run(self._batches)
+        return self._images / (time.perf_counter() - start)
+
+    @torch.inference_mode()
+    def _run(self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        device = self.recognizer.device
+        for images_BCHW, widths_B in batches:
+            log_probs_TBK, _ = self.recognizer.network(images_BCHW.to(device), widths_B.to(device))
+        # Of a GPU's work the last is awaited by this.
+        log_probs_TBK.sum().item()
+
+
+@dataclass
+class Timed:
+    """Passes rows on, and notes when they come."""
+
+    writer: writers.Writer
+    arrivals: list[tuple[float, int]] = field(default_factory=list)
+
+    def write(self, table: pa.Table) -> None:
+        self.writer.write(table)
+        if len(table):
+            self.arrivals.append((time.perf_counter(), len(table)))
+
+
+def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, ...], charged: float) -> float:
+    """From files to CSV, at least: from the first block on, as if by then each replica had read one.
+
+    Args:
+        folder: that holds the model, and takes the CSV.
+        charged: seconds an image for decoding, in addition.
+    """
+    settings = Recognizer.load(folder / "model", "cpu").configuration
+    inputs = list_inputs(paths, settings.data)
+    job = reading.Job(str(folder / "model"), settings.image, overrides)
+    with (folder / "out.csv").open("w") as file:
+        timed = Timed(writers.make_writer(file, writers.Layout("csv")))
+        reading.transcribe_into(timed, job, inputs, Progress(len(inputs)), command.Interrupt())
+    replicas = reading.plan_replicas(len(inputs), job).count
+    images = sum(rows for _, rows in timed.arrivals[replicas:])
+    seconds = timed.arrivals[-1][0] - timed.arrivals[0][0]
+    return images / (seconds + images * charged)
+
+
+if __name__ == "__main__":
+    PredictBench.main(name="bench predict")
