@@ -15,6 +15,7 @@ class Job:
     configuration: Configuration
     material: Material
     output: str
+    """directory: a path on this machine or, where several nodes train, on a disk of all; or a URI"""
     plan: Plan
     started: float
     """seconds since 1970 at which the command started"""
@@ -27,5 +28,7 @@ class Job:
     """whether every evaluation is followed by a checkpoint, however soon"""
     counts_all_minutes: bool = False
     """whether `training.max_minutes` counts what was spent before the run was interrupted"""
+    owner: str | None = None
+    """of an output in object storage: `storage.Directory.owner`"""
     taken_over: bool = False
     """whether the checkpoint is of another run, whose best model is not this one's"""
