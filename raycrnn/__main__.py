@@ -11,6 +11,8 @@ VERBS = {
     "evaluate": ("evaluate", "Evaluate", "score a model on labelled images"),
     "tune": ("tune", "Tune", "search for a better configuration"),
     "predict": ("predict", "Predict", "transcribe images"),
+    "export": ("export", "Export", "write a model as one file: ONNX or torch.export"),
+    "serve": ("serve", "Serve", "read images over HTTP, with a page for people"),
     "split": ("split", "Split", "divide a CSV into training and evaluation rows"),
     "numbers": ("mnist_numbers", "Numbers", "make images of numbers from MNIST digits"),
 }

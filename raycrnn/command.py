@@ -13,7 +13,7 @@ import sys
 import threading
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import ClassVar, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -55,7 +55,9 @@ class Command(BaseModel):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
         if sys.stdout is None:
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it was closed, and print would do nothing either
+            # It was closed before the start: what is printed goes nowhere.
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                return cls.call(arguments, name)
         try:
             code = cls._parse(arguments, name).run() or 0
             sys.stdout.flush()

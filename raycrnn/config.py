@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
+from raycrnn import storage
 from raycrnn.errors import UsageError
 
 CHANNELS_OF_SIZE = {
@@ -290,6 +291,8 @@ class Cluster(Group):
     """CPUs reserved for each worker; auto: an equal share, less what decoding needs"""
     max_failures: Annotated[Whole, Field(ge=0)] = 3
     """times that a run goes on by itself after a worker died"""
+    wait_minutes: Annotated[float, Field(ge=0)] = 20.0
+    """for nodes that the cluster's autoscaler has to start first"""
 
     @model_validator(mode="after")
     def _one_number_of_workers(self) -> "Cluster":
@@ -412,11 +415,13 @@ def _validate(tree: dict) -> "Configuration | list[str]":
 def read_json_object(path: str | Path) -> dict:
     """Read a JSON object, refusing repeated keys. Raises `UsageError` with file and line."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
+        value = json.loads(storage.read(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {storage.describe(error)}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8: {error}") from None
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:

@@ -8,10 +8,11 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from raycrnn import storage
 from raycrnn.errors import UsageError
+from raycrnn.storage import Directory
 
 UNFINISHED = (".ray-*", ".model.*", ".run.json.*", ".metrics.jsonl.*", ".rejected.csv.*", "checkpoints/.step_*")
 """Names of what is being written; nothing else in an output directory may be deleted."""
@@ -21,36 +22,62 @@ SECONDS_BETWEEN_RESIZES = 30.0
 
 
 @contextmanager
-def alone_in(output: Path) -> Iterator[None]:
-    """Make the output directory and hold it while training. Raises `UsageError` if it cannot be had."""
+def alone_in(place: Directory) -> Iterator[None]:
+    """Make the output directory and hold it while training. Raises `UsageError` if it cannot be had.
+
+    One in object storage is to be taken besides (`Directory.take`), when nothing is refused any more: that ends another
+    command which writes there.
+    """
+    output = place.path
     try:
         output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=output):
             pass
     except OSError as error:
-        raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
+        raise UsageError(f"{place}: cannot be written: {error.strerror}") from None
     directory = os.open(output, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise UsageError(f"{output}: another command trains in it: wait, or choose another output_model_dir") from None
+        raise UsageError(f"{place}: another command trains in it: wait, or choose another output_model_dir") from None
     finally:
         os.close(directory)
 
 
-def prepare_output(job: Any) -> None:
+IMAGES_TO_LOOK_FOR = 20
+
+
+def check_shared(output: Directory, read: Any) -> None:
+    """Raises `UsageError` if a node does not see the output directory, or some images."""
+    from raycrnn import cluster, dataset
+
+    images = [path for each in read.sets.values() for path in dataset.some_paths(each, IMAGES_TO_LOOK_FOR)]
+    # One that others cannot have by chance.
+    with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as mark:
+        places = [] if output.uri else [mark.name]
+        places += [path for path in images if not storage.is_uri(path)]
+        for address, path in cluster.nodes_without(places).items():
+            what = f"output_model_dir={output}" if path == mark.name else path
+            raise UsageError(
+                f"{what}: on this machine, and not to be seen on the cluster's node {address}: use object storage "
+                "(s3://bucket/…, gs://…) or a disk that all nodes mount under the same path"
+            )
+
+
+def prepare_output(job: Any, place: Directory) -> None:
     from raycrnn import journal
 
-    output = Path(job.output)
+    output = place.path
     try:
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
         # What a run that was killed left half-written.
         for rest in (rest for pattern in UNFINISHED for rest in output.glob(pattern)):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         journal.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.material.csv_digests)
+        place.push()
     except OSError as error:
-        raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
+        raise UsageError(f"{place}: cannot be written: {storage.describe(error)}") from None
 
 
 def carry_out(job: Any) -> None:
@@ -83,8 +110,9 @@ def _fit(job: Any) -> None:
 
     resources = {"CPU": job.plan.cpus_per_worker} | ({"GPU": 1} if job.plan.use_gpu else {})
     # Ray's own record of the run would make it resume by itself; ours (checkpoint.py) decides, so it gets a
-    # place of its own each time.
-    with tempfile.TemporaryDirectory(prefix=".ray-", dir=job.output, ignore_cleanup_errors=True) as record:
+    # place of its own each time. Only the controller writes there, which Ray Train places beside the command.
+    folder = None if storage.is_uri(job.output) else job.output
+    with tempfile.TemporaryDirectory(prefix=".ray-", dir=folder, ignore_cleanup_errors=True) as record:
         TorchTrainer(
             _run_worker,
             train_loop_config={"job": job},
@@ -117,6 +145,10 @@ def describe_failure(job: Any, error: BaseException | None) -> str:
     )
 
 
+SECONDS_TO_END = 60.0
+"""for a thread that has no more to do; one that is still in Ray when Python ends may crash it."""
+
+
 class Threads:
     """Threads that are waited for before Ray goes: what they do with it must not be cut off by its end."""
 
@@ -133,7 +165,7 @@ class Threads:
     def __exit__(self, kind: type | None, *_: object) -> None:
         # Who presses Ctrl-C twice waits for nothing.
         for thread in self._started if kind is not KeyboardInterrupt else ():
-            thread.join(10)
+            thread.join(SECONDS_TO_END)
 
 
 class Background:

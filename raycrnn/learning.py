@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from raycrnn import ctc
 from raycrnn.alphabet import Alphabet
+from raycrnn.confidence import Calibration, Tally
 from raycrnn.config import Training
 from raycrnn.errors import RaycrnnError
 from raycrnn.metrics import Counts, score
@@ -340,6 +341,8 @@ class Evaluation:
     """summed over units, mean over the samples that the network can learn; 0 without any"""
     speed: float = 0.0
     """lines read a second by all workers together, from images in memory to text"""
+    calibration: Calibration | None = None
+    """fitted on the set"""
     examples: tuple["Example", ...] = ()
     """the first few of this worker's share"""
 
@@ -367,7 +370,7 @@ def evaluate(
 ) -> Evaluation:
     """Score this worker's batches and sum over all workers."""
     network.eval()
-    counts, loss_sum, learnable, seconds, shown = Counts(), 0.0, 0, 0.0, []
+    counts, tally, loss_sum, learnable, seconds, shown = Counts(), Tally(), 0.0, 0, 0.0, []
     for batch in _with_samples(batches):
         start = time.perf_counter()
         moved = batch.to(device)
@@ -377,6 +380,8 @@ def evaluate(
         seconds += time.perf_counter() - start
         batch_loss, batch_learnable = _loss_of_learnable(log_probs_TBK, frames_B, batch)
         loss_sum, learnable = loss_sum + batch_loss, learnable + batch_learnable
+        exact = [list(path.codes) == codes for path, codes in zip(paths, batch.labels(), strict=True)]
+        tally.add(log_probs_TBK, frames_B, [path.codes for path in paths], exact)
         for i, (path, codes) in enumerate(zip(paths, batch.labels(), strict=True)):
             reference, transcription = reference_units(codes, alphabet), alphabet.decode(path.codes)
             counts += score(reference, transcription)
@@ -385,10 +390,11 @@ def evaluate(
                 shown.append(Example(image_CHW, "".join(reference), "".join(transcription)))
     totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable, seconds], dtype=torch.float64, device=device)
     *sums, loss_sum, learnable, seconds = all_reduce(totals).tolist()
+    tally = Tally(all_reduce(torch.from_numpy(tally.sums).to(device)).cpu().numpy())
     counts = Counts(*map(int, sums))
     # The workers read at the same time.
     speed = counts.samples * world_size() / seconds if seconds else 0.0
-    return Evaluation(counts, loss_sum / max(1, learnable), speed, tuple(shown))
+    return Evaluation(counts, loss_sum / max(1, learnable), speed, tally.fit(), tuple(shown))
 
 
 def _with_samples(batches: Iterable[Batch]) -> Iterator[Batch]:

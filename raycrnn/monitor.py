@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 import ray
 from tqdm import tqdm
+
+from raycrnn.cluster import Nodes, Plan
 
 
 @ray.remote(num_cpus=0)
@@ -179,6 +182,24 @@ class Stall:
         return start + "; ".join(
             f"worker {rank} {each.what} ({each.seconds:.0f} s)" for rank, each in sorted(doing.items())
         )
+
+
+def describe_loss(before: Nodes, now: Nodes, waiting: Plan | None) -> str:
+    """What to add to a stall when nodes are gone for which no like ones came; "" when none is.
+
+    Args:
+        before: nodes at the start.
+        waiting: the plan whose workers Ray has not started.
+    """
+    lost = (Counter(before) - Counter(now)).total()
+    if not lost:
+        return ""
+    there = f"; the cluster has {len(before) - lost} of the {len(before)} nodes that were there at the start"
+    if waiting is None:
+        return f"{there}: see `ray status`"
+    least = f"at least {waiting.elastic[0]}" if waiting.elastic else waiting.num_workers
+    gpu = " and a GPU" if waiting.use_gpu else ""
+    return f"{there}, and {least} worker(s) of {waiting.cpus_per_worker:g} CPUs{gpu} wait for room: see `ray status`"
 
 
 @dataclass

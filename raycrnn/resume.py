@@ -1,18 +1,17 @@
 """Whether a run goes on in a directory, from which checkpoint, and whether it is still the same run."""
 
-from pathlib import Path
-
 from raycrnn import checkpoint
 from raycrnn.command import say
 from raycrnn.errors import UsageError
+from raycrnn.storage import Directory
 
 
-def resume_state(output: Path, restore: bool) -> dict | None:
+def resume_state(output: Directory, restore: bool) -> dict | None:
     """The state of the last whole checkpoint, None to start afresh. Raises `UsageError`."""
-    if output.exists() and not output.is_dir():
+    if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
+    held = output.entries()
     # rejected.csv alone is left by a run that was refused for its data, and is no reason to refuse the next.
-    held = {path.name for path in output.iterdir()} if output.exists() else set()
     if held <= {"rejected.csv"}:
         return None
     if not held & {"run.json", "checkpoints"}:
@@ -22,7 +21,10 @@ def resume_state(output: Path, restore: bool) -> dict | None:
             f"{output}: exists and is not empty: choose another output_model_dir, "
             "or restore_model=true to go on with the run in it"
         )
-    found, problems = checkpoint.latest(output / "checkpoints")
+    output.fetch("checkpoints")
+    if output.uri:
+        checkpoint.delete_half_copied(output.path / "checkpoints")
+    found, problems = checkpoint.latest(output.path / "checkpoints")
     for problem in problems:
         say(f"warning: {problem}")
     if found is None and problems:
@@ -35,16 +37,16 @@ def resume_state(output: Path, restore: bool) -> dict | None:
     return found.state
 
 
-def finished(output: Path, state: dict) -> dict:
+def finished(output: Directory, state: dict) -> dict:
     """What a run that is over gave. Raises `UsageError` if its model is gone."""
     progress = state["progress"]
-    if not (output / "model" / "model.safetensors").exists():
+    if "model" not in output.entries():
         raise UsageError(f"{output}: this run is finished, but its model/ is gone: start a new output_model_dir")
     say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
     return {"best": progress["best"], "steps": progress["step"], "rejected": state["rejected_count"]}
 
 
-def check_same_data(resumed: dict, now: dict[str, str], units: tuple[str, ...], output: Path) -> None:
+def check_same_data(resumed: dict, now: dict[str, str], units: tuple[str, ...], output: Directory) -> None:
     """Raises `UsageError` if a run would go on with other data, or another alphabet, than it began with."""
     before = resumed["csv_digests"]
     changed = [path for path, digest in now.items() if path in before and before[path] != digest]

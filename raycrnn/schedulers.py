@@ -11,13 +11,12 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
+from raycrnn.distributions import Distribution
 from raycrnn.sampler import BASE
-from raycrnn.search import MODES, Distribution, Search
-from raycrnn.trials import Trials
+from raycrnn.search import MODES, Search
+from raycrnn.trials import WHOLE, Trials
 
 TIME = "share"
-WHOLE = 1.001
-"""A trial that has done all of its training ends by itself."""
 
 
 def name_of(trial: TuneTrial) -> str:
@@ -30,7 +29,7 @@ def make(search: Search, trials: Trials) -> TrialScheduler:
     metric = search.metric[0]
     if search.scheduler.asha:
         asha = search.scheduler.asha
-        halving = Halving(TIME, metric, MODES[metric], WHOLE, asha.grace, asha.reduction, stop_last_trials=False)
+        halving = Halving(TIME, metric, MODES[metric], 1.0, asha.grace, asha.reduction, stop_last_trials=False)
         halving.replay(trials)
         return halving
     if search.scheduler.pbt:
@@ -58,7 +57,7 @@ class Halving(AsyncHyperBandScheduler):
             return TrialScheduler.CONTINUE
         decision = self._hold(name_of(trial), result)
         # One that has done all of its training ends by itself.
-        spared = name_of(trial) == BASE or result[TIME] > 0.999
+        spared = name_of(trial) == BASE or result[TIME] > WHOLE
         return TrialScheduler.CONTINUE if spared else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict) -> None:
@@ -90,7 +89,7 @@ class Population(PopulationBasedTraining):
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
         # One that has done all of its training has no use for other weights.
-        if name_of(trial) == BASE or result.get(TIME, 0.0) > 0.999:
+        if name_of(trial) == BASE or result.get(TIME, 0.0) > WHOLE:
             return TrialScheduler.CONTINUE
         return super().on_trial_result(tune_controller, trial, result)
 

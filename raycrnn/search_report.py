@@ -12,8 +12,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from raycrnn import __version__, board
+from raycrnn.distributions import Distribution
 from raycrnn.sampler import BASE, importances
-from raycrnn.search import MODES, Distribution
+from raycrnn.search import MODES
 from raycrnn.trials import Trial, Trials
 
 BASE_COLOUR, TRIAL_COLOUR, BEST_COLOUR = "#888888", "rgba(70,120,180,0.45)", "#d1495b"

@@ -3,16 +3,17 @@
 import json
 import os
 import time
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import cluster, config, fit, resume
+from raycrnn import cluster, config, fit, resume, speeds, storage
 from raycrnn.command import Command, Interrupt, interrupt_noted, say
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError
+from raycrnn.storage import Directory
 
 
 class Train(Command):
@@ -45,14 +46,15 @@ class Train(Command):
         return 0
 
     def _print(self, configuration: Configuration, outcome: dict) -> None:
-        model = Path(configuration.output_model_dir) / "model"
+        output = configuration.output_model_dir
+        model = storage.join(output, "model")
         best = outcome["best"]
         if "cer" in best:
             cer, wer, exact = (100 * best[name] for name in ("cer", "wer", "accuracy"))
             print(f"best: CER {cer:.2f} %, WER {wer:.2f} %, exact {exact:.1f} % at epoch {best['epoch']:g}")
         print(f"model: {model}")
         print(f"next:  python -m raycrnn.predict {model} images/ -o transcriptions.csv")
-        print(f"       tensorboard --logdir {Path(configuration.output_model_dir) / 'logs'}")
+        print(f"       tensorboard --logdir {storage.join(output, 'logs')}")
         if self.json_line:
             print(json.dumps({"model": str(model), **outcome}))
 
@@ -72,7 +74,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     """
     started = started or time.time()
     marks = {}
-    output = Path(configuration.output_model_dir).absolute()
+    output = Directory(storage.absolute(configuration.output_model_dir))
     cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     resumed = resume.resume_state(output, configuration.restore_model)
     if resumed:
@@ -91,7 +93,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         job = _make_job(configuration, csvs, output, started, threads)
         # The rows are in the object store now.
         del csvs
-        fit.prepare_output(job)
+        fit.prepare_output(job, output)
         marks["alphabet, rows, image headers"] = time.time()
         outcome = _watch(job, threads)
         if "marks" in outcome:
@@ -105,11 +107,12 @@ def _parts(started: float, marks: dict[str, float]) -> dict[str, float]:
     return {part: round(stop - start, 2) for part, start, stop in zip(marks, times, times[1:], strict=False)}
 
 
-def _make_job(configuration: Configuration, csvs: Any, output: Path, started: float, threads: fit.Threads) -> Any:
+def _make_job(configuration: Configuration, csvs: Any, output: Directory, started: float, threads: fit.Threads) -> Any:
     from raycrnn import ingest, keep, material
     from raycrnn.job import Job
     from raycrnn.monitor import Monitor
 
+    cluster.grow(configuration.cluster, say)
     parallel_calls = configuration.data.input_data_n_parallel_calls
     plan = cluster.plan(configuration.cluster, parallel_calls, cluster.nodes(), cluster.is_local())
     _warn_if_busy(plan)
@@ -119,10 +122,50 @@ def _make_job(configuration: Configuration, csvs: Any, output: Path, started: fl
     read = material.put(csvs, configuration, output)
     for warning in (*read.warnings, *filter(None, [plan.warning])):
         say(f"warning: {warning}")
+    if not cluster.is_local():
+        fit.check_shared(output, read)
+        say(f"cluster: {cluster.describe_nodes()}")
     say(f"{read}; {plan}")
+    if expected := _expected(configuration, read, plan):
+        say(expected)
     kept = keep.fits(read.train, configuration)
     say(keep.describe(read.train, kept))
-    return Job(configuration, read, str(output), plan, started, monitor, shelf=monitor, keep=kept)
+    output.take()
+    return Job(configuration, read, str(output), plan, started, monitor, shelf=monitor, keep=kept, owner=output.owner)
+
+
+IMAGES_TO_LOOK_AT = 1000
+
+
+def _expected(configuration: Configuration, read: Any, plan: Any) -> str | None:
+    """What measured speeds say of the run; None where they, or the images' widths, are not known."""
+    import ray
+
+    from raycrnn import dataset
+
+    # A GPU of a kind is as fast on any machine; of processors only this machine's is known.
+    device = _gpus(ray.nodes()) if plan.use_gpu else speeds.processor() if cluster.is_local() else None
+    if device is None or any(map(storage.is_uri, dataset.some_paths(read.train, IMAGES_TO_LOOK_AT))):
+        return None
+    work = speeds.Work(
+        workers=plan.num_workers,
+        device=device,
+        threads=None if plan.use_gpu else plan.threads,
+        network=speeds.Network.of(configuration.model, configuration.image),
+        precision=configuration.training.precision,
+        classes=len(read.alphabet) + 1,
+        batch=configuration.training.train_batch_size / plan.num_workers,
+        width=read.train.mean_width,
+    )
+    return speeds.expected(speeds.known(say), work)
+
+
+def _gpus(nodes: Sequence[dict]) -> str | None:
+    """What Ray calls the GPUs of its nodes; None where they are of several kinds, or of one that it does not know."""
+    mark = "accelerator_type:"
+    resources = [node["Resources"] for node in nodes if node["Alive"] and node["Resources"].get("GPU")]
+    kinds = [[name.removeprefix(mark) for name in each if name.startswith(mark)] for each in resources]
+    return kinds[0][0] if kinds and all(len(kind) == 1 and kind == kinds[0] for kind in kinds) else None
 
 
 def _warn_if_busy(plan: Any) -> None:
@@ -160,6 +203,7 @@ def _follow(job: Any, threads: fit.Threads, screen: Any, interrupt: Interrupt) -
     from raycrnn import keep
     from raycrnn.monitor import Stall
 
+    before = cluster.nodes()
     training = threads.start(lambda: fit.carry_out(job))
     keeper: fit.Background | None = None
     stall, stopping = Stall(), False
@@ -176,7 +220,7 @@ def _follow(job: Any, threads: fit.Threads, screen: Any, interrupt: Interrupt) -
                 lambda: keep.fill_beside(job.material.train, job.configuration, job.plan, job.shelf, screen.line)
             )
         if stall.lasts(news.progress.get("step")):
-            screen.line(stall.describe(ray.get(job.monitor.doing.remote())))
+            screen.line(_describe_stall(stall, job, before))
         if interrupt.pressed and not stopping:
             stopping = True
             screen.line("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
@@ -185,6 +229,15 @@ def _follow(job: Any, threads: fit.Threads, screen: Any, interrupt: Interrupt) -
             screen.close()
             return _conclude(job, news.outcome, training)
         time.sleep(0.5)
+
+
+def _describe_stall(stall: Any, job: Any, before: cluster.Nodes) -> str:
+    import ray
+
+    from raycrnn.monitor import describe_loss
+
+    doing = ray.get(job.monitor.doing.remote())
+    return stall.describe(doing) + describe_loss(before, cluster.nodes(), None if doing else job.plan)
 
 
 def _stop_at_once(job: Any) -> None:
@@ -200,7 +253,7 @@ def _stop_at_once(job: Any) -> None:
 def _conclude(job: Any, outcome: dict | None, training: fit.Background) -> dict:
     job.monitor.close.remote()
     # The workers' CPUs are given back; of a local Ray the rest ends with it.
-    training.join(10)
+    training.join(fit.SECONDS_TO_END)
     if outcome is None:
         raise RaycrnnError(fit.describe_failure(job, training.error))
     if "error" in outcome:

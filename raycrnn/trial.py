@@ -19,13 +19,14 @@ from typing import Any
 import ray
 from ray import tune
 
-from raycrnn import cluster, config, fit, journal, keep, material
+from raycrnn import checkpoint, cluster, config, fit, journal, keep, material, storage
 from raycrnn.config import Configuration
-from raycrnn.errors import RaycrnnError, UsageError, WriteError
+from raycrnn.errors import RaycrnnError, StorageError, UsageError, WriteError
 from raycrnn.job import Job
 from raycrnn.material import Material
 from raycrnn.monitor import Monitor, Stall
 from raycrnn.search import Search
+from raycrnn.storage import Directory
 
 SECONDS_BETWEEN_RESULTS = 2.0
 """A trial tells its progress so often, for the table and so that it can be stopped."""
@@ -38,6 +39,8 @@ SECONDS_TO_WAIT = 60.0
 
 DONOR = "trial.txt"
 """in a checkpoint that Tune holds: the name of the trial that wrote it"""
+
+LOG = "train.log"
 
 HEIR = "donor.json"
 """in the directory of a trial that went on from another's weights: whose, at which step, with which values"""
@@ -61,9 +64,9 @@ class Common:
     exchange: bool
     """whether trials go on from each other's weights"""
 
-    def configuration(self, values: dict[str, Any], output: Path | str) -> Configuration:
+    def configuration(self, values: dict[str, Any], output: str) -> Configuration:
         """Of a trial. Raises `UsageError`: values that each do, together may not."""
-        return config.parse(config.with_values(self.tree, {**values, "output_model_dir": str(output)}))
+        return config.parse(config.with_values(self.tree, {**values, "output_model_dir": output}))
 
     def shares_material(self, configuration: Configuration) -> bool:
         """Whether a trial learns from the very rows of the base, and from the same decoded images."""
@@ -84,7 +87,7 @@ class TrialRun(tune.Trainable):
         if Path(common.working_directory).is_dir():
             os.chdir(common.working_directory)
         self._name, self._values = config["trial"]["name"], config["trial"]["values"]
-        self._output = Path(common.output) / "trials" / self._name
+        self._output = Directory(storage.join(common.output, "trials", self._name))
         self._lock: int | None = None
         self._job: Job | None = None
         self._training: fit.Background | None = None
@@ -100,40 +103,57 @@ class TrialRun(tune.Trainable):
             return {"node": node, **self._next_result()}
         except RaycrnnError as error:
             # Trying again would not help.
-            return {"node": node, "done": True, "error": str(error), "can_go_on": isinstance(error, WriteError)}
+            can_go_on = isinstance(error, WriteError | StorageError)
+            return {"node": node, "done": True, "error": str(error), "can_go_on": can_go_on}
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            why = f"{error.filename or self._output}: cannot be written: {error.strerror}"
-            return {"node": node, "done": True, "error": why, "can_go_on": True}
+            return {"node": node, "done": True, "error": str(self._unwritable(error)), "can_go_on": True}
+
+    def _unwritable(self, error: OSError) -> WriteError:
+        return WriteError(f"{error.filename or self._output}: cannot be written: {storage.describe(error)}")
+
+    def _push(self) -> None:
+        """Raises `WriteError`."""
+        try:
+            self._output.push()
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def _hold(self) -> None:
         """Hold the trial's directory, once no earlier process writes in it. Raises `UsageError` if it is not there."""
         if self._lock is not None:
             return
-        if not self._output.parent.parent.joinpath("search.json").exists():
+        if "search.json" not in Directory(self._common.output).entries():
             raise UsageError(
-                f"{self._common.output}: not found here: output_model_dir must be on a disk all nodes share"
+                f"{self._common.output}: not found here: output_model_dir must be on a disk all nodes share, or in "
+                "object storage"
             )
-        self._output.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._output, os.O_RDONLY)
+        self._output.take()
+        self._output.path.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(self._output.path, os.O_RDONLY)
         deadline = time.monotonic() + SECONDS_TO_WAIT
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
+                break
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"{self._output}: an earlier process of this trial does not end") from None
                 time.sleep(0.1)
+        self._output.fetch(HEIR, LOG)
+
+    def _taken_over(self) -> dict | None:
+        """What the trial last went on from, if it is another's."""
+        heir = self._output.path / HEIR
+        return json.loads(heir.read_text()) if heir.exists() else None
 
     def _begin(self) -> None:
         self._hold()
-        heir = self._output / HEIR
-        taken = json.loads(heir.read_text()) if heir.exists() else None
+        taken = self._taken_over()
         if taken is not None:
             self._values = taken["values"]
-        configuration = self._common.configuration(self._values, self._output)
+        configuration = self._common.configuration(self._values, str(self._output))
         shelf, kept = self._common.shelf, self._common.keep
         monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
         if self._common.shares_material(configuration):
@@ -152,9 +172,10 @@ class TrialRun(tune.Trainable):
             kept,
             always_save=self._common.exchange,
             counts_all_minutes=True,
-            taken_over=taken is not None and self._last_checkpoint() == taken["step"],
+            taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],
+            owner=self._output.owner,
         )
-        fit.prepare_output(self._job)
+        fit.prepare_output(self._job, self._output)
         self._stall = Stall()
         self._training = fit.Background(lambda: fit.carry_out(self._job))
 
@@ -164,8 +185,10 @@ class TrialRun(tune.Trainable):
             # In this order: a worker's last word is posted before its trainer ends.
             ended = self._training.ended
             news = ray.get(self._job.monitor.read.remote())
-            with (self._output / "train.log").open("a", encoding="utf-8") as log:
-                log.writelines(f"{line}\n" for line in news.lines)
+            if news.lines:
+                with (self._output.path / LOG).open("a", encoding="utf-8") as log:
+                    log.writelines(f"{line}\n" for line in news.lines)
+                self._push()
             self._evaluations += news.evaluations
             if self._evaluations:
                 break
@@ -188,20 +211,19 @@ class TrialRun(tune.Trainable):
             raise WriteError(outcome["error"])
         return outcome.get("error")
 
-    def _last_checkpoint(self) -> str | None:
-        steps = sorted(path.name for path in (self._output / "checkpoints").glob("step_*"))
-        return steps[-1] if steps else None
-
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Hand the last checkpoint to Tune, which hands it to a trial that goes on from it."""
+        steps = self._checkpoints()
         for attempt in range(5):
-            last = self._last_checkpoint()
             try:
-                shutil.copytree(self._output / "checkpoints" / last, Path(checkpoint_dir) / last)
+                last = _last_step(steps)
+                steps.fetch(last)
+                shutil.copytree(steps.path / last, Path(checkpoint_dir) / last)
                 break
-            except (FileNotFoundError, shutil.Error):
+            except (FileNotFoundError, shutil.Error, UsageError):
                 # Training goes on, and a newer one took its place meanwhile.
-                shutil.rmtree(Path(checkpoint_dir) / last, ignore_errors=True)
+                for rest in Path(checkpoint_dir).glob("step_*"):
+                    shutil.rmtree(rest)
                 if attempt == 4:
                     raise
         (Path(checkpoint_dir) / DONOR).write_text(self._name)
@@ -212,16 +234,21 @@ class TrialRun(tune.Trainable):
         donor = (Path(checkpoint_dir) / DONOR).read_text()
         [step] = Path(checkpoint_dir).glob("step_*")
         taken = {"donor": donor, "step": step.name, "values": self._values}
-        heir, steps = self._output / HEIR, self._output / "checkpoints"
-        known = json.loads(heir.read_text()) if heir.exists() else None
+        steps = self._checkpoints()
         # Its own, or what it took before, it has gone on from: the checkpoints beside it are newer.
-        if self._last_checkpoint() is not None and (donor == self._name or taken == known):
+        if _last_step(steps) is not None and (donor == self._name or taken == self._taken_over()):
             return
-        shutil.rmtree(steps, ignore_errors=True)
-        shutil.copytree(step, steps / step.name)
+        for name in steps.entries():
+            steps.remove(name)
+        shutil.copytree(step, steps.path / step.name)
+        steps.push()
         if donor != self._name:
-            journal.write_whole(heir, json.dumps(taken))
+            journal.write_whole(self._output.path / HEIR, json.dumps(taken))
+            self._push()
             self._donor = donor
+
+    def _checkpoints(self) -> Directory:
+        return Directory(storage.join(str(self._output), "checkpoints"))
 
     def cleanup(self) -> None:
         """End it with a checkpoint."""
@@ -230,6 +257,11 @@ class TrialRun(tune.Trainable):
         self._job.monitor.stop.remote()
         self._training.join(SECONDS_TO_STOP)
         ray.kill(self._job.monitor)
+
+
+def _last_step(place: Directory, *below: str) -> str | None:
+    """The name of the last checkpoint in a directory."""
+    return checkpoint.last_of(place.files(*below))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ In the output directory: `search.json` what is searched, `trials/NAME/` the run 
 
 import json
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from raycrnn import __version__, config, journal
 from raycrnn.errors import UsageError
 from raycrnn.sampler import BASE
 from raycrnn.search import MODES, Search
+from raycrnn.storage import Directory
 
 WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped", "failed"
 """A trial is stopped by the scheduler."""
@@ -21,6 +23,9 @@ CUT_OFF = "cut off"
 
 ENDED = (FINISHED, STOPPED, FAILED)
 """Trials that a resumed search does not run again."""
+
+WHOLE = 0.999
+"""A trial that has done this share of its training has done all of it: sums of shares are rounded."""
 
 SCORES = ("cer", "wer", "accuracy", "loss", "epoch", "share", "speed")
 
@@ -69,7 +74,8 @@ class Trial:
 class Trials:
     """All trials of a search, in the order of their numbers."""
 
-    output: Path
+    place: Directory
+    """the output directory"""
     search: Search
     tree: dict
     """the base, grouped"""
@@ -77,8 +83,17 @@ class Trials:
     data: dict[str, Any] = field(default_factory=dict)
     """what was read: the digest of each CSV by its path, and the alphabet's units"""
 
+    @property
+    def output(self) -> Path:
+        """The output directory, or this machine's copy of one in object storage: see `Directory`."""
+        return self.place.path
+
     def directory(self, name: str) -> Path:
         return self.output / "trials" / name
+
+    def fetch(self, name: str, *wanted: str) -> None:
+        """Copy what a trial wrote from object storage, if it is there. Raises `UsageError`."""
+        self.place.fetch(*(f"trials/{name}/{each}" for each in wanted))
 
     def add(self, trial: Trial) -> None:
         self.trials[trial.name] = trial
@@ -89,9 +104,12 @@ class Trials:
         directory = self.directory(trial.name)
         directory.mkdir(parents=True, exist_ok=True)
         journal.write_whole(directory / "trial.json", json.dumps(asdict(trial), ensure_ascii=False, indent=1))
+        self.place.push()
 
     def save_search(self) -> None:
+        """Raises `OSError`."""
         journal.write_whole(self.output / "search.json", json.dumps(self._identity(), ensure_ascii=False, indent=1))
+        self.place.push()
 
     def _identity(self) -> dict:
         """What a resumed search must not change; how long, how many at a time and where may."""
@@ -108,9 +126,10 @@ class Trials:
         Raises:
             UsageError: there is none, or another one.
         """
+        self.place.fetch("search.json")
         path = self.output / "search.json"
         if not path.is_file():
-            raise UsageError(f"{self.output}: holds no search to resume")
+            raise UsageError(f"{self.place}: holds no search to resume")
         before, now = _flat(config.read_json_object(path)), _flat(self._identity())
         changed = [
             f"{key}: {config.to_json(before.get(key))} then, {config.to_json(now.get(key))} now"
@@ -121,16 +140,22 @@ class Trials:
         ]
         if changed:
             raise UsageError(
-                f"{self.output}: the search in it is another one ({'; '.join(changed)}): set it back, or choose "
+                f"{self.place}: the search in it is another one ({'; '.join(changed)}): set it back, or choose "
                 "another output_model_dir"
             )
+        for name in self.place.entries("trials"):
+            self.fetch(name, "trial.json")
         found = [Trial(**config.read_json_object(path)) for path in self.output.glob("trials/*/trial.json")]
         self.trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
         for trial in self.trials.values():
             self.catch_up(trial)
 
     def catch_up(self, trial: Trial) -> None:
-        """Take a trial's evaluations as its run wrote them down: the last may not have been heard of."""
+        """Take a trial's evaluations as its run wrote them down: the last may not have been heard of.
+
+        Raises `UsageError` if object storage cannot be read.
+        """
+        self.fetch(trial.name, "metrics.jsonl")
         path = self.directory(trial.name) / "metrics.jsonl"
         records = journal.read_metrics(path) if path.exists() else []
         if records:
@@ -139,15 +164,19 @@ class Trials:
 
     def values_of(self, trial: Trial) -> dict[str, Any]:
         """Its value of each key that is searched, the base's too."""
+        return {key: trial.values.get(key, value) for key, value in self._values_of_base.items()}
+
+    @cached_property
+    def _values_of_base(self) -> dict[str, Any]:
         base = config.parse(self.tree).model_dump(mode="json")
-        return {key: trial.values.get(key, config.value_at(base, key)) for key in self.search.search}
+        return {key: config.value_at(base, key) for key in self.search.search}
 
     @property
     def base(self) -> Trial | None:
         return self.trials.get(BASE)
 
     def ranked(self) -> list[Trial]:
-        """Best first: by the first metric, then the loss; those without scores last."""
+        """Best first: by the first metric, then the loss; then those without scores, and those that failed last."""
         metric = self.search.metric[0]
 
         def key(trial: Trial) -> tuple:

@@ -4,17 +4,19 @@ import json
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import cluster, config, search
+from raycrnn import cluster, config, search, storage
 from raycrnn.command import Command, interrupt_noted, say
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.search import Search
+from raycrnn.storage import Directory
 
 CLOSING_SECONDS = 8.0
 """kept of the search's `max_minutes` for ending the trials and for the report"""
@@ -51,7 +53,7 @@ class Tune(Command):
         wanted, base = search.load(self.search, tree)
         both = [text for text in self.overrides if text.partition("=")[0] in wanted.fixed]
         if both:
-            raise UsageError(f"{both[0]}: {self.search} fixes it to another value: leave it out here or there")
+            raise UsageError(f"{both[0]}: {self.search} fixes it too: leave it out here or there")
         _check(wanted, config.parse(base, origin=self.config), self.model, self.resume)
         if wanted.decoding_only:
             from raycrnn import decodings
@@ -107,17 +109,24 @@ def tune(
     from raycrnn.trials import Trials
 
     configuration = config.parse(base)
-    trials = Trials(Path(configuration.output_model_dir).absolute(), wanted, base)
-    _open_output(trials.output, resume)
+    trials = Trials(Directory(storage.absolute(configuration.output_model_dir)), wanted, base)
+    _open_output(trials.place, resume)
     csvs = material.read(configuration)
     trials.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
     if resume:
         trials.load()
-    with fit.alone_in(trials.output), cluster.connect(address), fit.Threads() as threads:
+    with fit.alone_in(trials.place), cluster.connect(address), fit.Threads() as threads:
         from raycrnn import trial, tuning
 
+        cluster.grow(configuration.cluster, say)
         share = trial.share(configuration, wanted, cluster.nodes())
         common = _share_material(configuration, csvs, trials, share, threads)
+        if not cluster.is_local():
+            fit.check_shared(trials.place, common.material)
+            say(f"cluster: {cluster.describe_nodes()}")
+        trials.place.take()
+        # The rows are in the object store now.
+        del csvs
         trials.save_search()
         say(f"{common.material}; {wanted.trials} trials and the base, {share}")
         with interrupt_noted() as interrupt:
@@ -129,20 +138,26 @@ def tune(
         if ending.interrupted and trials.best() is None:
             say("stopped before the first evaluation; the same command with --resume goes on")
             return results.Outcome(trials, interrupted=True)
-        results.write(trials, lambda best, path: shutil.copytree(trials.directory(best.name) / "model", path))
+        results.write(trials, partial(_copy_model, trials))
     return results.Outcome(trials, ending.interrupted)
 
 
-def _open_output(output: Path, resume: bool) -> None:
+def _copy_model(trials: Any, best: Any, path: Path) -> None:
+    """Raises `OSError`, `UsageError` where storage fails."""
+    trials.fetch(best.name, "model")
+    shutil.copytree(trials.directory(best.name) / "model", path)
+
+
+def _open_output(output: Directory, resume: bool) -> None:
     """Find out whether the output directory is new, or holds a search to go on with. Raises `UsageError`."""
+    if output.path.exists() and not output.path.is_dir():
+        raise UsageError(f"{output}: output_model_dir is a file")
+    held = output.entries()
     if resume:
-        if not (output / "search.json").is_file():
+        if "search.json" not in held:
             raise UsageError(f"{output}: holds no search to resume")
         return
     # rejected.csv alone is left by a search that was refused for its data.
-    held = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output}: output_model_dir is a file")
     if "search.json" in held:
         raise UsageError(f"{output}: holds a search: --resume goes on with it, or choose another output_model_dir")
     if held - {"rejected.csv"}:
@@ -155,10 +170,11 @@ def _share_material(configuration: Configuration, csvs: Any, trials: Any, share:
     from raycrnn.monitor import Monitor
     from raycrnn.trial import Common
 
-    for rest in trials.output.glob(".ray-*"):
-        shutil.rmtree(rest)
+    for rest in trials.place.entries():
+        if rest.startswith(".ray-"):
+            trials.place.remove(rest)
     shelf = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
-    read = material.put(csvs, configuration, trials.output)
+    read = material.put(csvs, configuration, trials.place)
     for warning in read.warnings:
         say(f"warning: {warning}")
     kept = keep.fits(read.train, configuration)
@@ -167,7 +183,7 @@ def _share_material(configuration: Configuration, csvs: Any, trials: Any, share:
         threads.start(lambda: keep.fill_beside(read.train, configuration, share.plan, shelf, say))
     return Common(
         tree=trials.tree,
-        output=str(trials.output),
+        output=str(trials.place),
         working_directory=str(Path.cwd()),
         material=read,
         shelf=shelf,

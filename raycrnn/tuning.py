@@ -2,23 +2,26 @@
 
 import random
 import re
-import shutil
-import tempfile
+import secrets
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import BasicVariantGenerator, Searcher
 
-from raycrnn import config, journal, schedulers
+from raycrnn import config, journal, schedulers, storage
 from raycrnn.board import Board
 from raycrnn.command import Interrupt
+from raycrnn.errors import UsageError
 from raycrnn.sampler import BASE, Sampler
+from raycrnn.storage import Directory
 from raycrnn.trial import Common, Share, TrialRun
-from raycrnn.trials import CUT_OFF, ENDED, FAILED, FINISHED, RUNNING, STOPPED, Trial, Trials
+from raycrnn.trials import CUT_OFF, ENDED, FAILED, FINISHED, RUNNING, STOPPED, WHOLE, Trial, Trials
 
 CHECKPOINTS_OF_TUNE = 4
 """that stay of a trial, for others to go on from"""
@@ -37,8 +40,7 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
     watcher = Watcher(trials, sampler, board, ending)
     # Population-based training must know the whole population at once; others are told of the next trial.
     population = queue.rest() if trials.search.scheduler.pbt else None
-    # Ray's own record of the search is not read again: trials.py has one that anybody can read.
-    with tempfile.TemporaryDirectory(prefix=".ray-", dir=trials.output, ignore_cleanup_errors=True) as record:
+    with _record_of_tune(trials.place) as record:
         trainable = tune.with_resources(tune.with_parameters(TrialRun, common=common), share.reserved())
         tuner = tune.Tuner(
             trainable,
@@ -46,7 +48,7 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
             tune_config=_tune_config(trials, share, BasicVariantGenerator() if population else queue),
             run_config=tune.RunConfig(
                 name="search",
-                storage_path=record,
+                **record,
                 callbacks=[watcher],
                 stop=ending,
                 failure_config=tune.FailureConfig(max_failures=config.parse(trials.tree).cluster.max_failures),
@@ -62,7 +64,34 @@ def run(trials: Trials, common: Common, share: Share, ending: "Ending") -> None:
     try:
         _close(trials)
     except OSError as error:
-        ending.problem = ending.problem or f"{error.filename or trials.output}: cannot be written: {error.strerror}"
+        ending.problem = ending.problem or _unwritable(trials, error)
+    except UsageError as error:
+        ending.problem = ending.problem or str(error)
+
+
+@contextmanager
+def _record_of_tune(place: Directory) -> Iterator[dict[str, Any]]:
+    """Where Tune keeps its own record, as its `RunConfig` takes it.
+
+    It is not read again, for trials.py has one that anybody can read; but through it trials take each other's weights,
+    from node to node.
+    """
+    name = f".ray-{secrets.token_hex(4)}"
+    if place.uri:
+        filesystem, path = storage.locate(storage.join(place.uri, name))
+        found = {"storage_path": path, "storage_filesystem": filesystem}
+    else:
+        found = {"storage_path": str(place.path / name)}
+    try:
+        yield found
+    finally:
+        # The next command deletes what stays.
+        with suppress(OSError):
+            place.remove(name)
+
+
+def _unwritable(trials: Trials, error: OSError) -> str:
+    return f"{error.filename or trials.place}: cannot be written: {storage.describe(error)}"
 
 
 def _tune_config(trials: Trials, share: Share, source: Any) -> tune.TuneConfig:
@@ -79,20 +108,23 @@ def _tune_config(trials: Trials, share: Share, source: Any) -> tune.TuneConfig:
 
 
 def _close(trials: Trials) -> None:
-    """What the end leaves to do, for all trials."""
+    """What the end leaves to do, for all trials. Raises `OSError`, `UsageError` where storage fails."""
     for trial in trials.trials.values():
         trials.catch_up(trial)
         if trial.status == RUNNING:
             trial.status = CUT_OFF
-        if trial.status == STOPPED and trial.done > 0.999:
+        if trial.status == STOPPED and trial.done > WHOLE:
             # It was through before it heard of it.
             trial.status = FINISHED
         trials.save(trial)
         if trial.status in (FINISHED, STOPPED):
             # They would be gigabytes, and nothing goes on from them.
-            shutil.rmtree(trials.directory(trial.name) / "checkpoints", ignore_errors=True)
+            trials.place.remove(f"trials/{trial.name}/checkpoints")
         if trial.scores:
-            journal.write_hyperparameters(trials.directory(trial.name) / "logs", trials.values_of(trial), trial.scores)
+            logs = trials.directory(trial.name) / "logs"
+            logs.mkdir(exist_ok=True)
+            journal.write_hyperparameters(logs, trials.values_of(trial), trial.scores)
+    trials.place.push()
 
 
 class Queue(Searcher):
@@ -150,7 +182,7 @@ class Watcher(tune.Callback):
         try:
             self._trials.save(found)
         except OSError as error:
-            self._ending.problem = f"{error.filename}: cannot be written: {error.strerror}"
+            self._ending.problem = _unwritable(self._trials, error)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: Any
@@ -189,12 +221,12 @@ class Watcher(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         found = self._of(trial)
         if found.status == RUNNING and not self._ending.stop_all():
-            found.status = FINISHED if found.done > 0.999 else STOPPED
+            found.status = FINISHED if found.done > WHOLE else STOPPED
         self._end(found)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         found = self._of(trial)
-        found.status, found.error = FAILED, cause_of(str(trial.get_error()))
+        found.status, found.error = FAILED, _last_failure(trial)
         self._end(found)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -208,9 +240,17 @@ class Watcher(tune.Callback):
         self._board.refresh()
 
 
+def _last_failure(trial: TuneTrial) -> str:
+    """Why the last attempt at a trial ended.
+
+    By the file in which Tune notes it first: its own `get_error` reads a copy, which may be yet to come.
+    """
+    return cause_of(Path(trial.error_file).read_text(encoding="utf-8", errors="replace"))
+
+
 def cause_of(text: str) -> str:
-    """What a stack trace, or several one after the other, ends in."""
-    lines = text.strip().splitlines()
+    """What the last of the stack traces in Tune's file of errors ends in."""
+    lines = text.rpartition("Failure # ")[2].strip().splitlines()
     named = [number for number, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Exit)\b", line)]
     return "\n".join(lines[named[-1] :] if named else lines[-1:])
 

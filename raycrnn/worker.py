@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
-from pathlib import Path
 
 import ray
 import torch
 import torch.distributed as dist
 
-from raycrnn import checkpoint, dataset, ingest, journal, learning
-from raycrnn.errors import RaycrnnError, WriteError
+from raycrnn import checkpoint, dataset, ingest, journal, learning, storage
+from raycrnn.errors import RaycrnnError, StorageError, WriteError
 from raycrnn.ingest import Stream
 from raycrnn.job import Job
 from raycrnn.learning import Batch, Evaluation, Learner, Progress, Step
@@ -25,6 +24,7 @@ from raycrnn.monitor import Reporter
 from raycrnn.pace import Clock, Window
 from raycrnn.recognizer import Recognizer
 from raycrnn.samples import Rejection
+from raycrnn.storage import Directory
 
 SECONDS_BETWEEN_SAVES = 30.0
 """A checkpoint after every evaluation would take longer than the epochs of a small set."""
@@ -42,7 +42,7 @@ def run(job: Job, device: torch.device) -> None:
     except RaycrnnError as error:
         # Every worker meets it in the same step, and worker 0 knows most of it; trying again would not help.
         if learning.rank() == 0:
-            reporter.outcome({"error": str(error), "can_go_on": isinstance(error, WriteError)})
+            reporter.outcome({"error": str(error), "can_go_on": isinstance(error, WriteError | StorageError)})
 
 
 class Worker:
@@ -53,7 +53,8 @@ class Worker:
         self.marks = {"trainer, worker, imports": time.time()}
         """the parts of the start and when they ended, in seconds since 1970"""
         self.settings = job.configuration.training
-        self.output = Path(job.output)
+        self.directory = Directory(job.output, job.owner)
+        self.output = self.directory.path
         self.device = device
         torch.set_num_threads(job.plan.threads)
         learning.keep_freed_memory()
@@ -91,6 +92,7 @@ class Worker:
         return Clock(total, deadline, eval_rows / self.settings.train_batch_size)
 
     def _restore(self) -> None:
+        self.directory.fetch("checkpoints", *(["metrics.jsonl"] if self.rank == 0 else []))
         found, problems = checkpoint.latest(self.output / "checkpoints")
         self._check_same_checkpoint(found.path.name if found else None)
         if self.rank == 0:
@@ -119,7 +121,7 @@ class Worker:
         if len(set(names)) > 1:
             found = ", ".join(f"worker {rank}: {each or 'none'}" for rank, each in enumerate(names))
             raise RaycrnnError(
-                f"{self.output}/checkpoints: the workers see different last checkpoints ({found}): output_model_dir "
+                f"{self.directory}/checkpoints: the workers see different last checkpoints ({found}): output_model_dir "
                 "must be on a disk that all nodes share"
             )
 
@@ -254,14 +256,15 @@ class Worker:
         if self.rank == 0:
             try:
                 write()
+                self.directory.push()
             except OSError as error:
-                problem = error.strerror or str(error)
+                problem = storage.describe(error)
         if self._agree(problem is not None):
             raise WriteError(self._write_failure(what, problem))
 
     def _write_failure(self, what: str, problem: str | None) -> str:
         return (
-            f"{self.output}/{what}: cannot be written at step {self.progress.step}: {problem}. The last checkpoint "
+            f"{self.directory}/{what}: cannot be written at step {self.progress.step}: {problem}. The last checkpoint "
             "and the model are as they were; make room and go on with restore_model=true"
         )
 
@@ -327,13 +330,15 @@ class Worker:
         progress.since_best = 0 if best else progress.since_best + 1
         if best:
             progress.best = {**scores, "epoch": round(self._epochs_done(), 3), "step": progress.step}
-            self._write_together("model", self._export)
+            self._write_together("model", lambda: self._export(evaluation))
         self.last_record = self._make_record(evaluation, best)
         self._write_together("metrics.jsonl", lambda: self._report(evaluation))
 
-    def _export(self) -> None:
+    def _export(self, evaluation: Evaluation | None) -> None:
         configuration, alphabet = self.job.configuration, self.job.material.alphabet
-        recognizer = Recognizer(self.learner.network, configuration, alphabet, self.progress.best, self.device)
+        calibration = evaluation.calibration if evaluation else None
+        network, scores = self.learner.network, self.progress.best
+        recognizer = Recognizer(network, configuration, alphabet, scores, self.device, calibration)
         recognizer.save(self.output / "model")
 
     def _make_record(self, evaluation: Evaluation | None, best: bool) -> dict:

@@ -51,6 +51,19 @@ def data_folder():
     return find
 
 
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+"""The played object storage takes any."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def object_store_keys():
+    """In the environment before any process of Ray inherits it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KEYS.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="session")
 def local_ray():
     """One local Ray for all tests that need one."""
@@ -58,3 +71,26 @@ def local_ray():
 
     with cluster.connect("local"):
         yield
+
+
+@pytest.fixture(scope="session")
+def object_store():
+    """host:port of an S3 on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield "{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store):
+    """The URI of an empty bucket."""
+    import boto3
+
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    s3 = boto3.resource("s3", endpoint_url=f"http://{object_store}", **keys)
+    s3.create_bucket(Bucket="lines")
+    yield f"s3://lines/?endpoint_override={object_store}&scheme=http&region=us-east-1"
+    s3.Bucket("lines").objects.delete()

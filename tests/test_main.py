@@ -54,4 +54,4 @@ def test_help_of_train_lists_every_key_of_the_configuration(capsys):
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_help_of_a_benchmark_says_its_limit(name):
-    assert "limit" in raycrnn("bench", name, "--help").stdout
+    assert "limit" in raycrnn("bench", name, "--help").stdout.lower()

@@ -3,7 +3,9 @@
 import pytest
 
 from raycrnn import monitor
-from raycrnn.monitor import Doing, Stall
+from raycrnn.cluster import plan
+from raycrnn.config import Cluster
+from raycrnn.monitor import Doing, Stall, describe_loss
 
 
 @pytest.fixture
@@ -44,3 +46,32 @@ def test_a_stall_names_what_each_worker_waits_for(clock):
 @pytest.mark.ray
 def test_before_the_workers_were_heard_of_it_names_the_free_cpus(local_ray, clock):
     assert "Ray has not started the workers yet" in Stall().describe({})
+
+
+CPU, GPU, HEAD = (4.0, 0.0), (8.0, 1.0), (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "there"),
+    [
+        ([CPU, CPU], [CPU], "1 of the 2 nodes"),
+        ([HEAD, GPU, GPU, CPU], [CPU, HEAD], "2 of the 4 nodes"),
+        # Another came, of a kind that cannot stand in.
+        ([HEAD, GPU, GPU], [CPU, GPU, HEAD], "2 of the 3 nodes"),
+    ],
+)
+def test_a_stall_tells_how_many_nodes_are_gone(before, now, there):
+    found = describe_loss(before, now, None)
+    assert found == f"; the cluster has {there} that were there at the start: see `ray status`"
+
+
+@pytest.mark.parametrize("now", [[CPU, GPU], [GPU, CPU], [CPU, CPU, GPU]])
+def test_where_all_nodes_are_there_or_like_ones_nothing_is_added(now):
+    assert describe_loss([CPU, GPU], now, None) == ""
+
+
+def test_workers_that_ray_has_not_started_wait_for_the_room_of_what_is_gone():
+    two = plan(Cluster(num_workers=2), None, [CPU, CPU])
+    assert describe_loss([CPU, CPU], [CPU], two).endswith("and 2 worker(s) of 3.6 CPUs wait for room: see `ray status`")
+    one_or_two = plan(Cluster(num_workers=(1, 2)), None, [GPU, GPU])
+    assert "at least 1 worker(s) of 1 CPUs and a GPU wait" in describe_loss([GPU, GPU], [CPU], one_or_two)

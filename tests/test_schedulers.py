@@ -8,6 +8,7 @@ import pytest
 from raycrnn import schedulers
 from raycrnn.sampler import BASE, importances
 from raycrnn.search import Search
+from raycrnn.storage import Directory
 from raycrnn.trials import Trial, Trials
 from tests.test_trials import TREE, evaluation
 
@@ -37,7 +38,7 @@ class FakeTrial:
 
 def made(tmp_path, *known: Trial, **scheduler: dict) -> schedulers.TrialScheduler:
     search = Search(search=SPACE, scheduler=scheduler)
-    return schedulers.make(search, Trials(tmp_path, search, TREE, {trial.name: trial for trial in known}))
+    return schedulers.make(search, Trials(Directory(tmp_path), search, TREE, {trial.name: trial for trial in known}))
 
 
 def population_search() -> Search:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn import config, search
+from raycrnn.distributions import Distribution
 from raycrnn.errors import UsageError
 
 SHIPPED = sorted((Path(__file__).parents[1] / "tune_configs").glob("*.yaml"))
@@ -61,7 +62,7 @@ concurrent: 2
 resources: {cpus: 2, gpus: 0.5}
 """
     found, base = load(tmp_path, text)
-    assert found.search["training.learning_rate"] == search.Distribution("loguniform", (1e-4, 0.015))
+    assert found.search["training.learning_rate"] == Distribution("loguniform", (1e-4, 0.015))
     assert found.search["model.lstm_layers"].values == (1, 3)
     assert (found.metric, found.samples, found.trials) == (("accuracy",), 7, 7)
     assert found.scheduler.asha.grace == 0.25 and found.scheduler.asha.reduction == 3
@@ -288,5 +289,5 @@ def test_the_keys_of_the_help_are_those_of_the_file():
 
 
 def test_probes_reach_both_ends_and_what_lies_between():
-    low, high, between = search.Distribution("uniform", (0.5, 1.0)).probes()
+    low, high, between = Distribution("uniform", (0.5, 1.0)).probes()
     assert (low, high) == (0.5, 1.0) and low < between < high and not math.isclose(between * 4, round(between * 4))

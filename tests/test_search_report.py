@@ -8,6 +8,7 @@ import pytest
 
 from raycrnn import search_report
 from raycrnn.search import Search
+from raycrnn.storage import Directory
 from raycrnn.trials import FAILED, FINISHED, Trial, Trials
 from tests.test_trials import TREE, evaluation, trials_of
 
@@ -34,7 +35,7 @@ def many(output, metric: str | list = "cer", count: int = 6) -> Trials:
         metric=metric,
         samples=count,
     )
-    found = Trials(output, search, TREE)
+    found = Trials(Directory(output), search, TREE)
     found.add(Trial("base", {}, FINISHED, [evaluation(5, 0.6), evaluation(10, 0.5)], done=1))
     for number in range(1, count + 1):
         values = {

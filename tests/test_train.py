@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from raycrnn import checkpoint, config
+from raycrnn import checkpoint, cluster, config, dataset, storage
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.fit import alone_in
+from raycrnn.material import Material
 from raycrnn.recognizer import Recognizer
-from raycrnn.train import Train, train
+from raycrnn.storage import Directory
+from raycrnn.train import Train, _expected, _gpus, train
 from tests.conftest import words, write_set
 
 pytestmark = pytest.mark.ray
@@ -62,6 +66,7 @@ def test_a_run_leaves_all_that_the_plan_promises(local_ray, tmp_path):
         "config.json",
         "alphabet.json",
         "metrics.json",
+        "calibration.json",
         "README.md",
     }
     assert outcome["steps"] == 6
@@ -158,7 +163,7 @@ def test_only_rests_of_a_run_are_cleared_away(tmp_path, local_ray):
 
 
 def test_two_commands_do_not_share_an_output_directory(local_ray, tmp_path):
-    with alone_in(tmp_path / "output"), pytest.raises(UsageError, match="another command trains in it"):
+    with alone_in(Directory(tmp_path / "output")), pytest.raises(UsageError, match="another command trains in it"):
         train(configuration(tmp_path))
 
 
@@ -329,3 +334,155 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path):
     assert "Traceback" not in stderr
     found, _ = checkpoint.latest(tmp_path / "output" / "checkpoints")
     assert f"stopped at step {found.state['progress']['step']}" in stderr
+
+
+def write_to_bucket(folder: Path, bucket: str, labels: list[str]) -> str:
+    """Images and the CSV beside them in object storage; returns the CSV's URI."""
+    write_set(folder / "local", labels)
+    for path in (folder / "local").rglob("*.*"):
+        storage.write(storage.join(bucket, *path.relative_to(folder / "local").parts), path.read_bytes())
+    shutil.rmtree(folder / "local")
+    return storage.join(bucket, "labels.csv")
+
+
+def test_data_and_results_in_object_storage_are_as_on_a_disk(local_ray, tmp_path, bucket, capsys):
+    labels = words(24)
+    csv = write_to_bucket(tmp_path, bucket, labels)
+    output = storage.join(bucket, "run")
+    data = {"csv_files_train": csv, "csv_files_eval": csv}
+    on_disk = train(configuration(tmp_path, data={"max_rejected": 0}))
+    # Widths are not known before the images are read, so the batches are others.
+    outcome = train(configuration(tmp_path, data=data, output_model_dir=output))
+    assert outcome["steps"] == on_disk["steps"]
+    names = set(storage.names(output))
+    assert {name for name in names if not name.startswith("logs/")} == {
+        str(path.relative_to(tmp_path / "output"))
+        for path in (tmp_path / "output").rglob("*")
+        if path.is_file() and path.parent.name != "logs"
+    } | {storage.OWNER}
+    assert any(name.startswith("logs/events") for name in names)
+    with pytest.raises(UsageError, match="exists and is not empty"):
+        train(configuration(tmp_path, data=data, output_model_dir=output))
+    resumed = {"data": data, "output_model_dir": output, "restore_model": True}
+    assert train(configuration(tmp_path, **resumed))["best"] == outcome["best"]
+    assert "this run is finished" in capsys.readouterr().err
+
+
+def test_a_run_in_object_storage_goes_on_elsewhere_and_a_damaged_checkpoint_is_passed_over(
+    local_ray, tmp_path, bucket, capsys
+):
+    settings = {"output_model_dir": storage.join(bucket, "run"), "training": {"n_epochs": 3, "save_interval": 3}}
+    settings["data"] = {"csv_files_train": (csv := write_to_bucket(tmp_path, bucket, words(24))), "csv_files_eval": csv}
+    train(configuration(tmp_path, **settings))
+    for name in storage.names(settings["output_model_dir"]):
+        if name.startswith("checkpoints/step_00000009/tensors"):
+            storage.write(storage.join(settings["output_model_dir"], *name.split("/")), b"cut")
+    outcome = train(configuration(tmp_path, **settings, restore_model=True))
+    assert outcome["steps"] == 9
+    said = capsys.readouterr().err
+    assert "step_00000009: not whole" in said and "going on from step_0000000" in said
+    lines = storage.read(storage.join(settings["output_model_dir"], "metrics.jsonl")).splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_who_is_refused_takes_no_directory_from_a_run_that_lives(local_ray, tmp_path, bucket):
+    place = storage.join(bucket, "run")
+    longer = {"training": {"n_epochs": 9}, "output_model_dir": place}
+    train(configuration(tmp_path, training={"n_epochs": 1, "schedule": "constant"}, output_model_dir=place))
+    owner = storage.read(storage.join(place, storage.OWNER))
+    for name in storage.names(place):
+        if name.startswith("checkpoints/"):
+            storage.delete(storage.join(place, *name.split("/")))
+    with pytest.raises(UsageError, match="CPUs"):
+        train(configuration(tmp_path, **longer, restore_model=True, cluster={"num_workers": 1000}))
+    assert storage.read(storage.join(place, storage.OWNER)) == owner
+
+
+def test_a_run_killed_while_it_copied_its_first_checkpoint_starts_afresh(local_ray, tmp_path, bucket, capsys):
+    place = storage.join(bucket, "run")
+    storage.write(storage.join(place, "run.json"), b"{}")
+    storage.write(storage.join(place, "checkpoints", "step_00000009", "tensors.safetensors"), b"half")
+    assert train(configuration(tmp_path, output_model_dir=place, restore_model=True))["steps"]
+    assert "no checkpoint: starting afresh" in capsys.readouterr().err
+
+
+def test_storage_that_refuses_ends_the_run_before_it_begins(local_ray, tmp_path, bucket):
+    nowhere = bucket.replace("lines/", "nobody/")
+    with pytest.raises(UsageError, match="cannot be written"):
+        train(configuration(tmp_path, output_model_dir=storage.join(nowhere, "run")))
+    with pytest.raises(UsageError, match="no such CSV file"):
+        train(configuration(tmp_path, data={"csv_files_train": storage.join(bucket, "nowhere.csv")}))
+
+
+def bench_step(settings: config.Configuration, capsys) -> dict:
+    """What `bench step` prints when it measures about the steps of a run on this machine, which it also keeps."""
+    from raycrnn.bench.step import Step
+
+    threads = cluster.plan(settings.cluster, None, cluster.nodes(), local=True).threads
+    shape = [f"--size={settings.model.size}", f"--batch={settings.training.train_batch_size}", "--width=64"]
+    assert Step.call([*shape, f"--threads={threads}", "--rounds=1", "--json"], "bench step") == 0
+    return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+@pytest.fixture
+def measurable(local_ray, tmp_path, monkeypatch) -> config.Configuration:
+    """A run whose steps `bench step` can measure, and no speed known yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return configuration(tmp_path, model={"size": "quarter"}, training={"precision": "auto", "n_epochs": 1})
+
+
+def test_the_start_tells_what_bench_step_lets_expect(measurable, tmp_path, capsys):
+    figures = bench_step(measurable, capsys)
+    train(measurable)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("expected: some "))
+    widths = [Image.open(path).width for path in (tmp_path / "images").iterdir()]
+    rate = next(value for name, value in figures.items() if name.startswith("auto_precision"))
+    pixels_a_second = rate * 32 * 64
+    images = pixels_a_second * len(widths) / sum(32 * width for width in widths)
+    assert float(line.split()[2].replace(",", "")) == pytest.approx(images, rel=0.051)
+    assert "by bench step of 20" in line and "(1 worker, " in line and line.endswith("as long as decoding keeps up")
+
+
+def test_the_start_of_a_run_of_which_nothing_was_measured_tells_nothing_of_it(measurable, capsys):
+    train(measurable)
+    assert "expected" not in capsys.readouterr().err
+
+
+def test_a_broken_file_of_speeds_is_told_once_and_the_run_goes_on(measurable, tmp_path, capsys):
+    (tmp_path / "cache" / "raycrnn").mkdir(parents=True)
+    (tmp_path / "cache" / "raycrnn" / "speeds.json").write_text("{}")
+    assert train(measurable)["steps"] == 3
+    said = capsys.readouterr().err
+    assert said.count("speeds.json: cannot be read") == 1 and "expected" not in said
+
+
+def test_of_images_whose_widths_are_not_known_nothing_is_expected(measurable, capsys):
+    import ray
+
+    plan = cluster.plan(measurable.cluster, None, cluster.nodes(), local=True)
+    bench_step(measurable, capsys)
+    files = dataset.read_labels(measurable.data.train_csvs, measurable.data)
+    alphabet = dataset.alphabet_of(files, measurable.data)
+    rows = dataset.put_samples(files, alphabet, measurable, training=True)
+    assert _expected(measurable, Material(alphabet, rows, None, {}), plan)
+    table = ray.get(rows.table)
+    paths = ["s3://bucket/line.png", *table["path"].to_pylist()[1:]]
+    remote = replace(rows, table=ray.put(table.set_column(1, "path", [paths])))
+    assert _expected(measurable, Material(alphabet, remote, None, {}), plan) is None
+
+
+H100, A100 = ({"GPU": 1.0, f"accelerator_type:{kind}": 1.0} for kind in ("H100", "A100"))
+
+
+@pytest.mark.parametrize(
+    ("up", "down", "kind"),
+    [
+        ([{"CPU": 4.0}, H100, H100], [], "H100"),
+        ([H100], [A100], "H100"),
+        ([H100, A100], [], None),
+        ([H100, {"GPU": 1.0}], [], None),
+        ([{"CPU": 4.0}], [], None),
+    ],
+)
+def test_the_gpus_of_a_cluster_have_a_kind_where_they_are_of_one(up, down, kind):
+    assert _gpus([{"Alive": each in up, "Resources": each} for each in up + down]) == kind

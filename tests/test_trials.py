@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from raycrnn.errors import UsageError
 from raycrnn.search import Search
+from raycrnn.storage import Directory
 from raycrnn.trials import FINISHED, RUNNING, Trial, Trials
 
 TREE = {"data": {"csv_files_train": ["train.csv"], "csv_files_eval": ["eval.csv"]}}
@@ -22,7 +23,7 @@ def evaluation(step: int, cer: float, best: bool = True, **more: float) -> dict:
 def trials_of(output: Path, metric: str | list = "cer", **of: list[dict]) -> Trials:
     """Trials by name (`t1` for the first) with these evaluations."""
     search = Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, metric=metric, samples=9)
-    found = Trials(output, search, TREE)
+    found = Trials(Directory(output), search, TREE)
     for name, evaluations in of.items():
         number = name.removeprefix("t")
         values = {} if name == "base" else {"model.keep_prob": 0.5 + float(number) / 100}
@@ -36,7 +37,7 @@ def test_a_trial_is_read_back_as_it_was(tmp_path):
     before.trials["1"].error = "größer ſ"
     before.save(before.trials["1"])
     before.save_search()
-    after = Trials(tmp_path, before.search, TREE)
+    after = Trials(Directory(tmp_path), before.search, TREE)
     after.load()
     assert after.trials == before.trials
     assert list(after.trials) == ["base", "1"]
@@ -45,7 +46,7 @@ def test_a_trial_is_read_back_as_it_was(tmp_path):
 def test_trials_are_loaded_in_the_order_of_their_numbers(tmp_path):
     before = trials_of(tmp_path, **{f"t{number}": [] for number in (10, 9, 1)}, base=[])
     before.save_search()
-    after = Trials(tmp_path, before.search, TREE)
+    after = Trials(Directory(tmp_path), before.search, TREE)
     after.load()
     assert list(after.trials) == ["base", "1", "9", "10"]
 
@@ -101,23 +102,23 @@ def test_another_search_is_refused_with_what_differs(tmp_path):
     before.save_search()
     other = Search(search={"model.keep_prob": {"uniform": [0.6, 1]}}, samples=9)
     with pytest.raises(UsageError, match=r"search\.search: .*0\.5.* then, .*0\.6.* now"):
-        Trials(tmp_path, other, TREE).load()
+        Trials(Directory(tmp_path), other, TREE).load()
     with pytest.raises(UsageError, match=r"\(configuration\.training\.n_epochs: null then, 2 now\)"):
-        Trials(tmp_path, before.search, {**TREE, "training": {"n_epochs": 2}}).load()
+        Trials(Directory(tmp_path), before.search, {**TREE, "training": {"n_epochs": 2}}).load()
 
 
 def test_how_long_how_many_and_where_may_change(tmp_path):
     before = trials_of(tmp_path, base=[])
     before.save_search()
     told = {"samples": 99, "max_minutes": 5, "concurrent": 1, "resources": {"cpus": 2}}
-    Trials(tmp_path, Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, **told), TREE).load()
+    Trials(Directory(tmp_path), Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, **told), TREE).load()
 
 
 def test_changed_data_is_refused_by_name(tmp_path):
     before = trials_of(tmp_path, base=[])
     before.data = {"train.csv": "abc", "units": ["a"]}
     before.save_search()
-    after = Trials(tmp_path, before.search, TREE, data={"train.csv": "abd", "units": ["a"]})
+    after = Trials(Directory(tmp_path), before.search, TREE, data={"train.csv": "abd", "units": ["a"]})
     with pytest.raises(UsageError, match=r"\(data: train\.csv changed\)"):
         after.load()
 
@@ -128,7 +129,7 @@ def test_what_a_run_wrote_down_counts_though_nobody_heard_of_it(tmp_path):
     lines = [evaluation(1, 0.5), evaluation(2, 0.25)]
     path = tmp_path / "trials" / "1" / "metrics.jsonl"
     path.write_text("".join(f"{json.dumps(line)}\n" for line in lines) + '{"torn')
-    after = Trials(tmp_path, before.search, TREE)
+    after = Trials(Directory(tmp_path), before.search, TREE)
     after.load()
     assert after.trials["1"].scores["cer"] == 0.25
     assert (after.trials["1"].done, after.trials["1"].minutes) == (0.2, 0.2)

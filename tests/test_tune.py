@@ -1,12 +1,13 @@
 """The verb tune, through Ray: what a search leaves behind, and how it fails."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
 
-from raycrnn import config, search
+from raycrnn import config, search, storage
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.recognizer import Recognizer
 from raycrnn.results import Outcome
@@ -23,7 +24,7 @@ def tree_of(folder: Path, count: int = 24, **groups: dict) -> dict:
     source = labels if labels.exists() else write_set(folder, words(count))
     training = {"n_epochs": 2, "train_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"}
     return {
-        "output_model_dir": str(folder / "search"),
+        "output_model_dir": groups.pop("output_model_dir", str(folder / "search")),
         "data": {"csv_files_train": str(source), "csv_files_eval": str(source)},
         "model": {**NETWORK, **groups.pop("model", {})},
         "training": {**training, **groups.pop("training", {})},
@@ -37,9 +38,9 @@ def searched(folder: Path, text: str, resume: bool = False, address: str | None 
     return tune(wanted, base, resume, address)
 
 
-def rows(folder: Path) -> dict[str, dict]:
-    with (folder / "search" / "results.csv").open(encoding="utf-8", newline="") as file:
-        return {row["trial"]: row for row in csv.DictReader(file)}
+def rows(folder: Path | str) -> dict[str, dict]:
+    text = storage.read(storage.join(str(folder), "search", "results.csv")).decode()
+    return {row["trial"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
 def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys):
@@ -69,6 +70,43 @@ def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys)
         assert not (output / "trials" / name / "checkpoints").exists()
         assert len(list((output / "trials" / name / "logs").iterdir())) >= 2
     assert "trial" in (output / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.long
+def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_ray, tmp_path, bucket, capsys):
+    text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3, 1e-2]}\nmetric: loss\nconcurrent: 1\nsamples: "
+    place = storage.join(bucket, "search")
+    searched(tmp_path, text + "1")
+    outcome = searched(tmp_path, text + "1", output_model_dir=place)
+
+    def without_events(names: set[str]) -> set[str]:
+        return {name for name in names if "/logs/events" not in name}
+
+    output = tmp_path / "search"
+    on_disk = without_events({str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()})
+    owners = {f"{folder}{storage.OWNER}" for folder in ("", "trials/base/", "trials/1/")}
+    names = storage.names(place)
+    assert without_events(set(names)) == on_disk | owners
+    # A log of the training, one of the hyperparameters.
+    assert len([name for name in names if name.startswith("trials/1/logs/events")]) == 2
+    timed = {"minutes": "", "speed": "", "node": ""}
+    remote_rows = rows(bucket)
+    assert all({**row, **timed} == {**remote_rows[name], **timed} for name, row in rows(tmp_path).items())
+    best = Recognizer.load(storage.join(place, "best", "model"), "cpu")
+    assert best.metrics["loss"] == outcome.trials.best().scores["loss"]
+
+    with pytest.raises(UsageError, match="holds a search: --resume goes on with it"):
+        searched(tmp_path, text + "2", output_model_dir=place)
+    capsys.readouterr()
+    again = searched(tmp_path, text + "2", resume=True, output_model_dir=place)
+    assert [trial.status for trial in again.trials.trials.values()] == ["finished"] * 3
+    after = storage.names(place)
+    untouched = [name for name in names if name.startswith("trials/1/") and name.endswith((".safetensors", ".log"))]
+    assert untouched and all(after[name] == names[name] for name in untouched)
+    said = capsys.readouterr().err
+    assert "trial 2  (" in said and "trial 1  (" not in said
+    configuration = config.load(storage.join(place, "best_config.json"), [])
+    assert configuration.output_model_dir == storage.extended(place, "-best")
 
 
 def test_train_takes_the_best_configuration_as_it_is_and_gets_the_same_scores(local_ray, tmp_path):
