@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long lint
+.PHONY: demo test test-long test-cluster lint
 
 .venv: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -35,3 +35,7 @@ test: lint
 
 test-long: .venv
 	$(BIN)/python -m pytest -q -m long
+
+# As root, with openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap; skips what it cannot do.
+test-cluster: .venv
+	$(BIN)/python -m pytest -q -m cluster
