@@ -4,12 +4,13 @@ BIN := .venv/bin
 
 .PHONY: demo test test-long test-cluster lint
 
-.venv: setup.cfg pyproject.toml constraints.txt
+# A file of its own: an install broken off half way leaves a fresh directory behind.
+.venv/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
-	touch .venv
+	touch $@
 
-demo: .venv
+demo: .venv/ready
 	rm -rf demo
 	$(BIN)/raycrnn numbers examples/mnist/t10k-images-idx3-ubyte.gz examples/mnist/t10k-labels-idx1-ubyte.gz \
 		demo/numbers --count 12000 --eval-count 600
@@ -27,15 +28,15 @@ demo: .venv
 	@echo "               $(BIN)/raycrnn train config_template.json \\"
 	@echo "                   data.csv_files_train=lines_train.csv data.csv_files_eval=lines_eval.csv"
 
-lint: .venv
+lint: .venv/ready
 	$(BIN)/ruff check .
 
 test: lint
 	$(BIN)/python -m pytest -q -m "not long and not cluster"
 
-test-long: .venv
+test-long: .venv/ready
 	$(BIN)/python -m pytest -q -m long
 
 # As root, with openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap; skips what it cannot do.
-test-cluster: .venv
+test-cluster: .venv/ready
 	$(BIN)/python -m pytest -q -m cluster
