@@ -1,6 +1,7 @@
 """What several test files share: small labelled images made on the spot, the real sets, one local Ray."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ def object_store_keys():
         for name, value in KEYS.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def commands_hear_ctrl_c():
+    """A shell that runs the tests in the background has them ignore it, and every process they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
