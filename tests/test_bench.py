@@ -78,11 +78,12 @@ def test_predict_measures_both_sides(local_ray, capsys):
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_recover_finds_the_worker_it_kills(local_ray, tmp_path):
+def test_recover_finds_the_worker_it_kills(local_ray, tmp_path, monkeypatch):
     from raycrnn.bench import recover
     from raycrnn.bench.train import write_images
 
-    write_images(tmp_path, 100, 512)
+    monkeypatch.setattr(recover, "STEPS_BEFORE", 20)
+    write_images(tmp_path, 100, 128)
     assert 0 < recover.kill_worker(recover._settings(tmp_path, "run")) < 120
 
 

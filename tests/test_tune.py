@@ -134,6 +134,7 @@ def test_a_trial_that_fails_keeps_its_error_and_the_search_goes_on(local_ray, tm
     )
 
 
+@pytest.mark.long
 def test_asha_stops_what_is_behind_and_never_the_base(local_ray, tmp_path):
     text = """
 search:
