@@ -39,6 +39,7 @@ any floor has an effect at import. tests/test_floors.py keeps it so.
         inputs         the images that files, folders and CSVs name
         batching       lines that wait are read together with those of like width
         intake         requests' bodies within limits
+        service        a recogniser in service: many requests at a time, new models
         web            the service over HTTP, without Ray
         door           what stands before Ray Serve's proxies
         resume         whether a run goes on, and from where

@@ -19,7 +19,8 @@ from raycrnn import door, learning, storage
 from raycrnn.command import Command, say
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.recognizer import Recognizer
-from raycrnn.web import Limits, Service, make_app
+from raycrnn.service import Limits, Service
+from raycrnn.web import make_app
 
 TOKEN_VARIABLE = "RAYCRNN_TOKEN"
 

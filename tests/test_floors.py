@@ -31,6 +31,7 @@ FLOORS = (
         "inputs",
         "batching",
         "intake",
+        "service",
         "web",
         "door",
     },

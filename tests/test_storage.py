@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from raycrnn import storage, web
+from raycrnn import service, storage
 from raycrnn.bench.serve import free_port
 from raycrnn.errors import StorageError, UsageError
 from raycrnn.evaluate import Evaluate
@@ -297,12 +297,12 @@ def test_a_service_takes_a_new_model_from_object_storage(tmp_path, bucket):
             storage.upload(path, storage.join(place, path.name))
 
     put()
-    before, version = web._identity(place), web._version(place)
-    assert version == web._version(tmp_path / "model") and before == web._identity(place)
+    before, version = service._identity(place), service._version(place)
+    assert version == service._version(tmp_path / "model") and before == service._identity(place)
     # S3 tells times in whole seconds.
     time.sleep(1.1)
     put()
-    assert web._identity(place) != before and web._version(place) == version
+    assert service._identity(place) != before and service._version(place) == version
 
 
 def test_a_service_changes_to_a_model_in_object_storage(tmp_path, bucket):
@@ -312,12 +312,12 @@ def test_a_service_changes_to_a_model_in_object_storage(tmp_path, bucket):
         storage.upload(path, storage.join(place, path.name))
 
     async def change() -> str:
-        service = web.Service(str(tmp_path / "model"))
-        await service.start()
+        reading = service.Service(str(tmp_path / "model"))
+        await reading.start()
         try:
-            await service.change_model(place)
-            return service.path
+            await reading.change_model(place)
+            return reading.path
         finally:
-            await service.stop()
+            await reading.stop()
 
     assert asyncio.run(change()) == place
