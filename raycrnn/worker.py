@@ -365,7 +365,7 @@ class Worker:
         record = self.last_record
         self.journal.evaluation(record, evaluation.examples if evaluation else ())
         minutes, rest = divmod(round(record["seconds"]), 60)
-        parts = [f"epoch {self._epochs_done():g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
+        parts = [f"epoch {record['epoch']:g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
         if evaluation:
             names = {"CER": "cer", "WER": "wer", "exact": "accuracy"}
             parts += [f"{name} {100 * record[key]:.2f} %" for name, key in names.items()]
