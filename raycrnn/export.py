@@ -308,6 +308,7 @@ def lstm_node() -> Callable:
         bidirectional: bool,
         batch_first: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
+        # Nothing runs it: a tracer asks for shapes (below), and what is written holds aten's or ONNX's LSTM instead.
         raise NotImplementedError("it stands in graphs, until they are written")
 
     @lstm.register_fake

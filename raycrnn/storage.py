@@ -92,6 +92,7 @@ def locate(uri: str) -> tuple[Any, str]:
             raise ValueError("keys in a URI end up in logs and in models: put them into the environment")
         filesystem = _filesystem(parts.scheme, parts.netloc, parts.query)
     except (OSError, ValueError, NotImplementedError) as error:
+        # The last is what pyarrow raises for a scheme that its build lacks.
         raise OSError(errno.EINVAL, f"not a URI that can be read: {error}", shown(uri)) from None
     name = urllib.parse.unquote(parts.path)
     if filesystem.type_name == "s3" and "//" in name:

@@ -15,6 +15,7 @@ import re
 import shutil
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Layout:
 # --- formats
 
 
-class Writer:
+class Writer(ABC):
     """Writes tables of `ROWS` to an open file, as they come."""
 
     read = 0
@@ -84,11 +85,12 @@ class Writer:
         self.read += table["error"].null_count
         self._write(table)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most hold nothing back)
         """Write what is still held back. The file stays open."""
 
+    @abstractmethod
     def _write(self, table: pa.Table) -> None:
-        raise NotImplementedError
+        """Write rows, or hold them back until there are enough."""
 
 
 @dataclass(frozen=True)

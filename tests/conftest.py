@@ -31,6 +31,14 @@ def write_set(folder: Path, labels: list[str], name: str = "labels.csv") -> Path
     return folder / name
 
 
+def draw_four(folder: Path) -> Path:
+    """A folder of four images of short texts, 0.png to 3.png."""
+    folder.mkdir()
+    for number, text in enumerate(["abc", "ba", "cab, x", "a"]):
+        draw(text).save(folder / f"{number}.png")
+    return folder
+
+
 def words(count: int, seed: int = 0) -> list[str]:
     """Random words of two to five of eight letters."""
     import random

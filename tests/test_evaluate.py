@@ -12,7 +12,7 @@ from raycrnn.evaluate import Evaluate, evaluate, evaluate_all
 from raycrnn.evaluation import Comparison
 from raycrnn.recognizer import Recognizer
 from raycrnn.report import FILES
-from tests.conftest import draw
+from tests.conftest import draw_four
 from tests.test_recognizer import recognizer
 
 pytestmark = pytest.mark.ray
@@ -26,11 +26,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, text in enumerate(["abc", "ba", "cab, x", "a"]):
-        draw(text).save(folder / f"{number}.png")
-    return folder
+    return draw_four(tmp_path / "images")
 
 
 LABELS = {"0": "|a|b|c|", "1": "|b|ſt|", "2": "|c|X|b|", "3": "|a|"}

@@ -227,6 +227,7 @@ def test_an_export_that_differs_leaves_the_folder_as_it_was(tmp_path, monkeypatc
 def test_what_an_exporter_fails_with_is_told_in_a_line(tmp_path, monkeypatch, capsys):
     def write(program, about):
         logging.getLogger("torch").warning("chatter")
+        # As torch does where an exporter knows no translation of an operator.
         raise NotImplementedError("the operator x::y\nand its whole story")
 
     form_that(monkeypatch, write=write)

@@ -25,7 +25,7 @@ from raycrnn.inputs import list_inputs
 from raycrnn.predict import Predict
 from raycrnn.progress import Progress
 from raycrnn.recognizer import Recognizer
-from tests.conftest import draw
+from tests.conftest import draw, draw_four
 from tests.test_recognizer import recognizer
 from tests.test_recovery import kill_all, meanwhile, wait_until
 
@@ -40,10 +40,7 @@ def model(tmp_path):
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number, text in enumerate(["abc", "ba", "cab, x", "a"]):
-        draw(text).save(folder / f"{number}.png")
+    folder = draw_four(tmp_path / "images")
     (folder / "notes.txt").write_text("no image by its name")
     return folder
 
