@@ -107,9 +107,10 @@ scheduler: {asha: {grace: 0.3, reduction: 2}}
     wait_until(lambda: not processes("RayTrainWorker"))
 
 
-def test_population_based_training_hands_weights_over(local_ray, tmp_path, bucket):
-    """Trials that cannot learn by themselves go on from the weights of one that can, wherever these lie."""
-    place = storage.join(bucket, "search")
+@pytest.mark.parametrize("remote", [False, True])
+def test_population_based_training_hands_weights_over(local_ray, tmp_path, bucket, remote):
+    """Trials that cannot learn by themselves go on from the weights of one that can."""
+    place = storage.join(bucket, "search") if remote else str(tmp_path / "search")
     text = """
 search:
   training.learning_rate: {choice: [1e-9, 1e-8, 5e-3]}
