@@ -13,8 +13,8 @@ VERBS = {
     "predict": ("predict", "Predict", "transcribe images"),
     "export": ("export", "Export", "write a model as one file: ONNX or torch.export"),
     "serve": ("serve", "Serve", "read images over HTTP, with a page for people"),
-    "split": ("split", "Split", "divide a CSV into training and evaluation rows"),
-    "numbers": ("mnist_numbers", "Numbers", "make images of numbers from MNIST digits"),
+    "split": ("tools.split", "Split", "divide a CSV into training and evaluation rows"),
+    "numbers": ("tools.mnist_numbers", "Numbers", "make images of numbers from MNIST digits"),
 }
 """Verb: its module, its class there, one line of help. Modules are imported when their verb is called."""
 

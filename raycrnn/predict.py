@@ -1,10 +1,9 @@
 """The verb predict: images in, text out, streamed through Ray Data."""
 
-import hashlib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,18 @@ import pyarrow as pa
 from pydantic import AliasChoices, Field
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import __version__, storage, writers
-from raycrnn.command import Command, interrupt_noted, say
-from raycrnn.config import Configuration
+from raycrnn import storage
+from raycrnn.cli import Command
+from raycrnn.config import is_override
+from raycrnn.console import Progress, defer_interrupt, say
+from raycrnn.data.inputs import is_one_of, list_inputs
 from raycrnn.errors import UsageError
-from raycrnn.inputs import is_one_of, list_inputs
-from raycrnn.progress import Progress
-from raycrnn.reading import Job, digests, transcribe_into
-from raycrnn.recognizer import Recognizer, is_override
-
-FORMATS = {"": "csv", ".csv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-"""of an output, by its suffix; of one with another suffix it has to be said"""
+from raycrnn.model.model_dir import digests
+from raycrnn.model.recognizer import Recognizer
+from raycrnn.prediction import formats, run, shards
+from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.pipeline import write_transcriptions
+from raycrnn.prediction.run import FORMATS
 
 
 class Predict(Command):
@@ -44,7 +44,7 @@ class Predict(Command):
     """replace the output where it exists, and what a stopped run left of it"""
     resume: bool = False
     """go on where a stopped run with the same output ended"""
-    format: writers.Format | None = None
+    format: formats.Format | None = None
     """csv, jsonl or parquet, whatever the output's name"""
     confidence: bool = False
     """a column of confidences in CSV; the other formats always have them"""
@@ -63,17 +63,17 @@ class Predict(Command):
         layout = self._layout(configuration.decoding.num_beam_paths)
         inputs = list_inputs([text for text in self.inputs if text not in overrides], configuration.data)
         self._check_output(inputs)
-        job = Job(self.model, configuration.image, tuple(overrides), self.spans, self.replicas, found)
+        job = PredictionJob(self.model, configuration.image, tuple(overrides), self.spans, self.replicas, found)
         if self._is_stream:
             read = self._stream(job, inputs, layout)
         else:
-            read = self._write(job, inputs, layout, identity(found, configuration, self.spans, inputs))
+            read = self._write(job, inputs, layout, run.identity(found, configuration, self.spans, inputs))
         if read is None:
             return 130
         say(f"{read} of {len(inputs)} images read")
         return 0 if read else 1
 
-    def _layout(self, readings: int) -> writers.Layout:
+    def _layout(self, readings: int) -> formats.Layout:
         """Raises `UsageError` for options that do not go together."""
         name = self.output or ""
         suffix = Path(name.partition("?")[0] if self._is_remote else name).suffix
@@ -87,7 +87,7 @@ class Predict(Command):
             raise UsageError("Parquet is nothing for a terminal: name a file, -o transcriptions.parquet")
         if self.spans and found == "csv":
             raise UsageError("--spans: CSV has no place for them: --format=jsonl or --format=parquet")
-        return writers.Layout(found, readings, self.confidence, self.spans)
+        return formats.Layout(found, readings, self.confidence, self.spans)
 
     def _check_output(self, inputs: pa.Table) -> None:
         """Raises `UsageError` if the output is no file's name, the model's, one of the inputs, or there already."""
@@ -113,7 +113,7 @@ class Predict(Command):
             raise UsageError(f"{self.output}: is one of the inputs; name another output")
         if self.overwrite:
             return
-        if self.resume and not storage.Directory(writers.folder_of(self._place)).entries():
+        if self.resume and not storage.Directory(shards.folder_of(self._place)).entries():
             raise UsageError(f"{self.output}: already there, and nothing to resume; --overwrite replaces it")
         how = (
             "--resume --overwrite goes on with the run that is to replace it"
@@ -146,73 +146,48 @@ class Predict(Command):
         where = (lambda uri: storage.locate(uri)[1]) if self._is_remote else os.path.realpath
         return Path(where(self.output)).is_relative_to(where(self.model))
 
-    def _stream(self, job: Job, inputs: pa.Table, layout: writers.Layout) -> int | None:
+    def _stream(self, job: PredictionJob, inputs: pa.Table, layout: formats.Layout) -> int | None:
         """Write to stdout, a pipe or a device, as it is; returns how many images were read, None after Ctrl-C."""
         if self.output is None:
             return self._write_to(sys.stdout, job, inputs, layout)
-        with writers.open_file(Path(self.output), layout) as file:
+        with formats.open_file(Path(self.output), layout) as file:
             return self._write_to(file, job, inputs, layout)
 
-    def _write_to(self, file: Any, job: Job, inputs: pa.Table, layout: writers.Layout) -> int | None:
+    def _write_to(self, file: Any, job: PredictionJob, inputs: pa.Table, layout: formats.Layout) -> int | None:
         from raycrnn import cluster
 
-        with cluster.connect(self.address), interrupt_noted() as interrupt:
-            writer = writers.make_writer(file, layout)
-            whole = transcribe_into(writer, job, inputs, Progress(len(inputs)), interrupt)
+        with cluster.connect(self.address), defer_interrupt() as interrupt:
+            writer = formats.make_writer(file, layout)
+            whole = write_transcriptions(writer, job, inputs, Progress(len(inputs)), interrupt)
             writer.close()
         return writer.read if whole else None
 
-    def _write(self, job: Job, inputs: pa.Table, layout: writers.Layout, same: dict[str, Any]) -> int | None:
+    def _write(self, job: PredictionJob, inputs: pa.Table, layout: formats.Layout, same: dict[str, Any]) -> int | None:
         """Write a file, by shards; returns how many images were read, None after Ctrl-C."""
-        with writers.hold(self._place, same, len(inputs), self.resume, self.overwrite) as parts:
+        with shards.open_shards(self._place, same, len(inputs), self.resume, self.overwrite) as parts:
             missing = parts.missing()
             if missing and not self._fill(parts, missing, job, inputs):
                 return None
             return parts.finish(layout)
 
-    def _fill(self, parts: writers.Parts, missing: Sequence[tuple[int, int]], job: Job, inputs: pa.Table) -> bool:
+    def _fill(
+        self, parts: shards.ShardStore, missing: Sequence[tuple[int, int]], job: PredictionJob, inputs: pa.Table
+    ) -> bool:
         """Make the shards that are missing; False if Ctrl-C was pressed meanwhile."""
         from raycrnn import cluster
 
         progress = Progress(len(inputs), len(inputs) - sum(stop - first for first, stop in missing))
         if progress.done:
             say(f"{progress.done:,} of {len(inputs):,} images were read before")
-        with cluster.connect(self.address), interrupt_noted() as interrupt:
+        with cluster.connect(self.address), defer_interrupt() as interrupt:
             for first, stop in missing:
-                filling = writers.Filling(parts, first)
-                whole = transcribe_into(filling, job, inputs.slice(first, stop - first), progress, interrupt)
+                filling = shards.ShardWriter(parts, first)
+                whole = write_transcriptions(filling, job, inputs.slice(first, stop - first), progress, interrupt)
                 filling.close()
                 if not whole:
                     say(f"stopped at {progress.done:,} of {progress.total:,} images; --resume goes on from there")
                     return False
         return True
-
-
-def identity(model: Mapping[str, str], configuration: Configuration, spans: bool, inputs: pa.Table) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that began.
-
-    Args:
-        model: digests of its files.
-    """
-    decoding = configuration.decoding.model_dump(mode="json")
-    return {
-        "raycrnn": __version__,
-        **{f"the model's {name}": {"sha256": digest} for name, digest in model.items()},
-        **{f"decoding.{key}": value for key, value in decoding.items()},
-        # Of data.* the only key that has a part in what is read beside the list of images.
-        "data.unicode_form": configuration.data.unicode_form,
-        "spans": spans,
-        "images": len(inputs),
-        "the list of images": {"sha256": _digest(inputs)},
-    }
-
-
-def _digest(inputs: pa.Table) -> str:
-    digest = hashlib.sha256()
-    for batch in inputs.to_batches():
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            digest.update(repr(row).encode())
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":

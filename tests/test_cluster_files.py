@@ -41,7 +41,8 @@ from ray.scripts import scripts
 from ray.serve._private.utils import call_function_from_import_path
 from ray.serve.schema import ServeDeploySchema
 
-from raycrnn import config, door, serve, storage
+from raycrnn import config, storage
+from raycrnn.serving import deployment, proxy_middleware, run
 
 ROOT = Path(__file__).parents[1]
 AWS, ONPREM = "cluster.yaml", "deploy/cluster-onprem.yaml"
@@ -180,7 +181,7 @@ def test_the_environment_of_own_machines(tmp_path):
     assert seen["PATH"] == f"/opt/raycrnn/bin:{environment['PATH']}"
     assert seen["RAY_AUTH_MODE"] == "token"
     assert seen["RAY_USAGE_STATS_ENABLED"] == "0"
-    assert seen["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == door.IMPORT_PATH
+    assert seen["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == proxy_middleware.IMPORT_PATH
     assert float(seen["RAY_DEFAULT_OBJECT_STORE_MEMORY_PROPORTION"]) == 0.4
     assert seen["AWS_ENDPOINT_URL"] == "http://storage.example:9000"
     assert TOKEN not in shell.stdout
@@ -262,7 +263,7 @@ def test_each_container_knows_where_the_token_is_but_not_the_token(node_type):
     assert environment["RAY_AUTH_MODE"] == "token"
     mounted = {word.split(":")[1] for at, word in enumerate(words) if words[at - 1] == "-v"}
     assert mounted == {environment["RAY_AUTH_TOKEN_PATH"], "/config"}
-    assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == door.IMPORT_PATH
+    assert environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == proxy_middleware.IMPORT_PATH
     assert environment["RAY_USAGE_STATS_ENABLED"] == "0"
     assert "RAY_AUTH_TOKEN" not in environment
     assert ("--gpus" in words) == ("gpu" in node_type)
@@ -729,8 +730,8 @@ def test_the_service_is_what_serve_deploy_takes():
     shipped = ServeDeploySchema.model_validate(read("deploy/serve_config.yaml"))
     (application,), (known,) = deployed.applications, shipped.applications
     assert application.import_path == known.import_path == "raycrnn.serve:app"
-    settings = serve.Settings(**application.args)
-    assert settings.limits == serve.Settings(**known.args).limits
+    settings = deployment.Settings(**application.args)
+    assert settings.limits == deployment.Settings(**known.args).limits
     assert deployed.http_options.port == 8000
     assert spec.excludeHeadPodFromServeSvc
     for group, template in pod_templates(KUBERNETES[1]).items():
@@ -747,13 +748,13 @@ def test_the_service_is_what_serve_deploy_takes():
 
 
 def test_the_proxies_of_the_service_have_the_door_and_its_limits():
-    limits = serve.Settings(model="m").limits
+    limits = deployment.Settings(model="m").limits
     for template in pod_templates(KUBERNETES[1]).values():
         (container,) = template["spec"]["containers"]
         environment = {each["name"]: each["value"] for each in container["env"]}
-        assert serve.ENVIRONMENT.items() <= environment.items()
-        assert float(environment[door.MAX_BODY_VARIABLE]) == limits.max_body_mb
-        assert int(environment[door.MAX_REQUESTS_VARIABLE]) == door.MAX_REQUESTS
+        assert run.ENVIRONMENT.items() <= environment.items()
+        assert float(environment[proxy_middleware.MAX_BODY_VARIABLE]) == limits.max_body_mb
+        assert int(environment[proxy_middleware.MAX_REQUESTS_VARIABLE]) == proxy_middleware.MAX_REQUESTS
 
 
 # --- what the files name exists
@@ -786,8 +787,8 @@ def test_every_environment_variable_is_known(name):
 
 def test_ray_serve_finds_the_door():
     named = {value for name in EVERY for value in re.findall(r"\braycrnn\.door:\w+", text_of(name))}
-    assert named == {door.IMPORT_PATH}
-    assert call_function_from_import_path(door.IMPORT_PATH)
+    assert named == {proxy_middleware.IMPORT_PATH}
+    assert call_function_from_import_path(proxy_middleware.IMPORT_PATH)
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raycrnn import config, samples
+from raycrnn import config
 from raycrnn.__main__ import VERBS
+from raycrnn.data import csv_files
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -47,10 +48,10 @@ def test_every_command_of_the_readme_is_a_verb():
 
 def test_the_readmes_rows_are_read_as_it_says():
     block = README.split("## Your own data in five lines")[1].split("```")[1]
-    rows = [samples.parse_row(line, number) for number, line in enumerate(block.strip().splitlines(), 1)]
+    rows = [csv_files.parse_row(line, number) for number, line in enumerate(block.strip().splitlines(), 1)]
     assert all(row.problem is None for row in rows)
     assert rows[1].label == "the second; a label may hold the delimiter"
-    assert samples.split_label(rows[3].label) == ("d", "i", "e", " ", "quondam", " ", "1", "6")
+    assert csv_files.split_label(rows[3].label) == ("d", "i", "e", " ", "quondam", " ", "1", "6")
     assert (rows[4].path, rows[4].label) == ("images/odd;name.png", "quoted by RFC 4180")
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from raycrnn import metrics, progress
-from raycrnn.evaluate import Evaluate, evaluate, evaluate_all
-from raycrnn.evaluation import Comparison
-from raycrnn.recognizer import Recognizer
-from raycrnn.report import FILES
+from raycrnn import console
+from raycrnn.evaluate import Evaluate, evaluate
+from raycrnn.evaluation.analysis import Comparison
+from raycrnn.evaluation.report_files import FILES
+from raycrnn.evaluation.run import evaluate_all
+from raycrnn.metrics import error_rates
+from raycrnn.model.recognizer import Recognizer
 from tests.conftest import draw_four
-from tests.test_recognizer import recognizer
+from tests.model.test_recognizer import recognizer
 
 pytestmark = pytest.mark.ray
 
@@ -47,9 +49,9 @@ def test_evaluation_scores_what_the_recogniser_reads(local_ray, model, images, l
     found = evaluate(model, [labels])
     reader = Recognizer.load(model, "cpu")
     read = {name: reader([images / f"{name}.png"])[0] for name in LABELS}
-    expected = metrics.Counts()
+    expected = error_rates.Counts()
     for name, label in LABELS.items():
-        expected += metrics.score(units_of(label), reader.alphabet.decode(read[name].codes))
+        expected += error_rates.score(units_of(label), reader.alphabet.decode(read[name].codes))
     assert found.counts == expected
     assert found.unknown == 1
     assert [line.confidence for line in found.lines] == pytest.approx(
@@ -93,7 +95,7 @@ def test_a_report_has_the_page_the_lines_and_the_figures(local_ray, model, image
     for name, label in LABELS.items():
         row, units = rows[f"images/{name}.png"], reader([images / f"{name}.png"])[0]
         assert (row["reference"], row["transcription"]) == ("".join(units_of(label)), units.text)
-        counts = metrics.score(units_of(label), reader.alphabet.decode(units.codes))
+        counts = error_rates.score(units_of(label), reader.alphabet.decode(units.codes))
         assert (row["edits"], row["units"]) == (str(counts.unit_edits), str(counts.units))
     figures = json.loads((target / "report.json").read_text(encoding="utf-8"))
     assert json.loads(told.out.splitlines()[-1]).items() <= figures.items()
@@ -127,7 +129,7 @@ def test_the_labels_are_never_replaced_by_the_report(local_ray, model, images, l
 
 
 def test_progress_is_told(local_ray, model, labels, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     assert Evaluate.call([model, labels], "evaluate") == 0
     assert "of 4 images" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The verb export: what it writes gives what the model gives, without raycrnn, or it is not written."""
 
 import ast
+import importlib.util
 import json
 import logging
 import os
@@ -13,13 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from raycrnn import config, export, image, storage
+from raycrnn import config, storage
+from raycrnn.data import image
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.export import FORMS, Agreement, Export, compare, describe, made_images
-from raycrnn.model import CRNN
-from raycrnn.recognizer import Recognizer
+from raycrnn.export import Export
+from raycrnn.exporting import graph
+from raycrnn.exporting.comparison import Agreement, compare, made_images
+from raycrnn.exporting.formats import FORMS, describe
+from raycrnn.exporting.run import _open_output, export
+from raycrnn.model.crnn import CRNN
+from raycrnn.model.recognizer import Recognizer
 from tests.conftest import words, write_set
-from tests.test_recognizer import ALPHABET, TREE, recognizer
+from tests.model.test_recognizer import ALPHABET, TREE, recognizer
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "onnx_predict.py"
@@ -32,16 +38,16 @@ def exported(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("exported")
     files = {suffix: folder / f"model{suffix}" for suffix in SUFFIXES}
     for path in files.values():
-        export.export(recognizer(), path, made_images(recognizer()))
+        export(recognizer(), path, made_images(recognizer()))
     assert sorted(folder.iterdir()) == sorted(files.values())
     return files
 
 
 def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(export.os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists())))
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists())))
     path = tmp_path / "model.onnx"
-    with export._open_output(path) as file:
+    with _open_output(path) as file:
         file.write(b"whole")
     assert synced == [(5, False)]
     assert path.read_bytes() == b"whole"
@@ -92,7 +98,7 @@ def test_any_batch_and_width_gives_what_the_network_gives_and_padding_does_not_m
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_another_height_colour_and_one_layer(tmp_path, suffix):
     reader, path = tall_and_coloured(), tmp_path / f"model{suffix}"
-    agreement = export.export(reader, path, made_images(reader))
+    agreement = export(reader, path, made_images(reader))
     assert agreement.images == 32
     images_BCHW = noise(2, 77, 3, 48)
     log_probs_TBK, _ = FORMS[suffix].load(path.read_bytes())(images_BCHW, np.array([77, 30]))
@@ -207,7 +213,7 @@ def test_what_is_not_the_same_is_refused_with_how_far_it_is_off(agreement, said)
 
 def form_that(monkeypatch, **changes) -> None:
     monkeypatch.setitem(FORMS, ".pt2", replace(FORMS[".pt2"], **{"write": lambda program, about: b"", **changes}))
-    monkeypatch.setattr(export, "trace", lambda recognizer: None)
+    monkeypatch.setattr(graph, "trace", lambda recognizer: None)
 
 
 @pytest.mark.parametrize("before", [None, b"an older one"])
@@ -220,7 +226,7 @@ def test_an_export_that_differs_leaves_the_folder_as_it_was(tmp_path, monkeypatc
     if before is not None:
         path.write_bytes(before)
     with pytest.raises(RaycrnnError, match=r"by up to 1\.0e-01"):
-        export.export(recognizer(), path, made_images(recognizer()))
+        export(recognizer(), path, made_images(recognizer()))
     assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == ({"model.pt2": before} if before else {})
 
 
@@ -276,7 +282,7 @@ def test_outputs_that_cannot_be_are_refused_before_anything_is_read(tmp_path, ou
 
 
 def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else 1)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else 1)
     with pytest.raises(UsageError, match=r"ONNX needs onnxscript: pip install 'raycrnn\[onnx\]'"):
         Export(model="no model", output=f"{tmp_path}/m.onnx").run()
 

@@ -19,15 +19,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle
 
-from raycrnn import cluster, config, image, predict, reading, storage, writers
+from raycrnn import config, predict, storage
+from raycrnn.cluster import ray_internals
+from raycrnn.console import Progress
+from raycrnn.data import image
+from raycrnn.data.inputs import list_inputs
 from raycrnn.errors import UsageError
-from raycrnn.inputs import list_inputs
+from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
-from raycrnn.progress import Progress
-from raycrnn.recognizer import Recognizer
+from raycrnn.prediction import pipeline, resources, shards, stages
+from raycrnn.prediction.job import PredictionJob
+from raycrnn.storage import files
 from tests.conftest import draw, draw_four
-from tests.test_recognizer import recognizer
-from tests.test_recovery import kill_all, meanwhile, wait_until
+from tests.model.test_recognizer import recognizer
+from tests.training.test_recovery import kill_all, meanwhile, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -177,7 +182,7 @@ def test_outputs_in_object_storage_that_cannot_be_are_refused_as_on_a_disk(model
 def test_storage_that_refuses_in_mid_run_is_named_and_resume_goes_on(
     local_ray, model, listed, bucket, capsys, monkeypatch
 ):
-    monkeypatch.setattr(writers, "ROWS_A_SHARD", 64)
+    monkeypatch.setattr(shards, "ROWS_A_SHARD", 64)
     out, upload = storage.join(bucket, "out.csv"), storage.upload
 
     def refuse(file, uri):
@@ -186,10 +191,10 @@ def test_storage_that_refuses_in_mid_run_is_named_and_resume_goes_on(
         upload(file, uri)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "upload", refuse)
+        patch.setattr(files, "upload", refuse)
         assert Predict.call([model, listed, "-o", out], "predict") == 1
     said = capsys.readouterr().err
-    assert f"{writers.folder_of(out)}: cannot be written: access denied; finished rows are kept, and --resume" in said
+    assert f"{shards.folder_of(out)}: cannot be written: access denied; finished rows are kept, and --resume" in said
     assert Predict.call([model, listed, "-o", out, "--resume"], "predict") == 0
     assert "64 of 200 images were read before" in capsys.readouterr().err
     assert len(rows(storage.read(out).decode())) == 200
@@ -252,25 +257,25 @@ def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
     assert inputs["path"].to_pylist() == [os.fsencode(path) for path in inputs["shown"].to_pylist()]
 
 
-def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> reading.Job:
-    return reading.Job("model", config.Image(input_shape=shape), replicas=replicas)
+def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> PredictionJob:
+    return PredictionJob("model", config.Image(input_shape=shape), replicas=replicas)
 
 
 @pytest.mark.parametrize(
     ("nodes", "images", "asked", "expected"),
     [
-        ([(2, 0)], 10**6, None, reading.Plan(2, 0.75, 0, 1, 0.25, 1024)),
-        ([(2, 0)], 10**6, 1, reading.Plan(1, 1.5, 0, 2, 0.25, 1024)),
-        ([(2, 0)], 800, None, reading.Plan(2, 0.75, 0, 1, 0.25, 100)),
-        ([(2, 0)], 3, None, reading.Plan(1, 1.5, 0, 2, 0.25, 64)),
-        ([(4, 0), (4, 0)], 10**6, 1, reading.Plan(1, 3, 0, 4, 0.25, 1024)),
-        ([(16, 1)], 10**6, None, reading.Plan(1, 0.5, 1, 1, 1, 1024)),
-        ([(16, 2)], 10**6, 4, reading.Plan(4, 0.5, 0.5, 1, 1, 1024)),
+        ([(2, 0)], 10**6, None, resources.ReplicaAllocation(2, 0.75, 0, 1, 0.25, 1024)),
+        ([(2, 0)], 10**6, 1, resources.ReplicaAllocation(1, 1.5, 0, 2, 0.25, 1024)),
+        ([(2, 0)], 800, None, resources.ReplicaAllocation(2, 0.75, 0, 1, 0.25, 100)),
+        ([(2, 0)], 3, None, resources.ReplicaAllocation(1, 1.5, 0, 2, 0.25, 64)),
+        ([(4, 0), (4, 0)], 10**6, 1, resources.ReplicaAllocation(1, 3, 0, 4, 0.25, 1024)),
+        ([(16, 1)], 10**6, None, resources.ReplicaAllocation(1, 0.5, 1, 1, 1, 1024)),
+        ([(16, 2)], 10**6, 4, resources.ReplicaAllocation(4, 0.5, 0.5, 1, 1, 1024)),
     ],
 )
 def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, asked, expected):
-    monkeypatch.setattr(cluster, "nodes", lambda: nodes)
-    assert reading.plan_replicas(images, job(asked)) == expected
+    monkeypatch.setattr(nodes, "list_nodes", lambda: nodes)
+    assert resources.allocate_replicas(images, job(asked)) == expected
 
 
 @given(
@@ -280,9 +285,9 @@ def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, ask
 )
 def test_what_is_planned_finds_room(nodes, images, asked):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
+        patch.setattr(nodes, "list_nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
         try:
-            plan = reading.plan_replicas(images, job(asked))
+            plan = resources.allocate_replicas(images, job(asked))
         except UsageError:
             assert asked > sum(cpus for cpus, _ in nodes)
             return
@@ -297,8 +302,8 @@ def test_what_is_planned_finds_room(nodes, images, asked):
 
 
 def test_blocks_of_very_wide_images_are_smaller():
-    most = reading._images_per_block(10**6, 2, config.Image(input_shape=(128, 8192), input_channels=3))
-    assert most * 128 * 8192 * 3 <= reading.MOST_BYTES_PER_BLOCK
+    most = resources._images_per_block(10**6, 2, config.Image(input_shape=(128, 8192), input_channels=3))
+    assert most * 128 * 8192 * 3 <= resources.MOST_BYTES_PER_BLOCK
 
 
 # --- formats, resuming, losses
@@ -384,7 +389,7 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
 
 
 def names_in(folder: str) -> list[str]:
-    return sorted(storage.top(folder) if storage.is_uri(folder) else os.listdir(folder))
+    return sorted(storage.listdir(folder) if storage.is_uri(folder) else os.listdir(folder))
 
 
 def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
@@ -400,13 +405,16 @@ def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def workers_run_what_is_patched(monkeypatch):
-    """Workers get the code of `reading` as it is in this process."""
-    cloudpickle.register_pickle_by_value(reading)
+    """Workers get the code of the prediction's stages as it is in this process."""
+    modules = (pipeline, stages, ray_internals)
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
     try:
         with monkeypatch.context() as patch:
             yield patch
     finally:
-        cloudpickle.unregister_pickle_by_value(reading)
+        for module in modules:
+            cloudpickle.unregister_pickle_by_value(module)
 
 
 def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
@@ -417,7 +425,7 @@ def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
             os.kill(os.getpid(), texts[data])
         return image.to_line(data, *settings)
 
-    return SimpleNamespace(to_line=to_line, readers=image.readers, read_bytes=image.read_bytes, Line=image.Line)
+    return SimpleNamespace(to_line=to_line, PreparedImage=image.PreparedImage)
 
 
 def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, model, listed, images, capsys, monkeypatch):
@@ -428,7 +436,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
     text[5:7], text[150] = ["images/8.png", "images/9.png"], "images/9.png"
     Path(listed).write_text("\n".join(text))
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(reading, "image", deadly({b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}))
+        patch.setattr(stages, "image", deadly({b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}))
         assert Predict.call([model, listed], "predict") == 0
     found = rows(capsys.readouterr().out)
     errors = {number: row["error"] for number, row in enumerate(found) if row["error"]}
@@ -445,8 +453,8 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
 def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(reading, "MOST_DEATHS", 1)
-        patch.setattr(reading, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
+        patch.setattr(ray_internals, "MOST_DEATHS", 1)
+        patch.setattr(stages, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
         assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
     assert not out.exists()
@@ -454,9 +462,9 @@ def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images,
 
 def test_decoders_that_die_again_and_again_end_the_run(local_ray, model, listed, capsys, monkeypatch):
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(reading, "MOST_DEATHS", 1)
+        patch.setattr(ray_internals, "MOST_DEATHS", 1)
         # Not what decodes, which is in processes of its own by then.
-        patch.setattr(reading, "_malformed", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(stages, "_malformed", lambda _: os.kill(os.getpid(), signal.SIGKILL))
         assert Predict.call([model, listed], "predict") == 1
     assert "in a worker: a worker that decodes images died 2 times" in capsys.readouterr().err
 
@@ -515,7 +523,9 @@ def test_rows_come_once_each_though_a_worker_is_killed(local_ray, model, images,
     reader = Recognizer.load(model, "cpu", ["decoding.beam_width=100"])
     texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
     inputs = [str(images / f"{number % 4}.png") for number in range(MANY)]
-    results = reading.transcribe(reading.Job(model, reader.configuration.image, ("decoding.beam_width=100",)), inputs)
+    results = pipeline.transcribe(
+        PredictionJob(model, reader.configuration.image, ("decoding.beam_width=100",)), inputs
+    )
     with meanwhile(lambda: wait_until(lambda: kill_all(title))):
         found = [result.transcription.text for result in results]
     assert found == [texts[number % 4] for number in range(MANY)]

@@ -21,10 +21,12 @@ import yaml
 from raycrnn.bench.load import Question, closed_loop
 from raycrnn.bench.serve import free_port, running
 from raycrnn.errors import UsageError
-from raycrnn.serve import Serve, Settings, read_token
+from raycrnn.serve import Serve
+from raycrnn.serving import proxy_middleware
+from raycrnn.serving.deployment import Settings, read_token
 from tests.conftest import draw, words
-from tests.test_recognizer import recognizer
-from tests.test_web import png
+from tests.model.test_recognizer import recognizer
+from tests.serving.test_api import png
 
 long = pytest.mark.long
 ROOT = Path(__file__).parents[1]
@@ -248,7 +250,7 @@ def test_on_a_cluster_of_others_only_the_own_application_comes_and_goes(model, q
         printed = until("reads images")
         assert f"http://127.0.0.1:{port}/ reads images" in printed
         assert f"it goes on to listen at 127.0.0.1:{port}" in printed
-        assert "without RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycrnn.door:middlewares" in printed
+        assert f"without RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={proxy_middleware.IMPORT_PATH}" in printed
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=questions[0].body, timeout=30)
         assert answer.json()["text"] == questions[0].text
         with serving_at(address, model) as (second, until_second):
@@ -410,7 +412,7 @@ def test_all_ways_of_prediction_agree_on_two_hundred_images(data_folder, tmp_pat
     verb("train", "config_template.json", *(f"{key}={value}" for key, value in settings.items()))
     model, paths = tmp_path / "output" / "model", [row.partition(";")[0] for row in rows[:200]]
 
-    from raycrnn.recognizer import Recognizer
+    from raycrnn.model.recognizer import Recognizer
 
     expected = [found.text for found in Recognizer.load(model, "cpu")(paths)]
     assert len(set(expected)) > 20, "it has learnt nothing that could differ"

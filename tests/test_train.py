@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from raycrnn import checkpoint, cluster, config, dataset, storage
+from raycrnn import cluster, config, storage
+from raycrnn.data import csv_files
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.fit import alone_in
-from raycrnn.material import Material
-from raycrnn.recognizer import Recognizer
-from raycrnn.storage import Directory
-from raycrnn.train import Train, _expected, _gpus, train
+from raycrnn.ingest import sample_table
+from raycrnn.ingest.training_data import TrainingData
+from raycrnn.model.recognizer import Recognizer
+from raycrnn.storage import Directory, alone_in
+from raycrnn.train import Train
+from raycrnn.training import checkpoint
+from raycrnn.training.run import _expected, _gpus, train
 from tests.conftest import words, write_set
 
 pytestmark = pytest.mark.ray
@@ -418,7 +421,7 @@ def bench_step(settings: config.Configuration, capsys) -> dict:
     """What `bench step` prints when it measures about the steps of a run on this machine, which it also keeps."""
     from raycrnn.bench.step import Step
 
-    threads = cluster.plan(settings.cluster, None, cluster.nodes(), local=True).threads
+    threads = cluster.allocate(settings.cluster, None, cluster.list_nodes(), local=True).threads
     shape = [f"--size={settings.model.size}", f"--batch={settings.training.train_batch_size}", "--width=64"]
     assert Step.call([*shape, f"--threads={threads}", "--rounds=1", "--json"], "bench step") == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -459,16 +462,16 @@ def test_a_broken_file_of_speeds_is_told_once_and_the_run_goes_on(measurable, tm
 def test_of_images_whose_widths_are_not_known_nothing_is_expected(measurable, capsys):
     import ray
 
-    plan = cluster.plan(measurable.cluster, None, cluster.nodes(), local=True)
+    plan = cluster.allocate(measurable.cluster, None, cluster.list_nodes(), local=True)
     bench_step(measurable, capsys)
-    files = dataset.read_labels(measurable.data.train_csvs, measurable.data)
-    alphabet = dataset.alphabet_of(files, measurable.data)
-    rows = dataset.put_samples(files, alphabet, measurable, training=True)
-    assert _expected(measurable, Material(alphabet, rows, None, {}), plan)
+    files = csv_files.read_labels(measurable.data.train_csvs, measurable.data)
+    alphabet = csv_files.alphabet_of(files, measurable.data)
+    rows = sample_table.put_samples(files, alphabet, measurable, training=True)
+    assert _expected(measurable, TrainingData(alphabet, rows, None, {}), plan)
     table = ray.get(rows.table)
     paths = ["s3://bucket/line.png", *table["path"].to_pylist()[1:]]
     remote = replace(rows, table=ray.put(table.set_column(1, "path", [paths])))
-    assert _expected(measurable, Material(alphabet, remote, None, {}), plan) is None
+    assert _expected(measurable, TrainingData(alphabet, remote, None, {}), plan) is None
 
 
 H100, A100 = ({"GPU": 1.0, f"accelerator_type:{kind}": 1.0} for kind in ("H100", "A100"))

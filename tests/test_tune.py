@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from raycrnn import config, search, storage
+from raycrnn import config, storage
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.recognizer import Recognizer
-from raycrnn.results import Outcome
-from raycrnn.train import train
-from raycrnn.tune import Tune, tune
+from raycrnn.model.recognizer import Recognizer
+from raycrnn.training.run import train
+from raycrnn.tune import Tune
+from raycrnn.tuning import search_file
+from raycrnn.tuning.results import Outcome
+from raycrnn.tuning.run import tune
 from tests.conftest import words, write_set
 from tests.test_train import NETWORK
 
@@ -34,7 +36,7 @@ def tree_of(folder: Path, count: int = 24, **groups: dict) -> dict:
 
 def searched(folder: Path, text: str, resume: bool = False, address: str | None = None, **groups: dict) -> Outcome:
     (folder / "search.yaml").write_text(text)
-    wanted, base = search.load(folder / "search.yaml", tree_of(folder, **groups))
+    wanted, base = search_file.load(folder / "search.yaml", tree_of(folder, **groups))
     return tune(wanted, base, resume, address)
 
 
@@ -106,7 +108,7 @@ def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_
     said = capsys.readouterr().err
     assert "trial 2  (" in said and "trial 1  (" not in said
     configuration = config.load(storage.join(place, "best_config.json"), [])
-    assert configuration.output_model_dir == storage.extended(place, "-best")
+    assert configuration.output_model_dir == storage.with_suffix(place, "-best")
 
 
 def test_train_takes_the_best_configuration_as_it_is_and_gets_the_same_scores(local_ray, tmp_path):

@@ -15,9 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from raycrnn import bench, cluster, config, dataset, image, ingest, samples
-from raycrnn.augment import Augmenter
-from raycrnn.command import Command
+from raycrnn import bench, cluster, config
+from raycrnn.cli import Command
+from raycrnn.data import csv_files, image, image_files
+from raycrnn.data.augment import Augmenter
+from raycrnn.ingest import sample_table, stream
+from raycrnn.ingest.batches import train_batch_spec
 
 FILES = 2000
 """Different images; the CSV lists them in turn."""
@@ -130,12 +133,12 @@ class Images(torch.utils.data.Dataset):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        data = image.read_bytes(self.paths[row])
+        data = image_files.read_bytes(self.paths[row])
         return image.prepare(data, self.settings.input_shape, self.settings.input_channels, self.augmenter.of(0, row))
 
 
 def images_of(settings: config.Configuration) -> Images:
-    file = samples.read_csv(settings.data.train_csvs[0])
+    file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
     return Images([file.resolve(row.path) for row in file.rows], settings.image, augmenter)
 
@@ -184,13 +187,13 @@ class Rays:
     """The stream that training reads."""
 
     def __init__(self, settings: config.Configuration, cores: int):
-        files = dataset.read_labels(settings.data.train_csvs, settings.data)
-        self.set = dataset.put_samples(files, dataset.alphabet_of(files, settings.data), settings, training=True)
-        self.recipe = ingest.train_recipe(settings, self.set, 0, 1)
-        self.plan = cluster.Plan(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
+        files = csv_files.read_labels(settings.data.train_csvs, settings.data)
+        self.set = sample_table.put_samples(files, csv_files.alphabet_of(files, settings.data), settings, training=True)
+        self.recipe = train_batch_spec(settings, self.set, 0, 1)
+        self.plan = cluster.TrainingAllocation(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
 
     def batches(self, epochs: int) -> Iterator[object]:
-        return iter(ingest.Stream(self.recipe, self.plan, 0, epochs * self.recipe.batches_per_epoch))
+        return iter(stream.BatchStream(self.recipe, self.plan, 0, epochs * self.recipe.batches_per_epoch))
 
 
 if __name__ == "__main__":

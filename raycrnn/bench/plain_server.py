@@ -6,7 +6,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Request
 
-from raycrnn.recognizer import Recognizer
+from raycrnn.model.recognizer import Recognizer
 
 
 def main(model: str, port: str, threads: str) -> None:

@@ -15,13 +15,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
-from raycrnn import bench, cluster, command, config, image, learning, reading, writers
-from raycrnn.alphabet import Alphabet
-from raycrnn.command import Command
-from raycrnn.inputs import list_inputs
-from raycrnn.model import CRNN
-from raycrnn.progress import Progress
-from raycrnn.recognizer import Recognizer, batches_by_width
+from raycrnn import bench, cluster, config, console
+from raycrnn.cli import Command
+from raycrnn.console import Progress
+from raycrnn.data import image
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.inputs import list_inputs
+from raycrnn.model import runtime
+from raycrnn.model.crnn import CRNN
+from raycrnn.model.recognizer import Recognizer, batches_by_width
+from raycrnn.prediction import formats, pipeline, resources
+from raycrnn.prediction.job import PredictionJob
 
 FILES = 2000
 """Different images; they are listed in turn."""
@@ -51,8 +55,8 @@ class PredictBench(Command):
     def run(self) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(cores)
-        learning.keep_freed_memory()
-        learning.keep_kernels()
+        runtime.keep_freed_memory()
+        runtime.keep_kernels()
         with tempfile.TemporaryDirectory() as name, cluster.connect("local"):
             folder = Path(name)
             model = save_model(folder / "model", self.size)
@@ -136,7 +140,7 @@ class Forward:
 class Timed:
     """Passes rows on, and notes when they come."""
 
-    writer: writers.Writer
+    writer: formats.Writer
     arrivals: list[tuple[float, int]] = field(default_factory=list)
 
     def write(self, table: pa.Table) -> None:
@@ -154,11 +158,11 @@ def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, 
     """
     settings = Recognizer.load(folder / "model", "cpu").configuration
     inputs = list_inputs(paths, settings.data)
-    job = reading.Job(str(folder / "model"), settings.image, overrides)
+    job = PredictionJob(str(folder / "model"), settings.image, overrides)
     with (folder / "out.csv").open("w") as file:
-        timed = Timed(writers.make_writer(file, writers.Layout("csv")))
-        reading.transcribe_into(timed, job, inputs, Progress(len(inputs)), command.Interrupt())
-    replicas = reading.plan_replicas(len(inputs), job).count
+        timed = Timed(formats.make_writer(file, formats.Layout("csv")))
+        pipeline.write_transcriptions(timed, job, inputs, Progress(len(inputs)), console.Interrupt())
+    replicas = resources.allocate_replicas(len(inputs), job).count
     images = sum(rows for _, rows in timed.arrivals[replicas:])
     seconds = timed.arrivals[-1][0] - timed.arrivals[0][0]
     return images / (seconds + images * charged)

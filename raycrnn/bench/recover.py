@@ -13,10 +13,10 @@ from pydantic import Field
 
 from raycrnn import bench, config
 from raycrnn.bench.train import settings_of, write_images
-from raycrnn.command import Command
+from raycrnn.cli import Command
 from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError
-from raycrnn.train import train
+from raycrnn.training.run import train
 
 STEPS_BEFORE = 100
 """The blow falls after a checkpoint of this step."""

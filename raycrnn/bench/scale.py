@@ -17,12 +17,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from pydantic import Field
 
-from raycrnn import bench, config, image, learning, samples
-from raycrnn.augment import Augmenter
+from raycrnn import bench, config
 from raycrnn.bench.train import SAMPLES, MemoryLoop, batches_in_memory, settings_of, write_images
-from raycrnn.command import Command
+from raycrnn.cli import Command
 from raycrnn.config import Configuration
-from raycrnn.train import train
+from raycrnn.data import csv_files, image, image_files
+from raycrnn.data.augment import Augmenter
+from raycrnn.model import runtime
+from raycrnn.training.run import train
 
 BACKWARD = 2 / 3
 """of a step on a GPU: gradients travel while the rest of it is computed (Li et al., PyTorch Distributed, 2020)"""
@@ -173,7 +175,7 @@ class Scale(Command):
     def _check(self, folder: Path) -> None:
         settings = settings_of(folder, "quarter", self.batch)
         torch.set_num_threads(1)
-        learning.keep_freed_memory()
+        runtime.keep_freed_memory()
         loop = MemoryLoop(settings, batches_in_memory(settings))
         alone = statistics.median(loop.images_per_second(len(loop.batches)) for _ in range(3))
         size = gradient_bytes(loop)
@@ -206,12 +208,12 @@ def gradient_bytes(loop: MemoryLoop) -> int:
 
 def images_decoded(settings: Configuration, seconds: float = 2.0) -> float:
     """Images a second that one core decodes, augments and fits."""
-    file = samples.read_csv(settings.data.train_csvs[0])
+    file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
     shape = settings.image.input_shape
     start = time.perf_counter()
     for count, row in enumerate(itertools.cycle(file.rows), 1):
-        image.prepare(image.read_bytes(file.resolve(row.path)), shape, 1, augmenter.of(0, count))
+        image.prepare(image_files.read_bytes(file.resolve(row.path)), shape, 1, augmenter.of(0, count))
         if time.perf_counter() - start > seconds:
             return count / (time.perf_counter() - start)
     raise AssertionError("a CSV without rows")

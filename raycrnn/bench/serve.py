@@ -22,12 +22,13 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
 from raycrnn import bench, config
-from raycrnn.alphabet import Alphabet
 from raycrnn.bench.load import Client, Load, Question, closed_loop, open_loop
-from raycrnn.command import Command, say
+from raycrnn.cli import Command
+from raycrnn.console import say
+from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError
-from raycrnn.model import CRNN
-from raycrnn.recognizer import Recognizer
+from raycrnn.model.crnn import CRNN
+from raycrnn.model.recognizer import Recognizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-'"
 

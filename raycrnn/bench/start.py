@@ -11,7 +11,7 @@ from pydantic import Field
 
 from raycrnn import bench
 from raycrnn.bench.train import settings_of, write_images
-from raycrnn.command import Command
+from raycrnn.cli import Command
 from raycrnn.errors import RaycrnnError
 
 

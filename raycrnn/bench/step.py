@@ -9,10 +9,12 @@ import torch
 from pydantic import Field
 
 from raycrnn import bench, speeds
-from raycrnn.command import Command, say
+from raycrnn.cli import Command
 from raycrnn.config import Image, Model, Training
-from raycrnn.learning import Batch, Learner
-from raycrnn.model import CRNN
+from raycrnn.console import say
+from raycrnn.model.batch import Batch
+from raycrnn.model.crnn import CRNN
+from raycrnn.training.learner import Learner
 
 CLASSES = 80
 UNITS = 10

@@ -15,13 +15,16 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from raycrnn import bench, cluster, config, image, learning, order, samples
-from raycrnn.augment import Augmenter
-from raycrnn.command import Command
+from raycrnn import bench, cluster, config
+from raycrnn.cli import Command
 from raycrnn.config import Configuration
+from raycrnn.data import batch_order, csv_files, image, image_files
+from raycrnn.data.augment import Augmenter
 from raycrnn.errors import RaycrnnError
-from raycrnn.learning import Batch, Learner
-from raycrnn.model import CRNN
+from raycrnn.model import runtime
+from raycrnn.model.batch import Batch
+from raycrnn.model.crnn import CRNN
+from raycrnn.training.learner import Learner
 
 UNITS = "0123456789abcdef"
 SAMPLES = 512
@@ -57,10 +60,10 @@ class TrainBench(Command):
             folder = Path(name)
             settings = settings_of(folder, self.size, self.batch)
             write_images(folder, self.width, SAMPLES, self.variable)
-            plan = cluster.plan(settings.cluster, None, [(os.cpu_count() or 1, torch.cuda.device_count())])
+            plan = cluster.allocate(settings.cluster, None, [(os.cpu_count() or 1, torch.cuda.device_count())])
             torch.set_num_threads(plan.threads)
-            learning.keep_freed_memory()
-            learning.keep_kernels()
+            runtime.keep_freed_memory()
+            runtime.keep_kernels()
             batches = batches_in_memory(settings)
             loop = MemoryLoop(settings, batches)
             steps = max(len(batches), int(self.seconds * loop.images_per_second(len(batches)) / self.batch))
@@ -108,15 +111,17 @@ def write_images(folder: Path, width: int, count: int, variable: bool = False) -
 
 def batches_in_memory(settings: Configuration) -> list[Batch]:
     """One epoch's batches, made by the functions that the decoding tasks use."""
-    file = samples.read_csv(settings.data.train_csvs[0])
+    file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
     paths = [file.resolve(row.path) for row in file.rows]
     shape = settings.image.input_shape
     widths = np.array([image.fitted_width(image.measure(path), shape) for path in paths])
-    epoch = order.train_epoch(widths, settings.training.train_batch_size, settings.training.seed, 0)
+    epoch = batch_order.train_epoch(widths, settings.training.train_batch_size, settings.training.seed, 0)
     batches = []
     for chosen, _ in (epoch[number] for number in range(len(epoch))):
-        arrays = [image.prepare(image.read_bytes(paths[row]), shape, 1, augmenter.of(0, int(row))) for row in chosen]
+        arrays = [
+            image.prepare(image_files.read_bytes(paths[row]), shape, 1, augmenter.of(0, int(row))) for row in chosen
+        ]
         images_BCHW, widths_B = map(torch.from_numpy, image.collate(arrays))
         labels = [[UNITS.index(unit) for unit in file.rows[row].label] for row in chosen]
         codes_S = torch.tensor([code for label in labels for code in label])

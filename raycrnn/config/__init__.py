@@ -1,0 +1,56 @@
+"""The configuration tree, its JSON files and its key=value overrides."""
+
+from raycrnn.config.loading import (
+    GROUP_OF_FLAT_KEY,
+    grouped,
+    is_override,
+    load,
+    parse,
+    problems_of,
+    read_json_object,
+    value_at,
+    with_values,
+)
+from raycrnn.config.messages import describe_keys, fields, suggestion, to_json
+from raycrnn.config.schema import (
+    Augmentation,
+    Cluster,
+    Configuration,
+    Data,
+    Decoding,
+    Effect,
+    Group,
+    Image,
+    Model,
+    Positive,
+    Training,
+    one_as_several,
+)
+
+__all__ = [
+    "GROUP_OF_FLAT_KEY",
+    "Augmentation",
+    "Cluster",
+    "Configuration",
+    "Data",
+    "Decoding",
+    "Effect",
+    "Group",
+    "Image",
+    "Model",
+    "Positive",
+    "Training",
+    "describe_keys",
+    "fields",
+    "grouped",
+    "is_override",
+    "load",
+    "one_as_several",
+    "parse",
+    "problems_of",
+    "read_json_object",
+    "suggestion",
+    "to_json",
+    "value_at",
+    "with_values",
+]

@@ -1,0 +1,372 @@
+"""What a model read in a labelled set: its scores, where its errors lie, and how it compares with another model."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.rejections import Rejection
+from raycrnn.metrics import error_rates, reliability, significance
+from raycrnn.metrics.error_rates import AlignmentStep, Counts
+from raycrnn.metrics.reliability import Bin, Point
+from raycrnn.metrics.significance import Difference, Interval
+
+CONFIDENT = 0.9
+"""From here on a transcription counts as one that need not be looked at."""
+
+NAMES = {"cer": "CER", "wer": "WER", "accuracy": "exact"}
+
+LEAST_SURE = 0.05
+"""A difference whose p is not below this may be chance."""
+
+MOST_EXAMPLES = 3
+"""of a confusion"""
+
+
+@dataclass(frozen=True)
+class EvaluatedLine:
+    """A labelled image, and what was read in it."""
+
+    csv: str
+    number: int
+    """of its line in the CSV"""
+    path: str
+    """as the CSV has it"""
+    place: str
+    """its path as any process takes it"""
+    reference: tuple[str, ...]
+    units: tuple[str, ...]
+    confidence: float
+    counts: Counts
+    spans: np.ndarray | None = field(default=None, compare=False)
+    """int32 [units, 2]: first column and the column after the last of each unit, in pixels of the upright image; None
+    where they were not asked for"""
+
+    @property
+    def badness(self) -> tuple[float, int]:
+        return self.counts.cer, self.counts.unit_edits
+
+    def steps(self) -> list[AlignmentStep]:
+        return error_rates.align(self.reference, self.units)
+
+    def pair(self, step: AlignmentStep) -> "Pair":
+        reference = None if step.reference is None else self.reference[step.reference]
+        return reference, None if step.hypothesis is None else self.units[step.hypothesis]
+
+
+Pair = tuple[str | None, str | None]
+"""A unit of the reference and what was read for it; None where there is none."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What there is to know of a model when its readings are judged."""
+
+    name: str
+    """its directory, as it was given"""
+    alphabet: Alphabet
+    input_shape: tuple[int, int]
+    """height and greatest width, in pixels"""
+    temperature: float = 1.0
+    """of its confidences"""
+    calibrated_on: int = 0
+    """samples that the temperature was fitted on; 0: it was not"""
+    facts: dict[str, str] = field(default_factory=dict)
+    """for people to read"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The lines that a model read, and the rows that could not be read."""
+
+    model: ModelInfo
+    lines: tuple[EvaluatedLine, ...]
+    rejections: tuple[Rejection, ...]
+
+    @cached_property
+    def counts(self) -> Counts:
+        return sum((line.counts for line in self.lines), Counts())
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        return significance.intervals([line.counts for line in self.lines])
+
+    @cached_property
+    def unknown_units(self) -> Counter[str]:
+        """What the labels hold and the alphabet lacks, and how often."""
+        return Counter(unit for line in self.lines for unit in line.reference if unit not in self.model.alphabet)
+
+    @cached_property
+    def unknown(self) -> int:
+        """samples whose label holds a unit that the alphabet lacks"""
+        return sum(any(unit in self.unknown_units for unit in line.reference) for line in self.lines)
+
+    @property
+    def empty(self) -> int:
+        """samples without a label, or with an empty one"""
+        return sum(not line.reference for line in self.lines)
+
+    @property
+    def unreadable(self) -> int:
+        return len(self.rejections)
+
+    @cached_property
+    def worst(self) -> list[EvaluatedLine]:
+        """All lines, those with the most errors for their length first."""
+        return sorted(self.lines, key=lambda line: line.badness, reverse=True)
+
+    @cached_property
+    def by_length(self) -> list["Bucket"]:
+        return by_length(self.lines)
+
+    @cached_property
+    def confusions(self) -> list["Confusion"]:
+        return confusions(self.lines)
+
+    @property
+    def spaces(self) -> "Spaces":
+        return spaces(self.lines, self.confusions)
+
+    @property
+    def confident(self) -> Point:
+        return reliability.keep_above(*self._confidences, CONFIDENT)
+
+    @cached_property
+    def reliability(self) -> list[Bin]:
+        return reliability.reliability(*self._confidences)
+
+    @cached_property
+    def coverage(self) -> list[Point]:
+        return reliability.coverage(*self._confidences)
+
+    @cached_property
+    def _confidences(self) -> tuple[list[float], list[int]]:
+        return [line.confidence for line in self.lines], [line.counts.exact for line in self.lines]
+
+    def table(self) -> str:
+        """For the terminal."""
+        lines = [f"{'':<7}{'':>9}   95 % interval"]
+        for key, name in NAMES.items():
+            value, bounds = getattr(self.counts, key), show_interval(self.intervals[key])
+            lines.append(f"{name:<7}{100 * value:>7.2f} %   {bounds}")
+        lines.append(f"{self.counts.samples:,} samples, {self.counts.units:,} units, {self.counts.words:,} words")
+        lines.append(self.about_confidence())
+        if self.unknown:
+            lines.append(f"{self.unknown:,} samples have units that the model's alphabet lacks; they count as errors")
+        if self.empty:
+            lines.append(f"{self.empty:,} samples have no label; whatever is read in them counts as errors")
+        if self.unreadable:
+            lines.append(f"{self.unreadable:,} samples could not be read and are left out")
+        return "\n".join(lines)
+
+    def about_confidence(self) -> str:
+        kept, error = self.confident, reliability.calibration_error(self.reliability)
+        exact = f", of which {100 * kept.exact:.1f} % are exact" if kept.coverage else ""
+        not_calibrated = "" if self.model.calibrated_on else "; the model's confidences are not calibrated"
+        return (
+            f"confidence {CONFIDENT:g} or more: {100 * kept.coverage:.1f} % of the transcriptions{exact}\n"
+            f"expected calibration error {100 * error:.1f} %{not_calibrated}"
+        )
+
+    def as_json(self) -> dict:
+        scores = {key: getattr(self.counts, key) for key in NAMES}
+        intervals = {key: [interval.low, interval.high] for key, interval in self.intervals.items()}
+        counts = {"unknown": self.unknown, "empty": self.empty, "unreadable": self.unreadable, **asdict(self.counts)}
+        kept = self.confident
+        confidence = {
+            "threshold": kept.threshold,
+            "share": kept.coverage,
+            "exact": kept.exact,
+            "calibration_error": reliability.calibration_error(self.reliability),
+            "temperature": self.model.temperature,
+            "calibrated_on": self.model.calibrated_on,
+        }
+        return {**scores, "intervals": intervals, **counts, "confidence": confidence}
+
+
+def show_interval(interval: Interval) -> str:
+    return f"{100 * interval.low:.2f} – {100 * interval.high:.2f} %"
+
+
+# --- where the errors lie
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Lines whose references are of like length."""
+
+    least: int
+    """units"""
+    most: int
+    counts: Counts
+    intervals: dict[str, Interval]
+
+    @property
+    def name(self) -> str:
+        return f"{self.least}" if self.least == self.most else f"{self.least}–{self.most}"
+
+
+def by_length(lines: Sequence[EvaluatedLine]) -> list[Bucket]:
+    """Lines by the length of their reference, each bucket twice as wide as the one before: 0, 1, 2–3, 4–7 …"""
+    groups: dict[int, list[Counts]] = {}
+    for line in lines:
+        groups.setdefault(len(line.reference).bit_length(), []).append(line.counts)
+    return [
+        Bucket(2**bits // 2, max(0, 2**bits - 1), sum(scores, Counts()), significance.intervals(scores))
+        for bits, scores in sorted(groups.items())
+    ]
+
+
+@dataclass(frozen=True)
+class Example:
+    """An edit in a line."""
+
+    line: EvaluatedLine
+    step: int
+    """which step of its alignment"""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A unit read as another, missed (read is None) or inserted (reference is None)."""
+
+    reference: str | None
+    read: str | None
+    count: int
+    examples: tuple[Example, ...]
+    """each of another line, the best read lines first: there it is plain what stands for what"""
+
+
+def confusions(lines: Sequence[EvaluatedLine]) -> list[Confusion]:
+    """What is read for what, the most frequent first."""
+    counts: Counter[Pair] = Counter()
+    examples: dict[Pair, list[Example]] = {}
+    for line, place, pair in _edits(sorted(lines, key=lambda line: line.badness)):
+        counts[pair] += 1
+        own = examples.setdefault(pair, [])
+        if len(own) < MOST_EXAMPLES and not (own and own[-1].line is line):
+            own.append(Example(line, place))
+    return [Confusion(*pair, count, tuple(examples[pair])) for pair, count in counts.most_common()]
+
+
+def _edits(lines: Sequence[EvaluatedLine]) -> Iterator[tuple[EvaluatedLine, int, Pair]]:
+    for line in lines:
+        steps = line.steps() if line.counts.unit_edits else []
+        yield from ((line, place, line.pair(step)) for place, step in enumerate(steps) if not step.equal)
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What became of the spaces, which are units that hold nothing else."""
+
+    total: int
+    """in the references"""
+    missed: int
+    inserted: int
+    replaced: int
+    """read as another unit"""
+    mistaken: int
+    """another unit read as a space"""
+
+
+def spaces(lines: Sequence[EvaluatedLine], found: Sequence[Confusion]) -> Spaces:
+    def count(reference: bool | None, read: bool | None) -> int:
+        return sum(
+            each.count for each in found if (_is_space(each.reference), _is_space(each.read)) == (reference, read)
+        )
+
+    total = sum(unit.isspace() for line in lines for unit in line.reference)
+    return Spaces(total, count(True, None), count(None, True), count(True, False), count(False, True))
+
+
+def _is_space(unit: str | None) -> bool | None:
+    return None if unit is None else unit.isspace()
+
+
+# --- two models
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same lines."""
+
+    model: Evaluation
+    other: Evaluation
+
+    @cached_property
+    def differences(self) -> dict[str, Difference]:
+        """The other's rates less the model's."""
+        return significance.compare(*self._scores)
+
+    @property
+    def disagreements(self) -> tuple[int, int]:
+        """How many lines the model alone has exact, and how many the other alone."""
+        return significance.disagreements(*self._scores)
+
+    @property
+    def _scores(self) -> tuple[list[Counts], list[Counts]]:
+        model, other = ([line.counts for line in each.lines] for each in (self.model, self.other))
+        return model, other
+
+    @property
+    def apart(self) -> list[tuple[EvaluatedLine, EvaluatedLine]]:
+        """The lines of which one model made more errors than the other, those where they differ most first."""
+        pairs = zip(self.model.lines, self.other.lines, strict=True)
+        differing = [(own, others) for own, others in pairs if own.counts.unit_edits != others.counts.unit_edits]
+        return sorted(differing, key=_gap, reverse=True)
+
+    def table(self) -> str:
+        """For the terminal: the model's own, then both beside each other."""
+        lines = [self.model.table(), "", f"against {self.other.model.name}:"]
+        lines.append(f"{'':<7}{'model':>9}{'other':>11}{'difference':>14}   95 % interval")
+        for key, name in NAMES.items():
+            own, others = (getattr(each.counts, key) for each in (self.model, self.other))
+            found = self.differences[key]
+            values = f"{100 * own:>7.2f} %{100 * others:>9.2f} %{100 * found.value:>+12.2f} %"
+            lines.append(f"{name:<7}{values}   {show_difference(found.interval)}")
+        return "\n".join([*lines, *self.verdicts()])
+
+    def verdicts(self) -> list[str]:
+        """What the differences mean, in words."""
+        alone, other_alone = self.disagreements
+        return [
+            self._verdict("cer", "paired bootstrap"),
+            self._verdict("accuracy", "McNemar's exact test"),
+            f"exact by {self.model.model.name} alone: {alone:,}; by {self.other.model.name} alone: {other_alone:,}",
+        ]
+
+    def _verdict(self, key: str, test: str) -> str:
+        found = self.differences[key]
+        if not found.value:
+            return f"{NAMES[key]}: no difference"
+        other_is_better = (found.value > 0) == (key == "accuracy")
+        better = (self.other if other_is_better else self.model).model.name
+        sure = "hardly chance" if found.p < LEAST_SURE else "the difference may be chance"
+        points = f"{100 * abs(found.value):.2f} percentage points"
+        return f"{NAMES[key]}: {better} is better by {points}; {sure} ({show_p(found.p)}, {test})"
+
+    def as_json(self) -> dict:
+        alone, other_alone = self.disagreements
+        differences = {
+            key: {"value": found.value, "interval": [found.interval.low, found.interval.high], "p": found.p}
+            for key, found in self.differences.items()
+        }
+        exact_alone = {"model": alone, "other": other_alone}
+        against = {"model": self.other.model.name, **self.other.as_json(), "differences": differences}
+        return {**self.model.as_json(), "against": {**against, "exact_alone": exact_alone}}
+
+
+def _gap(pair: tuple[EvaluatedLine, EvaluatedLine]) -> tuple[float, int]:
+    own, others = (line.counts for line in pair)
+    return abs(own.cer - others.cer), abs(own.unit_edits - others.unit_edits)
+
+
+def show_difference(interval: Interval) -> str:
+    return f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f} %"
+
+
+def show_p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -1,0 +1,97 @@
+"""Pictures of lines for an evaluation report."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import PIL.Image
+
+from raycrnn.data import image, image_files
+from raycrnn.data.rejections import Rejected
+from raycrnn.evaluation.analysis import EvaluatedLine, Example
+
+HEIGHT, WIDTH = 64, 1200
+"""of a picture on the page, at most, in pixels"""
+
+LEAST_HEIGHT = 32
+"""that a picture is shown with, in pixels: a lower one is enlarged"""
+
+MOST_BYTES = 900_000
+"""of all pictures together: with Plotly, which takes most of it, the page stays below 6 MB."""
+
+CONTEXT = 2
+"""Units on either side of an edit in its example's picture."""
+
+
+# --- pictures
+
+
+@dataclass(frozen=True)
+class Picture:
+    uri: str
+    width: int
+    """as shown, in pixels"""
+    height: int
+    mark: tuple[float, float] | None = None
+    """where a mark begins and how wide it is, in percent of the width"""
+
+
+class Album:
+    """Pictures for a page, as data URIs, until they take too much of it together."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES):
+        self._left = most_bytes
+
+    def whole(self, line: EvaluatedLine) -> Picture | None:
+        """None if it cannot be read any more, or there is no room."""
+        upright = _open(line)
+        return upright and self._add(upright)
+
+    def crop(self, example: Example) -> Picture | None:
+        """An edit and what is around it, marked."""
+        upright = _open(example.line)
+        if upright is None:
+            return None
+        left, right, *mark = columns(example, upright.width)
+        share = 100 / (right - left)
+        return self._add(
+            upright.crop((left, 0, right, upright.height)), ((mark[0] - left) * share, (mark[1] - mark[0]) * share)
+        )
+
+    def _add(self, picture: PIL.Image.Image, mark: tuple[float, float] | None = None) -> Picture | None:
+        picture.thumbnail((WIDTH, HEIGHT))
+        file = io.BytesIO()
+        picture.save(file, "WEBP", quality=60)
+        uri = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+        if len(uri) > self._left:
+            return None
+        self._left -= len(uri)
+        scale = max(1.0, LEAST_HEIGHT / picture.height)
+        return Picture(uri, round(scale * picture.width), round(scale * picture.height), mark)
+
+
+def _open(line: EvaluatedLine) -> PIL.Image.Image | None:
+    try:
+        return image.decode(image_files.read_bytes(line.place), channels=3)
+    except Rejected:
+        return None
+
+
+def columns(example: Example, width: int) -> tuple[int, int, int, int]:
+    """The columns [left, right) of an edit with its context in an image of a width, and those of the edit itself."""
+    spans = [] if example.line.spans is None else example.line.spans.tolist()
+    if not spans:
+        return 0, width, 0, width
+    steps = example.line.steps()
+    place = steps[example.step].hypothesis
+    if place is None:
+        # Between the unit before it and the one after: from the middle of the one to the middle of the other.
+        after = sum(step.hypothesis is not None for step in steps[: example.step])
+        middles = [sum(span) // 2 for span in spans]
+        mark = (middles[after - 1] if after else 0, middles[after] if after < len(spans) else width)
+        first, last = after - CONTEXT, after + CONTEXT - 1
+    else:
+        mark, first, last = spans[place], place - CONTEXT, place + CONTEXT
+    left, right = spans[max(first, 0)][0], spans[min(last, len(spans) - 1)][1]
+    left, right = min(left, mark[0], width - 1), min(max(right, mark[1], left + 1), width)
+    return left, right, mark[0], mark[1]

@@ -1,0 +1,126 @@
+"""Evaluate one or two models on labelled images."""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from raycrnn.data import csv_files
+from raycrnn.data.csv_files import CsvFile, Row
+from raycrnn.data.rejections import Rejection
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
+from raycrnn.metrics import error_rates
+from raycrnn.model import model_dir
+from raycrnn.model.recognizer import Recognizer
+from raycrnn.model.transcription import Transcription
+from raycrnn.prediction import pipeline
+from raycrnn.prediction.job import PredictionJob
+
+
+def evaluate_all(
+    models: Sequence[str],
+    csvs: Sequence[str],
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    spans: bool = False,
+) -> list[Evaluation]:
+    """Transcribe the images of CSVs by each of several models and score them.
+
+    A row that cannot be read for one of them is left out of all. The CSVs are read as the first model's settings say;
+    each model's references are normalised as its own do.
+
+    Args:
+        spans: whether to keep where in the images the units stand.
+
+    Raises:
+        UsageError: no model, no CSV, a CSV without rows or labels.
+        RaycrnnError: more than `data.max_rejected` of the images cannot be read.
+    """
+    from raycrnn import cluster
+    from raycrnn.data import csv_files
+    from raycrnn.data.rejections import check_rejections, rejection_table
+
+    # First, so that a model that is replaced from here on is noticed.
+    digests = list(map(model_dir.digests, models))
+    recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
+    settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
+    if not csvs:
+        raise UsageError("evaluate needs a labelled CSV")
+    pairs = [(file, row) for file in csv_files.read_labels(csvs, settings) for row in file.rows]
+    with cluster.connect(address):
+        readings = [
+            list(_read(recognizer, pairs, PredictionJob(model, image, tuple(overrides), spans, digests=own)))
+            for model, recognizer, image, own in zip(models, recognizers, images, digests, strict=True)
+        ]
+    unread = [next((each for each in row if isinstance(each, Rejection)), None) for row in zip(*readings, strict=True)]
+    rejections = tuple(filter(None, unread))
+    check_rejections("evaluation", rejections, len(pairs), settings)
+    if rejections:
+        print(rejection_table(rejections), file=sys.stderr)
+    kept = [[line for line, gone in zip(lines, unread, strict=True) if not gone] for lines in readings]
+    if not any(line.reference for line in kept[0]):
+        raise RaycrnnError(f"{', '.join(csvs)}: all labels are empty: there is nothing to score against")
+    return [
+        Evaluation(_describe(model, recognizer), tuple(lines), rejections)
+        for model, recognizer, lines in zip(models, recognizers, kept, strict=True)
+    ]
+
+
+def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
+    configuration, calibration = recognizer.configuration, recognizer.calibration
+    decoding, (height, width) = configuration.decoding, configuration.image.input_shape
+    weights = sum(parameter.numel() for parameter in recognizer.network.parameters())
+    colour = "colour" if configuration.image.input_channels == 3 else "grey"
+    fitted = f"fitted on {calibration.samples:,} samples" if calibration.samples else "not calibrated"
+    facts = {
+        "network": f"{configuration.model.size}, {weights:,} weights",
+        "alphabet": f"{len(recognizer.alphabet):,} units",
+        "images": f"{height} pixels high, at most {width:,} wide, {colour}",
+        "decoding": f"beam of {decoding.beam_width}" if decoding.method == "beam" else decoding.method,
+        "temperature of confidences": f"{calibration.temperature:.3g}, {fitted}",
+    }
+    shown = {
+        key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in recognizer.metrics.items()
+    }
+    scores = {f"{key} when it was trained": value for key, value in shown.items()}
+    shape = configuration.image.input_shape
+    return ModelInfo(
+        name, recognizer.alphabet, shape, calibration.temperature, calibration.samples, {**facts, **scores}
+    )
+
+
+def _read(
+    recognizer: Recognizer, pairs: Sequence[tuple[CsvFile, Row]], job: PredictionJob
+) -> Iterator[EvaluatedLine | Rejection]:
+    """Of each row what was read, or why it could not be."""
+    results = pipeline.transcribe(job, [file.resolve(row.path) for file, row in pairs if not row.problem])
+    for file, row in pairs:
+        if row.problem:
+            yield Rejection(file.path, row.line, row.path, "malformed row", row.problem)
+            continue
+        result = next(results)
+        if result.rejected:
+            yield Rejection(file.path, row.line, row.path, result.rejected.reason, result.rejected.detail)
+        else:
+            yield _line(file, row, result.transcription, recognizer)
+
+
+def _line(file: CsvFile, row: Row, found: Transcription, recognizer: Recognizer) -> EvaluatedLine:
+    settings = recognizer.configuration.data
+    reference = csv_files.split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
+    units = tuple(recognizer.alphabet.decode(found.codes))
+    spans = None
+    if found.units is not None:
+        spans = np.array([(unit.left, unit.right) for unit in found.units], np.int32).reshape(-1, 2)
+    return EvaluatedLine(
+        csv=file.path,
+        number=row.line,
+        path=row.path,
+        place=file.resolve(row.path),
+        reference=reference,
+        units=units,
+        confidence=found.confidence,
+        counts=error_rates.score(reference, units),
+        spans=spans,
+    )

@@ -1,0 +1,148 @@
+"""The formats that a model can be exported to."""
+
+import importlib.util
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from raycrnn import __version__
+from raycrnn.data import image
+from raycrnn.errors import UsageError
+from raycrnn.exporting import graph
+from raycrnn.model.recognizer import Recognizer
+
+DESCRIPTION = "raycrnn.json"
+"""The file in a torch.export archive that holds `describe`; in ONNX it is the metadata, an entry a key."""
+
+
+# --- what goes with the network
+
+
+def describe(recognizer: Recognizer) -> dict[str, Any]:
+    """All that is needed beside the network, to go from an image to its text, and what the model is."""
+    settings = recognizer.configuration.image
+    height, greatest_width = settings.input_shape
+    return {
+        "format_version": 1,
+        "raycrnn_version": __version__,
+        # The units in the order of their codes. An output's last class is the blank.
+        "alphabet": list(recognizer.alphabet.units),
+        "blank": recognizer.alphabet.blank,
+        "unicode_form": recognizer.configuration.data.unicode_form,
+        # 1: grey, Pillow's mode L; 3: RGB.
+        "channels": settings.input_channels,
+        "height": height,
+        "least_width": image.LEAST_WIDTH,
+        "greatest_width": greatest_width,
+        "fitted_width": "min(max(round(width * height / own_height), least_width), greatest_width), half to even",
+        # Of Pillow's Image.resize.
+        "interpolation": "bilinear",
+        "reducing_gap": image.REDUCING_GAP,
+        # Any width of a batch will do; few different ones are faster.
+        "width_step": image.WIDTH_STEP,
+        "frames": "width // 4 - 1",
+        # Log-probabilities divided by it and normalised anew are calibrated.
+        "temperature": recognizer.calibration.temperature,
+        "scores": recognizer.metrics,
+    }
+
+
+# --- forms
+
+Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""images_BCHW, widths_B -> log_probs_TBK, frames_B"""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What an export may be."""
+
+    name: str
+    packages: tuple[str, ...]
+    """that it needs and raycrnn does not"""
+    write: Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]
+    """a traced network and its description -> the file"""
+    load: Callable[[bytes], Run]
+
+    def check_installed(self) -> None:
+        """Raises `UsageError`."""
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'raycrnn[onnx]'")
+
+
+def _write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any]) -> bytes:
+    from onnxscript.function_libs.torch_lib.ops.core import aten_lstm
+
+    exported = torch.onnx.export(
+        program,
+        dynamo=True,
+        verbose=False,
+        input_names=["images", "widths"],
+        output_names=["log_probs", "frames"],
+        dynamic_shapes=({0: "batch", 3: "width"}, {0: "batch"}),
+        custom_translation_table={graph.lstm_node(): aten_lstm, torch.ops.aten.sum.dim_IntList: _sum_by_axes},
+    )
+    exported.model.metadata_props.update({key: _as_text(value) for key, value in description.items()})
+    return exported.model_proto.SerializeToString()
+
+
+def _sum_by_axes(total: Any, dim: Sequence[int]) -> Any:
+    """A sum over several dimensions as onnxruntime is to do it, one after the other.
+
+    It adds one pixel to the next. Of 30,000 at once the variance would be so inexact that log-probabilities are off by
+    more than `TOLERANCE`.
+    """
+    from onnxscript import opset18
+
+    for axis in sorted(dim, reverse=True):
+        total = opset18.ReduceSum(total, [axis], keepdims=False)
+    return total
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _load_onnx(data: bytes) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return lambda images_BCHW, widths_B: session.run(
+        ["log_probs", "frames"], {"images": images_BCHW, "widths": widths_B}
+    )
+
+
+def _write_archive(program: torch.export.ExportedProgram, description: dict[str, Any]) -> bytes:
+    # From here on the tracer is not asked for shapes any more, and torch runs its own LSTM.
+    for node in program.graph.nodes:
+        if node.target is graph.lstm_node():
+            node.target = torch.ops.aten.lstm.input
+    program.graph_module.recompile()
+    buffer = io.BytesIO()
+    extra = {DESCRIPTION: json.dumps(description, ensure_ascii=False, indent=2)}
+    torch.export.save(program, buffer, extra_files=extra)
+    return buffer.getvalue()
+
+
+def _load_archive(data: bytes) -> Run:
+    network = torch.export.load(io.BytesIO(data)).module()
+
+    @torch.inference_mode()
+    def run(images_BCHW: np.ndarray, widths_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_probs_TBK, frames_B = network(torch.from_numpy(images_BCHW), torch.from_numpy(widths_B))
+        return log_probs_TBK.numpy(), frames_B.numpy()
+
+    return run
+
+
+FORMS = {
+    ".onnx": Form("ONNX", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
+    ".pt2": Form("torch.export archive", (), _write_archive, _load_archive),
+}
+"""By the suffix of the output."""

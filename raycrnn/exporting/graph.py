@@ -1,0 +1,88 @@
+"""The recogniser's network as a graph of torch.export."""
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from raycrnn.data import image
+from raycrnn.model.crnn import CRNN
+from raycrnn.model.recognizer import Recognizer
+
+# --- the network as a graph
+
+
+def trace(recognizer: Recognizer) -> torch.export.ExportedProgram:
+    """The network's graph for any batch and width, in which an LSTM is one node of the kind `lstm_node`."""
+    settings = recognizer.configuration.image
+    images_BCHW = torch.zeros(2, settings.input_channels, settings.input_shape[0], 64, dtype=torch.uint8)
+    widths_B = torch.tensor([64, 50])
+    batch = torch.export.Dim("batch", min=1)
+    # Not a Dim of its own: those refuse what torch cannot prove, as that a quarter of 8 pixels or more is not 1.
+    width = torch.export.Dim.AUTO(min=image.LEAST_WIDTH)
+    with torch.no_grad():
+        return torch.export.export(
+            Exported(recognizer.network), (images_BCHW, widths_B), dynamic_shapes=({0: batch, 3: width}, {0: batch})
+        )
+
+
+class Exported(nn.Module):
+    """A copy of a network that can be traced for any batch and width."""
+
+    def __init__(self, network: CRNN):
+        super().__init__()
+        # In the plain memory layout: that of training is stored as pieces of the tensors.
+        self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
+        for lstm in self.network.lstms:
+            lstm.forwards, lstm.backwards = OneNodeLSTM(lstm.forwards), OneNodeLSTM(lstm.backwards)
+
+    def forward(self, images: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
+        # One frame more, which is taken off again. Of a dimension that may be 1 a tracer makes a case of its own, and
+        # poolings drop the last column of an odd width, but not where there is padding beside it, as in a batch.
+        log_probs_TBK, frames_B = self.network(F.pad(images, (0, 4)), widths)
+        return log_probs_TBK[:-1], frames_B
+
+
+class OneNodeLSTM(nn.Module):
+    """An LSTM that a tracer keeps: torch's own it would unroll over the frames of its example."""
+
+    def __init__(self, lstm: nn.LSTM):
+        super().__init__()
+        self.lstm = lstm
+
+    def forward(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        lstm = self.lstm
+        zeros_1BU = x_BTD.new_zeros(1, x_BTD.shape[0], lstm.hidden_size)
+        weights = [lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0, lstm.bias_hh_l0]
+        return lstm_node()(x_BTD, [zeros_1BU, zeros_1BU], weights, True, 1, 0.0, False, False, True)
+
+
+@functools.cache
+def lstm_node() -> Callable:
+    """An operator with the arguments of torch's aten.lstm.input, of which a tracer knows the shapes alone."""
+
+    @torch.library.custom_op("raycrnn::lstm", mutates_args=())
+    def lstm(
+        input: Tensor,
+        hx: Sequence[Tensor],
+        params: Sequence[Tensor],
+        has_biases: bool,
+        num_layers: int,
+        dropout: float,
+        train: bool,
+        bidirectional: bool,
+        batch_first: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        # Nothing runs it: a tracer asks for shapes (below), and what is written holds aten's or ONNX's LSTM instead.
+        raise NotImplementedError("it stands in graphs, until they are written")
+
+    @lstm.register_fake
+    def _(input: Tensor, hx: Sequence[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+        output_BTU = input.new_empty(*input.shape[:2], hx[0].shape[2])
+        return output_BTU, torch.empty_like(hx[0]), torch.empty_like(hx[1])
+
+    return torch.ops.raycrnn.lstm.default

@@ -1,0 +1,53 @@
+"""Files and directories by path or URI."""
+
+from raycrnn.storage.atomic import alone_in, replace_directory, write_whole
+from raycrnn.storage.directory import OWNER, Directory, copied
+from raycrnn.storage.files import (
+    absolute,
+    delete,
+    describe,
+    exists,
+    is_file,
+    is_folder,
+    is_uri,
+    join,
+    listdir,
+    locate,
+    move,
+    names,
+    read,
+    read_many,
+    resolve_relative,
+    size,
+    upload,
+    with_suffix,
+    write,
+)
+
+__all__ = [
+    "OWNER",
+    "Directory",
+    "absolute",
+    "alone_in",
+    "copied",
+    "delete",
+    "describe",
+    "exists",
+    "is_file",
+    "is_folder",
+    "is_uri",
+    "join",
+    "listdir",
+    "locate",
+    "move",
+    "names",
+    "read",
+    "read_many",
+    "replace_directory",
+    "resolve_relative",
+    "size",
+    "upload",
+    "with_suffix",
+    "write",
+    "write_whole",
+]

@@ -1,0 +1,195 @@
+"""report.html of a search: what was found, the curves of all trials, which values went with which score.
+
+One file with all that it needs: no network.
+"""
+
+import math
+from collections.abc import Sequence
+from importlib import resources
+
+import jinja2
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from raycrnn import __version__
+from raycrnn.tuning import console
+from raycrnn.tuning.experiment import Experiment, Trial
+from raycrnn.tuning.sampler import BASE, importances
+from raycrnn.tuning.search_space import MODES, Distribution
+
+BASE_COLOUR, TRIAL_COLOUR, BEST_COLOUR = "#888888", "rgba(70,120,180,0.45)", "#d1495b"
+
+TITLES = {
+    "cer": "character error rate, %",
+    "wer": "word error rate, %",
+    "accuracy": "exact transcriptions, %",
+    "loss": "loss",
+    "speed": "lines read a second",
+}
+
+
+LOGARITHMIC = {"type": "log", "tickvals": [digit * 10.0**power for power in range(-6, 6) for digit in (1, 2, 5)]}
+"""An axis on which a half of little is as much as a half of much."""
+
+
+def render(trials: Experiment) -> str:
+    """The page as HTML."""
+    template = resources.files("raycrnn.tuning").joinpath("report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {"score": console.show_score, "value": console.show_value}
+    best, search = trials.best(), trials.search
+    metrics = console.shown_metrics(search)
+    with_scores = [trial for trial in trials.ranked() if trial.scores]
+    return environment.from_string(template).render(
+        script=get_plotlyjs(),
+        figures={name: figure.to_json() for name, figure in _figures(trials).items()},
+        best=best,
+        base=trials.base,
+        trials=trials.ranked(),
+        values_of=trials.values_of,
+        failed=[trial for trial in trials.trials.values() if trial.error],
+        keys=list(search.search),
+        distributions={key: str(of) for key, of in search.search.items()},
+        fixed=search.fixed,
+        metrics=metrics,
+        titles={metric: console.COLUMNS[metric] for metric in metrics},
+        front={trial.name for trial in trials.front()} if search.metric[1:] else set(),
+        scored=len(with_scores),
+        version=__version__,
+        search=search,
+    )
+
+
+def _figures(trials: Experiment) -> dict[str, go.Figure]:
+    with_scores = [trial for trial in trials.ranked() if trial.scores]
+    figures = {"curves": _curves(trials)}
+    if trials.search.metric[1:]:
+        figures["front"] = _front(trials)
+    searched = [trial for trial in with_scores if trial.name != BASE]
+    if len(searched) > 1:
+        figures["parallel"] = _parallel(trials, searched)
+    found = importances(trials.search, [(trial.values, trial.scores) for trial in searched])
+    if found:
+        figures["importance"] = _importance(found)
+    for name, figure in figures.items():
+        # Parallel coordinates write the names of their axes above them.
+        margin = {"l": 60, "r": 60, "t": 70 if name == "parallel" else 20, "b": 50}
+        figure.update_layout(template="plotly_white", margin=margin, font={"family": "system-ui, sans-serif"})
+    return figures
+
+
+def _shown(metric: str, values: Sequence[float]) -> list[float]:
+    return [100 * value for value in values] if metric in ("cer", "wer", "accuracy") else list(values)
+
+
+def _curves(trials: Experiment) -> go.Figure:
+    """The first metric of each trial over the share of its training."""
+    metric, best = trials.search.metric[0], trials.best()
+    figure = go.Figure()
+    # The best and the base last, on top of the others.
+    for trial in sorted(trials.trials.values(), key=lambda trial: (trial is best, trial.name == BASE)):
+        if not trial.evaluations:
+            continue
+        kind = "best" if trial is best else "base" if trial.name == BASE else "other"
+        colour = {"best": BEST_COLOUR, "base": BASE_COLOUR, "other": TRIAL_COLOUR}[kind]
+        what = "<br>".join(f"{key} {console.show_value(value)}" for key, value in trial.values.items())
+        width, dash = (1.5 if kind == "other" else 3), ("dot" if kind == "base" else "solid")
+        figure.add_scatter(
+            x=[100 * record["share"] for record in trial.evaluations],
+            y=_shown(metric, [record[metric] for record in trial.evaluations]),
+            mode="lines+markers",
+            name=_name(trial) + (" (best)" if kind == "best" else ""),
+            line={"color": colour, "width": width, "dash": dash},
+            marker={"size": 5},
+            hovertemplate=f"{_name(trial)}: %{{y:.2f}}<br>{what}<extra></extra>",
+            showlegend=kind != "other",
+        )
+    figure.update_xaxes(title="share of the training, %", range=[0, 102])
+    scores = [record[metric] for trial in trials.trials.values() for record in trial.evaluations]
+    # Zero has no place on a logarithmic axis.
+    logarithmic = MODES[metric] == "min" and min(scores) > 0
+    figure.update_yaxes(title=TITLES[metric], **(LOGARITHMIC if logarithmic else {}))
+    figure.update_layout(legend={"orientation": "h", "y": 1.1})
+    return figure
+
+
+def _front(trials: Experiment) -> go.Figure:
+    """Each trial by both metrics; those that none other beats in both are joined."""
+    first, second = trials.search.metric
+    front = trials.front()
+    figure = go.Figure()
+    for name, chosen, style in (
+        ("trials", [trial for trial in trials.trials.values() if trial.scores], {"mode": "markers+text"}),
+        ("not beaten in both", front, {"mode": "lines", "line": {"color": BEST_COLOUR, "shape": "hv"}}),
+    ):
+        figure.add_scatter(
+            x=_shown(second, [trial.scores[second] for trial in chosen]),
+            y=_shown(first, [trial.scores[first] for trial in chosen]),
+            text=[trial.name for trial in chosen],
+            textposition="top center",
+            name=name,
+            marker={"color": TRIAL_COLOUR, "size": 9},
+            **style,
+        )
+    figure.update_xaxes(title=TITLES[second])
+    figure.update_yaxes(title=TITLES[first])
+    figure.update_layout(legend={"orientation": "h", "y": 1.1})
+    return figure
+
+
+def _parallel(trials: Experiment, searched: Sequence[Trial]) -> go.Figure:
+    """An axis a key and one for the score; a line a trial."""
+    metric = trials.search.metric[0]
+    scores = [trial.scores[metric] for trial in searched]
+    axes = [_axis(key, of, [trial.values[key] for trial in searched]) for key, of in trials.search.search.items()]
+    axes.append({"label": TITLES[metric], **_score_axis(metric, scores)})
+    # The best are dark, whichever way the metric is better.
+    colours = {"color": axes[-1]["values"], "colorscale": "Viridis", "reversescale": MODES[metric] == "max"}
+    return go.Figure(go.Parcoords(dimensions=axes, line={**colours, "showscale": False}))
+
+
+def _axis(key: str, of: Distribution, values: Sequence) -> dict:
+    """An axis of a key, as its distribution is spaced."""
+    label = {"label": key.rpartition(".")[2]}
+    if of.listed:
+        names = [console.show_value(value) for value in of.values]
+        places = [of.values.index(value) for value in values]
+        ends = [0, max(1, len(names) - 1)]
+        return {**label, "values": places, "range": ends, "tickvals": list(range(len(names))), "ticktext": names}
+    if of.kind == "loguniform":
+        return {**label, **_logarithmic(values, *of.values)}
+    low, high = of.values[:2]
+    whole = {"tickvals": list(range(low, high + 1))} if of.kind == "randint" and high - low < 20 else {}
+    return {**label, "values": values, "range": [low, high], **whole}
+
+
+def _score_axis(metric: str, scores: Sequence[float]) -> dict:
+    shown = _shown(metric, scores)
+    if MODES[metric] == "min" and min(shown) > 0:
+        return _logarithmic(shown, min(shown), max(shown))
+    return {"values": shown}
+
+
+def _logarithmic(values: Sequence[float], low: float, high: float) -> dict:
+    """Parallel coordinates know no logarithmic axis: logarithms, and what their ticks stand for."""
+    inside = [tick for tick in LOGARITHMIC["tickvals"] if low <= tick <= high]
+    ticks = sorted({low, *inside, high})
+    return {
+        "values": [math.log10(value) for value in values],
+        "range": [math.log10(low), math.log10(high)],
+        "tickvals": [math.log10(tick) for tick in ticks],
+        "ticktext": [f"{tick:.3g}" for tick in ticks],
+    }
+
+
+def _importance(found: dict[str, float]) -> go.Figure:
+    keys = list(reversed(found))
+    figure = go.Figure(go.Bar(x=[100 * found[key] for key in keys], y=keys, orientation="h", marker_color="#4678b4"))
+    figure.update_xaxes(title="share of the difference, %", range=[0, 100])
+    figure.update_yaxes(automargin=True)
+    figure.update_layout(height=120 + 36 * len(keys))
+    return figure
+
+
+def _name(trial: Trial) -> str:
+    return "the base" if trial.name == BASE else f"trial {trial.name}"

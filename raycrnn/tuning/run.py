@@ -1,0 +1,128 @@
+"""Run a hyperparameter search."""
+
+import os
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from raycrnn import cluster, config, storage
+from raycrnn.config import Configuration
+from raycrnn.console import defer_interrupt, say
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.storage import Directory
+from raycrnn.tuning.search_space import Search
+
+CLOSING_SECONDS = 8.0
+"""kept of the search's `max_minutes` for ending the trials and for the report"""
+
+
+def tune(
+    wanted: Search, base: dict, resume: bool = False, address: str | None = None, started: float | None = None
+) -> Any:
+    """Run a whole search.
+
+    Args:
+        base: the configuration with what the search fixes, grouped.
+        started: seconds since 1970 from which the search's `max_minutes` counts; default now.
+
+    Returns:
+        A `results.Outcome`.
+
+    Raises:
+        UsageError: a search that cannot run here, an output directory that is in use.
+        RaycrnnError: too many unusable samples, no trial with scores.
+    """
+    if "speed" in wanted.metric and wanted.concurrent != 1:
+        say("warning: metric speed: trials that run beside each other slow each other: set concurrent: 1")
+    deadline = (started or time.time()) + 60 * wanted.max_minutes - CLOSING_SECONDS if wanted.max_minutes else None
+    cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
+    from raycrnn.ingest import training_data
+    from raycrnn.training import trainer
+    from raycrnn.tuning import results
+    from raycrnn.tuning.experiment import Experiment
+
+    configuration = config.parse(base)
+    trials = Experiment(Directory(storage.absolute(configuration.output_model_dir)), wanted, base)
+    _open_output(trials.place, resume)
+    csvs = training_data.read(configuration)
+    trials.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
+    if resume:
+        trials.load()
+    with storage.alone_in(trials.place), cluster.connect(address), cluster.Threads() as threads:
+        from raycrnn.tuning import resources, tuner
+
+        cluster.wait_for_nodes(configuration.cluster, say)
+        share = resources.divide_resources(configuration, wanted, cluster.list_nodes())
+        common = _share_material(configuration, csvs, trials, share, threads)
+        if not cluster.is_local():
+            trainer.check_shared(trials.place, common.material)
+            say(f"cluster: {cluster.describe_nodes()}")
+        trials.place.take()
+        # The rows are in the object store now.
+        del csvs
+        trials.save_search()
+        say(f"{common.material}; {wanted.trials} trials and the base, {share}")
+        with defer_interrupt() as interrupt:
+            ending = tuner.SearchStopper(deadline, interrupt, say)
+            tuner.run(trials, common, share, ending)
+        common.shelf.close.remote()
+        if ending.problem:
+            raise RaycrnnError(f"{ending.problem}\nThe search is as it was: make room, and --resume goes on with it")
+        if ending.interrupted and trials.best() is None:
+            say("stopped before the first evaluation; the same command with --resume goes on")
+            return results.Outcome(trials, interrupted=True)
+        results.write(trials, partial(_copy_model, trials))
+    return results.Outcome(trials, ending.interrupted)
+
+
+def _copy_model(trials: Any, best: Any, path: Path) -> None:
+    """Raises `OSError`, `UsageError` where storage fails."""
+    trials.fetch(best.name, "model")
+    shutil.copytree(trials.directory(best.name) / "model", path)
+
+
+def _open_output(output: Directory, resume: bool) -> None:
+    """Find out whether the output directory is new, or holds a search to go on with. Raises `UsageError`."""
+    if output.path.exists() and not output.path.is_dir():
+        raise UsageError(f"{output}: output_model_dir is a file")
+    held = output.entries()
+    if resume:
+        if "search.json" not in held:
+            raise UsageError(f"{output}: holds no search to resume")
+        return
+    # rejected.csv alone is left by a search that was refused for its data.
+    if "search.json" in held:
+        raise UsageError(f"{output}: holds a search: --resume goes on with it, or choose another output_model_dir")
+    if held - {"rejected.csv"}:
+        raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
+
+
+def _share_material(configuration: Configuration, csvs: Any, trials: Any, share: Any, threads: Any) -> Any:
+    """Put the rows, and beside the first trials the decoded images, where all trials find them."""
+    from raycrnn.ingest import image_cache, training_data
+    from raycrnn.training.monitor import Monitor
+    from raycrnn.tuning.trainable import SharedState
+
+    for rest in trials.place.entries():
+        if rest.startswith(".ray-"):
+            trials.place.remove(rest)
+    shelf = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
+    read = training_data.put(csvs, configuration, trials.place)
+    for warning in read.warnings:
+        say(f"warning: {warning}")
+    kept = image_cache.fits(read.train, configuration)
+    say(image_cache.describe(read.train, kept) + (", and shared by the trials" if kept else ""))
+    if kept:
+        threads.start(lambda: image_cache.fill_beside(read.train, configuration, share.plan, shelf, say))
+    return SharedState(
+        tree=trials.tree,
+        output=str(trials.place),
+        working_directory=str(Path.cwd()),
+        material=read,
+        shelf=shelf,
+        keep=kept,
+        plan=share.plan,
+        exchange=trials.search.scheduler.pbt is not None,
+    )

@@ -1,0 +1,230 @@
+"""A search file: which keys of the configuration to try which values of, and how.
+
+YAML, read aloud: `training.learning_rate: {loguniform: [1e-4, 1e-2]}`. Nothing of it is executed. Whatever is wrong
+with it is a `UsageError` with the file's line, before any trial starts.
+"""
+
+import difflib
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from raycrnn import config
+from raycrnn.errors import UsageError
+from raycrnn.tuning.search_space import NOT_SEARCHED, Resources, Scheduler, Search
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, to which `1e-4` is a number, for which YAML 1.1 demands a point, and a date is a text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$|^[-+]?\.\d+[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
+    """Read a search file.
+
+    Args:
+        tree: the configuration that the search starts from, grouped.
+
+    Returns:
+        The search, and the tree with what it fixes: the base.
+
+    Raises:
+        UsageError: no such file, no YAML, an unknown key, values that the configuration refuses; with the line.
+    """
+    written, lines = _read(Path(path))
+    try:
+        search = Search.model_validate(written, strict=False)
+    except ValidationError as error:
+        _refuse(path, lines, _problems(error, lines))
+    _refuse(path, lines, _wrong_keys(search))
+    base = config.with_values(tree, search.fixed)
+    _refuse(path, lines, _refused_values(search, tree, base))
+    return search, base
+
+
+Place = tuple[str, ...]
+Problem = tuple[Place, str]
+"""Keys from the file's top down to where something is wrong, and what."""
+
+
+def _refuse(path: str | Path, lines: dict[Place, int], problems: list[Problem]) -> None:
+    """Raises `UsageError` if there are problems, each with its line."""
+    if not problems:
+        return
+    found = sorted((_line(lines, place), text) for place, text in problems)
+    raise UsageError("\n".join(f"{path}, line {line}: {text}" for line, text in dict.fromkeys(found)))
+
+
+def _line(lines: dict[Place, int], place: Place) -> int:
+    while place not in lines and place:
+        place = place[:-1]
+    return lines.get(place, 1)
+
+
+def _problems(error: ValidationError, lines: dict[Place, int]) -> list[Problem]:
+    """Where and what pydantic finds fault with; of a key of several types what each of them says."""
+    messages: dict[Place, list[str]] = {}
+    for each in error.errors():
+        place = tuple(map(str, each["loc"]))
+        message = each["msg"].removeprefix("Value error, ")
+        message = message[0].lower() + message[1:]
+        if not place:
+            # Of the file as a whole; it names the key.
+            key, _, message = message.partition(": ")
+            place = (key,)
+        # Pydantic appends the names of types to its path.
+        while len(place) > 1 and place not in lines and each["type"] != "extra_forbidden":
+            place = place[:-1]
+        messages.setdefault(place, []).append(_unknown(place, each["type"]) or message)
+    return [(place, f"{_label(place)}: {' or '.join(dict.fromkeys(each))}") for place, each in messages.items()]
+
+
+def _label(place: Place) -> str:
+    return place[-1] if place[0] in ("search", "fixed") else ".".join(place)
+
+
+def _unknown(place: Place, kind: str) -> str | None:
+    """What is wrong with a key that is none."""
+    key = place[-1]
+    if place[0] in ("search", "fixed") and any(known.startswith(f"{key}.") for known in config.fields()):
+        return f"is a group of keys: write each with its dots, such as {key}.key"
+    if kind != "extra_forbidden":
+        return None
+    if key in config.fields():
+        return "unknown key: keys of the configuration stand under search or fixed"
+    if place[0] == "scheduler" and len(place) == 2:
+        return "is no scheduler: asha, pbt or none"
+    group = {1: Search, 2: {"scheduler": Scheduler, "resources": Resources}.get(place[0])}.get(len(place))
+    close = difflib.get_close_matches(key, group.model_fields if group else (), n=1)
+    return f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
+
+
+def _wrong_keys(search: Search) -> list[Problem]:
+    problems = []
+    for group in ("search", "fixed"):
+        for key in getattr(search, group):
+            if key not in config.fields():
+                problems.append(((group, key), f"{key}: no key of the configuration{config.suggestion(key)}"))
+    for key in search.search:
+        for name in (key, key.partition(".")[0]):
+            if name in NOT_SEARCHED:
+                problems.append((("search", key), f"{key}: cannot be searched: {NOT_SEARCHED[name]}"))
+        if key in search.fixed:
+            problems.append((("fixed", key), f"{key}: is fixed and searched: keep one"))
+        if search.scheduler.pbt and key in config.fields() and not _changes_in_training(key):
+            problem = f"{key}: pbt cannot change it: a trial goes on from another's weights, in which it is fixed"
+            problems.append((("search", key), problem))
+    decoded = [key for key in search.search if key.startswith("decoding.")]
+    if decoded and not search.decoding_only:
+        problem = "training does not depend on it: search decoding.* alone, in a file of its own, with --model"
+        problems += [(("search", key), f"{key}: {problem}") for key in decoded]
+    if search.decoding_only:
+        idle = [key for key in search.fixed if not key.startswith(("decoding.", "data."))]
+        problems += [(("fixed", key), f"{key}: has no effect on a search over decoding.* alone") for key in idle]
+    for key in {"output_model_dir", "restore_model"} & search.fixed.keys():
+        problems.append((("fixed", key), f"{key}: {NOT_SEARCHED[key]}; the command line sets the search's"))
+    return problems
+
+
+CHANGE_IN_TRAINING = {
+    "model.keep_prob",
+    "training.learning_rate",
+    "training.weight_decay",
+    "training.gradient_clip",
+    "training.learning_decay_rate",
+}
+
+
+def _changes_in_training(key: str) -> bool:
+    return key in CHANGE_IN_TRAINING or key.startswith("augmentation.")
+
+
+def _refused_values(search: Search, tree: dict, base: dict) -> list[Problem]:
+    """Values that the configuration would refuse; each alone, on top of the base."""
+    problems: list[Problem] = [(("fixed",), text) for text in config.problems_of(tree)]
+    for key, value in search.fixed.items() if not problems else ():
+        problems += [(("fixed", key), text) for text in _problems_with(tree, key, value)]
+    # What is wrong with several of them together.
+    if not problems:
+        problems = [(("fixed",), text) for text in config.problems_of(base)]
+    if problems:
+        return problems
+    for key, of in search.search.items():
+        refused = (text for value in of.probes() for text in _problems_with(base, key, value))
+        problems += [(("search", key), text) for text in itertools.islice(refused, 1)]
+    return problems
+
+
+def _problems_with(tree: dict, key: str, value: Any) -> list[str]:
+    return config.problems_of(config.with_values(tree, {key: value}))
+
+
+def _read(path: Path) -> tuple[dict, dict[Place, int]]:
+    """What a YAML file holds, and the line of each of its keys. Raises `UsageError`."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        lines = dict(_lines_of(path, node, ())) if node else {}
+        value = loader.construct_document(node) if node else None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{where}: not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(f"{path}: holds no keys; a search file begins with search:")
+    return value, lines
+
+
+def _lines_of(path: Path, node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+    """The place of each key and its line, from 1. Raises `UsageError` on one that stands twice."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise UsageError(f"{path}, line {line}: a key must be a word")
+        if key.value in seen:
+            raise UsageError(f"{path}, line {line}: the key {key.value!r} stands twice")
+        seen.add(key.value)
+        yield (*place, key.value), line
+        # Deeper there is nothing that a message would name.
+        if len(place) < 2:
+            yield from _lines_of(path, value, (*place, key.value))
+
+
+def describe_keys() -> str:
+    """The table of a search file's keys for --help."""
+    lines = []
+    for key, field in config.fields(Search).items():
+        default = "(required)" if field.is_required() else f"[{_default(field)}]"
+        lines.append(f"  {key} {default}\n      {' '.join((field.description or '').split())}")
+    return "\n".join(lines)
+
+
+def _default(field: Any) -> str:
+    default = field.get_default(call_default_factory=True)
+    return "none" if isinstance(default, Scheduler) else config.to_json(default)

@@ -1,0 +1,299 @@
+"""Augmentation: decided by (seed, epoch, row) alone, each effect within its strength, and off when off."""
+
+import colorsys
+import math
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from raycrnn.config import Augmentation, Effect
+from raycrnn.data.augment import COLOUR_ONLY, EFFECTS, Augmenter
+
+ALL_OFF = {
+    "data_augmentation_max_rotation": 0.0,
+    "padding": {"strength": 0},
+    "brightness": {"strength": 0},
+    "contrast": {"strength": 0},
+    "hue": {"strength": 0},
+    "saturation": {"strength": 0},
+}
+GREATEST = {
+    "rotation": 0.785,
+    "padding": 0.5,
+    "brightness": 1.0,
+    "contrast": 0.99,
+    "hue": 0.5,
+    "saturation": 1.0,
+}
+"""The greatest strengths that the configuration takes."""
+
+
+def only(effect: str, strength: float) -> Augmentation:
+    if effect == "rotation":
+        return Augmentation.model_validate({**ALL_OFF, "data_augmentation_max_rotation": strength})
+    return Augmentation.model_validate({**ALL_OFF, effect: {"strength": strength}})
+
+
+def noise(mode: str, width: int = 60, height: int = 20, low: int = 0, high: int = 256) -> Image.Image:
+    shape = (height, width) if mode == "L" else (height, width, 3)
+    return Image.fromarray(np.random.default_rng(1).integers(low, high, shape, dtype=np.uint8))
+
+
+def same(first: Image.Image, second: Image.Image) -> bool:
+    return first.mode == second.mode and np.array_equal(first, second)
+
+
+# What is applied
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_seed_epoch_and_row_alone_decide(mode):
+    picture, channels = noise(mode), len(mode)
+    first = Augmenter(Augmentation(), channels, seed=3).apply(picture, 2, 7)
+    again = Augmenter(Augmentation(), channels, seed=3)
+    again.apply(picture, 0, 0)
+    assert same(again.apply(picture, 2, 7), first)
+    assert not same(again.apply(picture, 3, 7), first)
+    assert not same(again.apply(picture, 2, 8), first)
+    assert not same(Augmenter(Augmentation(), channels, seed=4).apply(picture, 2, 7), first)
+
+
+def test_epochs_and_rows_are_not_mixed_up():
+    augmenter = Augmenter(Augmentation(), 1, seed=0)
+    pictures = {augmenter.apply(noise("L"), epoch, row).tobytes() for epoch in range(8) for row in range(8)}
+    assert len(pictures) == 64
+
+
+def test_the_augmentation_of_a_row_is_the_same_after_pickling():
+    of_row = Augmenter(Augmentation(), 3, seed=5).of(epoch=1, row=9)
+    assert same(pickle.loads(pickle.dumps(of_row))(noise("RGB")), of_row(noise("RGB")))
+    assert same(of_row(noise("RGB")), Augmenter(Augmentation(), 3, seed=5).apply(noise("RGB"), 1, 9))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("settings_", [{"data_augmentation": False}, ALL_OFF])
+def test_when_it_is_off_there_is_none(settings_, channels):
+    augmenter = Augmenter(Augmentation.model_validate(settings_), channels, seed=0)
+    assert augmenter.of(epoch=0, row=0) is None
+    picture = noise("L" if channels == 1 else "RGB")
+    assert same(augmenter.apply(picture, 0, 0), picture)
+
+
+@pytest.fixture
+def called(monkeypatch) -> list[str]:
+    """The names of the effects as they are called, which is all that they do then."""
+    names = []
+    for effect in list(EFFECTS):
+
+        def record(image, strength, random, effect=effect):
+            names.append(effect)
+            return image
+
+        monkeypatch.setitem(EFFECTS, effect, record)
+    return names
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_effect_alone_is_applied_alone_and_colour_effects_not_to_grey(effect, channels, called):
+    Augmenter(only(effect, GREATEST[effect] / 2), channels, seed=0).apply(noise("L"), 0, 0)
+    assert called == ([] if channels == 1 and effect in COLOUR_ONLY else [effect])
+
+
+@pytest.mark.parametrize("effect", EFFECTS)
+def test_an_effect_of_strength_0_is_not_applied(effect, called):
+    every = {name: {"strength": 0.1} for name in EFFECTS if name != "rotation"}
+    off = {"data_augmentation_max_rotation": 0.0} if effect == "rotation" else {effect: {"strength": 0}}
+    Augmenter(Augmentation.model_validate(every | off), 3, seed=0).apply(noise("RGB"), 0, 0)
+    assert called == [name for name in EFFECTS if name != effect]
+
+
+def test_every_block_of_the_configuration_is_an_effect_and_the_reverse():
+    blocks = {name for name, field in Augmentation.model_fields.items() if isinstance(field.default, Effect)}
+    assert EFFECTS.keys() == blocks | {"rotation"}
+    assert blocks > COLOUR_ONLY
+
+
+IN_COLOUR = [(effect, "RGB") for effect in EFFECTS]
+IN_GREY = [(effect, "L") for effect in EFFECTS if effect not in COLOUR_ONLY]
+SIZE = st.tuples(st.integers(1, 90), st.integers(1, 40))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(IN_COLOUR + IN_GREY), SIZE, st.floats(1e-6, 1), st.integers(0, 1000))
+def test_every_effect_keeps_the_mode_and_the_image_it_was_given(effect_and_mode, size, share, seed):
+    effect, mode = effect_and_mode
+    picture = noise(mode, *size)
+    before = picture.tobytes()
+    found = EFFECTS[effect](picture, share * GREATEST[effect], np.random.default_rng(seed))
+    assert found.mode == mode
+    assert min(found.size) >= 1
+    assert picture.tobytes() == before
+    if effect not in ("rotation", "padding"):
+        assert found.size == size
+
+
+# Each effect
+
+
+def plane_of(picture: Image.Image) -> tuple[float, float, float]:
+    """Slopes along x and y of the plane nearest to the values, and the greatest distance from it."""
+    values = np.asarray(picture).astype(float)
+    y, x = np.indices(values.shape)
+    matrix = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
+    plane = np.linalg.lstsq(matrix, values.ravel())[0]
+    return plane[0], plane[1], float(np.abs(matrix @ plane - values.ravel()).max())
+
+
+SIDE = st.integers(6, 120)
+
+
+def ramp(width: int, height: int) -> tuple[Image.Image, int]:
+    """An image that grows evenly from left to right, and by how much a pixel."""
+    slope = 240 // width
+    return Image.fromarray(np.tile(np.arange(width, dtype=np.uint8) * slope, (height, 1))), slope
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIDE, SIDE, st.floats(0.001, GREATEST["rotation"]), st.integers(0, 1000))
+@example(12, 96, 0.3, 0)
+@example(12, 96, 0.785, 1)
+def test_rotation_leaves_no_corner_uncovered(width, height, strength, seed):
+    picture, slope = ramp(width, height)
+    found = EFFECTS["rotation"](picture, strength, np.random.default_rng(seed))
+    # A ramp stays one when it is rotated: a corner in the colour of the border's median would stick out.
+    along_x, along_y, distance = plane_of(found)
+    assert distance <= 0.6 * slope + 1
+    if min(found.size) > 30:
+        # Rounded to whole levels, a slope is known to two levels over the height.
+        assert abs(math.atan2(along_y, along_x)) <= strength + 2 / (slope * found.height)
+
+
+class Extreme:
+    """A random generator that draws an end of the range."""
+
+    def __init__(self, end: int):
+        self.end = end
+
+    def uniform(self, low: float, high: float) -> float:
+        return (low, high)[self.end]
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIDE, SIDE, st.floats(0.001, GREATEST["rotation"]), st.integers(0, 1))
+@example(60, 60, 0.785, 0)
+@example(60, 240, 0.785, 1)
+def test_even_the_greatest_rotation_loses_no_more_than_a_quarter(width, height, strength, end):
+    found = EFFECTS["rotation"](Image.new("L", (width, height)), strength, Extreme(end))
+    # Within the one pixel that rounding takes.
+    assert found.height >= 0.75 * height - 1
+    assert found.width >= 0.75 * width - 1
+
+
+def test_rotation_goes_both_ways_as_far_as_its_strength():
+    picture, _ = ramp(100, 80)
+    angles = []
+    for seed in range(100):
+        along_x, along_y, _ = plane_of(EFFECTS["rotation"](picture, 0.1, np.random.default_rng(seed)))
+        angles.append(math.atan2(along_y, along_x))
+    assert -0.105 < min(angles) < -0.09
+    assert 0.09 < max(angles) < 0.105
+    assert abs(np.mean(angles)) < 0.02
+
+
+@pytest.mark.parametrize(("mode", "ink", "paper"), [("L", 7, 200), ("RGB", (7, 8, 9), (210, 200, 190))])
+def test_padding_adds_nothing_but_pixels_in_the_colour_of_the_border(mode, ink, paper):
+    picture = Image.new(mode, (50, 20), paper)
+    picture.putpixel((0, 0), ink)
+    sides = []
+    for seed in range(60):
+        found = EFFECTS["padding"](picture, 0.2, np.random.default_rng(seed))
+        inked = np.argwhere((np.asarray(found).reshape(*found.size[::-1], -1) == ink).all(axis=2))
+        assert len(inked) == 1
+        top, left = inked[0].tolist()
+        sides.append((left, top, found.width - 50 - left, found.height - 20 - top))
+        expected = Image.new(mode, found.size, paper)
+        expected.paste(picture, (left, top))
+        assert same(found, expected)
+    for side in zip(*sides, strict=True):
+        assert set(side) == set(range(5))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["L", "RGB"]), st.floats(0.01, 1), st.integers(0, 1000))
+def test_brightness_shifts_every_value_alike_within_its_strength(mode, strength, seed):
+    picture = noise(mode)
+    found = np.asarray(EFFECTS["brightness"](picture, strength, np.random.default_rng(seed))).astype(int)
+    shifts = found - np.asarray(picture)
+    assert abs(shifts.mean()) <= strength * 255 + 0.5
+    inside = (found > 0) & (found < 255)
+    assert len(set(shifts[inside])) <= 1
+    assert np.abs(shifts).max() <= strength * 255 + 0.5
+
+
+def test_brightness_goes_both_ways_as_far_as_its_strength():
+    grey = Image.new("L", (1, 1), 128)
+    generators = [np.random.default_rng(seed) for seed in range(200)]
+    levels = [EFFECTS["brightness"](grey, 0.2, random).getpixel((0, 0)) for random in generators]
+    assert 77 <= min(levels) <= 80
+    assert 176 <= max(levels) <= 179
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["L", "RGB"]), st.floats(0.01, 0.99), st.integers(0, 1000))
+def test_contrast_stretches_about_the_mean_within_its_strength(mode, strength, seed):
+    picture = noise(mode, low=100, high=156)
+    found = EFFECTS["contrast"](picture, strength, np.random.default_rng(seed))
+    before, after = np.asarray(picture).astype(float), np.asarray(found).astype(float)
+    assert abs(after.mean() - before.mean()) <= 1.5
+    factor = np.polyfit(before.ravel(), after.ravel(), 1)[0]
+    assert 1 - strength - 0.02 <= factor <= 1 + strength + 0.02
+
+
+def colours() -> Image.Image:
+    """Each a saturated colour of another hue."""
+    hues = [[round(255 * band) for band in colorsys.hsv_to_rgb(hue / 24, 0.8, 0.9)] for hue in range(24)]
+    return Image.fromarray(np.array([hues], dtype=np.uint8))
+
+
+def hsv(picture: Image.Image) -> np.ndarray:
+    return np.array([colorsys.rgb_to_hsv(*pixel) for pixel in (np.asarray(picture)[0] / 255).tolist()])
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("strength", [0.05, 0.5])
+def test_hue_turns_all_colours_alike_within_its_strength(strength, seed):
+    before, after = hsv(colours()), hsv(EFFECTS["hue"](colours(), strength, np.random.default_rng(seed)))
+    turns = (after[:, 0] - before[:, 0] + 0.5) % 1 - 0.5
+    from_first = (turns - turns[0] + 0.5) % 1 - 0.5
+    assert np.abs(turns).max() <= strength + 0.02
+    assert np.abs(from_first).max() <= 0.02
+    assert np.abs(after[:, 1:] - before[:, 1:]).max() <= 0.02
+
+
+def test_hue_turns_some_colours_far():
+    turned = [hsv(EFFECTS["hue"](colours(), 0.5, np.random.default_rng(seed)))[0, 0] for seed in range(20)]
+    assert np.std(turned) > 0.2
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("strength", [0.3, 1.0])
+def test_saturation_moves_colours_to_and_from_their_grey_within_its_strength(strength, seed):
+    picture = Image.fromarray((np.asarray(colours()) // 4 + 96).astype(np.uint8))
+    found = EFFECTS["saturation"](picture, strength, np.random.default_rng(seed))
+    before, after = (np.asarray(p).astype(float) for p in (picture, found))
+    grey = np.asarray(picture.convert("L")).astype(float)[:, :, None]
+    factor = np.polyfit((before - grey).ravel(), (after - grey).ravel(), 1)[0]
+    assert 1 - strength - 0.03 <= factor <= 1 + strength + 0.03
+    assert np.abs(after - (grey + factor * (before - grey))).max() <= 2
+
+
+@pytest.mark.parametrize("effect", sorted(COLOUR_ONLY))
+def test_colour_effects_leave_greys_as_they_are(effect):
+    greys = noise("L").convert("RGB")
+    for seed in range(5):
+        assert same(EFFECTS[effect](greys, GREATEST[effect], np.random.default_rng(seed)), greys)

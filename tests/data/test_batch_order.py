@@ -1,0 +1,192 @@
+"""Orders: each row once or by weight, decided by (seed, epoch) alone, little padding, shares that make the whole."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycrnn.data import batch_order
+
+WIDTHS = st.lists(st.integers(8, 1024), max_size=300).map(np.array)
+BATCH = st.integers(1, 40)
+SEED = st.integers(0, 2**32 - 1)
+ANY = (WIDTHS, BATCH, SEED, st.integers(0, 100), st.booleans())
+
+
+def batches(epoch: batch_order.Epoch) -> list[list[int]]:
+    return [epoch[number][0].tolist() for number in range(len(epoch))]
+
+
+def padding(widths: np.ndarray, epoch: batch_order.Epoch) -> int:
+    """Columns that an epoch's batches add to make their images as wide as the widest."""
+    return sum(int(widths[rows].max() * len(rows) - widths[rows].sum()) for rows in batches(epoch))
+
+
+def shuffled(widths: np.ndarray, batch_size: int) -> batch_order.Epoch:
+    rows = np.random.default_rng(1).permutation(len(widths))
+    return batch_order.Epoch(rows, rows, np.append(np.arange(0, len(rows), batch_size), len(rows)))
+
+
+@settings(deadline=None)
+@given(*ANY)
+def test_each_row_comes_once_an_epoch(widths, batch_size, seed, number, by_area):
+    epoch = batch_order.train_epoch(widths, batch_size, seed, number, by_area)
+    assert sorted(epoch.rows.tolist()) == list(range(len(widths)))
+    assert [row for rows in batches(epoch) for row in rows] == epoch.rows.tolist()
+    assert (epoch.passes == number).all()
+
+
+@settings(deadline=None)
+@given(*ANY)
+def test_the_order_is_a_function_of_seed_and_epoch_alone(widths, batch_size, seed, number, by_area):
+    before = widths.copy()
+    first = batch_order.train_epoch(widths, batch_size, seed, number, by_area)
+    batch_order.train_epoch(widths, batch_size, seed, number + 1, by_area)
+    assert batches(batch_order.train_epoch(widths, batch_size, seed, number, by_area)) == batches(first)
+    assert np.array_equal(widths, before)
+
+
+@settings(deadline=None)
+@given(*ANY)
+def test_the_number_of_batches_is_known_before_and_none_is_empty(widths, batch_size, seed, number, by_area):
+    sizes = [len(rows) for rows in batches(batch_order.train_epoch(widths, batch_size, seed, number, by_area))]
+    assert len(sizes) == batch_order.batch_count(len(widths), batch_size)
+    assert all(sizes)
+    if not by_area:
+        assert all(size == batch_size for size in sizes[:-1])
+
+
+def test_epochs_and_seeds_have_different_orders():
+    widths = np.random.default_rng(0).integers(8, 500, 64)
+    orders = {batch_order.train_epoch(widths, 4, seed, epoch).rows.tobytes() for seed in range(6) for epoch in range(6)}
+    assert len(orders) == 36
+
+
+@pytest.mark.parametrize("batch_size", [4, 16, 50])
+@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("by_area", [False, True])
+def test_rows_of_like_width_share_a_batch(batch_size, number, by_area):
+    widths = np.random.default_rng(number).integers(8, 1000, 3000)
+    found = padding(widths, batch_order.train_epoch(widths, batch_size, 0, number, by_area))
+    assert found < padding(widths, shuffled(widths, batch_size)) / 3
+
+
+def test_within_a_window_every_batch_holds_neighbours_by_width():
+    widths = np.random.default_rng(1).permutation(batch_order.WINDOW * 16)
+    for window in np.split(batch_order.train_epoch(widths, 8, seed=0, epoch=0).rows.reshape(-1, 8), 2):
+        ranks = np.argsort(np.argsort(widths[window], axis=None)).reshape(-1, 8)
+        assert (np.ptp(ranks, axis=1) == 7).all()
+
+
+def test_the_batches_do_not_come_by_width():
+    widths = np.random.default_rng(2).integers(8, 1000, 32 * 64)
+    means = widths[batch_order.train_epoch(widths, 16, 0, 0).rows].reshape(-1, 16).mean(axis=1)
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
+    assert 0.3 < (np.diff(means) > 0).mean() < 0.7
+
+
+@pytest.mark.parametrize("rows", [40, 200, 2000])
+def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(rows):
+    widths = np.random.default_rng(3).permutation(rows)
+    pairs = [
+        {frozenset(batch) for batch in batches(batch_order.train_epoch(widths, 2, 0, number))} for number in range(2)
+    ]
+    assert len(pairs[0] & pairs[1]) < 0.5 * rows / 2
+
+
+def test_what_fills_no_batch_comes_last_and_is_any_row():
+    widths = np.arange(103)
+    last = [frozenset(batch_order.train_epoch(widths, 10, 0, epoch).rows[-3:].tolist()) for epoch in range(500)]
+    assert len(set().union(*last)) == 103
+
+
+def test_by_area_wide_rows_come_in_small_batches_of_about_the_same_width_in_all():
+    widths = np.random.default_rng(5).choice([40, 1000], 4096)
+    epoch = batch_order.train_epoch(widths, 16, 0, 0, by_area=True)
+    assert len(epoch) == 256
+    areas = np.array([widths[rows].sum() for rows in batches(epoch)])
+    assert areas.std() < 0.1 * areas.mean()
+    narrow, wide = (np.mean([len(rows) for rows in batches(epoch) if (widths[rows] == w).all()]) for w in (40, 1000))
+    assert narrow > 10 * wide
+
+
+# --- sources with weights
+
+
+def sources(counts: list[int], weights: tuple[float, ...]) -> batch_order.Sources:
+    return batch_order.Sources(np.repeat(np.arange(len(counts)), counts), weights)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 100)), min_size=1, max_size=4),
+    BATCH,
+    SEED,
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_an_epoch_has_as_many_draws_as_rows_by_weight(counted, batch_size, seed, number, by_area):
+    of_rows = sources([count for count, _ in counted], tuple(weight for _, weight in counted))
+    rows = len(of_rows.of_rows)
+    widths = np.random.default_rng(seed).integers(8, 500, rows)
+    epoch = batch_order.train_epoch(widths, batch_size, seed, number, by_area, of_rows)
+    assert len(epoch.rows) == rows
+    assert len(epoch) == batch_order.batch_count(rows, batch_size)
+    drawn = np.bincount(of_rows.of_rows[epoch.rows], minlength=len(counted))
+    assert np.abs(drawn - rows * np.array(of_rows.weights) / sum(of_rows.weights)).max() <= 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=3), SEED)
+def test_of_a_source_every_row_comes_once_before_one_comes_again(counts, seed):
+    """Over all epochs together, and a row's passes number its draws."""
+    of_rows = sources(counts, (1.0, 3.0, 0.5)[: len(counts)])
+    widths = np.ones(sum(counts))
+    drawn = {row: [] for row in range(sum(counts))}
+    for number in range(6):
+        epoch = batch_order.train_epoch(widths, 4, seed, number, sources=of_rows)
+        for row, times in zip(epoch.rows.tolist(), epoch.passes.tolist(), strict=True):
+            drawn[row].append(times)
+    for source in range(len(counts)):
+        times = [len(drawn[row]) for row in np.flatnonzero(of_rows.of_rows == source)]
+        assert max(times) - min(times) <= 1
+    for passes in drawn.values():
+        assert len(set(passes)) == len(passes)
+
+
+def test_every_batch_holds_its_share_of_each_source_however_wide_they_are():
+    of_rows = sources([900, 100], (1.0, 1.0))
+    widths = np.concatenate([np.random.default_rng(0).integers(8, 100, 900), np.full(100, 900)])
+    epoch = batch_order.train_epoch(widths, 10, 0, 0, sources=of_rows)
+    shares = [np.mean(of_rows.of_rows[rows]) for rows in batches(epoch)]
+    assert min(shares) >= 0.4
+    assert max(shares) <= 0.6
+
+
+def test_a_source_without_usable_rows_leaves_its_draws_to_the_others():
+    of_rows = batch_order.Sources(np.array([0, 0, 2]), (1.0, 5.0, 1.0))
+    epoch = batch_order.train_epoch(np.array([9, 9, 9]), 2, 0, 0, sources=of_rows)
+    assert len(epoch.rows) == 3
+    assert set(epoch.rows.tolist()) <= {0, 1, 2}
+
+
+# --- evaluation and shares
+
+
+@settings(deadline=None)
+@given(WIDTHS, BATCH)
+def test_evaluation_goes_by_width_and_keeps_the_order_of_equals(widths, batch_size):
+    epoch = batch_order.eval_epoch(widths, batch_size)
+    assert epoch.rows.tolist() == sorted(range(len(widths)), key=lambda row: (widths[row], row))
+    assert all(len(batch) == batch_size for batch in batches(epoch)[:-1])
+    assert len(epoch) == batch_order.batch_count(len(widths), batch_size)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 200), st.integers(1, 33))
+def test_the_workers_shares_make_the_batch_with_none_twice_and_none_much_larger(size, world_size):
+    batch = np.random.default_rng(size).permutation(1000)[:size]
+    shares = [batch_order.worker_share(batch, rank, world_size) for rank in range(world_size)]
+    assert sorted(np.concatenate(shares).tolist()) == sorted(batch.tolist())
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1

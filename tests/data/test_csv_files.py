@@ -1,0 +1,370 @@
+"""CSV rows and labels: every rule of the data contract as a case, and what is written reads back."""
+
+import itertools
+import os
+import unicodedata
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from raycrnn.data import csv_files
+from raycrnn.data.csv_files import Row, parse_row, read_csv, split_label, write_field
+from raycrnn.data.rejections import REMEDIES, Rejected
+from raycrnn.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "label"),
+    [
+        ("a.png;text", "a.png", "text"),
+        ("a.png;", "a.png", ""),
+        ("a.png", "a.png", None),
+        ("a.png;b;c;;d", "a.png", "b;c;;d"),
+        ("a.png;;", "a.png", ";"),
+        ("a b.png; text ", "a b.png", " text "),
+        ('a.png;"text"', "a.png", "text"),
+        ('a.png;"a;b"', "a.png", "a;b"),
+        ('a.png;""', "a.png", ""),
+        ('a.png;""""', "a.png", '"'),
+        ('a.png;"say ""yes"""', "a.png", 'say "yes"'),
+        ('a.png;""""""', "a.png", '""'),
+        ('a.png;5" disk', "a.png", '5" disk'),
+        ('a.png;say "yes"', "a.png", 'say "yes"'),
+        ('a.png;it""s', "a.png", 'it""s'),
+        ('a.png; "text"', "a.png", ' "text"'),
+        ('"a;b.png";text', "a;b.png", "text"),
+        ('"a;b.png";"c;d"', "a;b.png", "c;d"),
+        ('"a""b.png";text', 'a"b.png', "text"),
+        ('"a.png"', "a.png", None),
+        ('"a.png";', "a.png", ""),
+        ('a"b.png;text', 'a"b.png', "text"),
+        ("a.png;|a|b| |c;d|", "a.png", "|a|b| |c;d|"),
+        ("a.png;1,5", "a.png", "1,5"),
+        ("s3://bucket/a.png;text", "s3://bucket/a.png", "text"),
+        ("日本/é.png;東京", "日本/é.png", "東京"),
+        ("a.png;\u2028 \x0b\x0c\x85", "a.png", "\u2028 \x0b\x0c\x85"),
+    ],
+)
+def test_a_row_is_a_path_and_a_label(line, path, label):
+    assert parse_row(line, 7) == Row(path, label, 7)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (";text", "path is empty"),
+        (";", "path is empty"),
+        ('"";text', "path is empty"),
+        ('""', "path is empty"),
+        ('"a.png;text', "not closed"),
+        ('a.png;"text', "not closed"),
+        ('a.png;"text""', "not closed"),
+        ('a.png;"', "not closed"),
+        ('"', "not closed"),
+        ('"a"b.png;text', "follow a closing quote"),
+        ('a.png;"text" more', "follow a closing quote"),
+        ('a.png;"a";"b"', "follow a closing quote"),
+        ('"a.png" ;text', "follow a closing quote"),
+    ],
+)
+def test_a_malformed_row_keeps_its_line_and_says_what_is_wrong(line, problem):
+    row = parse_row(line, 3)
+    assert (row.path, row.label, row.line) == (line, None, 3)
+    assert problem in row.problem
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "line", "path", "label"),
+    [
+        (",", "a.png,b;c,d", "a.png", "b;c,d"),
+        ("\t", "a b.png\tc d", "a b.png", "c d"),
+        (",", '"a,b.png","c,d"', "a,b.png", "c,d"),
+        ("|", "a.png|b|c", "a.png", "b|c"),
+        ("é", "a.pngéb", "a.png", "b"),
+    ],
+)
+def test_another_delimiter_splits_as_well(delimiter, line, path, label):
+    assert parse_row(line, 1, delimiter) == Row(path, label, 1)
+
+
+LINES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))
+DELIMITERS = st.sampled_from(";,\t|: é")
+
+
+@settings(deadline=None)
+@given(path=LINES.filter(bool), label=st.none() | LINES, delimiter=DELIMITERS)
+def test_what_is_written_as_a_row_is_read_back(path, label, delimiter):
+    line = write_field(path, delimiter)
+    if label is not None:
+        line += delimiter + write_field(label, delimiter)
+    assert parse_row(line, 1, delimiter) == Row(path, label, 1)
+
+
+ROWS = st.lists(st.tuples(LINES.filter(str.strip), LINES), max_size=6)
+
+
+@settings(deadline=None)
+@given(ROWS, st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_what_is_written_as_a_file_is_read_back(tmp_path_factory, rows, line_end, mark):
+    assume(mark or not rows or not rows[0][0].startswith("\ufeff"))
+    text = "".join(f"{write_field(path)};{write_field(label)}{line_end}" for path, label in rows)
+    file = tmp_path_factory.getbasetemp() / "round_trip.csv"
+    file.write_bytes(("\ufeff" * mark + text).encode())
+    assert [(row.path, row.label) for row in read_csv(file).rows] == rows
+
+
+@settings(deadline=None)
+@given(st.text(alphabet='ab";|\u2028 ', max_size=12), st.integers(1, 99))
+def test_every_line_is_a_row_or_a_problem(line, number):
+    row = parse_row(line, number)
+    assert row.line == number
+    if row.problem:
+        assert (row.path, row.label) == (line, None)
+    else:
+        assert row.path
+        assert len(row.path) + len(row.label or "") <= len(line)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r", "\r\n"])
+def test_a_line_end_cannot_be_written(text):
+    with pytest.raises(ValueError, match="line end"):
+        write_field(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("a", "a"), ("a;b", '"a;b"'), ('"a"', '"""a"""'), ('a"b', 'a"b'), ("", ""), ('a";b', '"a"";b"')],
+)
+def test_a_field_is_quoted_only_where_it_must_be(text, field):
+    assert write_field(text) == field
+
+
+# Files
+
+
+def csv(tmp_path, content: bytes):
+    path = tmp_path / "data.csv"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "rows"),
+    [
+        (b"a;1\nb;2\n", [("a", "1", 1), ("b", "2", 2)]),
+        (b"a;1\nb;2", [("a", "1", 1), ("b", "2", 2)]),
+        (b"a;1\r\nb;2\r\n", [("a", "1", 1), ("b", "2", 2)]),
+        (b"a;1\r\nb;2", [("a", "1", 1), ("b", "2", 2)]),
+        (b"a;1\nb;2\r\n", [("a", "1", 1), ("b", "2", 2)]),
+        (b"\xef\xbb\xbfa;1\nb;2\n", [("a", "1", 1), ("b", "2", 2)]),
+        (b'\xef\xbb\xbf"a";1\n', [("a", "1", 1)]),
+        (b"\n\na;1\n  \n\r\n\t\nb;2\n\n", [("a", "1", 3), ("b", "2", 7)]),
+        ("a;1\u20282\nb;\u2029\x0c\x85\n".encode(), [("a", "1\u20282", 1), ("b", "\u2029\x0c\x85", 2)]),
+        ("a;é\n".encode(), [("a", "é", 1)]),
+        (b'a;"1\nb;2"\n', [('a;"1', None, 1), ("b", '2"', 2)]),
+        (b"a\nb;\n", [("a", None, 1), ("b", "", 2)]),
+        (b"", []),
+        (b"\xef\xbb\xbf", []),
+        (b"\n", []),
+    ],
+)
+def test_a_file_holds_rows_with_their_line_numbers(tmp_path, content, rows):
+    file = read_csv(csv(tmp_path, content))
+    assert [(row.path, row.label, row.line) for row in file.rows] == rows
+    assert file.path == str(tmp_path / "data.csv")
+
+
+def test_a_malformed_row_does_not_take_its_neighbours_along(tmp_path):
+    rows = read_csv(csv(tmp_path, b'a;1\nb;"2\n;3\nc;4\n')).rows
+    assert [row.problem is None for row in rows] == [True, False, False, True]
+    assert [row.line for row in rows] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("latin-1", "a;é\n"),
+        ("cp1252", "a;€5\n"),
+        ("utf-16", "a;é\nb;Ċ\n"),
+        ("utf-16-le", "a;é\nb;2\n"),
+        ("shift_jis", "a;日\n"),
+    ],
+)
+def test_another_encoding_is_a_setting(tmp_path, encoding, text):
+    rows = read_csv(csv(tmp_path, text.encode(encoding)), encoding=encoding).rows
+    assert [f"{row.path};{row.label}\n" for row in rows] == text.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "UTF8", "utf_8", "utf-8-sig", "U8"])
+def test_a_byte_order_mark_is_dropped_by_whatever_name_the_encoding_goes(tmp_path, encoding):
+    assert read_csv(csv(tmp_path, b"\xef\xbb\xbfa;1"), encoding=encoding).rows == [Row("a", "1", 1)]
+
+
+@pytest.mark.parametrize(
+    ("content", "encoding", "line"),
+    [
+        (b"\xff", "utf-8", 1),
+        (b"a;1\nb;\xe9\nc;3\n", "utf-8", 2),
+        (b"a;1\r\nb;2\r\n\xe9", "utf-8", 3),
+        (b"\xef\xbb\xbfa\n\xff", "utf-8", 2),
+        (b"\xef\xbb\xbf\n\n\xff\n", "utf-8", 3),
+        ("a;1\nb;é".encode(), "ascii", 2),
+    ],
+)
+def test_bytes_of_another_encoding_are_refused_with_their_line(tmp_path, content, encoding, line):
+    path = csv(tmp_path, content)
+    with pytest.raises(UsageError) as caught:
+        read_csv(path, encoding=encoding)
+    message = str(caught.value)
+    assert message.startswith(f"{path}, line {line}: ")
+    assert encoding in message
+    assert "data.encoding" in message
+
+
+def test_a_csv_that_is_not_there_is_a_usage_error_by_name(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.csv: no such CSV file") as caught:
+        read_csv(tmp_path / "nowhere.csv")
+    assert caught.value.exit_code == 2
+
+
+def test_a_folder_is_no_csv(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_csv(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "resolved"),
+    [
+        ("a.png", "HERE/sets/one/a.png"),
+        ("sub/a.png", "HERE/sets/one/sub/a.png"),
+        ("../a.png", "HERE/sets/one/../a.png"),
+        ("/abs/a.png", "/abs/a.png"),
+        ("s3://bucket/a.png", "s3://bucket/a.png"),
+        ("file:///abs/a.png", "file:///abs/a.png"),
+    ],
+)
+def test_a_relative_path_is_looked_for_beside_its_csv_from_any_working_directory(field, resolved):
+    """`..` stays as it is: behind a symbolic link, folding it would lead elsewhere."""
+    expected = resolved.replace("HERE", os.getcwd())
+    assert csv_files.CsvFile("sets/one/data.csv", []).resolve(field) == expected
+    assert csv_files.CsvFile(os.path.join(os.getcwd(), "sets/one/data.csv"), []).resolve(field) == expected
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("label", "units"),
+    [
+        ("|d|i|e| |quondam| |1|6|", ("d", "i", "e", " ", "quondam", " ", "1", "6")),
+        ("|d|i|e| |quondam|", ("d", "i", "e", " ", "quondam")),
+        ("|a|b", ("a", "b")),
+        ("|a||b|", ("a", "b")),
+        ("|", ()),
+        ("||", ()),
+        ("| |", (" ",)),
+        ("", ()),
+        ("abc", ("a", "b", "c")),
+        ("a b", ("a", " ", "b")),
+        (" a ", (" ", "a", " ")),
+        ("a|b", ("a", "|", "b")),
+        (" |a|", (" ", "|", "a", "|")),
+        ("$5;", ("$", "5", ";")),
+        ("e\u0301a", ("é", "a")),
+        ("|e\u0301|a|", ("é", "a")),
+        ("|e|\u0301|", ("e", "\u0301")),
+        ("x\u0301", ("x", "\u0301")),
+        ("😀", ("😀",)),
+    ],
+)
+def test_a_label_is_units_between_delimiters_or_characters(label, units):
+    assert split_label(label) == units
+
+
+def test_the_split_delimiter_is_a_setting():
+    assert split_label("^ab^c|^", "^") == ("ab", "c|")
+    assert split_label("|a|", "^") == ("|", "a", "|")
+
+
+@pytest.mark.parametrize(
+    ("form", "units"),
+    [
+        ("NFC", ("é", "ﬁ")),
+        ("NFD", ("e", "\u0301", "ﬁ")),
+        ("NFKC", ("é", "f", "i")),
+        ("NFKD", ("e", "\u0301", "f", "i")),
+    ],
+)
+def test_the_unicode_form_is_a_setting(form, units):
+    assert split_label("éﬁ", unicode_form=form) == units
+    assert split_label("e\u0301ﬁ", unicode_form=form) == units
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(st.characters(exclude_characters="|"), max_size=4)))
+def test_units_between_delimiters_are_read_back_but_for_the_empty_ones(units):
+    expected = tuple(unicodedata.normalize("NFC", unit) for unit in units if unit != "")
+    assert split_label("|" + "|".join(units) + "|") == expected
+
+
+@settings(deadline=None)
+@given(st.text().filter(lambda text: not text.startswith("|")))
+def test_a_plain_label_loses_nothing(label):
+    units = split_label(label)
+    assert "".join(units) == unicodedata.normalize("NFC", label)
+    assert all(len(unit) == 1 for unit in units)
+
+
+@pytest.mark.parametrize(
+    ("labels", "mixes"),
+    [
+        ([], False),
+        (["ab", "c|d"], False),
+        (["|a|b|", "|c|"], False),
+        (["|a|b|", "cd"], True),
+        (["|a|b|", "", None], False),
+        (["ab", "", None], False),
+    ],
+)
+def test_a_file_that_mixes_both_forms_of_label_is_noticed(labels, mixes):
+    assert csv_files.mixes_label_forms([Row("a", label, 1) for label in labels]) is mixes
+
+
+def test_the_form_of_a_label_is_judged_by_the_delimiter_in_use():
+    rows = [Row("a", "^a^", 1), Row("a", "|a|", 2)]
+    assert csv_files.mixes_label_forms(rows, "^")
+    assert csv_files.mixes_label_forms(rows, "|")
+    assert not csv_files.mixes_label_forms(rows, "-")
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2), max_size=4))
+def test_least_frames_is_the_length_of_the_shortest_path_that_collapses_to_the_label(codes):
+    def collapses_to_label(path):
+        return [code for code, _ in itertools.groupby(path) if code != 3] == codes
+
+    length = csv_files.least_frames(codes)
+    assert any(collapses_to_label(path) for path in itertools.product(range(4), repeat=length))
+    assert length == 0 or not any(map(collapses_to_label, itertools.product(range(4), repeat=length - 1)))
+
+
+# Reasons
+
+
+def test_every_reason_to_leave_a_sample_out_has_a_remedy():
+    for reason, remedy in REMEDIES.items():
+        assert remedy
+        rejected = Rejected(reason, "a.png")
+        assert (rejected.reason, rejected.detail) == (reason, "a.png")
+
+
+def test_a_reason_without_a_remedy_is_refused():
+    with pytest.raises(AssertionError):
+        Rejected("bad mood", "a.png")
+
+
+def test_lines_that_end_in_cr_alone_are_refused_and_not_read_as_one(tmp_path):
+    (tmp_path / "mac.csv").write_bytes(b"a.png;x\rb.png;y\r")
+    with pytest.raises(UsageError, match="CR alone"):
+        csv_files.read_csv(tmp_path / "mac.csv")

@@ -1,0 +1,51 @@
+"""What names on a command line stand for."""
+
+import os
+
+import pytest
+
+from raycrnn import config
+from raycrnn.data.inputs import is_one_of, list_inputs
+
+SETTINGS = config.Data(csv_files_train="none.csv")
+
+
+def shown(*names) -> list[str]:
+    return list_inputs(list(map(str, names)), SETTINGS)["shown"].to_pylist()
+
+
+def test_a_link_that_leads_nowhere_or_round_costs_no_other_its_row(tmp_path):
+    for name in ("a.png", "c.PNM", "d.jfif", "e.jpe"):
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "b.png").symlink_to("b.png")
+    assert shown(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.png", "b.png", "c.PNM", "d.jfif", "e.jpe")]
+
+
+def test_a_link_to_a_folder_is_said_to_be_left_out_and_read_if_it_is_named(tmp_path, capsys):
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.png").touch()
+    (tmp_path / "here" / "more").symlink_to(tmp_path / "there")
+    assert shown(tmp_path / "here") == [f"{tmp_path}/here/a.png"]
+    assert f"{tmp_path}/here/more: left out, for it is a link to a folder" in capsys.readouterr().err
+    assert shown(tmp_path / "here" / "more") == [f"{tmp_path}/here/more/a.png"]
+
+
+@pytest.mark.parametrize("way", ["{}/a b.png", "file://{}/a%20b.png", "{}/link", "{}/hard", "{}/x/../a b.png"])
+def test_a_file_is_known_by_whatever_way_leads_to_it(tmp_path, way):
+    file = tmp_path / "a b.png"
+    file.touch()
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(file)
+    (tmp_path / "hard").hardlink_to(file)
+    others = ["s3://a b.png", f"{tmp_path}/gone", "nul\0", os.fsencode(tmp_path)]
+    assert not is_one_of(file, others)
+    assert is_one_of(file, [*others, os.fsencode(way.format(tmp_path))])
+    assert not is_one_of(tmp_path / "gone", [f"{tmp_path}/gone"])
+
+
+def test_an_object_is_known_by_whatever_name_leads_to_it():
+    own = "s3://b/set/a%20b.png?region=us-east-1"
+    assert is_one_of(own, ["s3://b/set/%61%20b.png?region=us-east-1&scheme=http"])
+    assert not is_one_of(own, ["s3://b/set/a.png?region=us-east-1", "/b/set/a b.png", "gopher://b/set/a%20b.png"])

@@ -1,0 +1,75 @@
+"""Decoded images kept in the object store: the same batches without files, by setting and size."""
+
+import numpy as np
+import pytest
+import torch
+
+from raycrnn import config
+from raycrnn.data import image
+from raycrnn.ingest import batches, image_cache
+from raycrnn.ingest.stream import BatchStream
+from tests.conftest import draw, words, write_set
+from tests.ingest.test_batches import PLAN, put, read, settings
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.mark.parametrize("augment", [True, False])
+def test_kept_images_make_the_same_batches_and_read_no_file(local_ray, tmp_path, augment, monkeypatch):
+    csv = write_set(tmp_path, words(30))
+    tree = {"data": {"csv_files_train": str(csv)}, "augmentation": {"data_augmentation": augment}}
+    configuration = config.parse({**tree, "training": {"train_batch_size": 8}})
+    sample_set = put(configuration)
+    read_from_files, _ = read(configuration, sample_set, 0, 8)
+    told = []
+    monkeypatch.setattr(image_cache, "IMAGES_PER_CHUNK", 4)
+    image_cache.fill(sample_set, configuration, PLAN, lambda kept: told.append(kept) or True)
+    assert len(told[-1].chunks) == 8
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    recipe = batches.train_batch_spec(configuration, sample_set, 0, 1)
+    stream = BatchStream(recipe, PLAN, 0, 8, ask_kept=lambda: told[-1])
+    with_kept = list(stream)
+    assert not stream.rejected
+    for batch, expected in zip(with_kept, read_from_files, strict=True):
+        assert torch.equal(batch.images_BCHW, expected.images_BCHW)
+        assert torch.equal(batch.rows_B, expected.rows_B)
+
+
+def test_an_unreadable_image_is_not_kept_but_tried_again(local_ray, tmp_path):
+    csv = write_set(tmp_path, words(5))
+    configuration = settings(csv)
+    sample_set = put(configuration)
+    (tmp_path / "images" / "labels_2.png").unlink()
+    told = []
+    image_cache.fill(sample_set, configuration, PLAN, lambda kept: told.append(kept) or True)
+    found = [told[-1].find(place) for place in range(5)]
+    assert [begun is None for begun in found] == [False, False, True, False, False]
+    assert found[0].shape == (*np.asarray(draw(words(5)[0])).shape, 1)
+
+
+def test_filling_ends_when_it_is_told_to(local_ray, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_cache, "IMAGES_PER_CHUNK", 2)
+    monkeypatch.setattr(image_cache, "CHUNKS_AT_A_TIME", 1)
+    configuration = settings(write_set(tmp_path, words(10)))
+    told = []
+    image_cache.fill(
+        put(configuration), configuration, PLAN, lambda kept: told.append(len(kept.chunks)) or len(told) < 3
+    )
+    assert told == [1, 2, 3]
+
+
+def test_what_is_kept_follows_the_setting_and_the_size(local_ray, tmp_path, monkeypatch):
+    csv = write_set(tmp_path, words(10))
+    sample_set = put(settings(csv))
+    sizes = [image.measure(str(path)) for path in (tmp_path / "images").iterdir()]
+    assert sample_set.decoded_bytes == sum(width * height for width, height in sizes)
+    for wanted, allowed, expected in [
+        ("auto", 10**9, True),
+        ("auto", 100, False),
+        (True, 100, True),
+        (False, 10**9, False),
+    ]:
+        monkeypatch.setattr(image_cache, "bytes_allowed", lambda allowed=allowed: allowed)
+        data = {"csv_files_train": str(csv), "keep_decoded": wanted}
+        assert image_cache.fits(sample_set, config.parse({"data": data})) == expected

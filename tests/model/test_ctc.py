@@ -1,0 +1,167 @@
+"""The loss and the decoders against enumeration of every path."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycrnn.data.csv_files import least_frames
+from raycrnn.model import ctc
+
+
+def collapse(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
+    return tuple(code for code, _ in itertools.groupby(path) if code != blank)
+
+
+def brute_force(log_probs_TK: torch.Tensor) -> dict[tuple[int, ...], float]:
+    """The probability of every text, summed over all K^T alignments."""
+    frames, classes = log_probs_TK.shape
+    probs = log_probs_TK.double().exp().tolist()
+    texts: dict[tuple[int, ...], float] = {}
+    for path in itertools.product(range(classes), repeat=frames):
+        text = collapse(path, classes - 1)
+        texts[text] = texts.get(text, 0.0) + math.prod(probs[t][c] for t, c in enumerate(path))
+    return texts
+
+
+def random_log_probs(frames: int, batch: int, classes: int, seed: int, sharpness: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(frames, batch, classes, generator=generator) * sharpness).log_softmax(-1)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    frames=st.integers(1, 6),
+    classes=st.integers(2, 4),
+    seed=st.integers(0, 2**20),
+    sharpness=st.sampled_from([0.1, 1.0, 4.0]),
+)
+def test_beam_search_equals_brute_force(frames, classes, seed, sharpness):
+    log_probs = random_log_probs(frames, 3, classes, seed, sharpness)
+    frames_B = torch.tensor([frames, max(1, frames - 1), 1])
+    found = ctc.beam_search(log_probs, frames_B, width=500, paths=500)
+    for sample in range(3):
+        expected = brute_force(log_probs[: frames_B[sample], sample])
+        got = {path.codes: math.exp(path.log_prob) for path in found[sample]}
+        assert len(got) == len(found[sample]), "a text stands twice"
+        assert got.keys() == expected.keys()
+        for text, probability in expected.items():
+            assert got[text] == pytest.approx(probability, rel=1e-4)
+        ranked = [path.log_prob for path in found[sample]]
+        assert ranked == sorted(ranked, reverse=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(frames=st.integers(1, 7), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
+def test_narrow_beam_never_claims_more_than_there_is(frames, classes, seed):
+    log_probs = random_log_probs(frames, 1, classes, seed)
+    expected = brute_force(log_probs[:, 0])
+    for path in ctc.beam_search(log_probs, torch.tensor([frames]), width=2, paths=2)[0]:
+        assert math.exp(path.log_prob) <= expected[path.codes] * (1 + 1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(frames=st.integers(1, 7), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
+def test_greedy_is_the_best_path(frames, classes, seed):
+    log_probs = random_log_probs(frames, 1, classes, seed)
+    best = max(
+        itertools.product(range(classes), repeat=frames),
+        key=lambda path: sum(log_probs[t, 0, c].item() for t, c in enumerate(path)),
+    )
+    path = ctc.greedy(log_probs, torch.tensor([frames]))[0]
+    assert path.codes == collapse(best, classes - 1)
+    assert path.log_prob == pytest.approx(sum(log_probs[t, 0, c].item() for t, c in enumerate(best)), abs=1e-4)
+
+
+def test_decoding_does_not_depend_on_the_batch():
+    log_probs = random_log_probs(12, 5, 9, seed=3)
+    frames_B = torch.tensor([12, 3, 7, 12, 1])
+    together = ctc.beam_search(log_probs, frames_B, width=20, paths=3)
+    together_greedy = ctc.greedy(log_probs, frames_B)
+    for i, frames in enumerate(frames_B.tolist()):
+        alone = log_probs[:frames, i : i + 1]
+        single = ctc.beam_search(alone, frames_B[i : i + 1], width=20, paths=3)[0]
+        assert [p.codes for p in single] == [p.codes for p in together[i]]
+        assert ctc.greedy(alone, frames_B[i : i + 1])[0].codes == together_greedy[i].codes
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    frames=st.integers(1, 6),
+    seed=st.integers(0, 2**20),
+    label=st.lists(st.integers(0, 2), min_size=1, max_size=5),
+)
+def test_loss_equals_enumeration_and_is_finite_for_admissible_labels(frames, seed, label):
+    log_probs = random_log_probs(frames, 1, 4, seed)
+    loss = ctc.loss(log_probs, torch.tensor([frames]), torch.tensor(label), torch.tensor([len(label)]))
+    expected = brute_force(log_probs[:, 0]).get(tuple(label), 0.0)
+    assert torch.isfinite(loss) == (least_frames(label) <= frames)
+    if expected:
+        assert loss.item() == pytest.approx(-math.log(expected), rel=1e-4)
+
+
+def test_loss_is_finite_when_the_network_is_certain_and_wrong():
+    logits = torch.full((8, 1, 5), -3e4)
+    logits[:, :, 0] = 3e4
+    log_probs = logits.log_softmax(-1).requires_grad_()
+    loss = ctc.loss(log_probs, torch.tensor([8]), torch.tensor([1, 1, 2, 3]), torch.tensor([4]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(log_probs.grad).all()
+
+
+def best_alignment(log_probs_TK: torch.Tensor, label: tuple[int, ...]) -> float:
+    """The log-probability of the best of all paths that collapse to a label."""
+    frames, classes = log_probs_TK.shape
+    paths = (p for p in itertools.product(range(classes), repeat=frames) if collapse(p, classes - 1) == label)
+    return max(sum(log_probs_TK[t, c].item() for t, c in enumerate(path)) for path in paths)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    frames=st.integers(1, 6),
+    labels=st.lists(st.lists(st.integers(0, 1), max_size=4).map(tuple), min_size=1, max_size=3),
+    seed=st.integers(0, 2**20),
+)
+def test_an_alignment_is_the_best_of_all_paths_of_a_label(frames, labels, seed):
+    labels = [label for label in labels if least_frames(label) <= frames] or [()]
+    own_frames = [max(least_frames(label), 1, frames - i) for i, label in enumerate(labels)]
+    log_probs = random_log_probs(max(own_frames), len(labels), 3, seed, sharpness=3.0)
+    found = ctc.align(log_probs, torch.tensor(own_frames), labels)
+    for i, (label, spans) in enumerate(zip(labels, found, strict=True)):
+        path = [2] * own_frames[i]
+        for code, (first, end) in zip(label, spans, strict=True):
+            path[first:end] = [code] * (end - first)
+        assert collapse(tuple(path), 2) == label
+        score = sum(log_probs[t, i, c].item() for t, c in enumerate(path))
+        assert score == pytest.approx(best_alignment(log_probs[: own_frames[i], i], label), abs=1e-4)
+
+
+@given(
+    runs=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(1, 2)), min_size=60, max_size=200),
+    shorter=st.integers(1, 60),
+)
+@settings(max_examples=20, deadline=None)
+def test_long_texts_are_aligned_where_they_stand(runs, shorter):
+    """Each unit with its frames and those of the blank after it; beside it in the batch its beginning."""
+    path, spans = [], []
+    for code, frames, blanks in runs:
+        spans.append((len(path), len(path) + frames))
+        path += [code] * frames + [5] * blanks
+    log_probs = torch.log_softmax(20.0 * torch.nn.functional.one_hot(torch.tensor(path), 6), dim=1)
+    label = [code for code, *_ in runs]
+    frames = torch.tensor([len(path), spans[shorter - 1][1]])
+    found = ctc.align(log_probs[:, None].expand(-1, 2, -1), frames, [label, label[:shorter]])
+    assert found == [spans, spans[:shorter]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(frames=st.integers(1, 6), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
+def test_the_likelihood_of_a_text_is_the_sum_over_its_alignments(frames, classes, seed):
+    log_probs = random_log_probs(frames, 1, classes, seed)
+    for text, probability in brute_force(log_probs[:, 0]).items():
+        found = ctc.log_likelihoods(log_probs, torch.tensor([frames]), [text])
+        assert found.exp().item() == pytest.approx(probability, rel=1e-4)

@@ -1,0 +1,253 @@
+"""The model directory, and that what is read does not depend on how it is asked for."""
+
+import json
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import ExifTags, Image
+
+from raycrnn import config
+from raycrnn.data import image
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.image import PreparedImage
+from raycrnn.data.rejections import Rejected
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.model.calibration import Calibration
+from raycrnn.model.crnn import CRNN
+from raycrnn.model.recognizer import Recognizer, batches_by_width
+from raycrnn.model.transcription import Transcription
+from tests.conftest import draw, words
+
+TREE = {
+    "data": {"csv_files_train": "x.csv"},
+    "model": {"cnn_channels": [8, 8, 16, 16, 16, 16, 16], "lstm_size": 12},
+    "decoding": {"num_beam_paths": 3, "beam_width": 10},
+}
+ALPHABET = Alphabet(("a", "b", "c", "ſt", "é"))
+
+
+def recognizer(**decoding) -> Recognizer:
+    torch.manual_seed(3)
+    configuration = config.parse({**TREE, "decoding": {**TREE["decoding"], **decoding}})
+    network = CRNN.from_settings(configuration.model, configuration.image, len(ALPHABET) + 1)
+    network.output.weight.data.mul_(8)  # an untrained network is near-uniform; this one has opinions
+    return Recognizer(network, configuration, ALPHABET, {"cer": 0.5})
+
+
+def lines(count: int = 12) -> list[PreparedImage]:
+    return [recognizer().prepare(draw(text)) for text in words(count)]
+
+
+def test_what_is_saved_reads_the_same(tmp_path):
+    original = recognizer()
+    original.save(tmp_path / "model")
+    loaded = Recognizer.load(tmp_path / "model", "cpu")
+    assert loaded.alphabet == ALPHABET
+    assert loaded.metrics == {"cer": 0.5}
+    assert loaded.transcribe(lines()) == original.transcribe(lines())
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    original = recognizer()
+    original.network.output.weight.data[0] = float("nan")
+    original.save(tmp_path / "model")
+    with pytest.raises(RaycrnnError, match="not finite: its training diverged"):
+        Recognizer.load(tmp_path / "model", "cpu")
+
+
+def test_what_is_no_number_is_no_reading():
+    overflowing = recognizer()
+    overflowing.network.output.weight.data.mul_(1e38)
+    overflowing.network.output.bias.data[0] = 3e38
+    with pytest.raises(RaycrnnError, match="NaN"):
+        overflowing.transcribe(lines(1))
+
+
+def test_saving_again_replaces_the_whole_directory_and_leaves_no_rest(tmp_path):
+    recognizer().save(tmp_path / "model")
+    (tmp_path / "model" / "stale").write_text("from the old one")
+    other = recognizer()
+    other.metrics = {"cer": 0.25}
+    other.save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert not (tmp_path / "model" / "stale").exists()
+    assert Recognizer.load(tmp_path / "model", "cpu").metrics == {"cer": 0.25}
+
+
+def test_a_directory_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
+    from raycrnn.storage import atomic
+
+    monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+    recognizer().save(tmp_path / "model")
+    recognizer().save(tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert Recognizer.load(tmp_path / "model", "cpu").alphabet == ALPHABET
+
+
+def test_order_and_batch_do_not_matter():
+    reader, images = recognizer(), lines()
+    together = reader.transcribe(images)
+    assert [t.text for t in reader.transcribe(images[::-1])] == [t.text for t in together[::-1]]
+    for array, expected in zip(images, together, strict=True):
+        alone = reader.transcribe([array])[0]
+        assert alone.text == expected.text
+        assert alone.log_prob == pytest.approx(expected.log_prob, abs=1e-3)
+
+
+def test_alternatives_are_ranked_and_the_score_is_the_gap_of_the_two_best():
+    for transcription in recognizer().transcribe(lines()):
+        assert len(transcription.alternatives) == 3
+        log_probs = [each.log_prob for each in transcription.alternatives]
+        assert log_probs == sorted(log_probs, reverse=True)
+        assert transcription.score == pytest.approx(log_probs[0] - log_probs[1])
+        assert transcription.text == "".join(ALPHABET.units[code] for code in transcription.codes)
+
+
+def test_one_path_still_has_a_score_and_greedy_has_none():
+    single = recognizer(num_beam_paths=1).transcribe(lines(3))
+    several = recognizer().transcribe(lines(3))
+    assert [t.score for t in single] == [t.score for t in several]
+    assert all(len(t.alternatives) == 1 for t in single)
+    assert [t.score for t in recognizer(method="greedy", num_beam_paths=1).transcribe(lines(3))] == [None] * 3
+
+
+def test_paths_and_bytes_are_read_alike(tmp_path):
+    path = tmp_path / "a.png"
+    draw("abba").save(path)
+    reader = recognizer()
+    drawn = draw("abba")
+    results = reader([path, str(path), path.read_bytes(), drawn, np.asarray(drawn), np.stack([drawn] * 3, axis=2)])
+    assert [result.name for result in results] == [str(path)] * 2 + [None] * 4
+    alone = [reader(path), reader(drawn), reader(np.asarray(drawn)[:, :, None]), reader(path.read_bytes())]
+    for result in (*results, *(each[0] for each in alone)):
+        assert (result.text, result.codes) == (results[0].text, results[0].codes)
+        assert result.log_prob == pytest.approx(results[0].log_prob, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (b"text", "bytes that are no image"),
+        (np.zeros((4, 4)), "float64"),
+        (np.zeros((4, 4, 2), np.uint8), r"\[4, 4, 2\]"),
+        (np.zeros((0, 4), np.uint8), "no pixels"),
+        (Image.new("L", (4, 0)), "no pixels"),
+        (3, "a int: give a path"),
+    ],
+)
+def test_what_is_no_image_is_refused(given, said):
+    with pytest.raises(Rejected, match="not an image") as error:
+        recognizer()([given])
+    assert re.search(said, error.value.detail)
+
+
+def test_an_image_that_is_given_stays_as_it_is():
+    turned = draw("abba").rotate(90, expand=True)
+    exif = turned.getexif()
+    exif[ExifTags.Base.Orientation] = 6
+    turned.info["exif"] = exif.tobytes()
+    assert recognizer()(turned)[0].text == recognizer()(draw("abba"))[0].text
+    assert turned.size == draw("abba").size[::-1]
+
+
+def test_spans_are_columns_of_the_image_as_it_was_given():
+    """The network knows nothing, but a frame's log-probabilities can be written by hand."""
+    reader = recognizer(method="greedy", num_beam_paths=1)
+    frames = 40
+    wide = Image.new("L", (2 * 4 * (frames + 1), 64))
+
+    class Known(torch.nn.Module):
+        def forward(self, images_BCHW, widths_B):
+            probs_TBK = torch.full((frames, len(images_BCHW), len(ALPHABET) + 1), 1e-4)
+            probs_TBK[:, :, -1] = 1
+            for frame, code in ((9, 0), (19, 1), (20, 1), (30, 1)):
+                probs_TBK[frame, :, -1] = 0.2
+                probs_TBK[frame, :, code] = 0.8
+            return (probs_TBK / probs_TBK.sum(2, keepdim=True)).log(), widths_B // 4 - 1
+
+    reader.network = Known()
+    found = reader(wide)[0]
+    assert found.text == "abb"
+    # Frame 9 sees columns 36 to 44, its middle is 40: doubled, for the image is scaled to half.
+    assert [(unit.left, unit.right) for unit in found.units] == [(40, 120), (120, 208), (208, 288)]
+    assert [unit.confidence for unit in found.units] == pytest.approx([0.8] * 3, abs=1e-3)
+    assert reader(wide, spans=False)[0].units is None
+    assert reader(wide)[0].log_probs is None
+    assert reader(wide, log_probs=True)[0].log_probs.shape == (frames, len(ALPHABET) + 1)
+
+
+def test_a_lone_unit_is_as_wide_as_the_line_is_high_and_never_beyond_the_image():
+    assert image.spans([(9, 10)], (32, 200, 1), 200) == [(24, 56)]
+    assert image.spans([(0, 1)], (32, 16, 1), 32) == [(0, 32)]
+    assert image.spans([], (32, 200, 1), 200) == []
+
+
+def test_n_best_is_asked_for_by_the_call_and_no_more_than_there_are():
+    reader = recognizer(num_beam_paths=1)
+    one, four = reader(draw("abba")), reader(draw("abba"), n_best=4)
+    assert len(one[0].alternatives) == 1
+    assert len(four[0].alternatives) == 4
+    assert (one[0].text, one[0].score, one[0].units) == (four[0].text, four[0].score, four[0].units)
+    with pytest.raises(UsageError, match="beam decoding finds 1 to 10"):
+        reader(draw("abba"), n_best=11)
+    with pytest.raises(UsageError, match="greedy decoding finds 1 to 1"):
+        recognizer(method="greedy", num_beam_paths=1)(draw("a"), n_best=2)
+
+
+def test_the_temperature_changes_confidences_alone_and_is_kept_in_the_model_directory(tmp_path):
+    sure, unsure = recognizer(), recognizer()
+    unsure.calibration = Calibration(3.0, 100)
+    unsure.save(tmp_path / "model")
+    unsure = Recognizer.load(tmp_path / "model", "cpu")
+    for one, other in zip(sure.transcribe(lines()), unsure.transcribe(lines()), strict=True):
+        assert (one.text, one.score, one.log_prob) == (other.text, other.score, other.log_prob)
+        # The beam sums over the alignments that it keeps, the confidence over all.
+        assert max(other.confidence, math.exp(one.log_prob)) < one.confidence
+    (tmp_path / "model" / "calibration.json").write_text('{"temperature": -1, "samples": 3}')
+    with pytest.raises(RaycrnnError, match="no calibration"):
+        Recognizer.load(tmp_path / "model", "cpu")
+
+
+def test_nothing_gives_nothing():
+    assert recognizer().transcribe([]) == []
+
+
+def test_transcriptions_survive_json():
+    for transcription in recognizer().transcribe(lines(4)):
+        again = Transcription.from_json(json.loads(json.dumps(transcription.to_json())))
+        assert again.codes == transcription.codes
+        assert again.log_prob == pytest.approx(transcription.log_prob, abs=1e-4)
+        assert again.to_json() == transcription.to_json()
+
+
+def test_decoding_can_be_changed_in_a_trained_model_the_network_cannot(tmp_path):
+    recognizer().save(tmp_path / "model")
+    changed = Recognizer.load(tmp_path / "model", "cpu", ["decoding.num_beam_paths=2"])
+    assert len(changed.transcribe(lines(1))[0].alternatives) == 2
+    with pytest.raises(UsageError, match=r"only decoding\.\*"):
+        Recognizer.load(tmp_path / "model", "cpu", ["model.lstm_size=3"])
+
+
+def test_what_is_no_model_directory_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"holds no model\.safetensors"):
+        Recognizer.load(tmp_path)
+    recognizer().save(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(RaycrnnError, match="damaged"):
+        Recognizer.load(tmp_path / "model", "cpu")
+    recognizer().save(tmp_path / "model")
+    (tmp_path / "model" / "alphabet.json").write_text('{"a": 0}')
+    with pytest.raises(RaycrnnError, match="of another model"):
+        Recognizer.load(tmp_path / "model", "cpu")
+
+
+def test_batches_hold_every_image_once_within_the_limit():
+    widths = np.random.default_rng(0).integers(8, 3000, 300).tolist()
+    batches = batches_by_width(widths, 32, 2**17)
+    assert sorted(index for batch in batches for index in batch) == list(range(300))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(widths[index] for index in batch) * 32 <= 2**17

@@ -1,0 +1,538 @@
+"""The service over HTTP, without Ray: what is answered, what is refused and how, and the page in a real browser."""
+
+import asyncio
+import csv
+import io
+import json
+import math
+import shutil
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from raycrnn.model.crnn import CRNN
+from raycrnn.model.recognizer import Recognizer
+from raycrnn.serving import api
+from raycrnn.serving.api import make_app
+from raycrnn.serving.limits import BodyLimiter
+from raycrnn.serving.proxy_middleware import ProxyMiddleware
+from raycrnn.serving.service import Limits, Service
+from tests.browser import browser
+from tests.conftest import draw, words
+from tests.model.test_recognizer import ALPHABET, recognizer
+
+
+def png(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@contextmanager
+def serving(service: Service):
+    """A client of a service at a real socket."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(make_app(service), port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.02)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("service") / "model"
+    recognizer(num_beam_paths=1).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(model):
+    limits = Limits(max_body_mb=0.2, max_pixels=200_000, max_images=4, body_seconds=1)
+    with serving(Service(str(model), limits=limits)) as found:
+        yield found
+
+
+def refused(response: httpx.Response, status: int, *said: str) -> None:
+    assert response.status_code == status, response.text
+    answer = response.json()
+    assert answer.keys() == {"error", "detail"} or answer.keys() == {"error", "detail", "name"}
+    for each in said:
+        assert each in f"{answer['error']}: {answer['detail']}"
+
+
+def test_an_image_is_read_as_by_the_recogniser(client):
+    expected = recognizer(num_beam_paths=1)(draw("abba"), n_best=3)[0].to_json()
+    answer = client.post("/predict?n_best=3&spans=true", content=png(draw("abba"))).json()
+    assert answer["text"] == expected["text"]
+    assert [each["text"] for each in answer["alternatives"]] == [each["text"] for each in expected["alternatives"]]
+    assert [(u["text"], u["left"]) for u in answer["units"]] == [(u["text"], u["left"]) for u in expected["units"]]
+    assert answer["confidence"] == pytest.approx(expected["confidence"], abs=1e-3)
+    bare = client.post("/predict", content=png(draw("abba"))).json()
+    assert bare["alternatives"] == []
+    assert "units" not in bare
+
+
+def test_several_images_are_answered_in_order_and_a_bad_one_harms_no_other(client):
+    drawn = [draw(text) for text in words(3)]
+    parts = [("image", (f"{n}.png", png(image))) for n, image in enumerate(drawn)]
+    parts.insert(1, ("image", ("bad.png", b"no image")))
+    answers = client.post("/predict", files=parts).json()["predictions"]
+    assert [answer["name"] for answer in answers] == ["0.png", "bad.png", "1.png", "2.png"]
+    assert answers[1]["error"] == "not an image"
+    expected = [each.text for each in recognizer(num_beam_paths=1)(drawn)]
+    assert [answers[n]["text"] for n in (0, 2, 3)] == expected
+
+
+def many_pages() -> bytes:
+    pages = [draw("ab").convert("1")] * 300
+    return png(pages[0], "TIFF", save_all=True, append_images=pages[1:], compression="group4")
+
+
+def test_of_many_pages_the_first_is_read(client):
+    answer = client.post("/predict", content=many_pages())
+    assert answer.status_code == 200
+    assert answer.json()["text"] == recognizer(num_beam_paths=1)([many_pages()])[0].text
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        ({"content": b""}, 422, "empty body"),
+        ({"content": b"text"}, 422, "not an image"),
+        ({"content": png(draw("abc"))[:60]}, 422, "damaged image"),
+        ({"content": b"x" * 210_000}, 413, "0.2 MB (max_body_mb)"),
+        ({"content": (b"x" * 70_000 for _ in range(3))}, 413, "max_body_mb"),
+        ({"content": png(Image.new("1", (1000, 1000)))}, 422, "more than 200,000"),
+        ({"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 422, "not an image"),
+        ({"content": b"<svg/>", "headers": {"content-type": "image/svg+xml"}}, 415, "image/svg+xml"),
+        ({"json": {"path": "/etc/passwd"}}, 415, "application/json"),
+        ({"files": [("a", ("x.png", b"x"))] * 5}, 422, "more than 4 images in a request (max_images)"),
+        ({"files": [("a", ("x.png", b"x"))] * 50}, 422, "max_images"),
+        ({"content": b"junk", "headers": {"content-type": "multipart/form-data; boundary=zz"}}, 422, "malformed"),
+        ({"content": b"junk", "headers": {"content-type": "multipart/form-data"}}, 422, "malformed"),
+        ({"data": {"a": "b"}, "files": {"c": (None, "d")}}, 422, "no image"),
+    ],
+    ids=str,
+)
+def test_what_is_no_image_or_too_much_is_refused_by_the_name_of_the_limit(client, request_, status, said):
+    refused(client.post("/predict", **request_), status, said)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("/predict?n_best=0", "n_best"),
+        ("/predict?n_best=11", "at most 10"),
+        ("/predict?n_best=x", "n_best"),
+        ("/predict?spans=perhaps", "spans"),
+        ("/predict?path=/etc/passwd", "'path': there are n_best, spans"),
+    ],
+)
+def test_wrong_parameters_are_named(client, url, said):
+    refused(client.post(url, content=png(draw("a"))), 422, said)
+
+
+def test_other_addresses_and_methods_are_refused_as_json(client):
+    refused(client.get("/nowhere"), 404, "not found")
+    wrong = client.get("/predict")
+    refused(wrong, 405, "method not allowed")
+    assert wrong.headers["Allow"] == "POST"
+
+
+def test_health_can_be_asked_for_without_a_body(client):
+    answer = client.head("/health")
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_body_that_does_not_come_is_given_up_and_others_are_answered_meanwhile(client):
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this")
+        assert client.post("/predict", content=png(draw("abba"))).status_code == 200
+        slow.settimeout(20)
+        assert b"408" in slow.recv(100)
+
+
+def test_clients_that_go_away_leave_nothing_behind(client):
+    for _ in range(20):
+        with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
+            gone.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this")
+    assert client.post("/predict", content=png(draw("abba"))).status_code == 200
+    assert client.get("/health").json()["waiting"] == 0
+
+
+def test_it_tells_of_itself(client):
+    told = client.get("/model").json()
+    assert told["alphabet"] == list(ALPHABET.units)
+    assert told["scores"] == {"cer": 0.5}
+    assert told["limits"]["max_images"] == 4
+    health = client.get("/health").json()
+    assert (health["status"], health["model"]) == ("ok", told["version"])
+    described = client.get("/openapi.json").json()
+    assert set(described["paths"]) == {"/predict", "/health", "/model"}
+    page = client.get("/docs").text
+    assert "http" not in page.replace("/static-offline-docs", "").split("<script")[1].split(">")[0]
+
+
+def test_other_origins_get_no_leave_to_read(client):
+    answer = client.post("/predict", content=png(draw("a")), headers={"Origin": "https://elsewhere.example"})
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+    for site, status in (("cross-site", 403), ("same-site", 200), ("same-origin", 200), ("none", 200)):
+        answer = client.post("/predict", content=png(draw("a")), headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == status
+        if status == 403:
+            refused(answer, 403, "cross-site")
+    # A link from there to the page is fine.
+    assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
+
+
+def test_the_page_can_be_neither_framed_nor_redirected(client):
+    policy = client.get("/").headers["Content-Security-Policy"]
+    for rule in ("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"):
+        assert rule in policy
+
+
+def test_a_token_is_asked_for(model):
+    with serving(Service(str(model), token="sesame")) as client:
+        for headers in (
+            {},
+            {"Authorization": "Bearer other"},
+            {"Authorization": "sesame"},
+            {"Authorization": "Bearer é"},
+        ):
+            encoded = {name: value.encode() for name, value in headers.items()}
+            refused(client.post("/predict", content=png(draw("a")), headers=encoded), 401, "token")
+        assert client.get("/model").status_code == 401
+        for right in ("Bearer sesame", "bearer sesame", "BEARER  sesame"):
+            headers = {"Authorization": right}
+            assert client.post("/predict", content=png(draw("a")), headers=headers).status_code == 200
+        headers["Sec-Fetch-Site"] = "cross-site"
+        assert client.post("/predict", content=png(draw("a")), headers=headers).status_code == 200
+        assert client.get("/health").status_code == client.get("/").status_code == 200
+
+
+def test_more_than_may_wait_is_refused_at_once_and_says_when_to_come_again(model):
+    service = Service(str(model), limits=Limits(max_waiting=2))
+    with serving(service) as client:
+        answers = []
+        with gated(service.model.recognizer):
+            threads = [asking(client, answers, content=png(draw("ab"))) for _ in range(2)]
+            wait_until(lambda: service.model.batcher.waiting == 2)
+            busy = client.post("/predict", content=png(draw("ab")))
+            refused(busy, 503, "max_waiting")
+            assert int(busy.headers["Retry-After"]) >= 1
+        for thread in threads:
+            thread.join(20)
+        assert [answer.status_code for answer in answers] == [200, 200]
+
+
+def asking(client: httpx.Client, answers: list, **request) -> threading.Thread:
+    """A request under way, whose answer ends up in a list."""
+
+    def ask():
+        answers.append(httpx.post(f"{client.base_url}/predict", timeout=30, **request))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    return thread
+
+
+@contextmanager
+def gated(reader):
+    """Meanwhile a recogniser's `transcribe` waits for an event, which is set on leaving at the latest."""
+    gate, real = threading.Event(), reader.transcribe
+    reader.transcribe = lambda *given: gate.wait(20) and real(*given)
+    try:
+        yield gate
+    finally:
+        gate.set()
+
+
+def wait_until(condition) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_bodies_are_limited_in_memory_until_their_requests_are_answered(model):
+    image, answers = png(draw("a")), []
+    service = Service(str(model), limits=Limits(max_upload_mb=1.5 * len(image) / 1e6, max_body_mb=len(image) / 1e6))
+    with serving(service) as client:
+        with gated(service.model.recognizer):
+            thread = asking(client, answers, content=image)
+            wait_until(lambda: service.model.batcher.waiting)
+            assert service.intake.held == len(image)
+            refused(client.post("/predict", content=image), 503, "max_upload_mb")
+        thread.join(20)
+        assert [answer.status_code for answer in answers] == [200]
+        assert service.intake.held == 0
+        assert client.post("/predict", content=image).status_code == 200
+
+
+def test_what_waits_to_be_decoded_waits_and_what_is_too_much_is_refused_at_once(model):
+    service, answers, gate = Service(str(model), limits=Limits(max_waiting=4)), [], threading.Event()
+    with serving(service) as client:
+        recognizer_ = service.model.recognizer
+        real = recognizer_.prepare
+        recognizer_.prepare = lambda *given: gate.wait(20) and real(*given)
+        parts = [("image", ("x.png", png(draw("ab"))))]
+        thread = asking(client, answers, files=[*parts * 3, ("image", ("bad.png", b"no image"))])
+        wait_until(lambda: service.model.batcher.waiting == 4)
+        busy = client.post("/predict", content=png(draw("ab")))
+        refused(busy, 503, "4 images wait", "max_waiting")
+        assert int(busy.headers["Retry-After"]) >= 1
+        assert client.get("/health").json()["longest_wait_seconds"] > 0
+        gate.set()
+        thread.join(20)
+        assert answers[0].status_code == 200
+        assert service.model.batcher.waiting == 0
+        assert client.get("/health").json()["longest_wait_seconds"] == 0
+        assert client.post("/predict", content=png(draw("ab"))).status_code == 200
+
+
+def test_many_images_of_one_request_do_not_stand_before_another_s(model):
+    service, answers, begun = Service(str(model)), [], threading.Event()
+    with serving(service) as client:
+        recognizer_ = service.model.recognizer
+        real, order = recognizer_.prepare, []
+
+        def slowly(data, *given):
+            order.append(data)
+            begun.set()
+            time.sleep(0.05)
+            return real(data, *given)
+
+        recognizer_.prepare = slowly
+        many, one = png(draw("ab")), png(draw("ba"))
+        thread = asking(client, answers, files=[("image", ("x.png", many))] * 30)
+        assert begun.wait(20)
+        assert client.post("/predict", content=one).status_code == 200
+        assert order.index(one) < 20
+        thread.join(20)
+        assert order.count(many) == 30
+
+
+def test_more_images_than_may_ever_wait_are_refused_for_good(model):
+    with serving(Service(str(model), limits=Limits(max_waiting=2))) as client:
+        parts = [("image", ("x.png", png(draw("a"))))] * 3
+        refused(client.post("/predict", files=parts), 422, "more than 2 images in a request (max_images)")
+
+
+def test_a_body_that_the_door_let_in_is_held_against_the_service_s_own_limit(model):
+    for body, status in ((b"x" * 2000, 413), (png(draw("a")), 200)):
+        service = Service(str(model), limits=Limits(max_body_mb=0.001))
+        assert through(service, {"content": body}, through_door=True).status_code == status
+
+
+def through(service: Service, request: dict, through_door: bool = False) -> httpx.Response:
+    """What a service answers without a socket, and so with what went wrong in it."""
+
+    async def ask():
+        await service.start()
+        app = make_app(service)
+        app = ProxyMiddleware(app, BodyLimiter()) if through_door else app
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+            answer = await client.post("/predict", **request)
+        await service.stop()
+        return answer
+
+    return asyncio.run(ask())
+
+
+def multipart(filename: bytes, rest: bytes = b"") -> bytes:
+    head = b'--x\r\nContent-Disposition: form-data; name="a"; filename="%s"\r\n\r\n' % filename
+    return head + png(draw("ab")) + b"\r\n" + rest + b"--x--\r\n"
+
+
+@pytest.mark.parametrize(("codec", "name"), [("unicode_escape", rb"\ud800.png"), ("utf-7", b"+2AA-.png")])
+def test_a_request_does_not_choose_how_its_names_are_decoded(client, codec, name):
+    kind = {"content-type": f"multipart/form-data; boundary=x; charset={codec}"}
+    answer = client.post("/predict", content=multipart(name), headers=kind)
+    assert answer.status_code == 200
+    assert answer.json()["predictions"][0]["name"] == name.decode()
+
+
+def test_a_text_beside_the_images_is_not_decoded_by_a_slow_codec(client):
+    text = b'--x\r\nContent-Disposition: form-data; name="t"\r\n\r\n' + b"a-" + b"b" * 150_000 + b"\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=x; charset=punycode"}
+    start = time.process_time()
+    answer = client.post("/predict", content=multipart(b"x.png", text), headers=kind)
+    assert answer.status_code == 200
+    assert time.process_time() - start < 1
+
+
+def test_a_name_that_is_no_text_is_escaped():
+    assert api._clean("a\ud800.png") == r"a\ud800.png"
+    assert api._clean("é.png") == "é.png"
+
+
+@pytest.mark.parametrize("boundary", ["", '""', "; boundary=" + "x" * 71, r'"x\"; charset=\"utf-7"'])
+def test_a_boundary_that_is_none_is_refused(client, boundary):
+    kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
+    refused(client.post("/predict", content=multipart(b"x.png"), headers=kind), 422, "malformed")
+
+
+def cpu_out_of_memory(*_):
+    torch.empty(10**15)
+
+
+def cuda_out_of_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def broken(*_):
+    raise KeyError("something unforeseen")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "said"),
+    [
+        (cpu_out_of_memory, 503, "not enough memory"),
+        (cuda_out_of_memory, 503, "not enough memory"),
+        (broken, 500, "internal error: KeyError: see the service's log"),
+    ],
+)
+@pytest.mark.parametrize("where", ["prepare", "transcribe"])
+def test_whatever_goes_wrong_is_logged_and_answered_as_json(model, failure, status, said, where, monkeypatch, caplog):
+    monkeypatch.setattr(Recognizer, where, failure)
+    answer = through(Service(str(model)), {"content": png(draw("a"))})
+    refused(answer, status, said)
+    assert ("Retry-After" in answer.headers) == (status == 503)
+    assert "a request could not be answered" in caplog.text
+
+
+def test_a_network_that_gives_no_numbers_is_an_error(model, monkeypatch):
+    monkeypatch.setattr(
+        CRNN, "forward", lambda self, images, widths: (torch.full((3, 1, 6), math.nan), widths // 4 - 1)
+    )
+    refused(through(Service(str(model)), {"content": png(draw("a"))}), 500, "internal error", "NaN")
+
+
+def test_scores_that_are_no_numbers_do_not_hinder_telling_of_the_model(model, tmp_path):
+    shutil.copytree(model, tmp_path / "model")
+    (tmp_path / "model" / "metrics.json").write_text('{"cer": NaN, "wer": 0.5}')
+    with serving(Service(str(tmp_path / "model"))) as client:
+        assert client.get("/model").json()["scores"] == {"cer": None, "wer": 0.5}
+
+
+# --- the page
+
+
+def test_a_person_drops_images_and_reads_them(model, tmp_path):
+    drawn = {f"{text}.png": draw(text) for text in ("abba", "cab")}
+    paths = [tmp_path / name for name in drawn]
+    for path, image in zip(paths, drawn.values(), strict=True):
+        image.save(path)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    expected = [each.text for each in recognizer()(paths)]
+    with serving(Service(str(model))) as client, browser(tmp_path / "profile") as page:
+        page.open(str(client.base_url))
+        page.drop("#drop", *paths, tmp_path / "bad.png")
+        page.wait_for("document.getElementById('status').textContent === '2 images read, 1 could not be'")
+        texts = "[...document.querySelectorAll('output')].map(each => each.textContent)"
+        assert page.evaluate(texts) == expected
+        assert "not an image" in page.evaluate("document.querySelector('.error').textContent")
+        units = page.wait_for("document.querySelectorAll('.line:first-child .units .unit').length")
+        assert units == len(recognizer()(paths[0])[0].units)
+        # Downloads: the very text of the link that is made.
+        page.evaluate("window.kept = []; URL.createObjectURL = blob => { kept.push(blob); return '#' }")
+        page.evaluate("document.getElementById('csv').click(); document.getElementById('json').click()")
+        rows = list(csv.DictReader(io.StringIO(page.evaluate("kept[0].text()"))))
+        assert [row["text"] for row in rows] == [*expected, ""]
+        assert [row["path"] for row in rows] == ["abba.png", "cab.png", "bad.png"]
+        assert [each.get("text") for each in json.loads(page.evaluate("kept[1].text()"))] == [*expected, None]
+        page.resize(420, 900)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert all(url.startswith((str(client.base_url), "blob:")) for url in page.requested)
+
+
+def test_the_page_works_by_keyboard_and_asks_for_the_token(model, tmp_path):
+    draw("abba").save(tmp_path / "abba.png")
+    with serving(Service(str(model), token="sesame")) as client, browser(tmp_path / "profile") as page:
+        page.open(str(client.base_url))
+        page.wait_for("document.getElementById('ask').open")
+        page.call("Input.insertText", text="sesame")
+        page.press("Enter", 13)
+        page.wait_for("document.getElementById('model').textContent.includes('characters known')")
+        page.evaluate("document.body.focus(); document.activeElement.blur()")
+        page.press("Tab", 9)
+        assert page.evaluate("document.activeElement.id") == "drop"
+        page.call("Page.setInterceptFileChooserDialog", enabled=True)
+        page.evaluate("window.opened = false; files.addEventListener('click', () => opened = true)")
+        page.press("Enter", 13)
+        page.wait_for("opened")
+        page.drop("#drop", tmp_path / "abba.png")
+        page.wait_for("!document.getElementById('copy').disabled")
+        page.press("Tab", 9)
+        assert page.evaluate("document.activeElement.id") == "copy"
+        for _ in range(3):
+            page.press("Tab", 9)
+        page.press("Enter", 13)
+        assert page.evaluate("document.querySelectorAll('.line').length") == 0
+
+
+def test_a_token_that_no_header_bears_is_told_and_who_gives_none_is_not_asked_for_ever(model, tmp_path):
+    draw("abba").save(tmp_path / "abba.png")
+    with serving(Service(str(model), token="sesame")) as client, browser(tmp_path / "profile") as page:
+        page.open(str(client.base_url))
+        page.wait_for("document.getElementById('ask').open")
+        page.call("Input.insertText", text="sésame")
+        page.press("Enter", 13)
+        assert "without accents" in page.wait_for("document.getElementById('token').validationMessage")
+        page.press("Escape", 27)
+        page.wait_for("!document.getElementById('ask').open")
+        page.drop("#drop", *[tmp_path / "abba.png"] * 6)
+        page.wait_for("document.getElementById('ask').open")
+        page.press("Escape", 27)
+        page.wait_for("document.querySelectorAll('.line > .error:not(.nothing)').length === 6")
+        assert not page.evaluate("document.getElementById('ask').open")
+        page.drop("#drop", tmp_path / "abba.png")
+        page.wait_for("document.getElementById('ask').open")
+        page.evaluate("document.getElementById('token').value = ''")
+        page.call("Input.insertText", text="wrong")
+        page.press("Enter", 13)
+        page.wait_for("!document.getElementById('refused').hidden && document.getElementById('ask').open")
+        page.call("Input.insertText", text="sesame")
+        page.press("Enter", 13)
+        page.wait_for("document.querySelectorAll('output').length === 1")
+
+
+def test_images_wait_until_the_page_knows_how_many_readings_there_are(model, tmp_path, monkeypatch):
+    draw("abba").save(tmp_path / "abba.png")
+    service, gate, real = Service(str(model), ["decoding.method=greedy"]), threading.Event(), Service.describe
+    monkeypatch.setattr(Service, "describe", lambda self: gate.wait(20) and real(self))
+    with serving(service) as client, browser(tmp_path / "profile") as page:
+        page.open(str(client.base_url))
+        page.drop("#drop", tmp_path / "abba.png")
+        gate.set()
+        page.wait_for("document.querySelectorAll('output').length === 1")
+        assert page.evaluate("document.querySelectorAll('.line .error').length") == 0
+
+
+def test_random_bytes_are_refused_and_the_service_goes_on(client):
+    random = np.random.default_rng(0)
+    whole = png(draw("abba"))
+    for _ in range(60):
+        broken = bytearray(whole)
+        for place in random.integers(0, len(whole), 8):
+            broken[place] = random.integers(256)
+        assert client.post("/predict", content=bytes(broken)).status_code in (200, 422)
+    assert client.post("/predict", content=whole).status_code == 200

@@ -1,0 +1,86 @@
+"""Checkpoints are whole or not there."""
+
+import json
+
+import pytest
+import torch
+
+from raycrnn.training import checkpoint
+
+TENSORS = {"network.weight": torch.arange(12.0).view(3, 4), "optimizer.0.step": torch.tensor(7.0)}
+
+
+def test_what_is_saved_is_read_back(tmp_path):
+    state = {"progress": {"step": 7}, "alphabet": ["a", "ſ"]}
+    checkpoint.save(tmp_path, 7, state, TENSORS)
+    found, problems = checkpoint.latest(tmp_path)
+    assert problems == []
+    assert found.state == state
+    assert found.tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(found.tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_the_last_two_stay(tmp_path):
+    for step in (1, 20, 300):
+        checkpoint.save(tmp_path, step, {"step": step}, TENSORS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000020", "step_00000300"]
+
+
+def test_none_is_found_where_there_is_none(tmp_path):
+    assert checkpoint.latest(tmp_path / "nowhere") == (None, [])
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("tensors.safetensors", truncate),
+        ("tensors.safetensors", flip),
+        ("tensors.safetensors", lambda path: path.unlink()),
+        ("state.json", truncate),
+        ("state.json", lambda path: path.unlink()),
+        ("state.json", lambda path: path.write_text("[]")),
+        ("state.json", lambda path: path.write_text(json.dumps({"state": {}}))),
+        ("state.json", lambda path: path.write_text(path.read_text().replace('"step": 2', '"step": 3'))),
+        ("state.json", lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 1'))),
+    ],
+)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_named(tmp_path, name, damage):
+    checkpoint.save(tmp_path, 1, {"step": 1}, TENSORS)
+    checkpoint.save(tmp_path, 2, {"step": 2}, TENSORS)
+    damage(tmp_path / "step_00000002" / name)
+    found, problems = checkpoint.latest(tmp_path)
+    assert found.state == {"step": 1}
+    assert len(problems) == 1
+    assert "step_00000002" in problems[0]
+
+
+def test_a_save_that_fails_leaves_the_last_one_and_no_rest(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, 1, {"step": 1}, TENSORS)
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.save(tmp_path, 2, {"step": 2}, TENSORS)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
+    assert checkpoint.latest(tmp_path)[0].state == {"step": 1}
+
+
+def test_the_last_whole_one_is_found_among_names_of_files(tmp_path):
+    for step in (5, 10, 15):
+        checkpoint.save(tmp_path, step, {}, {"a": torch.zeros(1)})
+    (tmp_path / "step_00000015" / "state.json").unlink()
+    names = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")]
+    assert checkpoint.last_of(names) == "step_00000010"
+    assert checkpoint.last_of(["step_00000015", "step_00000015/tensors.safetensors", "state.json"]) is None

@@ -1,0 +1,89 @@
+"""Several workers against one: the same gradients, the same evaluation, statistics shared."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from raycrnn.config import Training
+from raycrnn.model.batch import Batch
+from raycrnn.model.crnn import CRNN
+from raycrnn.training import collectives, validation
+from raycrnn.training.learner import Learner
+from tests.conftest import words
+from tests.training.test_learner import ALPHABET, CPU, EMPTY, make_batch, network
+
+LABELS = words(10)
+
+
+def frozen(net: CRNN) -> CRNN:
+    """Batch-norm statistics as they are: of a share of a batch they would differ from those of the whole."""
+    net.eval()
+    net.train = lambda mode=True: net
+    return net
+
+
+def share(labels: list[str], rank: int, world_size: int) -> Batch:
+    mine = labels[rank::world_size]
+    return make_batch(mine) if mine else EMPTY
+
+
+def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) -> None:
+    """One training step and one evaluation of a worker; worker 0 saves what came of them."""
+    torch.set_num_threads(1)
+    if world_size > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    learner = Learner(frozen(network()), Training(precision="fp32", gradient_clip=None), CPU)
+    batch = share(labels, rank, world_size)
+    step = learner.train_step(batch, 10, signals=(rank + 1.0, 0.5))
+    gradients = {name: p.grad for name, p in learner.network.named_parameters()}
+    # Statistics that differ by worker, as after training on different shares.
+    for buffer in learner.network.buffers():
+        if buffer.is_floating_point():
+            buffer.fill_(1.0 + rank)
+    collectives.share_statistics(learner.network)
+    buffers = {name: b for name, b in learner.network.named_buffers() if b.is_floating_point()}
+    evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU)
+    if rank == 0:
+        result = {
+            "gradients": gradients,
+            "buffers": buffers,
+            "loss": step.loss,
+            "signals": step.signals,
+            "counts": evaluation.counts.as_tuple(),
+            "eval_loss": evaluation.loss,
+        }
+        torch.save(result, f"{folder}/{world_size}.pt")
+    if world_size > 1:
+        # A worker that leaves while another still talks to it makes gloo abort that one.
+        dist.barrier()
+        dist.destroy_process_group()
+        # Python's end takes threads of torch's from under it, which now and then aborts the process; all is written.
+        os._exit(0)
+
+
+def run(world_size: int, labels: list[str], folder: Path) -> dict:
+    if world_size == 1:
+        step_and_save(0, 1, labels, str(folder))
+    else:
+        mp.spawn(step_and_save, (world_size, labels, str(folder)), nprocs=world_size)
+    return torch.load(folder / f"{world_size}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:3], LABELS[:1]], ids=["even", "odd", "one row for two workers"])
+def test_two_workers_give_the_gradients_of_one_with_the_same_global_batch(tmp_path, labels):
+    one, two = run(1, labels, tmp_path), run(2, labels, tmp_path)
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    for name, gradient in one["gradients"].items():
+        assert torch.allclose(two["gradients"][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max()), name
+
+
+def test_signals_counts_and_statistics_are_those_of_all_workers(tmp_path):
+    one, two = run(1, LABELS, tmp_path), run(2, LABELS, tmp_path)
+    assert two["signals"] == (3.0, 1.0)
+    assert two["counts"][0] == one["counts"][0] == len(LABELS)
+    assert two["counts"][3] == one["counts"][3] == sum(map(len, LABELS))
+    assert all((buffer == 1.5).all() for buffer in two["buffers"].values())

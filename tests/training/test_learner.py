@@ -1,0 +1,217 @@
+"""Training steps: schedules, what is skipped, that a tiny set is learnt soon, that evaluation counts right."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from raycrnn.config import Training
+from raycrnn.data import image
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.csv_files import UNKNOWN
+from raycrnn.errors import RaycrnnError
+from raycrnn.model import runtime
+from raycrnn.model.batch import Batch
+from raycrnn.model.crnn import CRNN
+from raycrnn.training import learner, validation
+from raycrnn.training.learner import Learner, TrainingState
+from raycrnn.training.optimizer import learning_rate, make_optimizer
+from tests.conftest import GLYPHS, draw, words
+
+CPU = torch.device("cpu")
+ALPHABET = Alphabet(tuple(GLYPHS))
+SMALL = (8, 16, 32, 32, 48, 48, 48)
+
+
+def network(seed: int = 0, dropout: float = 0.0) -> CRNN:
+    torch.manual_seed(seed)
+    return CRNN(len(ALPHABET) + 1, cnn_channels=SMALL, lstm_size=32, dropout=dropout)
+
+
+def make_batch(labels: list[str], rows: list[int] | None = None) -> Batch:
+    images_BCHW, widths_B = image.collate([image.to_array(draw(label)) for label in labels])
+    codes = [ALPHABET.encode(label) for label in labels]
+    return Batch(
+        images_BCHW=torch.from_numpy(images_BCHW),
+        widths_B=torch.from_numpy(widths_B),
+        codes_S=torch.tensor([code for label in codes for code in label]),
+        lengths_B=torch.tensor([len(label) for label in codes]),
+        rows_B=torch.tensor(rows or list(range(len(labels)))),
+    )
+
+
+EMPTY = Batch(
+    images_BCHW=torch.zeros(1, 1, 32, 16, dtype=torch.uint8),
+    widths_B=torch.tensor([8]),
+    codes_S=torch.zeros(0, dtype=torch.int64),
+    lengths_B=torch.zeros(0, dtype=torch.int64),
+    rows_B=torch.zeros(0, dtype=torch.int64),
+)
+
+
+def test_a_tiny_set_is_learnt_within_150_steps():
+    """With PyTorch's default initialisation the loss is on the all-blank plateau by then."""
+    batch = make_batch(words(16))
+    learner = Learner(network(), Training(learning_rate=3e-3, precision="fp32"), CPU)
+    for step in range(150):
+        learner.train_step(batch, 150 - step)
+    evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU)
+    assert evaluation.counts.accuracy == 1.0
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "rms", "ada"])
+def test_every_optimizer_lowers_the_loss(optimizer):
+    rate = {"ada": 1.0, "rms": 1e-4}.get(optimizer, 1e-3)
+    learner = Learner(network(), Training(optimizer=optimizer, learning_rate=rate, precision="fp32"), CPU)
+    batch = make_batch(words(8))
+    losses = [learner.train_step(batch, 1000).loss for _ in range(12)]
+    assert losses[-1] < losses[0]
+
+
+def test_adam_has_the_seeds_beta_and_only_matrices_decay():
+    adam = make_optimizer(network(), Training(optimizer="adam"))
+    assert adam.param_groups[0]["betas"] == (0.5, 0.999)
+    adamw = make_optimizer(network(), Training(weight_decay=0.1))
+    decays = {p.ndim >= 2: group["weight_decay"] for group in adamw.param_groups for p in group["params"]}
+    assert decays == {True: 0.1, False: 0.0}
+
+
+def test_exponential_schedule_is_the_seeds_staircase():
+    settings = Training(learning_rate=1e-3, learning_decay_rate=0.5, learning_decay_steps=10)
+    rates = [learning_rate(settings, step, 0.0) for step in (0, 9, 10, 25)]
+    assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4])
+
+
+def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
+    settings = Training(learning_rate=1e-3, warm_up=0.1)
+    rates = [learning_rate(settings, 0, progress / 100) for progress in range(101)]
+    assert rates[0] == pytest.approx(4e-5)
+    assert max(rates) == pytest.approx(1e-3) == rates[10]
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[100] == pytest.approx(0, abs=1e-9)
+
+
+def test_schedule_ends_exactly_with_the_steps_however_the_estimate_moves():
+    learner = Learner(network(), Training(precision="fp32"), CPU)
+    for steps_left in (100, 7, 6, 5, 3, 2, 1):
+        learner.train_step(EMPTY, steps_left)
+    assert learner.progress.schedule == pytest.approx(1.0)
+
+
+def test_a_step_without_a_finite_loss_is_skipped_and_counted_and_twenty_in_a_row_end_the_run():
+    learner = Learner(network(), Training(precision="fp32"), CPU)
+    good = make_batch(words(4))
+    impossible = make_batch(["a"])
+    # 40 equal units need 79 frames: the likelihood is 0, the loss infinite.
+    impossible = replace(impossible, codes_S=torch.zeros(40, dtype=torch.int64), lengths_B=torch.tensor([40]))
+    before = [p.clone() for p in learner.network.parameters()]
+    for _ in range(19):
+        learner.train_step(impossible, 100)
+    assert learner.progress.skipped == learner.progress.bad_steps == 19
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
+    learner.train_step(good, 100)
+    assert (learner.progress.skipped, learner.progress.bad_steps) == (19, 0)
+    with pytest.raises(RaycrnnError, match=r"20 steps in a row.*learning_rate.*precision=fp32"):
+        for _ in range(20):
+            learner.train_step(impossible, 100)
+
+
+def test_gradients_are_clipped():
+    learner = Learner(network(), Training(gradient_clip=1e-3, precision="fp32"), CPU)
+    learner.train_step(make_batch(words(4)), 10)
+    norm = torch.sqrt(sum(p.grad.square().sum() for p in learner.network.parameters()))
+    assert norm.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_same_seed_same_weights_other_seed_other_weights():
+    def weights(seed: int) -> torch.Tensor:
+        learner = Learner(network(dropout=0.5), Training(seed=seed, precision="fp32"), CPU)
+        for _ in range(3):
+            learner.train_step(make_batch(words(4)), 10)
+        return torch.cat([p.flatten() for p in learner.network.parameters()])
+
+    assert torch.equal(weights(1), weights(1))
+    assert not torch.equal(weights(1), weights(2))
+
+
+def test_state_restored_goes_on_bit_for_bit():
+    batches = [make_batch(words(6, seed)) for seed in range(8)]
+
+    def steps(learner: Learner, some: list[Batch]) -> None:
+        for batch in some:
+            learner.train_step(batch, 8 - learner.progress.step)
+
+    settings = Training(precision="fp32")
+    straight = Learner(network(dropout=0.3), settings, CPU)
+    steps(straight, batches)
+    first = Learner(network(dropout=0.3), settings, CPU)
+    steps(first, batches[:4])
+    second = Learner(network(seed=9, dropout=0.3), settings, CPU)
+    second.load_state_tensors({name: tensor.clone() for name, tensor in first.state_tensors().items()})
+    second.progress = TrainingState(**vars(first.progress))
+    steps(second, batches[4:])
+    for name, tensor in straight.state_tensors().items():
+        assert torch.equal(tensor, second.state_tensors()[name]), name
+
+
+def test_state_of_another_network_is_refused():
+    learner = Learner(network(), Training(precision="fp32"), CPU)
+    other = Learner(CRNN(5, cnn_channels=SMALL, lstm_size=32), Training(precision="fp32"), CPU)
+    with pytest.raises(RaycrnnError, match="another network"):
+        learner.load_state_tensors(other.state_tensors())
+
+
+def test_an_empty_share_of_a_batch_changes_nothing_but_the_step_is_taken():
+    learner = Learner(network(), Training(precision="fp32", weight_decay=0.0), CPU)
+    before = [p.clone() for p in learner.network.parameters()]
+    step = learner.train_step(EMPTY, 10)
+    assert step.samples == 0
+    assert learner.progress.step == 1
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
+
+
+def test_evaluation_counts_unknown_units_and_leaves_them_out_of_the_loss():
+    batch = make_batch(["abc", "de"])
+    with_unknown = Batch(
+        batch.images_BCHW, batch.widths_B, torch.tensor([0, UNKNOWN, 2, 3, 4]), batch.lengths_B, batch.rows_B
+    )
+    net = network().eval()
+    plain = validation.evaluate(net, [make_batch(["de"])], ALPHABET, "fp32", CPU)
+    evaluation = validation.evaluate(net, [with_unknown, EMPTY], ALPHABET, "fp32", CPU)
+    assert evaluation.counts.samples == 2
+    assert evaluation.counts.units == 5
+    assert evaluation.loss == pytest.approx(plain.loss, rel=1e-3)
+    assert evaluation.counts.exact == 0
+    assert evaluation.examples[0].reference == "a\0c"
+
+
+def test_better_means_lower_cer_then_lower_loss_then_later():
+    def of(edits: int, loss: float) -> validation.ValidationResult:
+        return validation.ValidationResult(learner.Counts(1, 0, edits, 10, 0, 1), loss)
+
+    best = of(3, 1.0).scores()
+    assert of(2, 9.0).better_than(best)
+    assert of(3, 0.5).better_than(best)
+    assert of(3, 1.0).better_than(best)
+    assert not of(3, 1.1).better_than(best)
+    assert not of(4, 0.1).better_than(best)
+    assert not of(10, math.inf).better_than({})
+
+
+def test_precision_is_what_was_asked_for():
+    assert runtime.resolve_precision("fp32", CPU) == "fp32"
+    assert runtime.resolve_precision("bf16", CPU) == "bf16"
+    native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    assert runtime.resolve_precision("auto", CPU) == ("bf16" if native else "fp32")
+
+
+def test_a_network_that_has_diverged_is_never_the_best():
+    diverged = network()
+    for parameter in diverged.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    batches = [make_batch(["ab", "a"])]
+    found = validation.evaluate(diverged, batches, ALPHABET, "fp32", CPU)
+    assert found.loss == float("inf")
+    assert not found.better_than({"cer": found.counts.cer, "loss": 50.0})

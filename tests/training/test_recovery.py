@@ -1,0 +1,468 @@
+"""The bad day: processes killed, nodes lost, disks full, files gone. Training goes on, or says why not; the weights are
+those of a run that nothing happened to."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from raycrnn import config, storage
+from raycrnn.errors import RaycrnnError
+from raycrnn.model.recognizer import Recognizer
+from raycrnn.training import checkpoint
+from raycrnn.training.run import train
+from tests.conftest import words, write_set
+
+pytestmark = [pytest.mark.ray, pytest.mark.long]
+
+NETWORK = {"cnn_channels": [8, 16, 32, 32, 48, 48, 48], "lstm_size": 32}
+STEPS_AN_EPOCH = 16
+SAVE_INTERVAL = 25
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_set(tmp_path_factory.mktemp("recovery"), words(8 * STEPS_AN_EPOCH))
+
+
+def configuration(csv: Path, output: Path, epochs: int = 30, **groups) -> config.Configuration:
+    """Everything random is on: dropout, augmentation, order."""
+    tree = {
+        "output_model_dir": str(output),
+        "data": {"csv_files_train": str(csv), "csv_files_eval": str(csv), **groups.pop("data", {})},
+        "model": NETWORK,
+        "training": {
+            "n_epochs": epochs,
+            "train_batch_size": 8,
+            "learning_rate": 3e-3,
+            "precision": "fp32",
+            "save_interval": SAVE_INTERVAL,
+            "evaluate_every_epoch": 10,
+            **groups.pop("training", {}),
+        },
+        **groups,
+    }
+    return config.parse(tree)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, images, tmp_path_factory) -> Path:
+    """The output of a run that nothing happens to."""
+    output = tmp_path_factory.mktemp("undisturbed") / "output"
+    train(configuration(images, output))
+    return output
+
+
+def assert_same_end(output: Path, undisturbed: Path) -> None:
+    ends = [checkpoint.latest(each / "checkpoints")[0] for each in (output, undisturbed)]
+    assert ends[0].state["progress"]["step"] == ends[1].state["progress"]["step"]
+    for name, tensor in ends[1].tensors.items():
+        assert tensor.equal(ends[0].tensors[name]), name
+    scores = [[(r["epoch"], r["cer"], r["loss"]) for r in metrics(each)] for each in (output, undisturbed)]
+    assert scores[0] == scores[1]
+
+
+def metrics(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def rejected(output: Path) -> list[dict]:
+    with (output / "rejected.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def last_step(output: Path) -> int:
+    steps = sorted((output / "checkpoints").glob("step_*"))
+    return int(steps[-1].name.removeprefix("step_")) if steps else 0
+
+
+def processes(title: str) -> dict[int, str]:
+    """Ray's processes whose title begins so, by their number."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (OSError, ValueError):
+            continue
+        if entry.name.isdigit() and line.startswith(f"ray::{title}"):
+            found[int(entry.name)] = line
+    return found
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """Run a function in a thread beside the block; what it raises fails the test."""
+    problems = []
+
+    def guarded() -> None:
+        try:
+            act()
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    if problems:
+        raise problems[0]
+
+
+def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.02)
+
+
+def newest(title: str) -> int:
+    """The newest of these processes: one that is just being given another title shows none for a moment."""
+    found: dict[int, str] = {}
+    wait_until(lambda: found.update(processes(title)) or found)
+    return max(found)
+
+
+def kill_all(title: str) -> int:
+    numbers = processes(title)
+    for number in numbers:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    return len(numbers)
+
+
+# --- processes killed
+
+
+def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, undisturbed, capsys):
+    """An elastic run's, for one worker alone is the command itself; it may grow to no more than the machine has."""
+    output = tmp_path / "output"
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) >= 3 * SAVE_INTERVAL)
+        assert kill_all("RayTrainWorker") == 1
+
+    cluster = {"num_workers": [1, 1]}
+    with meanwhile(act):
+        train(configuration(images, output, cluster=cluster))
+    assert_same_end(output, undisturbed)
+    # Ray would print of it there, in the middle of results.
+    assert capsys.readouterr().out == ""
+
+
+def test_killed_decoding_workers_cost_no_row(local_ray, images, tmp_path, undisturbed):
+    output, killed = tmp_path / "output", []
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) >= SAVE_INTERVAL)
+        deadline = time.monotonic() + 60
+        while len(killed) < 3 and time.monotonic() < deadline:
+            killed.extend(range(kill_all("Read")))
+            time.sleep(0.005)
+
+    with meanwhile(act):
+        train(configuration(images, output, data={"keep_decoded": False}))
+    assert len(killed) >= 3
+    assert_same_end(output, undisturbed)
+
+
+def test_a_killed_command_goes_on_where_it_was(images, tmp_path, undisturbed):
+    output = tmp_path / "output"
+    path = tmp_path / "config.json"
+    path.write_text(configuration(images, output).model_dump_json())
+    command = [sys.executable, "-m", "raycrnn.train", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: last_step(output) >= 3 * SAVE_INTERVAL)
+    process.kill()
+    process.wait()
+    again = subprocess.run([*command, "restore_model=true"], capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "going on from step_" in again.stderr
+    assert_same_end(output, undisturbed)
+
+
+def test_two_workers_of_which_one_is_killed_end_in_the_weights_of_two_left_alone(local_ray, images, tmp_path):
+    outputs = [tmp_path / "alone", tmp_path / "output"]
+    cluster = {"num_workers": 2}
+
+    def act() -> None:
+        wait_until(lambda: last_step(outputs[1]) >= SAVE_INTERVAL)
+        os.kill(newest("RayTrainWorker"), signal.SIGKILL)
+
+    train(configuration(images, outputs[0], epochs=10, cluster=cluster))
+    with meanwhile(act):
+        train(configuration(images, outputs[1], epochs=10, cluster=cluster))
+    assert_same_end(outputs[1], outputs[0])
+
+
+# --- files damaged, changed, gone
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(local_ray, images, tmp_path, undisturbed, capsys):
+    output = tmp_path / "output"
+    train(configuration(images, output))
+    last = sorted((output / "checkpoints").iterdir())[-1]
+    damaged = last / "tensors.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1000])
+    train(configuration(images, output, restore_model=True))
+    said = capsys.readouterr().err
+    assert f"{last}: not whole" in said
+    assert "the checkpoint before it is used" in said
+    assert_same_end(output, undisturbed)
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_was_there(local_ray, images, tmp_path):
+    """A network of 1.3 MB a checkpoint on a disk of 12 MB, which something else fills in mid-training."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("mounting a small disk takes the rights of root")
+    output = disk / "output"
+    try:
+
+        def act() -> None:
+            wait_until(lambda: last_step(output) >= 2 * SAVE_INTERVAL and (output / "model").exists())
+            with pytest.raises(OSError), (disk / "other").open("wb", buffering=0) as other:
+                while True:
+                    other.write(bytes(4096))
+
+        with meanwhile(act), pytest.raises(RaycrnnError, match=r"No space left(.|\n)*make room") as raised:
+            train(configuration(images, output, epochs=2000, training={"evaluate_every_epoch": 1}))
+        assert str(output) in str(raised.value)
+        found, problems = checkpoint.latest(output / "checkpoints")
+        assert found is not None
+        assert not problems
+        assert Recognizer.load(output / "model", "cpu").alphabet.units
+        (disk / "other").unlink()
+        epochs = found.state["progress"]["step"] // STEPS_AN_EPOCH + 2
+        train(configuration(images, output, epochs=epochs, restore_model=True))
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_images_that_vanish_in_mid_training_are_listed_or_no_longer_needed(local_ray, tmp_path, keep, monkeypatch):
+    from raycrnn.ingest import batches, image_cache
+
+    source = write_set(tmp_path, words(8 * STEPS_AN_EPOCH))
+    output = tmp_path / "output"
+    fill, filled = image_cache.fill, threading.Event()
+
+    def fill_and_tell(*arguments: object) -> None:
+        fill(*arguments)
+        filled.set()
+
+    monkeypatch.setattr(image_cache, "fill", fill_and_tell)
+    # Batches are not made long before they are wanted: soon none is left that was begun before the images were kept.
+    monkeypatch.setattr(batches, "MOST_BYTES", 1)
+
+    def act() -> None:
+        wait_until(lambda: filled.is_set() or not keep)
+        before = last_step(output)
+        wait_until(lambda: last_step(output) >= before + 2 * SAVE_INTERVAL)
+        for number in range(5):
+            (tmp_path / "images" / f"labels_{number}.png").unlink()
+
+    data = {"keep_decoded": keep, "max_rejected": 0.05, "csv_files_eval": []}
+    with meanwhile(act):
+        train(configuration(source, output, epochs=20, data=data))
+    listed = [] if keep else [(number, "no such file") for number in range(1, 6)]
+    assert sorted((int(row["line"]), row["reason"]) for row in rejected(output)) == listed
+
+
+def bad_rows(folder: Path, count: int) -> tuple[list[str], list[str]]:
+    """So many rows of ten kinds in turn, and the reason for each."""
+    (folder / "text.png").write_text("no image")
+    whole = (folder / "images" / "labels_0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "head.png").write_bytes(whole[:20])
+    (folder / "empty.png").write_bytes(b"")
+    Image.new("L", (9000, 9000)).save(folder / "bomb.png")
+    kinds = [
+        ("nowhere.png;abc", "no such file"),
+        ("text.png;abc", "not an image"),
+        ("cut.png;abc", "damaged image"),
+        ("head.png;abc", "damaged image"),
+        ("empty.png;abc", "not an image"),
+        ("bomb.png;abc", "too many pixels"),
+        ("images;abc", "cannot be read"),
+        ("images/labels_1.png;", "empty label"),
+        ('"images/labels_1.png;abc', "malformed row"),
+        (f"images/labels_1.png;{'ab' * 90}", "label too long"),
+    ]
+    chosen = [kinds[number % len(kinds)] for number in range(count)]
+    return [row for row, _ in chosen], [reason for _, reason in chosen]
+
+
+def write_mixed(folder: Path) -> tuple[Path, dict[int, str]]:
+    """10,000 rows, 30 % of them bad; the reason by line."""
+    source = write_set(folder, words(100))
+    good = source.read_text().splitlines()
+    bad, reasons = bad_rows(folder, 3000)
+    lines, expected = [], {}
+    for number in range(10_000):
+        which, rest = divmod(number, 10)
+        if rest < 3:
+            lines.append(bad[3 * which + rest])
+            expected[number + 1] = reasons[3 * which + rest]
+        else:
+            lines.append(good[number % len(good)])
+    source.write_text("".join(f"{line}\n" for line in lines))
+    return source, expected
+
+
+def test_of_ten_thousand_rows_the_bad_ones_alone_are_left_out_each_once_with_its_reason(local_ray, tmp_path):
+    source, expected = write_mixed(tmp_path)
+    output = tmp_path / "output"
+    data = {"max_rejected": 0.5, "csv_files_eval": []}
+    training = {"train_batch_size": 100, "save_interval": 1000}
+    outcome = train(configuration(source, output, epochs=2, data=data, training=training, cluster={"num_workers": 2}))
+    assert outcome["rejected"] == 3000
+    assert {int(row["line"]): row["reason"] for row in rejected(output)} == expected
+    assert len(rejected(output)) == 3000
+    with pytest.raises(RaycrnnError, match=r"of 10,000 samples cannot be used(.|\n)*no such file") as raised:
+        train(configuration(source, tmp_path / "strict", epochs=2, data={"csv_files_eval": []}))
+    assert "max_rejected" in str(raised.value)
+    assert not (tmp_path / "strict" / "model").exists()
+
+
+def test_a_source_that_answers_slowly_is_waited_for_and_named(local_ray, images, tmp_path, monkeypatch, capsys):
+    source, output = write_set(tmp_path, words(16)), tmp_path / "output"
+    slow, read, waited = str(tmp_path / "images" / "labels_3.png"), storage.read, []
+
+    def read_slowly(path: str) -> bytes:
+        # Of the first batches, which the training process reads itself.
+        if str(path) == slow and not waited:
+            waited.append(path)
+            time.sleep(8)
+        return read(path)
+
+    monkeypatch.setattr(storage, "read", read_slowly)
+    monkeypatch.setattr("raycrnn.training.console.STALL_SECONDS", 3.0)
+    settings = {"keep_decoded": False, "csv_files_eval": []}
+    train(configuration(source, output, epochs=4, data=settings))
+    assert waited and "worker 0 waits for the images of step" in capsys.readouterr().err
+    assert rejected(output) == []
+
+
+# --- clusters of their own, each in a process apart: this one is connected to the session's
+
+
+def apart(function: Callable, *arguments: object, timeout: float = 400) -> None:
+    """Call a function of a test file in a new Python process; it must return."""
+    code = f"from {function.__module__} import {function.__name__} as call; call(*{arguments!r})"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+
+
+def lose_a_node_and_get_another(source: str, output: str) -> None:
+    """Two nodes with a CPU each, an elastic run; what it did is in metrics.jsonl. Ends by Ctrl-C."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    from raycrnn.training import trainer
+
+    # Half a minute each, for the sake of others' networks: that a node is gone, and that there is one more.
+    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    trainer.SECONDS_BETWEEN_RESIZES = 5.0
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
+    nodes = Cluster(initialize_head=True, head_node_args=head)
+    second = nodes.add_node(num_cpus=1)
+    # Adding a node sets a signal handler, which only the main thread may, and that one trains.
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+    ended = threading.Event()
+
+    def workers() -> list[int]:
+        path = Path(output) / "metrics.jsonl"
+        return [record["workers"] for record in metrics(Path(output))] if path.exists() else []
+
+    def act() -> None:
+        try:
+            wait_until(lambda: workers()[-1:] == [2] and last_step(Path(output)) >= SAVE_INTERVAL)
+            nodes.remove_node(second, allow_graceful=False)
+            wait_until(lambda: workers()[-1:] == [1])
+            nodes.add_node(num_cpus=1)
+            wait_until(lambda: workers()[-1:] == [2])
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            # A node dies with the thread that added it.
+            ended.wait(120)
+
+    settings = configuration(
+        Path(source),
+        Path(output),
+        epochs=100_000,
+        cluster={"num_workers": [1, 2]},
+        training={"evaluate_every_epoch": 5, "save_interval": 80},
+    )
+    with meanwhile(act):
+        try:
+            outcome = train(settings, nodes.address)
+        finally:
+            ended.set()
+    assert outcome["stopped"] > 0
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_a_node_lost_and_another_found_change_the_workers_and_lose_no_epoch(images, tmp_path):
+    output, start = tmp_path / "output", time.monotonic()
+    apart(lose_a_node_and_get_another, str(images), str(output))
+    records = metrics(output)
+    assert [record["epoch"] for record in records] == [5 * (number + 1) for number in range(len(records))]
+    seconds = [record["seconds"] for record in records]
+    assert seconds == sorted(seconds)
+    assert seconds[-1] < time.monotonic() - start
+    sizes = [record["workers"] for record in records]
+    changes = [size for size, before in zip(sizes, [0, *sizes], strict=False) if size != before]
+    assert changes == [2, 1, 2]
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+    assert rejected(output) == []
+
+
+def train_in_a_tight_store(source: str, output: str) -> None:
+    import ray
+
+    ray.init(address="local", object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
+    settings = configuration(
+        Path(source),
+        Path(output),
+        epochs=2,
+        data={"csv_files_eval": [], "keep_decoded": True},
+        image={"input_shape": [64, 4000], "input_channels": 3},
+        training={"train_batch_size": 16},
+        augmentation={"data_augmentation": False},
+    )
+    assert train(settings)["steps"] == 2 * 10
+
+
+def test_a_set_larger_than_the_object_store_trains(tmp_path):
+    """160 images of 64 × 3,000 in colour are 92 MB, the store 80 MB; what does not fit is spilled to disk."""
+    source = tmp_path / "labels.csv"
+    pages = [Image.effect_noise((3000, 64), 80).convert("RGB") for _ in range(4)]
+    for number in range(4):
+        pages[number].save(tmp_path / f"{number}.png")
+    source.write_text("".join(f"{number % 4}.png;abc\n" for number in range(160)))
+    apart(train_in_a_tight_store, str(source), str(tmp_path / "output"))
+    assert rejected(tmp_path / "output") == []

@@ -1,0 +1,111 @@
+"""What a trial takes of the cluster."""
+
+from itertools import product
+
+import pytest
+
+from raycrnn import config
+from raycrnn.errors import UsageError
+from raycrnn.tuning.resources import TrialResources, divide_resources
+from raycrnn.tuning.search_space import Search
+
+
+def shared(
+    nodes: list[tuple[float, float]], workers: int | None = None, gpu: object = "auto", **search: object
+) -> TrialResources:
+    tree = {"data": {"csv_files_train": ["a.csv"]}, "cluster": {"num_workers": workers, "use_gpu": gpu}}
+    wanted = Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, **{"samples": 20, **search})
+    return divide_resources(config.parse(tree), wanted, nodes)
+
+
+def reserved(found: TrialResources) -> dict[str, float]:
+    return dict(found.reserved().bundles[0])
+
+
+def test_two_cores_run_two_trials_of_a_thread_each():
+    found = shared([(2, 0)])
+    assert (found.concurrent, found.plan.threads, found.plan.decode_tasks) == (2, 1, 1)
+    assert found.plan.in_command
+    # Decoding too: else Tune would start a third.
+    assert reserved(found) == {"CPU": 1}
+
+
+def test_few_trials_take_more_cpus_each():
+    found = shared([(16, 0)], samples=3)
+    assert (found.concurrent, found.plan.threads) == (4, 4)
+
+
+def test_trials_of_two_workers_take_turns_on_two_cores():
+    found = shared([(2, 0)], workers=2)
+    assert (found.concurrent, found.plan.num_workers, found.plan.in_command) == (1, 2, False)
+    # Its own process takes no CPU, which its workers need, and nevertheless runs once at a time.
+    assert reserved(found) == {"node:__internal_head__": 0.95}
+
+
+def test_a_gpu_trains_several_trials_by_parts():
+    found = shared([(16, 2)], resources={"gpus": 0.5})
+    assert found.concurrent == 4
+    assert reserved(found)["GPU"] == 0.5
+    assert shared([(16, 2)]).concurrent == 2
+
+
+def test_gpus_may_be_left_alone():
+    found = shared([(4, 1)], resources={"gpus": 0})
+    assert (found.concurrent, found.plan.use_gpu) == (4, False)
+    assert not shared([(4, 1)], gpu=False).plan.use_gpu
+
+
+def test_concurrent_is_the_most():
+    assert shared([(8, 0)], concurrent=3).concurrent == 3
+    assert shared([(2, 0)], concurrent=9).concurrent == 2
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ([(2, 0)], {"workers": 3}),
+        ([(2, 0)], {"resources": {"cpus": 3}}),
+        ([(1, 0), (1, 0)], {"resources": {"cpus": 2}}),
+        ([(8, 1)], {"resources": {"gpus": 2}}),
+        ([(8, 1)], {"workers": 2}),
+    ],
+)
+def test_where_not_a_single_trial_could_run_that_is_said_with_what_the_cluster_has(nodes, told):
+    with pytest.raises(UsageError, match=r"no trial can run: each takes \d worker.*and the cluster has"):
+        shared(nodes, **told)
+
+
+def test_several_workers_share_no_gpu():
+    with pytest.raises(UsageError, match=r"resources\.gpus: 0\.5: several workers"):
+        shared([(8, 4)], workers=2, resources={"gpus": 0.5})
+
+
+def test_elastic_workers_are_refused():
+    tree = {"data": {"csv_files_train": ["a.csv"]}, "cluster": {"num_workers": [1, 2]}}
+    with pytest.raises(UsageError, match="set a number"):
+        divide_resources(config.parse(tree), Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}), [(2, 0)])
+
+
+@pytest.mark.parametrize(("cpus", "workers", "samples"), list(product([1, 2, 3, 7, 64], [1, 2, 3], [1, 5, 100])))
+def test_all_that_run_at_a_time_fit_into_the_cluster(cpus, workers, samples):
+    if workers > cpus:
+        return
+    found = shared([(cpus, 0)], workers=workers, samples=samples)
+    if workers == 1:
+        # What Tune reserves decides how many it starts.
+        assert int(cpus / reserved(found)["CPU"] + 1e-6) == min(found.concurrent, cpus)
+        assert found.plan.cpus_per_worker < found.cpus
+    else:
+        each = found.plan.cpus_per_worker + found.plan.decode_tasks * found.plan.cpus_per_decode_task
+        assert found.concurrent * workers * each <= cpus + 0.01
+
+
+def test_no_more_than_concurrent_fit_even_where_a_scheduler_starts_all_it_can():
+    found = shared([(16, 0)], concurrent=2, resources={"cpus": 1})
+    assert int(16 / reserved(found)["CPU"]) == 2
+    assert found.plan.threads == 1
+
+
+def test_a_share_that_leaves_nothing_to_train_with_is_refused():
+    with pytest.raises(UsageError, match=r"resources\.cpus: 0\.25: decoding alone needs 0\.25"):
+        shared([(2, 0)], resources={"cpus": 0.25})
