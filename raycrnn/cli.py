@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticUndefined
 from pydantic_settings import CliSettingsSource
 
+from raycrnn import console
 from raycrnn.errors import RaycrnnError, UsageError
 
 
@@ -56,7 +57,8 @@ class Command(BaseModel):
             with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
                 return cls.call(arguments, name)
         try:
-            code = cls._parse(arguments, name).run() or 0
+            with console.logging_to_stderr():
+                code = cls._parse(arguments, name).run() or 0
             sys.stdout.flush()
             return code
         except RaycrnnError as error:

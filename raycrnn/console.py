@@ -1,10 +1,11 @@
-"""What a command shows a person: lines on stderr, progress, Ctrl-C."""
+"""What a command shows a person: log lines and progress on stderr, and how it receives Ctrl-C."""
 
+import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -12,44 +13,56 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class Progress:
-    """How many images are done, and how fast: a bar on a terminal, elsewhere a line now and then; on stderr."""
+class _StderrHandler(logging.Handler):
+    """Print records on stderr as it is at that moment, above the progress bars; a warning says that it is one."""
 
-    def __init__(self, total: int, done: int = 0):
-        self.total, self.done = total, done
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(f"{level}{self.format(record)}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+@contextmanager
+def logging_to_stderr() -> Iterator[None]:
+    """Print the log records of raycrnn on stderr, from level INFO on, until the context is left."""
+    logger = logging.getLogger("raycrnn")
+    if any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+        yield
+        return
+    handler, level = _StderrHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class ProgressBar:
+    """A bar at the bottom of a terminal; nothing where stderr is not a terminal."""
+
+    def __init__(self, total: float, layout: str | None = None, unit: str = "it"):
+        self._total, self._layout, self._unit = total, layout, unit
         self._bar: tqdm | None = None
-        self._said = (time.monotonic(), done)
-        self._began = False
 
-    def add(self, images: int) -> None:
-        """To be called often, also while none are done."""
-        if images and not self._began:
-            # The rate is told without the start of Ray and the replicas.
-            self._began, self._said = True, (time.monotonic(), self.done + images)
-        self.done += images
-        if sys.stderr.isatty():
-            self._show_bar(images)
-        elif time.monotonic() - self._said[0] > SECONDS_BETWEEN_LINES:
-            say(self._line())
-            self._said = (time.monotonic(), self.done)
-
-    def _show_bar(self, images: int) -> None:
+    def show(self, done: float, description: str = "", details: str = "") -> None:
+        """Draw the bar at `done` of its total, `description` before it and `details` behind it."""
+        if not sys.stderr.isatty():
+            return
         if self._bar is None:
-            options = {"file": sys.stderr, "leave": False, "dynamic_ncols": True, "unit": " images"}
-            self._bar = tqdm(total=self.total, initial=self.done - images, **options)
-        self._bar.update(images)
-
-    def _line(self) -> str:
-        start = f"{self.done:,} of {self.total:,} images"
-        then, done = self._said
-        rate = (self.done - done) / (time.monotonic() - then)
-        if rate:
-            left = tqdm.format_interval((self.total - self.done) / rate)
-            return f"{start}, {rate:,.0f} a second, {left} left"
-        import ray
-
-        free, of = (each.get("CPU", 0) for each in (ray.available_resources(), ray.cluster_resources()))
-        return f"{start}, none for {SECONDS_BETWEEN_LINES:.0f} seconds; {free:g} of {of:g} CPUs are free"
+            self._bar = tqdm(
+                total=self._total,
+                initial=done,
+                bar_format=self._layout,
+                unit=self._unit,
+                file=sys.stderr,
+                leave=False,
+                dynamic_ncols=True,
+            )
+        self._bar.set_description_str(description, refresh=False)
+        self._bar.set_postfix_str(details, refresh=False)
+        self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
         if self._bar is not None:
@@ -57,60 +70,81 @@ class Progress:
             self._bar = None
 
 
-def say(text: str) -> None:
-    """A line of progress or warning; results alone go to stdout."""
-    print(text, file=sys.stderr, flush=True)
+class ImageProgress:
+    """How many images are done and how fast: a bar on a terminal, elsewhere a log line every 30 seconds."""
 
+    def __init__(self, total: int, done: int = 0, describe_idle: Callable[[], str] = lambda: ""):
+        """
+        Args:
+            done: images that an earlier command finished.
+            describe_idle: what to add to the line when no image was finished for 30 seconds.
+        """
+        self.total, self.done = total, done
+        self._describe_idle = describe_idle
+        self._bar = ProgressBar(total, unit=" images")
+        self._logged = (time.monotonic(), done)
+        self._began = False
 
-class Interrupt:
-    """Whether somebody pressed Ctrl-C."""
+    def add(self, images: int) -> None:
+        """Count finished images. Call it often, with 0 while none are finished."""
+        if images and not self._began:
+            # The rate leaves out the start of Ray and of the replicas.
+            self._began, self._logged = True, (time.monotonic(), self.done + images)
+        self.done += images
+        self._bar.show(self.done)
+        if not sys.stderr.isatty() and time.monotonic() - self._logged[0] > SECONDS_BETWEEN_LINES:
+            logging.getLogger(__name__).info(self._line())
+            self._logged = (time.monotonic(), self.done)
 
-    pressed = False
+    def _line(self) -> str:
+        start = f"{self.done:,} of {self.total:,} images"
+        then, done = self._logged
+        rate = (self.done - done) / (time.monotonic() - then)
+        if rate:
+            left = tqdm.format_interval((self.total - self.done) / rate)
+            return f"{start}, {rate:,.0f} per second, {left} left"
+        idle = "; ".join(filter(None, [f"none in the last {SECONDS_BETWEEN_LINES:.0f} seconds", self._describe_idle()]))
+        return f"{start}, {idle}"
 
-
-@contextmanager
-def defer_interrupt() -> Iterator[Interrupt]:
-    """Meanwhile Ctrl-C is noted, for the work to end in good order; Ctrl-C again raises `KeyboardInterrupt`.
-
-    Not by the exception, which is lost where it comes in the middle of a callback, as of Ray's. Outside of the main
-    thread, where no signals arrive, nothing is noted.
-    """
-    noted = Interrupt()
-
-    def note(*_: object) -> None:
-        if noted.pressed:
-            raise KeyboardInterrupt
-        noted.pressed = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
+    def close(self) -> None:
+        self._bar.close()
 
 
 class StopRequest:
-    """Whether somebody asked to end, and by which signal."""
+    """Whether a signal asked the command to stop, and which one."""
 
     def __init__(self) -> None:
-        self.asked, self.number = threading.Event(), 0
+        self._event = threading.Event()
+        self.signal: int | None = None
 
-    def note(self, number: int, _: object) -> None:
-        """A signal's handler; a second one ends at once."""
-        if self.asked.is_set():
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until a stop is requested, at most so many seconds; returns whether it is."""
+        return self._event.wait(seconds)
+
+    def request(self, number: int, _: object = None) -> None:
+        """Handle a signal. The second one raises `KeyboardInterrupt`, which stops at once."""
+        if self.requested:
             raise KeyboardInterrupt
-        self.number = number
-        self.asked.set()
+        self.signal = number
+        self._event.set()
 
 
 @contextmanager
-def defer_stop() -> Iterator[StopRequest]:
-    """Meanwhile SIGINT (Ctrl-C) and SIGTERM are noted."""
+def defer_stop(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[StopRequest]:
+    """Turn signals into a request that the work looks at, so that it can end in good order.
+
+    An exception would get lost if it came in the middle of a callback, for example one of Ray's. Signals arrive in
+    the main thread only: in any other one nothing is requested.
+    """
     stop = StopRequest()
-    before = {number: signal.signal(number, stop.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, stop.request) for number in signals}
     try:
         yield stop
     finally:

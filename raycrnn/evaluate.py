@@ -1,6 +1,7 @@
 """The verb evaluate: a model's error rates on labelled images, with intervals, and a page that shows the errors."""
 
 import json
+import logging
 from collections.abc import Sequence
 
 from pydantic import Field
@@ -9,11 +10,12 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import storage
 from raycrnn.cli import Command
 from raycrnn.config import is_override
-from raycrnn.console import say
 from raycrnn.errors import RaycrnnError
 from raycrnn.evaluation import report_files, run
 from raycrnn.evaluation.analysis import Comparison, Evaluation
 from raycrnn.evaluation.report import write
+
+logger = logging.getLogger(__name__)
 
 
 class Evaluate(Command):
@@ -54,7 +56,7 @@ class Evaluate(Command):
             place.push()
         except OSError as error:
             raise RaycrnnError(f"{place}: cannot be written: {storage.describe(error)}") from None
-        say(f"report: {storage.join(self.report, 'index.html')}")
+        logger.info(f"report: {storage.join(self.report, 'index.html')}")
 
     @property
     def _overrides(self) -> list[str]:

@@ -6,6 +6,7 @@ transcription. B and W are free, and what lies right of an image's own width has
 are in the file. Scaling an image and decoding are not: what they need to know is in the file's metadata (`describe`).
 """
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,13 +17,14 @@ from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
 from raycrnn.cli import Command
-from raycrnn.console import say
 from raycrnn.data.inputs import list_inputs
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import UsageError
 from raycrnn.exporting import comparison, run
 from raycrnn.exporting.formats import FORMS
 from raycrnn.model.recognizer import Recognizer
+
+logger = logging.getLogger(__name__)
 
 
 class Export(Command):
@@ -89,7 +91,7 @@ def _prepare(recognizer: Recognizer, shown: str, path: bytes, problem: str | Non
             raise Rejected("malformed row", problem)
         return recognizer.prepare(os.fsdecode(path)).pixels
     except Rejected as rejected:
-        say(f"left out: {shown}: {rejected.reason}: {rejected.detail}")
+        logger.info(f"left out: {shown}: {rejected.reason}: {rejected.detail}")
         return None
 
 

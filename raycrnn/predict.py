@@ -1,6 +1,7 @@
 """The verb predict: images in, text out, streamed through Ray Data."""
 
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import storage
 from raycrnn.cli import Command
 from raycrnn.config import is_override
-from raycrnn.console import Progress, defer_interrupt, say
+from raycrnn.console import ImageProgress, defer_stop
 from raycrnn.data.inputs import is_one_of, list_inputs
 from raycrnn.errors import UsageError
 from raycrnn.model.model_dir import digests
@@ -23,6 +24,8 @@ from raycrnn.prediction import formats, run, shards
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.pipeline import write_transcriptions
 from raycrnn.prediction.run import FORMATS
+
+logger = logging.getLogger(__name__)
 
 
 class Predict(Command):
@@ -70,7 +73,7 @@ class Predict(Command):
             read = self._write(job, inputs, layout, run.identity(found, configuration, self.spans, inputs))
         if read is None:
             return 130
-        say(f"{read} of {len(inputs)} images read")
+        logger.info(f"{read} of {len(inputs)} images read")
         return 0 if read else 1
 
     def _layout(self, readings: int) -> formats.Layout:
@@ -156,9 +159,11 @@ class Predict(Command):
     def _write_to(self, file: Any, job: PredictionJob, inputs: pa.Table, layout: formats.Layout) -> int | None:
         from raycrnn import cluster
 
-        with cluster.connect(self.address), defer_interrupt() as interrupt:
+        with cluster.connect(self.address), defer_stop() as request:
             writer = formats.make_writer(file, layout)
-            whole = write_transcriptions(writer, job, inputs, Progress(len(inputs)), interrupt)
+            whole = write_transcriptions(
+                writer, job, inputs, ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus), request
+            )
             writer.close()
         return writer.read if whole else None
 
@@ -176,16 +181,19 @@ class Predict(Command):
         """Make the shards that are missing; False if Ctrl-C was pressed meanwhile."""
         from raycrnn import cluster
 
-        progress = Progress(len(inputs), len(inputs) - sum(stop - first for first, stop in missing))
+        done = len(inputs) - sum(stop - first for first, stop in missing)
+        progress = ImageProgress(len(inputs), done, cluster.describe_free_cpus)
         if progress.done:
-            say(f"{progress.done:,} of {len(inputs):,} images were read before")
-        with cluster.connect(self.address), defer_interrupt() as interrupt:
+            logger.info(f"{progress.done:,} of {len(inputs):,} images were read before")
+        with cluster.connect(self.address), defer_stop() as request:
             for first, stop in missing:
                 filling = shards.ShardWriter(parts, first)
-                whole = write_transcriptions(filling, job, inputs.slice(first, stop - first), progress, interrupt)
+                whole = write_transcriptions(filling, job, inputs.slice(first, stop - first), progress, request)
                 filling.close()
                 if not whole:
-                    say(f"stopped at {progress.done:,} of {progress.total:,} images; --resume goes on from there")
+                    logger.info(
+                        f"stopped at {progress.done:,} of {progress.total:,} images; --resume goes on from there"
+                    )
                     return False
         return True
 

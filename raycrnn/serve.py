@@ -7,16 +7,17 @@ import signal
 from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import console
 from raycrnn.cli import Command
 from raycrnn.cluster import listening_address
-from raycrnn.console import StopRequest, say
+from raycrnn.console import StopRequest, defer_stop
 from raycrnn.errors import UsageError
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.serving import deployment, proxy_middleware, run
 from raycrnn.serving.deployment import NAME, Settings
 from raycrnn.serving.run import ENVIRONMENT
 from raycrnn.serving.service import Limits
+
+logger = logging.getLogger(__name__)
 
 
 class Serve(Command):
@@ -71,9 +72,9 @@ class Serve(Command):
         }
         for name, value in {**ENVIRONMENT, **for_door}.items():
             os.environ.setdefault(name, value)
-        with console.defer_stop() as stop, cluster.connect(self.address):
+        with defer_stop((signal.SIGINT, signal.SIGTERM)) as stop, cluster.connect(self.address):
             self._serve(stop, cluster.is_local())
-        return 130 if stop.number == signal.SIGINT else 0
+        return 130 if stop.signal == signal.SIGINT else 0
 
     def _limits(self) -> Limits:
         """Raises `UsageError` for limits that contradict each other."""
@@ -89,7 +90,7 @@ class Serve(Command):
         except ValueError:
             raise UsageError(f"--replicas={self.replicas}: give a number, or a range such as 1-4") from None
 
-    def _serve(self, stop: "StopRequest", local: bool) -> None:
+    def _serve(self, stop: StopRequest, local: bool) -> None:
         """Start, wait until somebody asks to end, and end: on a cluster of others, nothing but the own application."""
         from ray import serve
 
@@ -108,8 +109,8 @@ class Serve(Command):
                 runs = run.start_application(application, stop)
             if runs:
                 print(f"{self._url()} reads images; its API: /docs. Ctrl-C ends it.", flush=True)
-                stop.asked.wait()
-                say("answering what was asked, then ending")
+                stop.wait()
+                logger.info("answering what was asked, then ending")
         finally:
             try:
                 # Its replicas end when they have answered; Ray Serve's shutdown alone would wait for nobody.
@@ -123,13 +124,13 @@ class Serve(Command):
         """Where it listens; says so where Ray Serve, which ran already, listens elsewhere than was asked for."""
         host, port, path = listening_address()
         if (host, port) != (self.host, self.port):
-            say(f"Ray Serve runs on this cluster already: it goes on to listen at {host}:{port}")
+            logger.info(f"Ray Serve runs on this cluster already: it goes on to listen at {host}:{port}")
             self._warn_if_open(host)
         return f"http://{f'[{host}]' if ':' in host else host}:{port}{path}/"
 
     def _warn_if_open(self, host: str) -> None:
         if host not in ("127.0.0.1", "localhost", "::1") and deployment.read_token(self.token_file) is None:
-            say(f"warning: {host} is open to the network and no token is asked for: see --token-file")
+            logger.warning(f"{host} is open to the network and no token is asked for: see --token-file")
 
     def _settings(self) -> Settings:
         """Raises `UsageError` for more replicas than the cluster has room for."""

@@ -1,6 +1,7 @@
 """The verb tune: from a configuration and a search file to a better model and its configuration, on Ray Tune."""
 
 import json
+import logging
 import time
 from typing import ClassVar
 
@@ -10,10 +11,11 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import config
 from raycrnn.cli import Command
 from raycrnn.config import Configuration
-from raycrnn.console import say
 from raycrnn.errors import UsageError
 from raycrnn.tuning import run, search_file
 from raycrnn.tuning.search_space import Search
+
+logger = logging.getLogger(__name__)
 
 
 class Tune(Command):
@@ -59,7 +61,7 @@ class Tune(Command):
             return 130
         print(outcome.describe(tree))
         if outcome.interrupted:
-            say("stopped; the same command with --resume goes on")
+            logger.info("stopped; the same command with --resume goes on")
         if self.json_line:
             print(json.dumps(outcome.as_json()))
         return 130 if outcome.interrupted else 0

@@ -73,6 +73,15 @@ def object_store_keys():
         yield
 
 
+@pytest.fixture(autouse=True)
+def log_on_stderr():
+    """Log records of raycrnn are printed as a command prints them, also where a test calls what is below a command."""
+    from raycrnn.console import logging_to_stderr
+
+    with logging_to_stderr():
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def commands_hear_ctrl_c():
     """A shell that runs the tests in the background has them ignore it, and every process they start."""

@@ -131,7 +131,6 @@ def later():
         "raycrnn.model.crnn",
         "raycrnn.config.load",
         "raycrnn.bench.batch_order",
-        "raycrnn.data.image",
         "ray.train.RunConfig",
     }
 

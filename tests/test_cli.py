@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from raycrnn.cli import Command
-from raycrnn.console import defer_interrupt
+from raycrnn.console import defer_stop
 from raycrnn.errors import RaycrnnError, UsageError
 
 
@@ -200,7 +200,7 @@ def test_the_arguments_are_those_of_the_process_when_none_are_given(monkeypatch,
 
 def test_a_reader_that_goes_away_causes_no_stack_trace():
     program = """
-from raycrnn.command import Command, interrupt_noted
+from raycrnn.cli import Command
 class Chatter(Command):
     def run(self):
         while True:
@@ -216,7 +216,7 @@ Chatter.main([])
 
 
 HELLO = """
-from raycrnn.command import Command, interrupt_noted
+from raycrnn.cli import Command
 class Hello(Command):
     def run(self):
         print("± hello")
@@ -246,9 +246,9 @@ def test_ctrl_c_is_noted_even_in_a_callback_and_the_second_one_raises():
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), defer_interrupt() as interrupt:
-        assert not interrupt.pressed
+    with pytest.raises(KeyboardInterrupt), defer_stop() as stop:
+        assert not stop.requested
         Finalised()
-        assert interrupt.pressed
+        assert stop.requested
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

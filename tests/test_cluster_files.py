@@ -786,7 +786,9 @@ def test_every_environment_variable_is_known(name):
 
 
 def test_ray_serve_finds_the_door():
-    named = {value for name in EVERY for value in re.findall(r"\braycrnn\.door:\w+", text_of(name))}
+    named = {
+        value for name in EVERY for value in re.findall(r"\braycrnn\.serving\.proxy_middleware:\w+", text_of(name))
+    }
     assert named == {proxy_middleware.IMPORT_PATH}
     assert call_function_from_import_path(proxy_middleware.IMPORT_PATH)
 

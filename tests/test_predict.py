@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray import cloudpickle
 
-from raycrnn import config, predict, storage
+from raycrnn import cluster, config, predict, storage
 from raycrnn.cluster import ray_internals
-from raycrnn.console import Progress
+from raycrnn.console import ImageProgress
 from raycrnn.data import image
 from raycrnn.data.inputs import list_inputs
 from raycrnn.errors import UsageError
@@ -274,7 +274,7 @@ def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> Pre
     ],
 )
 def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, asked, expected):
-    monkeypatch.setattr(nodes, "list_nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)
     assert resources.allocate_replicas(images, job(asked)) == expected
 
 
@@ -285,7 +285,7 @@ def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, ask
 )
 def test_what_is_planned_finds_room(nodes, images, asked):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nodes, "list_nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
+        patch.setattr(cluster, "list_nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
         try:
             plan = resources.allocate_replicas(images, job(asked))
         except UsageError:
@@ -393,14 +393,14 @@ def names_in(folder: str) -> list[str]:
 
 
 def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
-    add = Progress.add
+    add = ImageProgress.add
 
-    def pressing(progress: Progress, images: int) -> None:
+    def pressing(progress: ImageProgress, images: int) -> None:
         add(progress, images)
         if images:
             os.kill(os.getpid(), signal.SIGINT)
 
-    patch.setattr(Progress, "add", pressing)
+    patch.setattr(ImageProgress, "add", pressing)
 
 
 @contextmanager

@@ -7,22 +7,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from raycrnn import cluster, config, storage
-from raycrnn.data import csv_files
+from raycrnn import config, storage
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.ingest import sample_table
-from raycrnn.ingest.training_data import TrainingData
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory, alone_in
 from raycrnn.train import Train
 from raycrnn.training import checkpoint
-from raycrnn.training.run import _expected, _gpus, train
+from raycrnn.training.run import train
 from tests.conftest import words, write_set
 
 pytestmark = pytest.mark.ray
@@ -415,77 +410,3 @@ def test_storage_that_refuses_ends_the_run_before_it_begins(local_ray, tmp_path,
         train(configuration(tmp_path, output_model_dir=storage.join(nowhere, "run")))
     with pytest.raises(UsageError, match="no such CSV file"):
         train(configuration(tmp_path, data={"csv_files_train": storage.join(bucket, "nowhere.csv")}))
-
-
-def bench_step(settings: config.Configuration, capsys) -> dict:
-    """What `bench step` prints when it measures about the steps of a run on this machine, which it also keeps."""
-    from raycrnn.bench.step import Step
-
-    threads = cluster.allocate(settings.cluster, None, cluster.list_nodes(), local=True).threads
-    shape = [f"--size={settings.model.size}", f"--batch={settings.training.train_batch_size}", "--width=64"]
-    assert Step.call([*shape, f"--threads={threads}", "--rounds=1", "--json"], "bench step") == 0
-    return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-
-@pytest.fixture
-def measurable(local_ray, tmp_path, monkeypatch) -> config.Configuration:
-    """A run whose steps `bench step` can measure, and no speed known yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return configuration(tmp_path, model={"size": "quarter"}, training={"precision": "auto", "n_epochs": 1})
-
-
-def test_the_start_tells_what_bench_step_lets_expect(measurable, tmp_path, capsys):
-    figures = bench_step(measurable, capsys)
-    train(measurable)
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("expected: some "))
-    widths = [Image.open(path).width for path in (tmp_path / "images").iterdir()]
-    rate = next(value for name, value in figures.items() if name.startswith("auto_precision"))
-    pixels_a_second = rate * 32 * 64
-    images = pixels_a_second * len(widths) / sum(32 * width for width in widths)
-    assert float(line.split()[2].replace(",", "")) == pytest.approx(images, rel=0.051)
-    assert "by bench step of 20" in line and "(1 worker, " in line and line.endswith("as long as decoding keeps up")
-
-
-def test_the_start_of_a_run_of_which_nothing_was_measured_tells_nothing_of_it(measurable, capsys):
-    train(measurable)
-    assert "expected" not in capsys.readouterr().err
-
-
-def test_a_broken_file_of_speeds_is_told_once_and_the_run_goes_on(measurable, tmp_path, capsys):
-    (tmp_path / "cache" / "raycrnn").mkdir(parents=True)
-    (tmp_path / "cache" / "raycrnn" / "speeds.json").write_text("{}")
-    assert train(measurable)["steps"] == 3
-    said = capsys.readouterr().err
-    assert said.count("speeds.json: cannot be read") == 1 and "expected" not in said
-
-
-def test_of_images_whose_widths_are_not_known_nothing_is_expected(measurable, capsys):
-    import ray
-
-    plan = cluster.allocate(measurable.cluster, None, cluster.list_nodes(), local=True)
-    bench_step(measurable, capsys)
-    files = csv_files.read_labels(measurable.data.train_csvs, measurable.data)
-    alphabet = csv_files.alphabet_of(files, measurable.data)
-    rows = sample_table.put_samples(files, alphabet, measurable, training=True)
-    assert _expected(measurable, TrainingData(alphabet, rows, None, {}), plan)
-    table = ray.get(rows.table)
-    paths = ["s3://bucket/line.png", *table["path"].to_pylist()[1:]]
-    remote = replace(rows, table=ray.put(table.set_column(1, "path", [paths])))
-    assert _expected(measurable, TrainingData(alphabet, remote, None, {}), plan) is None
-
-
-H100, A100 = ({"GPU": 1.0, f"accelerator_type:{kind}": 1.0} for kind in ("H100", "A100"))
-
-
-@pytest.mark.parametrize(
-    ("up", "down", "kind"),
-    [
-        ([{"CPU": 4.0}, H100, H100], [], "H100"),
-        ([H100], [A100], "H100"),
-        ([H100, A100], [], None),
-        ([H100, {"GPU": 1.0}], [], None),
-        ([{"CPU": 4.0}], [], None),
-    ],
-)
-def test_the_gpus_of_a_cluster_have_a_kind_where_they_are_of_one(up, down, kind):
-    assert _gpus([{"Alive": each in up, "Resources": each} for each in up + down]) == kind

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 
-from raycrnn import bench, cluster, config, console
+from raycrnn import bench, cluster, config
 from raycrnn.cli import Command
-from raycrnn.console import Progress
+from raycrnn.console import ImageProgress, StopRequest
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.inputs import list_inputs
@@ -161,7 +161,7 @@ def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, 
     job = PredictionJob(str(folder / "model"), settings.image, overrides)
     with (folder / "out.csv").open("w") as file:
         timed = Timed(formats.make_writer(file, formats.Layout("csv")))
-        pipeline.write_transcriptions(timed, job, inputs, Progress(len(inputs)), console.Interrupt())
+        pipeline.write_transcriptions(timed, job, inputs, ImageProgress(len(inputs)), StopRequest())
     replicas = resources.allocate_replicas(len(inputs), job).count
     images = sum(rows for _, rows in timed.arrivals[replicas:])
     seconds = timed.arrivals[-1][0] - timed.arrivals[0][0]

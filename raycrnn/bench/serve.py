@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import logging
 import os
 import random
 import signal
@@ -24,11 +25,13 @@ from pydantic import Field
 from raycrnn import bench, config
 from raycrnn.bench.load import Client, Load, Question, closed_loop, open_loop
 from raycrnn.cli import Command
-from raycrnn.console import say
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
+
+logger = logging.getLogger(__name__)
+
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:-'"
 
@@ -68,7 +71,7 @@ class ServeBench(Command):
             questions = make_questions(recognizer, 64)
             plain, ours, overload = [], [], None
             for number in range(self.rounds):
-                say(f"round {number + 1} of {self.rounds}")
+                logger.info(f"round {number + 1} of {self.rounds}")
                 with running("raycrnn.bench.plain_server", model, port := free_port(), threads) as _:
                     plain.append(measure(port, questions, self.seconds))
                 options = (str(model), "--port", port := free_port(), "--threads", threads)

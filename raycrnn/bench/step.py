@@ -1,6 +1,5 @@
 """The training step: auto precision and channels_last against plain fp32."""
 
-import datetime
 import statistics
 import time
 from typing import Literal
@@ -8,10 +7,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from raycrnn import bench, speeds
+from raycrnn import bench
 from raycrnn.cli import Command
 from raycrnn.config import Image, Model, Training
-from raycrnn.console import say
 from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.training.learner import Learner
@@ -23,8 +21,7 @@ UNITS = 10
 class Step(Command):
     """Measure training steps on tensors in memory, in auto precision and in plain fp32, in turn.
 
-    The limit: auto ≥ 1.7 × fp32 where the hardware computes in bfloat16. What auto reaches is kept in
-    ~/.cache/raycrnn/speeds.json: a training that takes such steps on such a device tells at its start what to expect.
+    The limit: auto ≥ 1.7 × fp32 where the hardware computes in bfloat16.
     """
 
     size: Literal["full", "half", "quarter"] = "full"
@@ -51,7 +48,6 @@ class Step(Command):
         for _ in range(self.rounds):
             rates["auto"].append(images_per_second(auto, batch))
             rates["plain"].append(images_per_second(plain, batch))
-        speeds.keep(self._speed(auto, statistics.median(rates["auto"])), say)
         ratio = bench.median_ratio(rates["auto"], rates["plain"])
         figures = [
             bench.Figure(f"auto precision ({auto.precision})", statistics.median(rates["auto"]), "img/s"),
@@ -60,21 +56,6 @@ class Step(Command):
         ]
         where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
         bench.report(f"step: {self.size} network, {self.batch} × 32×{self.width}, {where}", figures, self.json_line)
-
-    def _speed(self, learner: Learner, rate: float) -> speeds.Speed:
-        on_gpu = learner.device.type == "cuda"
-        return speeds.Speed(
-            device=torch.cuda.get_device_name(learner.device) if on_gpu else speeds.processor(),
-            threads=None if on_gpu else torch.get_num_threads(),
-            network=speeds.Network.of(Model(size=self.size), Image()),
-            precision=learner.precision,
-            classes=CLASSES,
-            batch=self.batch,
-            width=self.width,
-            images_per_second=rate,
-            date=datetime.date.today(),
-            versions=speeds.versions(),
-        )
 
 
 def make_learner(size: str, precision: str, device: torch.device) -> Learner:

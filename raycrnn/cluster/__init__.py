@@ -6,6 +6,7 @@ from raycrnn.cluster.background import SECONDS_TO_END, Background, Threads
 from raycrnn.cluster.connection import connect, set_environment
 from raycrnn.cluster.nodes import (
     Nodes,
+    describe_free_cpus,
     describe_nodes,
     is_local,
     list_nodes,
@@ -26,6 +27,7 @@ __all__ = [
     "check_deaths",
     "connect",
     "count_starting_nodes",
+    "describe_free_cpus",
     "describe_nodes",
     "divide",
     "even_share",

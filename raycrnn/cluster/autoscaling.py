@@ -1,18 +1,21 @@
 """Ask an autoscaler for nodes and wait for them."""
 
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from raycrnn import config
 from raycrnn.cluster import nodes, ray_internals
 from raycrnn.errors import UsageError
 
+logger = logging.getLogger(__name__)
+
 SECONDS_TO_BEGIN = 30
 """After so long an autoscaler that could start nodes has begun to."""
 
 
-def wait_for_nodes(settings: config.Cluster, say: Callable[[str], None]) -> None:
+def wait_for_nodes(settings: config.Cluster) -> None:
     """Have an autoscaler start the nodes that training takes, and wait for them.
 
     Returns at once where they are there, and soon where nobody starts them: `plan` says what is missing then.
@@ -32,7 +35,7 @@ def wait_for_nodes(settings: config.Cluster, say: Callable[[str], None]) -> None
     if _there(kind) >= least:
         return
     with _requested([{"CPU": 1.0, "GPU": 1.0} if kind == "GPU" else {"CPU": 1.0}] * least):
-        _wait_for(kind, least, settings.wait_minutes, say)
+        _wait_for(kind, least, settings.wait_minutes)
 
 
 def _there(kind: str) -> float:
@@ -51,7 +54,7 @@ def _requested(bundles: list[dict[str, float]]) -> Iterator[None]:
         request_resources(bundles=[])
 
 
-def _wait_for(kind: str, wanted: int, minutes: float, say: Callable[[str], None]) -> None:
+def _wait_for(kind: str, wanted: int, minutes: float) -> None:
     start = time.monotonic()
     next_line = start + 2
     begun = False
@@ -68,5 +71,5 @@ def _wait_for(kind: str, wanted: int, minutes: float, say: Callable[[str], None]
         if now > next_line:
             next_line = now + 60
             there = f"{wanted} {kind}s wanted, {_there(kind):g} there"
-            say(f"waiting for nodes: {there}, {ray_internals.count_starting_nodes()} nodes starting")
+            logger.info(f"waiting for nodes: {there}, {ray_internals.count_starting_nodes()} nodes starting")
         time.sleep(1)

@@ -79,6 +79,14 @@ def _first_missing(paths: Sequence[str]) -> str | None:
     return next((path for path in paths if not os.path.exists(path)), None)
 
 
+def describe_free_cpus() -> str:
+    """Say how many CPUs are free, as `0.5 of 2 CPUs are free`."""
+    import ray
+
+    free, total = (each.get("CPU", 0) for each in (ray.available_resources(), ray.cluster_resources()))
+    return f"{free:g} of {total:g} CPUs are free"
+
+
 def is_local() -> bool:
     """Whether Ray runs for this process alone, started by `connect`."""
     import ray

@@ -1,6 +1,7 @@
 """Every use of Ray's private names, in one place."""
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -8,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from raycrnn.console import say
 from raycrnn.errors import RaycrnnError, UsageError
+
+logger = logging.getLogger(__name__)
 
 
 def show_token_if_wanted(address: str) -> None:
@@ -74,8 +76,8 @@ def object_store_bytes() -> int | None:
         return None
     if room >= LEAST_OBJECT_STORE:
         return room
-    say(
-        f"warning: {SHARED_MEMORY} has room for {room / 1e6:.0f} MB: Ray's object store is on the disk, which is slow "
+    logger.warning(
+        f"{SHARED_MEMORY} has room for {room / 1e6:.0f} MB: Ray's object store is on the disk, which is slow "
         "(in a container set --shm-size)"
     )
     return None

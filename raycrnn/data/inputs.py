@@ -1,6 +1,7 @@
 """What there is to read: the images that files, folders and CSVs name, as tables of Arrow."""
 
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -11,9 +12,11 @@ import pyarrow as pa
 
 from raycrnn import storage
 from raycrnn.config import Data
-from raycrnn.console import say
 from raycrnn.data import csv_files
 from raycrnn.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
 
 JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pnm")
 SUFFIXES = (*JPEG, *NETPBM, ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2")
@@ -86,12 +89,14 @@ def _images_in(folder: Path) -> Iterator[str]:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
     except OSError as error:
-        say(f"warning: {printable(folder)}: the folder cannot be read: {error.strerror}")
+        logger.warning(f"{printable(folder)}: the folder cannot be read: {error.strerror}")
         return
     for name, is_folder, is_link in found:
         if is_folder and is_link:
             # It may lead round in a circle, or to the whole disk.
-            say(f"warning: {printable(folder / name)}: left out, for it is a link to a folder; name it to read it too")
+            logger.warning(
+                f"{printable(folder / name)}: left out, for it is a link to a folder; name it to read it too"
+            )
         elif is_folder:
             yield from _images_in(folder / name)
         elif os.path.splitext(name)[1].lower() in SUFFIXES:

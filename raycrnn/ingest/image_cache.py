@@ -4,6 +4,7 @@ What is kept of an image is what every epoch does alike (`image.begin`); augment
 the store while training runs, and a decoding task takes from it what is there already: both ways give the same batch.
 """
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -21,6 +22,8 @@ from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import map_ranges
 from raycrnn.ingest.sample_table import SampleTable
+
+logger = logging.getLogger(__name__)
 
 MOST_OF_STORE = 0.25
 """Share of a node's object store that may be filled: tasks on every node read all of it."""
@@ -83,9 +86,7 @@ def describe(sample_set: SampleTable, kept: bool) -> str:
     return f"decoded images are {how}: {sample_set.decoded_bytes / 1e6:,.0f} MB"
 
 
-def fill_beside(
-    sample_set: SampleTable, settings: Configuration, plan: TrainingAllocation, shelf: Any, say: Callable[[str], None]
-) -> None:
+def fill_beside(sample_set: SampleTable, settings: Configuration, plan: TrainingAllocation, shelf: Any) -> None:
     """`fill` a shelf (a `monitor.Monitor`) while training runs. It is a help and no need: what fails is said."""
 
     def tell(kept: ImageCache) -> bool:
@@ -94,7 +95,7 @@ def fill_beside(
     try:
         fill(sample_set, settings, plan, tell)
     except (RaycrnnError, ray.exceptions.RayError) as error:
-        say(f"warning: decoded images are no longer kept, but read every epoch: {error}")
+        logger.warning(f"decoded images are no longer kept, but read every epoch: {error}")
 
 
 def fill(

@@ -1,5 +1,6 @@
 """Reading images through Ray Data: decoding tasks, and replicas of the model."""
 
+import logging
 import queue
 import re
 from collections.abc import Generator, Iterator, Sequence
@@ -9,9 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycrnn import storage
+from raycrnn import cluster, storage
 from raycrnn.config import Cluster
-from raycrnn.console import Interrupt, Progress, say
+from raycrnn.console import ImageProgress, StopRequest
 from raycrnn.data import rejections
 from raycrnn.data.inputs import printable, to_table
 from raycrnn.errors import RaycrnnError
@@ -19,6 +20,8 @@ from raycrnn.model.transcription import Transcription
 from raycrnn.prediction import formats, resources
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.stages import RESULTS, Decode, Transcriber
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Result:
 def transcribe(job: PredictionJob, paths: Sequence[str]) -> Iterator[Result]:
     """Transcribe the images at paths through Ray Data; the results come in their order. See `read_blocks`."""
     inputs = to_table((printable(path), path, None) for path in paths)
-    progress, blocks = Progress(len(inputs)), _pulses(job, inputs)
+    progress, blocks = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus), _pulses(job, inputs)
     try:
         for block in blocks:
             progress.add(len(block))
@@ -53,12 +56,12 @@ PULSE_SECONDS = 0.5
 
 
 def write_transcriptions(
-    sink: Any, job: PredictionJob, inputs: pa.Table, progress: Progress, interrupt: Interrupt
+    sink: Any, job: PredictionJob, inputs: pa.Table, progress: ImageProgress, stop: StopRequest
 ) -> bool:
     """Read images and write the rows, as `writers.ROWS`, into a sink; False if Ctrl-C was pressed meanwhile."""
     done, blocks = 0, _pulses(job, inputs)
     try:
-        while done < len(inputs) and not interrupt.pressed:
+        while done < len(inputs) and not stop.requested:
             block = next(blocks)
             sink.write(_rows(inputs["shown"].slice(done, len(block)), block))
             done += len(block)
@@ -111,7 +114,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
     if not len(inputs):
         return
     # A cluster may have a head alone as yet.
-    cluster.wait_for_nodes(Cluster(), say)
+    cluster.wait_for_nodes(Cluster())
     plan = resources.allocate_replicas(len(inputs), job)
     wanted = inputs.select(["path", "problem"])
     tables = [wanted.slice(start, plan.images_per_block) for start in range(0, len(inputs), plan.images_per_block)]

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycrnn import config, storage
-from raycrnn.console import say
 from raycrnn.errors import RaycrnnError, UsageError, WriteError
 from raycrnn.prediction import formats
 from raycrnn.prediction.formats import ROWS, Layout
 from raycrnn.storage import Directory
+
+logger = logging.getLogger(__name__)
+
 
 ROWS_A_SHARD = 4096
 SECONDS_A_SHARD = 20.0
@@ -110,7 +113,7 @@ def _begin(parts: "ShardStore", job: dict[str, Any], resume: bool, overwrite: bo
             "with it, --overwrite starts anew"
         )
     if resume:
-        say(f"{parts.output}: nothing to resume: starting from the beginning")
+        logger.info(f"{parts.output}: nothing to resume: starting from the beginning")
     try:
         directory.empty()
         directory.take()
@@ -184,7 +187,7 @@ class ShardStore:
             try:
                 shard.table()
             except (OSError, ValueError) as error:
-                say(f"warning: {self.place(shard.path.name)}: damaged: its images are read again ({error})")
+                logger.warning(f"{self.place(shard.path.name)}: damaged: its images are read again ({error})")
                 shard.path.unlink()
                 continue
             if shard.first < position:
@@ -243,7 +246,7 @@ class ShardStore:
             try:
                 self.directory.delete()
             except OSError as error:
-                say(f"warning: {self.directory}: not needed any more, but not deleted: {storage.describe(error)}")
+                logger.warning(f"{self.directory}: not needed any more, but not deleted: {storage.describe(error)}")
             return
         # In one step: of a folder that a kill left half deleted nobody could say what it was.
         self.folder.rename(self.finished)

@@ -1,5 +1,6 @@
 """Run the service on Ray Serve until it is stopped."""
 
+import logging
 import os
 import socket
 import time
@@ -8,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-from raycrnn.console import StopRequest, say
+from raycrnn.console import StopRequest
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.serving import proxy_middleware
 from raycrnn.serving.deployment import NAME, Settings
 from raycrnn.serving.service import Limits
+
+logger = logging.getLogger(__name__)
+
 
 SECONDS_BEFORE_A_WORD = 15.0
 """after which Ray Serve is asked what a start waits for"""
@@ -45,20 +49,20 @@ def translate_serve_errors(what: str) -> Iterator[None]:
         raise RaycrnnError(f"the service did not {what}: {error}") from None
 
 
-def start_application(application: Any, stop: "StopRequest") -> bool:
+def start_application(application: Any, stop: StopRequest) -> bool:
     """Run an application. Returns whether it runs: not where somebody asked to end before."""
     from ray import serve
 
     # In a thread, for it waits for ever where the cluster has no room.
     starting = ThreadPoolExecutor(1).submit(serve.run, application, name=NAME, route_prefix="/")
     start, told = time.monotonic(), False
-    while not stop.asked.wait(0.1):
+    while not stop.wait(0.1):
         if starting.done():
             starting.result()
             return True
         if not told and time.monotonic() > start + SECONDS_BEFORE_A_WORD:
             told = True
-            say(f"still waiting; Ray Serve says: {_reason()}. Ctrl-C ends it")
+            logger.info(f"still waiting; Ray Serve says: {_reason()}. Ctrl-C ends it")
     return False
 
 
@@ -77,7 +81,7 @@ def warn_about_missing_resources(settings: Settings) -> None:
     free, least = ray.available_resources(), settings.replica_range[0]
     for name, each in (("CPU", settings.cpus), ("GPU", settings.gpus)):
         if least * each > free.get(name, 0):
-            say(
+            logger.info(
                 f"waiting for {least * each:g} {name}: of the cluster's {ray.cluster_resources().get(name, 0):g}, "
                 f"{free.get(name, 0):g} are free. Ctrl-C ends it"
             )
@@ -93,13 +97,13 @@ def check_cluster(limits: Limits) -> None:
         )
     for address, (import_path, max_body_mb) in _environments().items():
         if import_path != proxy_middleware.IMPORT_PATH:
-            say(
-                f"warning: Ray was started without {DOOR_VARIABLE}={proxy_middleware.IMPORT_PATH} on {address}: "
+            logger.warning(
+                f"Ray was started without {DOOR_VARIABLE}={proxy_middleware.IMPORT_PATH} on {address}: "
                 "its proxy takes bodies of any size into memory, and lets requests wait that are to be refused"
             )
         elif float(max_body_mb) != limits.max_body_mb:
-            say(
-                f"warning: on {address} the limit of a body is {float(max_body_mb):g} MB, by "
+            logger.warning(
+                f"on {address} the limit of a body is {float(max_body_mb):g} MB, by "
                 f"{proxy_middleware.MAX_BODY_VARIABLE} where Ray was started, and then {limits.max_body_mb:g} MB"
             )
 

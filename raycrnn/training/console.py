@@ -1,14 +1,13 @@
 """What a training run shows on the terminal."""
 
-import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 
-import ray
 from tqdm import tqdm
 
+from raycrnn import cluster
 from raycrnn.cluster import Nodes, TrainingAllocation
+from raycrnn.console import ProgressBar
 from raycrnn.training.monitor import WorkerActivity
 
 STALL_SECONDS = 30.0
@@ -34,8 +33,7 @@ class Stall:
     def describe(self, doing: dict[int, WorkerActivity]) -> str:
         start = f"no step for {time.monotonic() - self._since:.0f} seconds: "
         if not doing:
-            free, of = (each.get("CPU", 0) for each in (ray.available_resources(), ray.cluster_resources()))
-            return start + f"Ray has not started the workers yet; {free:g} of {of:g} CPUs are free"
+            return start + f"Ray has not started the workers yet; {cluster.describe_free_cpus()}"
         return start + "; ".join(
             f"worker {rank} {each.what} ({each.seconds:.0f} s)" for rank, each in sorted(doing.items())
         )
@@ -59,33 +57,14 @@ def describe_loss(before: Nodes, now: Nodes, waiting: TrainingAllocation | None)
     return f"{there}, and {least} worker(s) of {waiting.cpus_per_worker:g} CPUs{gpu} wait for room: see `ray status`"
 
 
-@dataclass
-class Screen:
-    """The command's end: a bar on a terminal, lines elsewhere; all on stderr."""
+BAR_LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
 
-    _bar: tqdm | None = None
 
-    def show(self, progress: dict) -> None:
-        if not progress or not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            layout = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
-            self._bar = tqdm(total=1.0, bar_format=layout, file=sys.stderr, leave=False, dynamic_ncols=True)
-        self._bar.n = progress["share"]
-        self._bar.set_description_str(f"epoch {progress['epoch']} step {progress['step']}", refresh=False)
-        self._bar.set_postfix_str(
-            f"loss {progress['loss']:.3f} · {progress['images_per_second']:.0f} img/s · "
-            f"{tqdm.format_interval(progress['seconds_left'])} left",
-            refresh=True,
-        )
-
-    def line(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+def show_progress(bar: ProgressBar, progress: dict) -> None:
+    """Draw the bar of a training run from a worker's progress report."""
+    bar.show(
+        progress["share"],
+        f"epoch {progress['epoch']} step {progress['step']}",
+        f"loss {progress['loss']:.3f} · {progress['images_per_second']:.0f} img/s · "
+        f"{tqdm.format_interval(progress['seconds_left'])} left",
+    )

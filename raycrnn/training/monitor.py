@@ -1,5 +1,6 @@
 """From the training workers to the person at the terminal, and back: progress, errors, a wish to stop."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ class Monitor:
 
     def __init__(self) -> None:
         self._progress: dict = {}
-        self._lines: list[str] = []
+        self._lines: list[tuple[int, str]] = []
         self._evaluations: list[dict] = []
         self._outcome: dict | None = None
         self._stop = False
@@ -27,7 +28,7 @@ class Monitor:
     def post(
         self,
         progress: dict | None = None,
-        line: str | None = None,
+        line: tuple[int, str] | None = None,
         evaluation: dict | None = None,
         outcome: dict | None = None,
     ) -> bool:
@@ -76,7 +77,7 @@ class StatusUpdate:
     """What was posted since the last look."""
 
     progress: dict
-    lines: list[str]
+    lines: list[tuple[int, str]]
     evaluations: list[dict]
     """each a line of metrics.jsonl"""
     outcome: dict | None
@@ -138,8 +139,12 @@ class Reporter:
             self.stop_requested = self.stop_requested or ray.get(self._answer)
         self._answer = self._monitor.post.remote(progress=make())
 
-    def line(self, text: str) -> None:
-        self._monitor.post.remote(line=text)
+    def line(self, text: str, level: int = logging.INFO) -> None:
+        """Have the command log a line."""
+        self._monitor.post.remote(line=(level, text))
+
+    def warning(self, text: str) -> None:
+        self.line(text, logging.WARNING)
 
     def evaluation(self, record: dict) -> None:
         self._monitor.post.remote(evaluation=record)

@@ -1,9 +1,12 @@
 """Whether a run goes on in a directory, from which checkpoint, and whether it is still the same run."""
 
-from raycrnn.console import say
+import logging
+
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 def resume_state(output: Directory, restore: bool) -> dict | None:
@@ -26,14 +29,14 @@ def resume_state(output: Directory, restore: bool) -> dict | None:
         checkpoint.delete_half_copied(output.path / "checkpoints")
     found, problems = checkpoint.latest(output.path / "checkpoints")
     for problem in problems:
-        say(f"warning: {problem}")
+        logger.warning(f"{problem}")
     if found is None and problems:
         raise UsageError(f"{output}: none of its checkpoints can be read: restore one, or choose another directory")
     if found is None:
-        say(f"{output}: no checkpoint: starting afresh")
+        logger.info(f"{output}: no checkpoint: starting afresh")
         return None
     if problems:
-        say(f"the checkpoint before it is used: {found.path.name}")
+        logger.info(f"the checkpoint before it is used: {found.path.name}")
     return found.state
 
 
@@ -42,7 +45,9 @@ def finished(output: Directory, state: dict) -> dict:
     progress = state["progress"]
     if "model" not in output.entries():
         raise UsageError(f"{output}: this run is finished, but its model/ is gone: start a new output_model_dir")
-    say(f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir")
+    logger.info(
+        f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir"
+    )
     return {"best": progress["best"], "steps": progress["step"], "rejected": state["rejected_count"]}
 
 

@@ -102,7 +102,7 @@ class Worker:
         self._check_same_checkpoint(found.path.name if found else None)
         if self.rank == 0:
             for problem in problems:
-                self.reporter.line(f"warning: {problem}; the checkpoint before it is used")
+                self.reporter.warning(f"{problem}; the checkpoint before it is used")
         if found is None:
             return
         self.learner.load_state_tensors(found.tensors)

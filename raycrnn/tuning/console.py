@@ -1,5 +1,6 @@
 """What a search shows while it runs: a table on a terminal, lines elsewhere; all on stderr."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,9 +10,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from raycrnn.console import say
 from raycrnn.tuning.experiment import FINISHED, RUNNING, Experiment, Trial
 from raycrnn.tuning.search_space import Search
+
+logger = logging.getLogger(__name__)
+
 
 MOST_ROWS = 12
 """of the live table: those that run, then the best"""
@@ -64,12 +67,12 @@ class TrialTable:
         if self._live is not None:
             self._live.console.print(text, markup=False, highlight=False)
         else:
-            say(text)
+            logger.info(text)
 
     def evaluated(self, trial: Trial) -> None:
         """Off a terminal each evaluation is a line."""
         if self._live is None:
-            say(f"{_headline(trial)}  {_scores(trial.evaluations[-1], self._trials.search)}")
+            logger.info(f"{_headline(trial)}  {_scores(trial.evaluations[-1], self._trials.search)}")
 
     def ended(self, trial: Trial) -> None:
         scores = _scores(trial.scores, self._trials.search) if trial.scores else "no scores"

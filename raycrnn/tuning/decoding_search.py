@@ -1,5 +1,6 @@
 """A search over `decoding.*` alone: the network reads the evaluation images once, each trial decodes what it gave."""
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +8,6 @@ from pathlib import Path
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
-from raycrnn.console import say
 from raycrnn.data import csv_files
 from raycrnn.data.rejections import Rejected, Rejection, check_rejections, rejection_table
 from raycrnn.errors import UsageError
@@ -20,6 +20,8 @@ from raycrnn.tuning import results
 from raycrnn.tuning.experiment import CUT_OFF, FAILED, FINISHED, Experiment, Trial
 from raycrnn.tuning.sampler import BASE, Sampler
 from raycrnn.tuning.search_space import Search
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
     trials = Experiment(output, wanted, base)
     read = _read(recognizer, configuration)
     seconds = time.time() - started
-    say(f"{len(read):,} images read once, in {seconds:.1f} s; {wanted.trials} trials and the base decode them")
+    logger.info(f"{len(read):,} images read once, in {seconds:.1f} s; {wanted.trials} trials and the base decode them")
     sampler = Sampler(wanted, configuration.training.seed)
     for number in range(wanted.trials + 1):
         trial = Trial(str(number) if number else BASE, sampler.ask(number) if number else {})
@@ -98,7 +100,7 @@ def _read(recognizer: Recognizer, configuration: Configuration) -> Read:
         references.append(csv_files.split_label(label, settings.string_split_delimiter, settings.unicode_form))
     check_rejections("evaluation", rejections, len(pairs), settings)
     if rejections:
-        say(rejection_table(rejections))
+        logger.info(rejection_table(rejections))
     return Read(list(recognizer.log_probs(arrays)), references)
 
 

@@ -1,5 +1,6 @@
 """Run a hyperparameter search."""
 
+import logging
 import os
 import shutil
 import time
@@ -9,10 +10,13 @@ from typing import Any
 
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
-from raycrnn.console import defer_interrupt, say
+from raycrnn.console import defer_stop
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import Directory
 from raycrnn.tuning.search_space import Search
+
+logger = logging.getLogger(__name__)
+
 
 CLOSING_SECONDS = 8.0
 """kept of the search's `max_minutes` for ending the trials and for the report"""
@@ -35,7 +39,7 @@ def tune(
         RaycrnnError: too many unusable samples, no trial with scores.
     """
     if "speed" in wanted.metric and wanted.concurrent != 1:
-        say("warning: metric speed: trials that run beside each other slow each other: set concurrent: 1")
+        logger.warning("metric speed: trials that run beside each other slow each other: set concurrent: 1")
     deadline = (started or time.time()) + 60 * wanted.max_minutes - CLOSING_SECONDS if wanted.max_minutes else None
     cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     from raycrnn.ingest import training_data
@@ -53,25 +57,25 @@ def tune(
     with storage.alone_in(trials.place), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
 
-        cluster.wait_for_nodes(configuration.cluster, say)
+        cluster.wait_for_nodes(configuration.cluster)
         share = resources.divide_resources(configuration, wanted, cluster.list_nodes())
         common = _share_material(configuration, csvs, trials, share, threads)
         if not cluster.is_local():
             trainer.check_shared(trials.place, common.material)
-            say(f"cluster: {cluster.describe_nodes()}")
+            logger.info(f"cluster: {cluster.describe_nodes()}")
         trials.place.take()
         # The rows are in the object store now.
         del csvs
         trials.save_search()
-        say(f"{common.material}; {wanted.trials} trials and the base, {share}")
-        with defer_interrupt() as interrupt:
-            ending = tuner.SearchStopper(deadline, interrupt, say)
+        logger.info(f"{common.material}; {wanted.trials} trials and the base, {share}")
+        with defer_stop() as stop:
+            ending = tuner.SearchStopper(deadline, stop)
             tuner.run(trials, common, share, ending)
         common.shelf.close.remote()
         if ending.problem:
             raise RaycrnnError(f"{ending.problem}\nThe search is as it was: make room, and --resume goes on with it")
         if ending.interrupted and trials.best() is None:
-            say("stopped before the first evaluation; the same command with --resume goes on")
+            logger.info("stopped before the first evaluation; the same command with --resume goes on")
             return results.Outcome(trials, interrupted=True)
         results.write(trials, partial(_copy_model, trials))
     return results.Outcome(trials, ending.interrupted)
@@ -111,11 +115,11 @@ def _share_material(configuration: Configuration, csvs: Any, trials: Any, share:
     shelf = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
     read = training_data.put(csvs, configuration, trials.place)
     for warning in read.warnings:
-        say(f"warning: {warning}")
+        logger.warning(f"{warning}")
     kept = image_cache.fits(read.train, configuration)
-    say(image_cache.describe(read.train, kept) + (", and shared by the trials" if kept else ""))
+    logger.info(image_cache.describe(read.train, kept) + (", and shared by the trials" if kept else ""))
     if kept:
-        threads.start(lambda: image_cache.fill_beside(read.train, configuration, share.plan, shelf, say))
+        threads.start(lambda: image_cache.fill_beside(read.train, configuration, share.plan, shelf))
     return SharedState(
         tree=trials.tree,
         output=str(trials.place),

@@ -187,7 +187,7 @@ class TrainingTrainable(tune.Trainable):
             news = ray.get(self._job.monitor.read.remote())
             if news.lines:
                 with (self._output.path / LOG).open("a", encoding="utf-8") as log:
-                    log.writelines(f"{line}\n" for line in news.lines)
+                    log.writelines(f"{line}\n" for _, line in news.lines)
                 self._push()
             self._evaluations += news.evaluations
             if self._evaluations:

@@ -1,11 +1,12 @@
 """A search on Ray Tune: which trial starts next, what is heard of those that run, when all of it ends."""
 
+import logging
 import random
 import re
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import BasicVariantGenerator, Searcher
 
 from raycrnn import config, storage
-from raycrnn.console import Interrupt
+from raycrnn.console import StopRequest
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 from raycrnn.training import run_log
@@ -25,6 +26,8 @@ from raycrnn.tuning.experiment import CUT_OFF, ENDED, FAILED, FINISHED, RUNNING,
 from raycrnn.tuning.resources import TrialResources
 from raycrnn.tuning.sampler import BASE, Sampler
 from raycrnn.tuning.trainable import SharedState, TrainingTrainable
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS_OF_TUNE = 4
 """that stay of a trial, for others to go on from"""
@@ -261,8 +264,8 @@ def cause_of(text: str) -> str:
 class SearchStopper(tune.Stopper):
     """Ends the search when its time is up, or when somebody presses Ctrl-C: trials stop with a checkpoint."""
 
-    def __init__(self, deadline: float | None, interrupt: Interrupt, say: Callable[[str], None]):
-        self._deadline, self._interrupt, self._say = deadline, interrupt, say
+    def __init__(self, deadline: float | None, stop: StopRequest):
+        self._deadline, self._stop = deadline, stop
         self._said = False
         self.problem = ""
         """of writing, for which the search ends"""
@@ -272,11 +275,11 @@ class SearchStopper(tune.Stopper):
 
     @property
     def interrupted(self) -> bool:
-        return self._interrupt.pressed
+        return self._stop.requested
 
     def stop_all(self) -> bool:
         if self.interrupted and not self._said:
             self._said = True
-            self._say("stopping after the steps that run, with checkpoints; Ctrl-C again stops at once")
+            logger.info("stopping after the steps that run, with checkpoints; Ctrl-C again stops at once")
         in_time = self._deadline is None or time.time() <= self._deadline
         return self.interrupted or bool(self.problem) or not in_time

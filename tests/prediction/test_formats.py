@@ -373,16 +373,16 @@ def test_shards_are_beside_their_output(output, folder):
 
 KILLED = """
 import os, signal, sys
-from raycrnn import storage
-from raycrnn.prediction import formats, shards
+from raycrnn.prediction import shards
+from raycrnn.storage import files
 from tests.prediction.test_formats import JOB, fill
 
-def upload(file, uri, upload=storage.upload):
+def upload(file, uri, upload=files.upload):
     if file.name == "000000000004_000000000006.parquet":
         os.kill(os.getpid(), signal.SIGKILL)
     upload(file, uri)
 
-storage.upload = upload
+files.upload = upload
 with shards.open_shards(sys.argv[1], JOB, 9, False, False) as parts:
     fill(parts, 0, 2, 4, 6)
 """
@@ -467,7 +467,7 @@ def test_storage_that_deletes_nothing_keeps_the_output_from_nobody(uri, monkeypa
 
     with hold(uri, False, False) as parts:
         fill(parts, 0, 9)
-        monkeypatch.setattr(storage, "delete", refuse)
+        monkeypatch.setattr(files, "delete", refuse)
         assert parts.finish(Layout("jsonl")) == 9
     assert "not needed any more, but not deleted: access denied" in capsys.readouterr().err
     assert paths(uri) == [str(number) for number in range(9)]

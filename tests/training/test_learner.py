@@ -11,10 +11,11 @@ from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.errors import RaycrnnError
+from raycrnn.metrics.error_rates import Counts
 from raycrnn.model import runtime
 from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
-from raycrnn.training import learner, validation
+from raycrnn.training import validation
 from raycrnn.training.learner import Learner, TrainingState
 from raycrnn.training.optimizer import learning_rate, make_optimizer
 from tests.conftest import GLYPHS, draw, words
@@ -189,7 +190,7 @@ def test_evaluation_counts_unknown_units_and_leaves_them_out_of_the_loss():
 
 def test_better_means_lower_cer_then_lower_loss_then_later():
     def of(edits: int, loss: float) -> validation.ValidationResult:
-        return validation.ValidationResult(learner.Counts(1, 0, edits, 10, 0, 1), loss)
+        return validation.ValidationResult(Counts(1, 0, edits, 10, 0, 1), loss)
 
     best = of(3, 1.0).scores()
     assert of(2, 9.0).better_than(best)

@@ -1,11 +1,12 @@
 """A search on Ray Tune: what can be told without running one."""
 
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from raycrnn.console import Interrupt
+from raycrnn.console import StopRequest
 from raycrnn.tuning.tuner import SearchStopper, _last_failure, cause_of
 
 TRACE = """Failure # 1 (occurred at 2026-01-01_00-00-00)
@@ -47,7 +48,7 @@ def test_why_a_trial_failed_is_known_before_tune_has_copied_it(local_ray, tmp_pa
 
 
 def ending(deadline: float | None = None) -> SearchStopper:
-    return SearchStopper(deadline, Interrupt(), lambda text: None)
+    return SearchStopper(deadline, StopRequest())
 
 
 def test_a_search_ends_by_its_time_by_ctrl_c_and_by_what_cannot_be_written():
@@ -59,10 +60,10 @@ def test_a_search_ends_by_its_time_by_ctrl_c_and_by_what_cannot_be_written():
     assert full.stop_all()
 
 
-def test_ctrl_c_is_told_once():
-    told, interrupt = [], Interrupt()
-    found = SearchStopper(None, interrupt, told.append)
+def test_ctrl_c_is_logged_once(caplog):
+    stop = StopRequest()
+    found = SearchStopper(None, stop)
     assert not found.stop_all()
-    interrupt.pressed = True
+    stop.request(signal.SIGINT)
     assert found.stop_all() and found.stop_all() and found.interrupted
-    assert len(told) == 1
+    assert len(caplog.records) == 1
