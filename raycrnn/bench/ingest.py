@@ -189,11 +189,11 @@ class Rays:
     def __init__(self, settings: config.Configuration, cores: int):
         files = csv_files.read_labels(settings.data.train_csvs, settings.data)
         self.set = sample_table.put_samples(files, csv_files.alphabet_of(files, settings.data), settings, training=True)
-        self.recipe = train_batch_spec(settings, self.set, 0, 1)
-        self.plan = cluster.TrainingAllocation(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
+        self.spec = train_batch_spec(settings, self.set, 0, 1)
+        self.allocation = cluster.TrainingAllocation(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
 
     def batches(self, epochs: int) -> Iterator[object]:
-        return iter(stream.BatchStream(self.recipe, self.plan, 0, epochs * self.recipe.batches_per_epoch))
+        return iter(stream.BatchStream(self.spec, self.allocation, 0, epochs * self.spec.batches_per_epoch))
 
 
 if __name__ == "__main__":

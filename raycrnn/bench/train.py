@@ -60,8 +60,8 @@ class TrainBench(Command):
             folder = Path(name)
             settings = settings_of(folder, self.size, self.batch)
             write_images(folder, self.width, SAMPLES, self.variable)
-            plan = cluster.allocate(settings.cluster, None, [(os.cpu_count() or 1, torch.cuda.device_count())])
-            torch.set_num_threads(plan.threads)
+            allocation = cluster.allocate(settings.cluster, None, [(os.cpu_count() or 1, torch.cuda.device_count())])
+            torch.set_num_threads(allocation.threads)
             runtime.keep_freed_memory()
             runtime.keep_kernels()
             batches = batches_in_memory(settings)
@@ -83,7 +83,7 @@ class TrainBench(Command):
         ]
         width = f"40–{10 * self.width}" if self.variable else str(self.width)
         network = f"{self.size} network, {self.batch} × 32×{width}, {loop.learner.precision}"
-        bench.report(f"train: {network}; {plan}", figures, self.json_line)
+        bench.report(f"train: {network}; {allocation}", figures, self.json_line)
 
 
 def settings_of(folder: Path, size: str, batch: int) -> Configuration:

@@ -16,7 +16,7 @@ NO_CPUS = "the cluster has no CPUs now, and no node is being started: see `ray s
 
 @dataclass(frozen=True)
 class TrainingAllocation:
-    """What a training run takes of the cluster. Made by `plan`, which checks that it can be had."""
+    """What a training run takes of the cluster. Made by `allocation`, which checks that it can be had."""
 
     num_workers: int
     """that the cluster has room for now"""
@@ -97,7 +97,7 @@ def _share(nodes: Nodes, workers: int, use_gpu: bool, elastic: bool) -> float:
 
 
 def _with_decoding_nodes(divided: TrainingAllocation, share: float, nodes: Nodes) -> TrainingAllocation:
-    """A plan with the CPUs that are in no worker's share, as of nodes without a GPU, decoding too."""
+    """An allocation with the CPUs that are in no worker's share, as of nodes without a GPU, decoding too."""
     spare = sum(cpus for cpus, _ in nodes) - divided.num_workers * share
     for_decoding = share - divided.cpus_per_worker + spare / divided.num_workers
     if spare < divided.num_workers or divided.decode_tasks >= int(for_decoding):
@@ -110,7 +110,7 @@ def _with_decoding_nodes(divided: TrainingAllocation, share: float, nodes: Nodes
 
 
 def _hold_for_decoding(divided: TrainingAllocation, share: float) -> TrainingAllocation:
-    """A plan whose workers reserve nearly all of their share: Ray fills an elastic run by what each reserves."""
+    """An allocation whose workers reserve nearly all of their share: Ray fills an elastic run by what each reserves."""
     for_tasks = 0.02 * share / divided.decode_tasks
     return replace(
         divided,

@@ -18,7 +18,7 @@ SECONDS_TO_BEGIN = 30
 def wait_for_nodes(settings: config.Cluster) -> None:
     """Have an autoscaler start the nodes that training takes, and wait for them.
 
-    Returns at once where they are there, and soon where nobody starts them: `plan` says what is missing then.
+    Returns at once where they are there, and soon where nobody starts them: `allocation` says what is missing then.
 
     Raises:
         UsageError: they did not come within `cluster.wait_minutes`.

@@ -34,7 +34,7 @@ RECOVERY = {
     # A worker that died is noticed after this many seconds, ...
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
     # ... and one that cannot be placed, as on a node that was lost, is given up after these: then an elastic run goes
-    # on with fewer. `plan` has seen the cluster's CPUs, so that nothing is waited for that is yet to come.
+    # on with fewer. `allocation` has seen the cluster's CPUs, so that nothing is waited for that is yet to come.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "6",
 }
 """… how soon a run goes on after a loss."""

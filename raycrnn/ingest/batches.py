@@ -52,7 +52,7 @@ class BatchSpec:
     """None: evaluation, one pass in the order of width"""
     rank: int
     world_size: int
-    kept: ImageCache | None = None
+    image_cache: ImageCache | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -60,7 +60,7 @@ class BatchSpec:
 
 
 def train_batch_spec(settings: config.Configuration, sample_set: SampleTable, rank: int, world_size: int) -> BatchSpec:
-    """The recipe of a worker's share of the training set."""
+    """The spec of a worker's share of the training set."""
     return BatchSpec(
         sample_set=replace(sample_set, rejections=(), warnings=()),
         image=settings.image,
@@ -75,9 +75,9 @@ def train_batch_spec(settings: config.Configuration, sample_set: SampleTable, ra
 
 
 def eval_batch_spec(settings: config.Configuration, sample_set: SampleTable, rank: int, world_size: int) -> BatchSpec:
-    """The recipe of a worker's share of the evaluation set: not augmented, by width."""
-    recipe = train_batch_spec(settings, sample_set, rank, world_size)
-    return replace(recipe, augmenter=None, weights=None, batch_size=settings.training.eval_batch_size)
+    """The spec of a worker's share of the evaluation set: not augmented, by width."""
+    spec = train_batch_spec(settings, sample_set, rank, world_size)
+    return replace(spec, augmenter=None, weights=None, batch_size=settings.training.eval_batch_size)
 
 
 BLOCK = pa.schema(
@@ -95,51 +95,50 @@ BLOCK = pa.schema(
 number first."""
 
 
-def batches_of(recipe: BatchSpec, images: int) -> int:
+def batches_of(spec: BatchSpec, images: int) -> int:
     """So many that one worker's share of them holds about that many images."""
-    return max(1, images * recipe.world_size // recipe.batch_size)
+    return max(1, images * spec.world_size // spec.batch_size)
 
 
-def bytes_of_batch(recipe: BatchSpec) -> int:
+def bytes_of_batch(spec: BatchSpec) -> int:
     """Size of one worker's share of a batch, by the mean width."""
-    samples_each = max(1, recipe.batch_size // recipe.world_size)
-    pixels = int(recipe.image.input_shape[0] * recipe.sample_set.mean_width) * recipe.image.input_channels
+    samples_each = max(1, spec.batch_size // spec.world_size)
+    pixels = int(spec.image.input_shape[0] * spec.sample_set.mean_width) * spec.image.input_channels
     return max(1, samples_each * pixels)
 
 
-def warm_up(plan: TrainingAllocation) -> None:
+def warm_up(allocation: TrainingAllocation) -> None:
     """Start what Ray Data needs, before it is needed: its own actors, and a decoding worker with its imports."""
-    map_ranges.map_ranges(_no_block, [(0, 0)], 1, plan)
+    map_ranges.map_ranges(_no_block, [(0, 0)], 1, allocation)
 
 
 def _no_block(first: int, stop: int) -> pa.Table:
     return pa.table({})
 
 
-def make_block(recipe: BatchSpec, first: int, stop: int) -> pa.Table:
+def make_block(spec: BatchSpec, first: int, stop: int) -> pa.Table:
     """One worker's share of a range of batches."""
-    return pa.Table.from_pylist([make_batch(recipe, number) for number in range(first, stop)], BLOCK)
+    return pa.Table.from_pylist([make_batch(spec, number) for number in range(first, stop)], BLOCK)
 
 
-def make_batch(recipe: BatchSpec, number: int) -> dict:
+def make_batch(spec: BatchSpec, number: int) -> dict:
     """Decode one worker's share of a batch: a row of `BLOCK`. What cannot be used is left out and listed."""
-    rows = _rows(recipe.sample_set.table)
-    epoch, position = divmod(number, recipe.batches_per_epoch)
+    rows = _rows(spec.sample_set.table)
+    epoch, position = divmod(number, spec.batches_per_epoch)
     places, passes = (
-        batch_order.worker_share(of_batch, recipe.rank, recipe.world_size)
-        for of_batch in _epoch(recipe, epoch)[position]
+        batch_order.worker_share(of_batch, spec.rank, spec.world_size) for of_batch in _epoch(spec, epoch)[position]
     )
     images, taken, rejected = [], [], []
     paths = rows.paths(places)
-    read = image_files.reading([path for place, path in zip(places, paths, strict=True) if not _is_kept(recipe, place)])
+    read = image_files.reading([path for place, path in zip(places, paths, strict=True) if not _is_kept(spec, place)])
     for place, path, times in zip(places, paths, passes.tolist(), strict=True):
         try:
-            images.append(_load(recipe, rows, int(place), partial(read, path), times))
+            images.append(_load(spec, rows, int(place), partial(read, path), times))
             taken.append(place)
         except Rejected as error:
-            where = (recipe.sample_set.csvs[rows.source[place]], int(rows.line[place]), path)
+            where = (spec.sample_set.csvs[rows.source[place]], int(rows.line[place]), path)
             rejected.append([int(rows.row[place]), *where, error.reason, error.detail])
-    height, channels = recipe.image.input_shape[0], recipe.image.input_channels
+    height, channels = spec.image.input_shape[0], spec.image.input_channels
     blank = np.zeros((height, LEAST_WIDTH, channels), np.uint8)
     images_BCHW, widths_B = collate(images or [blank])
     codes = [rows.codes(place) for place in taken]
@@ -179,11 +178,11 @@ def _rows(table: ray.ObjectRef) -> _Rows:
     return _Rows(ray.get(table))
 
 
-def _epoch(recipe: BatchSpec, epoch: int) -> batch_order.Epoch:
-    table, size = recipe.sample_set.table, recipe.batch_size
-    if recipe.augmenter is None:
+def _epoch(spec: BatchSpec, epoch: int) -> batch_order.Epoch:
+    table, size = spec.sample_set.table, spec.batch_size
+    if spec.augmenter is None:
         return _eval_epoch(table, size)
-    return _train_epoch(table, size, recipe.by_area, recipe.weights, recipe.seed, epoch)
+    return _train_epoch(table, size, spec.by_area, spec.weights, spec.seed, epoch)
 
 
 @lru_cache(maxsize=1)
@@ -200,16 +199,16 @@ def _train_epoch(
     return batch_order.train_epoch(rows.width, batch_size, seed, epoch, by_area, sources)
 
 
-def _is_kept(recipe: BatchSpec, place: int) -> bool:
-    return recipe.kept is not None and recipe.kept.find(int(place)) is not None
+def _is_kept(spec: BatchSpec, place: int) -> bool:
+    return spec.image_cache is not None and spec.image_cache.find(int(place)) is not None
 
 
-def _load(recipe: BatchSpec, rows: _Rows, place: int, read: Callable[[], bytes], times: int) -> np.ndarray:
-    shape, channels = recipe.image.input_shape, recipe.image.input_channels
-    if recipe.augmenter is None:
+def _load(spec: BatchSpec, rows: _Rows, place: int, read: Callable[[], bytes], times: int) -> np.ndarray:
+    shape, channels = spec.image.input_shape, spec.image.input_channels
+    if spec.augmenter is None:
         return prepare(read(), shape, channels)
-    augment = recipe.augmenter.of(times, int(rows.row[place]))
-    begun = recipe.kept.find(place) if recipe.kept else None
+    augment = spec.augmenter.of(times, int(rows.row[place]))
+    begun = spec.image_cache.find(place) if spec.image_cache else None
     if begun is None:
         begun = decode_and_limit(read(), shape, channels, augment is not None)
     array = augment_and_fit(begun, shape, augment)

@@ -86,20 +86,22 @@ def describe(sample_set: SampleTable, kept: bool) -> str:
     return f"decoded images are {how}: {sample_set.decoded_bytes / 1e6:,.0f} MB"
 
 
-def fill_beside(sample_set: SampleTable, settings: Configuration, plan: TrainingAllocation, shelf: Any) -> None:
-    """`fill` a shelf (a `monitor.Monitor`) while training runs. It is a help and no need: what fails is said."""
+def fill_beside(
+    sample_set: SampleTable, settings: Configuration, allocation: TrainingAllocation, image_cache_registry: Any
+) -> None:
+    """`fill` a image_cache_registry (a `monitor.Monitor`) while training runs. It is a help and no need: what fails is said."""
 
     def tell(kept: ImageCache) -> bool:
-        return ray.get(shelf.keep.remote(kept))
+        return ray.get(image_cache_registry.set_image_cache.remote(kept))
 
     try:
-        fill(sample_set, settings, plan, tell)
+        fill(sample_set, settings, allocation, tell)
     except (RaycrnnError, ray.exceptions.RayError) as error:
         logger.warning(f"decoded images are no longer kept, but read every epoch: {error}")
 
 
 def fill(
-    sample_set: SampleTable, settings: Configuration, plan: TrainingAllocation, tell: Callable[[ImageCache], bool]
+    sample_set: SampleTable, settings: Configuration, allocation: TrainingAllocation, tell: Callable[[ImageCache], bool]
 ) -> None:
     """Decode the whole set, a few chunks at a time; after each, `tell` takes what there is and may end it (False)."""
     each = images_per_chunk(sample_set)
@@ -111,7 +113,7 @@ def fill(
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_AT_A_TIME):
         wanted = chunks[number : number + CHUNKS_AT_A_TIME]
-        blocks = map_ranges.map_ranges(make, wanted, bytes_each, plan)
+        blocks = map_ranges.map_ranges(make, wanted, bytes_each, allocation)
         if len(blocks) != len(wanted):
             raise RaycrnnError(f"Ray Data made {len(blocks)} blocks of {len(wanted)} chunks")
         references += blocks

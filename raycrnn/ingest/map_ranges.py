@@ -15,7 +15,9 @@ Range = tuple[int, int]
 Make = Callable[[int, int], pa.Table]
 
 
-def map_ranges(make: Make, ranges: Sequence[Range], bytes_each: int, plan: TrainingAllocation) -> list[ray.ObjectRef]:
+def map_ranges(
+    make: Make, ranges: Sequence[Range], bytes_each: int, allocation: TrainingAllocation
+) -> list[ray.ObjectRef]:
     """Make a block of each range in Ray's decoding workers; references to the blocks, in order.
 
     It runs to its end. While Ray holds back a dataset whose consumer is slower, its executor spins and takes half a
@@ -27,11 +29,11 @@ def map_ranges(make: Make, ranges: Sequence[Range], bytes_each: int, plan: Train
     """
     # Between the end of a task and the start of the next Ray Data lets up to 0.1 s pass, so that of two tasks mostly
     # one runs (measured: 8,100 images/s with two, 10,700 with four on two cores).
-    crowd = 2 if plan.decode_tasks > 1 else 1
+    crowd = 2 if allocation.decode_tasks > 1 else 1
     dataset = ray.data.read_datasource(
         _Ranges(make, ranges, bytes_each),
-        concurrency=min(crowd * plan.decode_tasks, len(ranges)),
-        num_cpus=plan.cpus_per_decode_task / crowd,
+        concurrency=min(crowd * allocation.decode_tasks, len(ranges)),
+        num_cpus=allocation.cpus_per_decode_task / crowd,
         override_num_blocks=len(ranges),
     )
     dataset.context.enable_progress_bars = False

@@ -35,12 +35,12 @@ BATCHES_AHEAD = 4
 class BatchStream:
     """One worker's share of the batches `first` … `stop` − 1, in order; close it to end the decoding."""
 
-    recipe: BatchSpec
-    plan: TrainingAllocation
+    spec: BatchSpec
+    allocation: TrainingAllocation
     first: int
     stop: int
     pin_memory: bool = False
-    ask_kept: Callable[[], ImageCache | None] = lambda: None
+    get_image_cache: Callable[[], ImageCache | None] = lambda: None
     """what is kept of the set's images by now"""
     waited: float = 0.0
     """seconds that the consumer waited for batches"""
@@ -69,7 +69,9 @@ class BatchStream:
     def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
         executions = Prefetcher(self._executions, depth=1)
         try:
-            at_first = batches.make_block(replace(self.recipe, kept=self.ask_kept()), self.first, self._after_first())
+            at_first = batches.make_block(
+                replace(self.spec, image_cache=self.get_image_cache()), self.first, self._after_first()
+            )
             yield from (_to_batch(at_first, row, self.pin_memory) for row in range(len(at_first)))
             for number, blocks in enumerate(executions):
                 if number >= len(TASKS_AT_FIRST) and executions.waited > 0.05:
@@ -87,16 +89,16 @@ class BatchStream:
     def _executions(self) -> Iterator[list[ray.ObjectRef]]:
         """Blocks of whole batches, execution by execution."""
         first, at_first = self._after_first(), iter(TASKS_AT_FIRST)
-        bytes_each = batches.bytes_of_batch(self.recipe)
+        bytes_each = batches.bytes_of_batch(self.spec)
         while first < self.stop:
-            step = min(batches.batches_of(self.recipe, self._images_per_task), max(1, MOST_BYTES // bytes_each))
+            step = min(batches.batches_of(self.spec, self._images_per_task), max(1, MOST_BYTES // bytes_each))
             most = max(1, MOST_BYTES // (bytes_each * step))
-            tasks = min(next(at_first, max(TASKS_AT_FIRST[-1], 8 * self.plan.decode_tasks)), most)
+            tasks = min(next(at_first, max(TASKS_AT_FIRST[-1], 8 * self.allocation.decode_tasks)), most)
             stop = min(first + tasks * step, self.stop)
             starts = range(first, stop, step)
-            make = partial(batches.make_block, replace(self.recipe, kept=self.ask_kept()))
+            make = partial(batches.make_block, replace(self.spec, image_cache=self.get_image_cache()))
             parts = [(start, min(start + step, stop)) for start in starts]
-            yield map_ranges.map_ranges(make, parts, step * bytes_each, self.plan)
+            yield map_ranges.map_ranges(make, parts, step * bytes_each, self.allocation)
             first = stop
 
 

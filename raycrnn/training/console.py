@@ -44,7 +44,7 @@ def describe_loss(before: Nodes, now: Nodes, waiting: TrainingAllocation | None)
 
     Args:
         before: nodes at the start.
-        waiting: the plan whose workers Ray has not started.
+        waiting: the allocation whose workers Ray has not started.
     """
     lost = (Counter(before) - Counter(now)).total()
     if not lost:

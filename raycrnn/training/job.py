@@ -13,16 +13,16 @@ class TrainingJob:
     """All that a worker needs to know."""
 
     configuration: Configuration
-    material: TrainingData
+    data: TrainingData
     output: str
     """directory: a path on this machine or, where several nodes train, on a disk of all; or a URI"""
-    plan: TrainingAllocation
+    allocation: TrainingAllocation
     started: float
     """seconds since 1970 at which the command started"""
     monitor: Any
-    shelf: Any
+    image_cache_registry: Any
     """the monitor that knows which decoded images are kept; of a trial of a search it is the search's"""
-    keep: bool
+    cache_images: bool
     """whether the decoded training images are kept"""
     always_save: bool = False
     """whether every evaluation is followed by a checkpoint, however soon"""

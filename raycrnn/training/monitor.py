@@ -22,7 +22,7 @@ class Monitor:
         self._outcome: dict | None = None
         self._stop = False
         self._doing: dict[int, tuple[float, WorkerActivity]] = {}
-        self._kept: Any = None
+        self._image_cache: Any = None
         self._closed = False
 
     def post(
@@ -48,7 +48,7 @@ class Monitor:
         self._lines, self._evaluations = [], []
         return news
 
-    def beat(self, rank: int, doing: "WorkerActivity") -> None:
+    def heartbeat(self, rank: int, doing: "WorkerActivity") -> None:
         self._doing[rank] = (time.monotonic(), doing)
 
     def doing(self) -> "dict[int, WorkerActivity]":
@@ -56,17 +56,17 @@ class Monitor:
         since = time.monotonic() - 3 * SECONDS_BETWEEN_BEATS
         return {rank: doing for rank, (heard, doing) in self._doing.items() if heard > since}
 
-    def keep(self, kept: Any) -> bool:
+    def set_image_cache(self, cache: Any) -> bool:
         """Takes what is kept of the decoded images; returns whether more is wanted."""
-        self._kept = kept
+        self._image_cache = cache
         return self._outcome is None and not self._closed
 
     def close(self) -> None:
         """The command has read its last."""
         self._closed = True
 
-    def kept(self) -> Any:
-        return self._kept
+    def get_image_cache(self) -> Any:
+        return self._image_cache
 
     def stop(self) -> None:
         self._stop = True
@@ -125,7 +125,7 @@ class Reporter:
     def _beat(self, rank: int) -> None:
         while not self._ended.is_set():
             what, since = self._doing
-            self._monitor.beat.remote(rank, WorkerActivity(what, time.monotonic() - since))
+            self._monitor.heartbeat.remote(rank, WorkerActivity(what, time.monotonic() - since))
             self._ended.wait(SECONDS_BETWEEN_BEATS)
 
     def progress(self, make: Callable[[], dict]) -> None:

@@ -72,30 +72,40 @@ def _make_job(
 
     cluster.wait_for_nodes(configuration.cluster)
     parallel_calls = configuration.data.input_data_n_parallel_calls
-    plan = cluster.allocate(configuration.cluster, parallel_calls, cluster.list_nodes(), cluster.is_local())
-    _warn_if_busy(plan)
+    allocation = cluster.allocate(configuration.cluster, parallel_calls, cluster.list_nodes(), cluster.is_local())
+    _warn_if_busy(allocation)
     # Their processes start while the rows are encoded.
     monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
-    threads.start(lambda: batches.warm_up(plan))
+    threads.start(lambda: batches.warm_up(allocation))
     read = training_data.put(csvs, configuration, output)
-    for warning in (*read.warnings, *filter(None, [plan.warning])):
+    for warning in (*read.warnings, *filter(None, [allocation.warning])):
         logger.warning(f"{warning}")
     if not cluster.is_local():
         trainer.check_shared(output, read)
         logger.info(f"cluster: {cluster.describe_nodes()}")
-    logger.info(f"{read}; {plan}")
-    kept = image_cache.fits(read.train, configuration)
-    logger.info(image_cache.describe(read.train, kept))
+    logger.info(f"{read}; {allocation}")
+    cache_images = image_cache.fits(read.train, configuration)
+    logger.info(image_cache.describe(read.train, cache_images))
     output.take()
     return TrainingJob(
-        configuration, read, str(output), plan, started, monitor, shelf=monitor, keep=kept, owner=output.owner
+        configuration,
+        read,
+        str(output),
+        allocation,
+        started,
+        monitor,
+        image_cache_registry=monitor,
+        cache_images=cache_images,
+        owner=output.owner,
     )
 
 
-def _warn_if_busy(plan: Any) -> None:
+def _warn_if_busy(allocation: Any) -> None:
     import ray
 
-    needed = plan.num_workers * (plan.cpus_per_worker + plan.decode_tasks * plan.cpus_per_decode_task)
+    needed = allocation.num_workers * (
+        allocation.cpus_per_worker + allocation.decode_tasks * allocation.cpus_per_decode_task
+    )
     free = ray.available_resources().get("CPU", 0)
     if free < 0.99 * needed:
         logger.warning(f"{free:g} CPUs are free of {needed:g} needed: training waits for what else runs on the cluster")
@@ -139,10 +149,12 @@ def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequ
             logger.log(level, line)
         if news.progress:
             show_progress(bar, news.progress)
-        if news.progress and keeper is None and job.keep:
+        if news.progress and keeper is None and job.cache_images:
             # From the first step on, so that it does not come later.
             keeper = threads.start(
-                lambda: image_cache.fill_beside(job.material.train, job.configuration, job.plan, job.shelf)
+                lambda: image_cache.fill_beside(
+                    job.data.train, job.configuration, job.allocation, job.image_cache_registry
+                )
             )
         if stall.lasts(news.progress.get("step")):
             logger.info(_describe_stall(stall, job, before))
@@ -162,13 +174,13 @@ def _describe_stall(stall: Any, job: Any, before: cluster.Nodes) -> str:
     from raycrnn.training.console import describe_loss
 
     doing = ray.get(job.monitor.doing.remote())
-    return stall.describe(doing) + describe_loss(before, cluster.list_nodes(), None if doing else job.plan)
+    return stall.describe(doing) + describe_loss(before, cluster.list_nodes(), None if doing else job.allocation)
 
 
 def _stop_at_once(job: Any) -> None:
     import ray
 
-    if job.plan.in_command:
+    if job.allocation.in_command:
         # Python cannot end a thread that computes; leaving it to the interpreter's end may crash in the middle.
         logger.info("raycrnn train: stopped")
         ray.shutdown()

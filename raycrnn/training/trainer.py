@@ -46,7 +46,7 @@ def prepare_output(job: Any, place: Directory) -> None:
         # What a run that was killed left half-written.
         for rest in (rest for pattern in UNFINISHED for rest in output.glob(pattern)):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
-        run_log.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.material.csv_digests)
+        run_log.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.data.csv_digests)
         place.push()
     except OSError as error:
         raise UsageError(f"{place}: cannot be written: {storage.describe(error)}") from None
@@ -54,7 +54,7 @@ def prepare_output(job: Any, place: Directory) -> None:
 
 def run_training(job: Any) -> None:
     """Train; returns when the training has ended, whichever way."""
-    _train_here(job) if job.plan.in_command else _fit(job)
+    _train_here(job) if job.allocation.in_command else _fit(job)
 
 
 def _train_here(job: Any) -> None:
@@ -63,7 +63,7 @@ def _train_here(job: Any) -> None:
 
     from raycrnn.training import worker
 
-    worker.run(job, torch.device("cuda" if job.plan.use_gpu else "cpu"))
+    worker.run(job, torch.device("cuda" if job.allocation.use_gpu else "cpu"))
 
 
 def _run_worker(settings: dict) -> None:
@@ -80,7 +80,7 @@ def _fit(job: Any) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    resources = {"CPU": job.plan.cpus_per_worker} | ({"GPU": 1} if job.plan.use_gpu else {})
+    resources = {"CPU": job.allocation.cpus_per_worker} | ({"GPU": 1} if job.allocation.use_gpu else {})
     # Ray's own record of the run would make it resume by itself; ours (checkpoint.py) decides, so it gets a
     # place of its own each time. Only the controller writes there, which Ray Train places beside the command.
     folder = None if storage.is_uri(job.output) else job.output
@@ -89,8 +89,8 @@ def _fit(job: Any) -> None:
             _run_worker,
             train_loop_config={"job": job},
             scaling_config=ScalingConfig(
-                num_workers=job.plan.scaling,
-                use_gpu=job.plan.use_gpu,
+                num_workers=job.allocation.scaling,
+                use_gpu=job.allocation.use_gpu,
                 resources_per_worker=resources,
                 elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
             ),
@@ -106,7 +106,7 @@ def _fit(job: Any) -> None:
 
 
 def describe_failure(job: Any, error: BaseException | None) -> str:
-    if job.plan.in_command:
+    if job.allocation.in_command:
         cause = "".join(traceback.format_exception(error)).strip() if error else "no word of what happened"
         return f"training failed; restore_model=true goes on from the last checkpoint. The failure:\n{cause}"
     causes = getattr(error, "worker_failures", None) or {0: error}

@@ -61,14 +61,14 @@ class Worker:
         self.directory = Directory(job.output, job.owner)
         self.output = self.directory.path
         self.device = device
-        torch.set_num_threads(job.plan.threads)
+        torch.set_num_threads(job.allocation.threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
         torch.manual_seed(self.settings.seed)
-        network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.material.alphabet) + 1)
+        network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.data.alphabet) + 1)
         self.learner = Learner(network, self.settings, self.device)
         self.rank, self.world_size = collectives.rank(), collectives.world_size()
-        self.recipe = train_batch_spec(job.configuration, job.material.train, self.rank, self.world_size)
+        self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
         self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
         self.seconds_before = 0.0
         """that earlier commands spent on this run"""
@@ -90,8 +90,8 @@ class Worker:
 
     def _make_clock(self) -> TimeBudget:
         minutes = self.settings.max_minutes
-        total = self.settings.n_epochs * self.recipe.batches_per_epoch
-        eval_rows = self.job.material.eval.usable if self.job.material.eval else 0
+        total = self.settings.n_epochs * self.spec.batches_per_epoch
+        eval_rows = self.job.data.eval.usable if self.job.data.eval else 0
         spent = self.seconds_before if self.job.counts_all_minutes else 0.0
         deadline = self.job.started + 60 * minutes - spent if minutes else None
         return TimeBudget(total, deadline, eval_rows / self.settings.train_batch_size)
@@ -131,17 +131,17 @@ class Worker:
             )
 
     def _epochs_done(self) -> float:
-        return self.learner.progress.step / self.recipe.batches_per_epoch
+        return self.learner.progress.step / self.spec.batches_per_epoch
 
     def run(self) -> None:
-        last = self.settings.n_epochs * self.recipe.batches_per_epoch
+        last = self.settings.n_epochs * self.spec.batches_per_epoch
         stream = BatchStream(
-            self.recipe,
-            self.job.plan,
+            self.spec,
+            self.job.allocation,
             self.progress.step,
             last,
             pin_memory=self.device.type == "cuda",
-            ask_kept=lambda: ray.get(self.job.shelf.kept.remote()),
+            get_image_cache=lambda: ray.get(self.job.image_cache_registry.get_image_cache.remote()),
         )
         stopped = False
         if self._evaluation_is_due():
@@ -235,7 +235,7 @@ class Worker:
             dist.all_gather_object(gathered, news)
         for each in gathered:
             known.update(each)
-        sample_set = self.job.material.sets[name]
+        sample_set = self.job.data.sets[name]
         rejections = [*sample_set.rejections, *known.values()]
         try:
             check_rejections(name, rejections, sample_set.rows, self.job.configuration.data)
@@ -245,7 +245,7 @@ class Worker:
 
     def _write_rejected(self) -> None:
         rejections = [each for rejected in self.rejected.values() for each in rejected.values()]
-        for each in self.job.material.sets.values():
+        for each in self.job.data.sets.values():
             rejections += each.rejections
         write_rejected(self.output / "rejected.csv", rejections)
 
@@ -285,7 +285,7 @@ class Worker:
     # --- evaluation
 
     def _evaluation_is_due(self) -> bool:
-        step, interval = self.progress.step, self.settings.evaluate_every_epoch * self.recipe.batches_per_epoch
+        step, interval = self.progress.step, self.settings.evaluate_every_epoch * self.spec.batches_per_epoch
         return step > 0 and step % interval == 0 and step != self.progress.evaluated_at
 
     def _evaluate(self) -> None:
@@ -293,10 +293,10 @@ class Worker:
         collectives.share_statistics(self.learner.network)
         start = time.monotonic()
         evaluation = None
-        if self.job.material.eval is not None:
+        if self.job.data.eval is not None:
             learner = self.learner
             evaluation = validation.evaluate(
-                learner.network, self._batches_to_evaluate(), self.job.material.alphabet, learner.precision, self.device
+                learner.network, self._batches_to_evaluate(), self.job.data.alphabet, learner.precision, self.device
             )
         self.progress.evaluated_at = self.progress.step
         self._record(evaluation)
@@ -312,8 +312,8 @@ class Worker:
         if self._eval_batches is not None:
             yield from self._eval_batches
             return
-        recipe = eval_batch_spec(self.job.configuration, self.job.material.eval, self.rank, self.world_size)
-        stream = BatchStream(recipe, self.job.plan, 0, recipe.batches_per_epoch)
+        spec = eval_batch_spec(self.job.configuration, self.job.data.eval, self.rank, self.world_size)
+        stream = BatchStream(spec, self.job.allocation, 0, spec.batches_per_epoch)
         kept: list[Batch] | None = []
         for batch in stream:
             yield batch
@@ -340,7 +340,7 @@ class Worker:
         self._write_together("metrics.jsonl", lambda: self._report(evaluation))
 
     def _export(self, evaluation: ValidationResult | None) -> None:
-        configuration, alphabet = self.job.configuration, self.job.material.alphabet
+        configuration, alphabet = self.job.configuration, self.job.data.alphabet
         calibration = evaluation.calibration if evaluation else None
         network, scores = self.learner.network, self.progress.best
         recognizer = Recognizer(network, configuration, alphabet, scores, self.device, calibration)
@@ -397,8 +397,8 @@ class Worker:
         state = {
             "progress": asdict(self.progress),
             "seconds": {"command": self.job.started, "earlier": self.seconds_before, "all": self._seconds()},
-            "alphabet": self.job.material.alphabet.units,
-            "csv_digests": self.job.material.csv_digests,
+            "alphabet": self.job.data.alphabet.units,
+            "csv_digests": self.job.data.csv_digests,
             "identity": self.job.configuration.identity(),
             "rejected_count": self._rejected_count(),
             "rejected": {
@@ -410,7 +410,7 @@ class Worker:
 
     def _rejected_count(self) -> int:
         at_once = sum(
-            len(sample_set.rejections) for sample_set in (self.job.material.train, self.job.material.eval) if sample_set
+            len(sample_set.rejections) for sample_set in (self.job.data.train, self.job.data.eval) if sample_set
         )
         return at_once + sum(len(rejected) for rejected in self.rejected.values())
 

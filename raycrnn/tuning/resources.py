@@ -16,7 +16,7 @@ from raycrnn.tuning.search_space import Search
 class TrialResources:
     """What a trial takes of the cluster, and how many run at a time. Made by `share`, which checks that one can."""
 
-    plan: cluster.TrainingAllocation
+    allocation: cluster.TrainingAllocation
     cpus: float
     """of each worker, decoding included"""
     gpus_per_worker: float
@@ -24,7 +24,7 @@ class TrialResources:
 
     def __str__(self) -> str:
         noun = "trial" if self.concurrent == 1 else "trials"
-        return f"{self.concurrent} {noun} at a time, each {self.plan}"
+        return f"{self.concurrent} {noun} at a time, each {self.allocation}"
 
     def reserved(self) -> tune.PlacementGroupFactory:
         """What Tune reserves for a trial's own process.
@@ -33,9 +33,9 @@ class TrialResources:
         cluster's head alone has, just once, so that no more trials start than there is room for. A little of it is
         left: Ray Train takes a thousandth for a helper of each, and would wait for it forever.
         """
-        if self.plan.in_command:
+        if self.allocation.in_command:
             # With what decoding needs: Tune starts as many as there are CPUs for.
-            bundle = {"CPU": self.cpus} | ({"GPU": self.gpus_per_worker} if self.plan.use_gpu else {})
+            bundle = {"CPU": self.cpus} | ({"GPU": self.gpus_per_worker} if self.allocation.use_gpu else {})
         else:
             bundle = {"node:__internal_head__": int(950 / self.concurrent) / 1000}
         return tune.PlacementGroupFactory([bundle])
@@ -80,14 +80,14 @@ def divide_resources(
     if cpus_each <= cluster.LEAST_DECODE_CPUS:
         raise UsageError(f"resources.cpus: {cpus_each:g}: decoding alone needs {cluster.LEAST_DECODE_CPUS:g}: set more")
     parallel_calls = configuration.data.input_data_n_parallel_calls
-    plan = cluster.divide(settings, parallel_calls, workers, cpus_each, use_gpu)
+    allocation = cluster.divide(settings, parallel_calls, workers, cpus_each, use_gpu)
     # All of a share is for as many trials as asked for, even where a scheduler would start more.
     even = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
     reserved = math.floor(1000 * (cpus_each if search.concurrent == "auto" else max(cpus_each, even))) / 1000
     if workers == 1:
         # The trial's process reserves what its decoding tasks need as well.
-        plan = replace(plan, in_command=True, cpus_per_decode_task=0.0)
-    return TrialResources(plan, reserved, gpus_each, concurrent)
+        allocation = replace(allocation, in_command=True, cpus_per_decode_task=0.0)
+    return TrialResources(allocation, reserved, gpus_each, concurrent)
 
 
 def _slots(cpus: float, cpus_each: float, gpus: float, gpus_each: float) -> int:

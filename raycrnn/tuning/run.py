@@ -59,19 +59,19 @@ def tune(
 
         cluster.wait_for_nodes(configuration.cluster)
         share = resources.divide_resources(configuration, wanted, cluster.list_nodes())
-        common = _share_material(configuration, csvs, trials, share, threads)
+        common = _share_data(configuration, csvs, trials, share, threads)
         if not cluster.is_local():
-            trainer.check_shared(trials.place, common.material)
+            trainer.check_shared(trials.place, common.data)
             logger.info(f"cluster: {cluster.describe_nodes()}")
         trials.place.take()
         # The rows are in the object store now.
         del csvs
         trials.save_search()
-        logger.info(f"{common.material}; {wanted.trials} trials and the base, {share}")
+        logger.info(f"{common.data}; {wanted.trials} trials and the base, {share}")
         with defer_stop() as stop:
             ending = tuner.SearchStopper(deadline, stop)
             tuner.run(trials, common, share, ending)
-        common.shelf.close.remote()
+        common.image_cache_registry.close.remote()
         if ending.problem:
             raise RaycrnnError(f"{ending.problem}\nThe search is as it was: make room, and --resume goes on with it")
         if ending.interrupted and trials.best() is None:
@@ -103,7 +103,7 @@ def _open_output(output: Directory, resume: bool) -> None:
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
 
 
-def _share_material(configuration: Configuration, csvs: Any, trials: Any, share: Any, threads: Any) -> Any:
+def _share_data(configuration: Configuration, csvs: Any, trials: Any, share: Any, threads: Any) -> Any:
     """Put the rows, and beside the first trials the decoded images, where all trials find them."""
     from raycrnn.ingest import image_cache, training_data
     from raycrnn.training.monitor import Monitor
@@ -112,21 +112,23 @@ def _share_material(configuration: Configuration, csvs: Any, trials: Any, share:
     for rest in trials.place.entries():
         if rest.startswith(".ray-"):
             trials.place.remove(rest)
-    shelf = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
+    image_cache_registry = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
     read = training_data.put(csvs, configuration, trials.place)
     for warning in read.warnings:
         logger.warning(f"{warning}")
-    kept = image_cache.fits(read.train, configuration)
-    logger.info(image_cache.describe(read.train, kept) + (", and shared by the trials" if kept else ""))
-    if kept:
-        threads.start(lambda: image_cache.fill_beside(read.train, configuration, share.plan, shelf))
+    cache_images = image_cache.fits(read.train, configuration)
+    logger.info(image_cache.describe(read.train, cache_images) + (", and shared by the trials" if cache_images else ""))
+    if cache_images:
+        threads.start(
+            lambda: image_cache.fill_beside(read.train, configuration, share.allocation, image_cache_registry)
+        )
     return SharedState(
         tree=trials.tree,
         output=str(trials.place),
         working_directory=str(Path.cwd()),
-        material=read,
-        shelf=shelf,
-        keep=kept,
-        plan=share.plan,
+        data=read,
+        image_cache_registry=image_cache_registry,
+        cache_images=cache_images,
+        allocation=share.allocation,
         exchange=trials.search.scheduler.pbt is not None,
     )

@@ -55,12 +55,12 @@ class SharedState:
     output: str
     """the search's"""
     working_directory: str
-    material: TrainingData
+    data: TrainingData
     """the base's"""
-    shelf: Any
+    image_cache_registry: Any
     """the monitor that knows which of its decoded images are kept"""
-    keep: bool
-    plan: cluster.TrainingAllocation
+    cache_images: bool
+    allocation: cluster.TrainingAllocation
     exchange: bool
     """whether trials go on from each other's weights"""
 
@@ -68,7 +68,7 @@ class SharedState:
         """Of a trial. Raises `UsageError`: values that each do, together may not."""
         return config.parse(config.with_values(self.tree, {**values, "output_model_dir": output}))
 
-    def shares_material(self, configuration: Configuration) -> bool:
+    def shares_data(self, configuration: Configuration) -> bool:
         """Whether a trial learns from the very rows of the base, and from the same decoded images."""
         base = config.parse(self.tree)
         return (
@@ -154,22 +154,22 @@ class TrainingTrainable(tune.Trainable):
         if taken is not None:
             self._values = taken["values"]
         configuration = self._common.configuration(self._values, str(self._output))
-        shelf, kept = self._common.shelf, self._common.keep
+        image_cache_registry, cache_images = self._common.image_cache_registry, self._common.cache_images
         monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
-        if self._common.shares_material(configuration):
-            read = self._common.material
+        if self._common.shares_data(configuration):
+            read = self._common.data
         else:
             read = training_data.put(training_data.read(configuration), configuration, self._output)
-            shelf, kept = monitor, False
+            image_cache_registry, cache_images = monitor, False
         self._job = TrainingJob(
             configuration,
             read,
             str(self._output),
-            self._common.plan,
+            self._common.allocation,
             time.time(),
             monitor,
-            shelf,
-            kept,
+            image_cache_registry,
+            cache_images,
             always_save=self._common.exchange,
             counts_all_minutes=True,
             taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],

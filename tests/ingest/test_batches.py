@@ -19,7 +19,7 @@ from tests.conftest import GLYPHS, words, write_set
 
 pytestmark = pytest.mark.ray
 ALPHABET = Alphabet(tuple(GLYPHS))
-PLAN = TrainingAllocation(
+ALLOCATION = TrainingAllocation(
     num_workers=1, use_gpu=False, cpus_per_worker=1, threads=1, decode_tasks=1, cpus_per_decode_task=0.25
 )
 
@@ -35,8 +35,8 @@ def put(configuration, training=True):
 
 def read(configuration, sample_set, first, stop, rank=0, world_size=1, evaluation=False):
     make = eval_batch_spec if evaluation else train_batch_spec
-    recipe = make(configuration, sample_set, rank, world_size)
-    stream = BatchStream(recipe, PLAN, first, stop)
+    spec = make(configuration, sample_set, rank, world_size)
+    stream = BatchStream(spec, ALLOCATION, first, stop)
     return list(stream), stream
 
 
@@ -177,12 +177,12 @@ def test_padding_is_counted(local_ray, tmp_path):
 def test_blocks_leave_no_memory_behind(local_ray, tmp_path):
     """pyarrow never lets a memory view go; numpy's memory is traced."""
     configuration = settings(write_set(tmp_path, words(40)))
-    recipe = train_batch_spec(configuration, put(configuration), 0, 1)
-    size = make_block(recipe, 0, 5).nbytes
+    spec = train_batch_spec(configuration, put(configuration), 0, 1)
+    size = make_block(spec, 0, 5).nbytes
     tracemalloc.start()
     try:
         for epoch in range(30):
-            make_block(recipe, 5 * epoch, 5 * epoch + 5)
+            make_block(spec, 5 * epoch, 5 * epoch + 5)
         left, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -9,7 +9,7 @@ from raycrnn.data import image
 from raycrnn.ingest import batches, image_cache
 from raycrnn.ingest.stream import BatchStream
 from tests.conftest import draw, words, write_set
-from tests.ingest.test_batches import PLAN, put, read, settings
+from tests.ingest.test_batches import ALLOCATION, put, read, settings
 
 pytestmark = pytest.mark.ray
 
@@ -23,12 +23,12 @@ def test_kept_images_make_the_same_batches_and_read_no_file(local_ray, tmp_path,
     read_from_files, _ = read(configuration, sample_set, 0, 8)
     told = []
     monkeypatch.setattr(image_cache, "IMAGES_PER_CHUNK", 4)
-    image_cache.fill(sample_set, configuration, PLAN, lambda kept: told.append(kept) or True)
+    image_cache.fill(sample_set, configuration, ALLOCATION, lambda kept: told.append(kept) or True)
     assert len(told[-1].chunks) == 8
     for path in (tmp_path / "images").iterdir():
         path.unlink()
-    recipe = batches.train_batch_spec(configuration, sample_set, 0, 1)
-    stream = BatchStream(recipe, PLAN, 0, 8, ask_kept=lambda: told[-1])
+    spec = batches.train_batch_spec(configuration, sample_set, 0, 1)
+    stream = BatchStream(spec, ALLOCATION, 0, 8, get_image_cache=lambda: told[-1])
     with_kept = list(stream)
     assert not stream.rejected
     for batch, expected in zip(with_kept, read_from_files, strict=True):
@@ -42,7 +42,7 @@ def test_an_unreadable_image_is_not_kept_but_tried_again(local_ray, tmp_path):
     sample_set = put(configuration)
     (tmp_path / "images" / "labels_2.png").unlink()
     told = []
-    image_cache.fill(sample_set, configuration, PLAN, lambda kept: told.append(kept) or True)
+    image_cache.fill(sample_set, configuration, ALLOCATION, lambda kept: told.append(kept) or True)
     found = [told[-1].find(place) for place in range(5)]
     assert [begun is None for begun in found] == [False, False, True, False, False]
     assert found[0].shape == (*np.asarray(draw(words(5)[0])).shape, 1)
@@ -54,7 +54,7 @@ def test_filling_ends_when_it_is_told_to(local_ray, tmp_path, monkeypatch):
     configuration = settings(write_set(tmp_path, words(10)))
     told = []
     image_cache.fill(
-        put(configuration), configuration, PLAN, lambda kept: told.append(len(kept.chunks)) or len(told) < 3
+        put(configuration), configuration, ALLOCATION, lambda kept: told.append(len(kept.chunks)) or len(told) < 3
     )
     assert told == [1, 2, 3]
 

@@ -24,20 +24,20 @@ def reserved(found: TrialResources) -> dict[str, float]:
 
 def test_two_cores_run_two_trials_of_a_thread_each():
     found = shared([(2, 0)])
-    assert (found.concurrent, found.plan.threads, found.plan.decode_tasks) == (2, 1, 1)
-    assert found.plan.in_command
+    assert (found.concurrent, found.allocation.threads, found.allocation.decode_tasks) == (2, 1, 1)
+    assert found.allocation.in_command
     # Decoding too: else Tune would start a third.
     assert reserved(found) == {"CPU": 1}
 
 
 def test_few_trials_take_more_cpus_each():
     found = shared([(16, 0)], samples=3)
-    assert (found.concurrent, found.plan.threads) == (4, 4)
+    assert (found.concurrent, found.allocation.threads) == (4, 4)
 
 
 def test_trials_of_two_workers_take_turns_on_two_cores():
     found = shared([(2, 0)], workers=2)
-    assert (found.concurrent, found.plan.num_workers, found.plan.in_command) == (1, 2, False)
+    assert (found.concurrent, found.allocation.num_workers, found.allocation.in_command) == (1, 2, False)
     # Its own process takes no CPU, which its workers need, and nevertheless runs once at a time.
     assert reserved(found) == {"node:__internal_head__": 0.95}
 
@@ -51,8 +51,8 @@ def test_a_gpu_trains_several_trials_by_parts():
 
 def test_gpus_may_be_left_alone():
     found = shared([(4, 1)], resources={"gpus": 0})
-    assert (found.concurrent, found.plan.use_gpu) == (4, False)
-    assert not shared([(4, 1)], gpu=False).plan.use_gpu
+    assert (found.concurrent, found.allocation.use_gpu) == (4, False)
+    assert not shared([(4, 1)], gpu=False).allocation.use_gpu
 
 
 def test_concurrent_is_the_most():
@@ -94,16 +94,16 @@ def test_all_that_run_at_a_time_fit_into_the_cluster(cpus, workers, samples):
     if workers == 1:
         # What Tune reserves decides how many it starts.
         assert int(cpus / reserved(found)["CPU"] + 1e-6) == min(found.concurrent, cpus)
-        assert found.plan.cpus_per_worker < found.cpus
+        assert found.allocation.cpus_per_worker < found.cpus
     else:
-        each = found.plan.cpus_per_worker + found.plan.decode_tasks * found.plan.cpus_per_decode_task
+        each = found.allocation.cpus_per_worker + found.allocation.decode_tasks * found.allocation.cpus_per_decode_task
         assert found.concurrent * workers * each <= cpus + 0.01
 
 
 def test_no_more_than_concurrent_fit_even_where_a_scheduler_starts_all_it_can():
     found = shared([(16, 0)], concurrent=2, resources={"cpus": 1})
     assert int(16 / reserved(found)["CPU"]) == 2
-    assert found.plan.threads == 1
+    assert found.allocation.threads == 1
 
 
 def test_a_share_that_leaves_nothing_to_train_with_is_refused():
