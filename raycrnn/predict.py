@@ -18,7 +18,7 @@ from raycrnn.config import is_override
 from raycrnn.console import ImageProgress, defer_stop
 from raycrnn.data.inputs import is_one_of, list_inputs
 from raycrnn.errors import UsageError
-from raycrnn.model.model_dir import digests
+from raycrnn.model.model_dir import file_digests
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.prediction import formats, run, shards
 from raycrnn.prediction.job import PredictionJob
@@ -61,7 +61,7 @@ class Predict(Command):
     def run(self) -> int:
         overrides = [text for text in self.inputs if is_override(text)]
         # First, so that a model that is replaced from here on is noticed.
-        found = digests(self.model)
+        found = file_digests(self.model)
         configuration = Recognizer.load(self.model, "cpu", overrides).configuration
         layout = self._layout(configuration.decoding.num_beam_paths)
         inputs = list_inputs([text for text in self.inputs if text not in overrides], configuration.data)

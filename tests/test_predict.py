@@ -420,12 +420,12 @@ def workers_run_what_is_patched(monkeypatch):
 def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
     """`image`, of which files of certain contents kill the process that decodes them."""
 
-    def to_line(data, *settings):
+    def prepare_image(data, *settings):
         if data in texts:
             os.kill(os.getpid(), texts[data])
-        return image.to_line(data, *settings)
+        return image.prepare_image(data, *settings)
 
-    return SimpleNamespace(to_line=to_line, PreparedImage=image.PreparedImage)
+    return SimpleNamespace(prepare_image=prepare_image, PreparedImage=image.PreparedImage)
 
 
 def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, model, listed, images, capsys, monkeypatch):

@@ -134,7 +134,9 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int) -> np.ndarray:
         data = image_files.read_bytes(self.paths[row])
-        return image.prepare(data, self.settings.input_shape, self.settings.input_channels, self.augmenter.of(0, row))
+        return image.prepare(
+            data, self.settings.input_shape, self.settings.input_channels, self.augmenter.for_sample(0, row)
+        )
 
 
 def images_of(settings: config.Configuration) -> Images:
@@ -187,8 +189,10 @@ class Rays:
     """The stream that training reads."""
 
     def __init__(self, settings: config.Configuration, cores: int):
-        files = csv_files.read_labels(settings.data.train_csvs, settings.data)
-        self.set = sample_table.put_samples(files, csv_files.alphabet_of(files, settings.data), settings, training=True)
+        files = csv_files.read_labelled_csvs(settings.data.train_csvs, settings.data)
+        self.set = sample_table.put_samples(
+            files, csv_files.load_or_build_alphabet(files, settings.data), settings, training=True
+        )
         self.spec = train_batch_spec(settings, self.set, 0, 1)
         self.allocation = cluster.TrainingAllocation(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
 

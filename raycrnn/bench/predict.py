@@ -115,7 +115,9 @@ class Forward:
         self.decoding_seconds = (time.process_time() - start) / len(own)
         pixels = [own[path] for path in paths]
         groups = batches_by_width(
-            [each.shape[1] for each in pixels], recognizer.configuration.image.input_shape[0], recognizer.most_pixels
+            [each.shape[1] for each in pixels],
+            recognizer.configuration.image.input_shape[0],
+            recognizer.max_batch_pixels,
         )
         self._images = len(paths)
         self._batches = [tuple(map(torch.from_numpy, image.collate([pixels[i] for i in group]))) for group in groups]

@@ -120,7 +120,8 @@ def batches_in_memory(settings: Configuration) -> list[Batch]:
     batches = []
     for chosen, _ in (epoch[number] for number in range(len(epoch))):
         arrays = [
-            image.prepare(image_files.read_bytes(paths[row]), shape, 1, augmenter.of(0, int(row))) for row in chosen
+            image.prepare(image_files.read_bytes(paths[row]), shape, 1, augmenter.for_sample(0, int(row)))
+            for row in chosen
         ]
         images_BCHW, widths_B = map(torch.from_numpy, image.collate(arrays))
         labels = [[UNITS.index(unit) for unit in file.rows[row].label] for row in chosen]

@@ -107,6 +107,6 @@ class Augmenter:
             image = EFFECTS[name](image, strength, random)
         return image
 
-    def of(self, epoch: int, row: int) -> partial | None:
+    def for_sample(self, epoch: int, row: int) -> partial | None:
         """`apply` for one row, None if every effect is off."""
         return partial(self.apply, epoch=epoch, row=row) if self.strengths else None

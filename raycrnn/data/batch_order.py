@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW = 64
+WINDOW_BATCHES = 64
 """Batches in a shuffle window: rows of like width are brought together within it."""
 
 
@@ -33,7 +33,7 @@ class Epoch:
 class Sources:
     """Rows that are drawn by the weight of the source that they come from."""
 
-    of_rows: np.ndarray
+    source_of_row: np.ndarray
     """[rows] number of each row's source"""
     weights: tuple[float, ...]
     """of each source, any positive numbers"""
@@ -44,7 +44,7 @@ def train_epoch(
 ) -> Epoch:
     """One epoch of training: as many draws as there are rows, in `batch_count` batches.
 
-    All rows are shuffled, or drawn by the weights of their sources. Within windows of at most `WINDOW` batches and
+    All rows are shuffled, or drawn by the weights of their sources. Within windows of at most `WINDOW_BATCHES` batches and
     half of the set they are sorted by width and cut into batches, and the batches of a window are shuffled: rows of
     like width share a batch and little is padded, while both the batches and their order stay random. With
     sources, each batch holds its share of every source, to a row.
@@ -63,7 +63,7 @@ def train_epoch(
     order, sizes = [], []
     for window in _windows(len(rows), batch_size):
         drawn = rows[window]
-        by_width = np.argsort(_rank(widths[drawn], sources.of_rows[drawn] if sources else None), kind="stable")
+        by_width = np.argsort(_rank(widths[drawn], sources.source_of_row[drawn] if sources else None), kind="stable")
         bounds = _cut(widths[drawn[by_width]], batch_size, by_area)
         batches = np.split(window.start + by_width, bounds)
         for batch in random.permutation(len(batches)):
@@ -91,10 +91,10 @@ def worker_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
 
 
 def _windows(rows: int, batch_size: int) -> list[slice]:
-    """Of at most `WINDOW` batches and half of the set, for else every epoch would put the same rows together. What
+    """Of at most `WINDOW_BATCHES` batches and half of the set, for else every epoch would put the same rows together. What
     fills no batch is a window of its own, after the others: as it was shuffled, so that it may be any row."""
     whole = rows // batch_size
-    step = batch_size * max(1, min(WINDOW, -(-whole // 2)))
+    step = batch_size * max(1, min(WINDOW_BATCHES, -(-whole // 2)))
     starts = range(0, whole * batch_size, step)
     windows = [slice(start, min(start + step, whole * batch_size)) for start in starts]
     return windows + ([slice(whole * batch_size, rows)] if whole * batch_size < rows else [])
@@ -129,11 +129,11 @@ def _cut(widths: np.ndarray, batch_size: int, by_area: bool) -> np.ndarray:
 def _draw(sources: Sources, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """An epoch's rows and their passes, by weight: of a source all rows come once before one comes again."""
     rows, passes = [], []
-    counts = np.bincount(sources.of_rows, minlength=len(sources.weights))
-    for source, draws in enumerate(_shares(np.where(counts, sources.weights, 0.0), len(sources.of_rows))):
+    counts = np.bincount(sources.source_of_row, minlength=len(sources.weights))
+    for source, draws in enumerate(_shares(np.where(counts, sources.weights, 0.0), len(sources.source_of_row))):
         if not draws:
             continue
-        of_source = np.flatnonzero(sources.of_rows == source)
+        of_source = np.flatnonzero(sources.source_of_row == source)
         first, stop = epoch * draws, (epoch + 1) * draws
         for number in range(first // len(of_source), batch_count(stop, len(of_source))):
             shuffled = np.random.default_rng([seed, source, number]).permutation(of_source)

@@ -147,12 +147,12 @@ def mixes_label_forms(rows: Sequence[Row], split_delimiter: str = "|") -> bool:
     return len(forms) == 2
 
 
-def least_frames(codes: Sequence[int]) -> int:
+def min_frames(codes: Sequence[int]) -> int:
     """Frames that CTC needs for a label: one a unit, and a blank between equal neighbours (Graves et al. 2006)."""
     return len(codes) + sum(a == b for a, b in itertools.pairwise(codes))
 
 
-def read_labels(csvs: Sequence[str], settings: config.Data) -> list[CsvFile]:
+def read_labelled_csvs(csvs: Sequence[str], settings: config.Data) -> list[CsvFile]:
     """Read CSVs that must have rows and labels. Raises `UsageError`."""
     files = [read_csv(path, settings.csv_delimiter, settings.encoding) for path in csvs]
     for file in files:
@@ -166,7 +166,7 @@ def read_labels(csvs: Sequence[str], settings: config.Data) -> list[CsvFile]:
     return files
 
 
-def alphabet_of(files: Sequence[CsvFile], settings: config.Data) -> Alphabet:
+def load_or_build_alphabet(files: Sequence[CsvFile], settings: config.Data) -> Alphabet:
     """The configured alphabet, or the one of the labels. Raises `UsageError`."""
     if settings.lookup_alphabet_file is not None:
         return Alphabet.load(settings.lookup_alphabet_file, settings.unicode_form)

@@ -71,7 +71,7 @@ def spans(ranges: Sequence[tuple[int, int]], shape: Sequence[int], width: int) -
     return list(itertools.pairwise(columns))
 
 
-LEAST_WIDTH = 8
+MIN_WIDTH = 8
 """The narrowest image that gives a frame."""
 
 
@@ -191,7 +191,7 @@ def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
     """Width in pixels that an image of a size (width, height) has when fitted."""
     height, greatest_width = input_shape
-    return min(max(round(size[0] * height / size[1]), LEAST_WIDTH), greatest_width)
+    return min(max(round(size[0] * height / size[1]), MIN_WIDTH), greatest_width)
 
 
 def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: Augment | None = None) -> np.ndarray:
@@ -208,7 +208,7 @@ class PreparedImage:
 
     pixels: np.ndarray
     """uint8 [H, W, C], as `prepare` gives it"""
-    width: int
+    original_width: int
     """in pixels, of the image as it was given"""
     name: str | None = None
     """the path, for an image that was given as one"""
@@ -218,7 +218,7 @@ ImageInput = str | Path | bytes | Image.Image | np.ndarray
 """An image: a path or URI, the bytes of a file, Pillow's, or uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]."""
 
 
-def to_line(
+def prepare_image(
     given: ImageInput, input_shape: tuple[int, int], channels: int, max_pixels: int = MAX_PIXELS
 ) -> PreparedImage:
     """Prepare an image, however it is given. Raises `Rejected`."""
@@ -258,7 +258,7 @@ def augment_and_fit(begun: np.ndarray, input_shape: tuple[int, int], augment: Au
     return to_array(_scale(augment(image), (fitted_width(image.size, input_shape), input_shape[0])))
 
 
-def begun_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmented: bool) -> int:
+def decoded_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmented: bool) -> int:
     """Pixels that `begin` makes of an image of a size (width, height)."""
     if not augmented:
         return fitted_width(size, input_shape) * input_shape[0]

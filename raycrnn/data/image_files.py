@@ -18,7 +18,7 @@ def read_bytes(path: str) -> bytes:
         raise _unreadable(path, error) from None
 
 
-def reading(paths: Sequence[str]) -> Callable[[str], bytes]:
+def prefetching_reader(paths: Sequence[str]) -> Callable[[str], bytes]:
     """`read_bytes`, of images that are read soon: those in object storage are asked for now, many at a time."""
     remote = [path for path in dict.fromkeys(paths) if storage.is_uri(path)]
     found = dict(zip(remote, storage.read_many(remote), strict=True))
@@ -37,11 +37,11 @@ def reading(paths: Sequence[str]) -> Callable[[str], bytes]:
 IMAGES_READ_AHEAD = 64
 
 
-def readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def iter_readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Each path with what reads it, in order: `reading` for some at a time, so that memory holds only so many."""
     for start in range(0, len(paths), IMAGES_READ_AHEAD):
         some = paths[start : start + IMAGES_READ_AHEAD]
-        read = reading(some)
+        read = prefetching_reader(some)
         yield from ((path, partial(read, path)) for path in some)
 
 

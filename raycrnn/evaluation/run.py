@@ -42,12 +42,12 @@ def evaluate_all(
     from raycrnn.data.rejections import check_rejections, rejection_table
 
     # First, so that a model that is replaced from here on is noticed.
-    digests = list(map(model_dir.digests, models))
+    digests = list(map(model_dir.file_digests, models))
     recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
     settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
     if not csvs:
         raise UsageError("evaluate needs a labelled CSV")
-    pairs = [(file, row) for file in csv_files.read_labels(csvs, settings) for row in file.rows]
+    pairs = [(file, row) for file in csv_files.read_labelled_csvs(csvs, settings) for row in file.rows]
     with cluster.connect(address):
         readings = [
             list(_read(recognizer, pairs, PredictionJob(model, image, tuple(overrides), spans, digests=own)))

@@ -24,7 +24,7 @@ def made_images(recognizer: Recognizer) -> Iterator[np.ndarray]:
     """Prepared images of noise and of units, from the least to the greatest width, narrow beside wide."""
     height, greatest_width = recognizer.configuration.image.input_shape
     generator = np.random.default_rng(0)
-    widths = np.geomspace(image.LEAST_WIDTH, greatest_width, MADE_WIDTHS).round().astype(int)
+    widths = np.geomspace(image.MIN_WIDTH, greatest_width, MADE_WIDTHS).round().astype(int)
     mixed = np.stack([widths, widths[::-1]], axis=1).ravel()[:MADE_WIDTHS]
     font = ImageFont.load_default(size=height * 0.75)
     for width in mixed.tolist():

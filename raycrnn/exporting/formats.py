@@ -37,7 +37,7 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
         # 1: grey, Pillow's mode L; 3: RGB.
         "channels": settings.input_channels,
         "height": height,
-        "least_width": image.LEAST_WIDTH,
+        "least_width": image.MIN_WIDTH,
         "greatest_width": greatest_width,
         "fitted_width": "min(max(round(width * height / own_height), least_width), greatest_width), half to even",
         # Of Pillow's Image.resize.

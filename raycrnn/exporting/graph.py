@@ -23,7 +23,7 @@ def trace(recognizer: Recognizer) -> torch.export.ExportedProgram:
     widths_B = torch.tensor([64, 50])
     batch = torch.export.Dim("batch", min=1)
     # Not a Dim of its own: those refuse what torch cannot prove, as that a quarter of 8 pixels or more is not 1.
-    width = torch.export.Dim.AUTO(min=image.LEAST_WIDTH)
+    width = torch.export.Dim.AUTO(min=image.MIN_WIDTH)
     with torch.no_grad():
         return torch.export.export(
             Exported(recognizer.network), (images_BCHW, widths_B), dynamic_shapes=({0: batch, 3: width}, {0: batch})

@@ -18,7 +18,7 @@ from raycrnn import config
 from raycrnn.cluster import TrainingAllocation
 from raycrnn.data import batch_order, image_files
 from raycrnn.data.augment import Augmenter
-from raycrnn.data.image import LEAST_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
+from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
 from raycrnn.data.rejections import Rejected
 from raycrnn.ingest import map_ranges
 from raycrnn.ingest.image_cache import ImageCache
@@ -130,7 +130,9 @@ def make_batch(spec: BatchSpec, number: int) -> dict:
     )
     images, taken, rejected = [], [], []
     paths = rows.paths(places)
-    read = image_files.reading([path for place, path in zip(places, paths, strict=True) if not _is_kept(spec, place)])
+    read = image_files.prefetching_reader(
+        [path for place, path in zip(places, paths, strict=True) if not _is_kept(spec, place)]
+    )
     for place, path, times in zip(places, paths, passes.tolist(), strict=True):
         try:
             images.append(_load(spec, rows, int(place), partial(read, path), times))
@@ -139,7 +141,7 @@ def make_batch(spec: BatchSpec, number: int) -> dict:
             where = (spec.sample_set.csvs[rows.source[place]], int(rows.line[place]), path)
             rejected.append([int(rows.row[place]), *where, error.reason, error.detail])
     height, channels = spec.image.input_shape[0], spec.image.input_channels
-    blank = np.zeros((height, LEAST_WIDTH, channels), np.uint8)
+    blank = np.zeros((height, MIN_WIDTH, channels), np.uint8)
     images_BCHW, widths_B = collate(images or [blank])
     codes = [rows.codes(place) for place in taken]
     return {
@@ -207,7 +209,7 @@ def _load(spec: BatchSpec, rows: _Rows, place: int, read: Callable[[], bytes], t
     shape, channels = spec.image.input_shape, spec.image.input_channels
     if spec.augmenter is None:
         return prepare(read(), shape, channels)
-    augment = spec.augmenter.of(times, int(rows.row[place]))
+    augment = spec.augmenter.for_sample(times, int(rows.row[place]))
     begun = spec.image_cache.find(place) if spec.image_cache else None
     if begun is None:
         begun = decode_and_limit(read(), shape, channels, augment is not None)

@@ -131,7 +131,7 @@ def make_chunk(
     """Decode the images of a range of a set's rows."""
     pixels, shapes = [], []
     paths = ray.get(table)["path"].slice(first, stop - first).to_pylist()
-    for _, read in image_files.readers(paths):
+    for _, read in image_files.iter_readers(paths):
         try:
             begun = image.decode_and_limit(read(), input_shape, channels, augmented)
             pixels.append(begun.tobytes())

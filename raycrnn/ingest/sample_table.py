@@ -71,12 +71,12 @@ def put_samples(
                 raise size
             # A request for each image behind a URI before the first step would cost more than padding does.
             width = shape[1] if size is None else image.fitted_width(size, shape)
-            frames = csv_files.least_frames(codes)
+            frames = csv_files.min_frames(codes)
             if training:
                 check_frames(len(codes), frames, width)
             for name, value in zip(SAMPLES.names, (number, path, source, row.line, codes, frames, width), strict=True):
                 columns[name].append(value)
-            decoded += image.begun_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
+            decoded += image.decoded_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
         except Rejected as rejected:
             rejections.append(Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail))
     table = pa.table(columns, SAMPLES)

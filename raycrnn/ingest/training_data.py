@@ -51,9 +51,9 @@ class TrainingData:
 def read(configuration: Configuration) -> LabelledCsvs:
     """Read the CSVs and find the alphabet. Raises `UsageError`."""
     data = configuration.data
-    train, evaluated = (csv_files.read_labels(paths, data) for paths in (data.train_csvs, data.csv_files_eval))
+    train, evaluated = (csv_files.read_labelled_csvs(paths, data) for paths in (data.train_csvs, data.csv_files_eval))
     digests = {path: _digest(path) for path in (*data.train_csvs, *data.csv_files_eval)}
-    return LabelledCsvs(train, evaluated, csv_files.alphabet_of(train, data), digests)
+    return LabelledCsvs(train, evaluated, csv_files.load_or_build_alphabet(train, data), digests)
 
 
 def _digest(path: str) -> str:

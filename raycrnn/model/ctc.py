@@ -26,7 +26,7 @@ class Path:
 def loss(log_probs_TBK: Tensor, frames_B: Tensor, codes_S: Tensor, lengths_B: Tensor) -> Tensor:
     """Negative log-likelihood, summed over the batch, in float32.
 
-    Finite for every label of at most `samples.least_frames` frames; infinite for a longer one.
+    Finite for every label of at most `samples.min_frames` frames; infinite for a longer one.
 
     Args:
         codes_S: the labels' codes, one after the other.

@@ -16,7 +16,7 @@ def sequence_score(paths: Sequence[ctc.Path], decoding: config.Decoding) -> floa
     return paths[0].log_prob - paths[1].log_prob
 
 
-def unit_confidences(tempered_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]]) -> list[list[float]]:
+def path_confidences(tempered_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]]) -> list[list[float]]:
     """Of each reading of each image, the probability under a temperature."""
     found: list[list[float]] = [[] for _ in paths]
     for rank in range(max(map(len, paths))):

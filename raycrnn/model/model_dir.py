@@ -8,7 +8,7 @@ from raycrnn import config, storage
 from raycrnn.model.calibration import Calibration
 
 
-def digests(model: str) -> dict[str, str]:
+def file_digests(model: str) -> dict[str, str]:
     """SHA-256 of each of a model's files that says what it reads."""
     found = {}
     for name in ("model.safetensors", "config.json", "alphabet.json", "calibration.json"):

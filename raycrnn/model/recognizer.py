@@ -24,7 +24,7 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model import ctc, model_dir, runtime
 from raycrnn.model.calibration import Calibration, temper
 from raycrnn.model.crnn import CRNN
-from raycrnn.model.decoding import Outputs, decode, sequence_score, unit_confidences
+from raycrnn.model.decoding import Outputs, decode, path_confidences, sequence_score
 from raycrnn.model.model_dir import FILES
 from raycrnn.model.transcription import Alternative, Transcription, Unit
 from raycrnn.storage import replace_directory
@@ -47,7 +47,7 @@ class Recognizer:
         calibration: Calibration | None = None,
     ):
         self.device = device or torch.device("cpu")
-        self.network = runtime.place(network, self.device).eval()
+        self.network = runtime.to_device(network, self.device).eval()
         self.configuration = configuration
         self.alphabet = alphabet
         self.metrics = metrics
@@ -129,12 +129,12 @@ class Recognizer:
         )
 
     @property
-    def most_pixels(self) -> int:
+    def max_batch_pixels(self) -> int:
         """of a forward pass, padding included"""
         return MOST_PIXELS.get(self.device.type, MOST_PIXELS["cpu"])
 
     @property
-    def most_readings(self) -> int:
+    def max_alternatives(self) -> int:
         """Readings that its way of decoding finds in an image, at most."""
         decoding = self.configuration.decoding
         return 1 if decoding.method == "greedy" else decoding.beam_width
@@ -142,7 +142,7 @@ class Recognizer:
     def prepare(self, given: ImageInput, max_pixels: int = image.MAX_PIXELS) -> PreparedImage:
         """An image as `transcribe` takes it. Raises `samples.Rejected`."""
         settings = self.configuration.image
-        return image.to_line(given, settings.input_shape, settings.input_channels, max_pixels)
+        return image.prepare_image(given, settings.input_shape, settings.input_channels, max_pixels)
 
     def __call__(
         self,
@@ -177,8 +177,8 @@ class Recognizer:
         """
         decoding = self.configuration.decoding
         if n_best is not None:
-            if not 1 <= n_best <= self.most_readings:
-                raise UsageError(f"{n_best} readings: {decoding.method} decoding finds 1 to {self.most_readings}")
+            if not 1 <= n_best <= self.max_alternatives:
+                raise UsageError(f"{n_best} readings: {decoding.method} decoding finds 1 to {self.max_alternatives}")
             decoding = decoding.model_copy(update={"num_beam_paths": n_best})
         results: list[Transcription | None] = [None] * len(lines)
         for outputs in self.log_probs([line.pixels for line in lines]):
@@ -197,7 +197,7 @@ class Recognizer:
         Raises `RaycrnnError` where that is no numbers: its weights overflow.
         """
         height = self.configuration.image.input_shape[0]
-        for indices in batches_by_width([array.shape[1] for array in images], height, self.most_pixels):
+        for indices in batches_by_width([array.shape[1] for array in images], height, self.max_batch_pixels):
             images_BCHW, widths_B = map(torch.from_numpy, image.collate([images[i] for i in indices]))
             with torch.inference_mode():
                 log_probs_TBK, frames_B = self.network(images_BCHW.to(self.device), widths_B.to(self.device))
@@ -213,7 +213,7 @@ class Recognizer:
         paths = decode(outputs, decoding)
         shown = [each[: decoding.num_beam_paths] for each in paths]
         tempered_TBK = temper(outputs.log_probs_TBK, self.calibration.temperature)
-        confidences = unit_confidences(tempered_TBK, outputs.frames_B, shown)
+        confidences = path_confidences(tempered_TBK, outputs.frames_B, shown)
         units = [None] * len(lines)
         if spans:
             units = self._units(lines, tempered_TBK, outputs.frames_B, [best.codes for best, *_ in paths])
@@ -232,7 +232,7 @@ class Recognizer:
         found = []
         for i, (line, label, ranges) in enumerate(zip(lines, labels, spans, strict=True)):
             sure = tempered_TBK[:, i].exp().cpu().numpy()
-            columns = image.spans(ranges, line.pixels.shape, line.width)
+            columns = image.spans(ranges, line.pixels.shape, line.original_width)
             found.append(
                 tuple(
                     Unit(self.alphabet.units[code], code, float(sure[first:end, code].max()), *span)

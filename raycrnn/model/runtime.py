@@ -27,7 +27,7 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def place(network: CRNN, device: torch.device) -> CRNN:
+def to_device(network: CRNN, device: torch.device) -> CRNN:
     """Move to a device, in the memory layout its convolutions like."""
     return network.to(device, memory_format=torch.channels_last)
 

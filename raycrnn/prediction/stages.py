@@ -48,7 +48,7 @@ class Decode:
         return pa.Table.from_pylist(decoded, DECODED)
 
     def _together(self, paths: Sequence[str]) -> Iterator[dict]:
-        return (_decode(read, self.settings) for _, read in image_files.readers(paths))
+        return (_decode(read, self.settings) for _, read in image_files.iter_readers(paths))
 
     def _alone(self, paths: Sequence[str]) -> Iterator[dict]:
         import ray
@@ -80,11 +80,11 @@ def _decode_alone(path: str, settings: Image) -> dict:
 def _decode(read: Callable[[], bytes], settings: Image) -> dict:
     """A row of `DECODED`."""
     try:
-        line = image.to_line(read(), settings.input_shape, settings.input_channels)
+        line = image.prepare_image(read(), settings.input_shape, settings.input_channels)
     except rejections.Rejected as rejected:
         return {"rejected": [rejected.reason, rejected.detail]}
     pixels = line.pixels
-    return {"pixels": pixels.tobytes(), "width": pixels.shape[1], "original_width": line.width}
+    return {"pixels": pixels.tobytes(), "width": pixels.shape[1], "original_width": line.original_width}
 
 
 def _malformed(problem: str) -> dict:
@@ -122,7 +122,7 @@ class Transcriber:
         runtime.keep_kernels()
         self.recognizer = Recognizer.load(model, "auto", overrides)
         # Not before, when it could still be replaced.
-        if expected is not None and model_dir.digests(model) != expected:
+        if expected is not None and model_dir.file_digests(model) != expected:
             raise RaycrnnError(f"{model}: is another model than when the command began: it was replaced meanwhile")
         self.spans = spans
 

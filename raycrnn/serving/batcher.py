@@ -152,7 +152,7 @@ class Batcher:
 
     def _take(self) -> list[QueuedLine]:
         """The next batch, which waits no longer."""
-        batch = like_the_first(self._waiting, self.recognizer.most_pixels)
+        batch = like_the_first(self._waiting, self.recognizer.max_batch_pixels)
         taken = set(map(id, batch))
         self._waiting = [each for each in self._waiting if id(each) not in taken]
         return batch

@@ -208,7 +208,7 @@ class Service:
         """
         model = self.model
         decoding = model.recognizer.configuration.decoding
-        most = model.recognizer.most_readings
+        most = model.recognizer.max_alternatives
         if n_best is not None and n_best > most:
             raise RequestError(422, "too many readings", f"n_best={n_best}: this model finds at most {most}")
         try:
@@ -282,7 +282,7 @@ class Service:
             "greatest_width": settings.input_shape[1],
             "channels": settings.input_channels,
             "decoding": recognizer.configuration.decoding.model_dump(),
-            "most_readings": recognizer.most_readings,
+            "most_readings": recognizer.max_alternatives,
             "limits": self.limits.model_dump(),
         }
 

@@ -73,7 +73,7 @@ class Learner:
         self.settings = settings
         self.device = device
         self.precision = runtime.resolve_precision(settings.precision, device)
-        self.network = runtime.place(network, device)
+        self.network = runtime.to_device(network, device)
         if collectives.world_size() > 1:
             if device.type == "cuda":
                 self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)

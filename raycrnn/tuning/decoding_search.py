@@ -86,7 +86,9 @@ def _configuration(trials: Experiment, trial: Trial) -> Configuration:
 def _read(recognizer: Recognizer, configuration: Configuration) -> Read:
     """Read the evaluation images. Raises `RaycrnnError` if too many cannot be."""
     settings = configuration.data
-    pairs = [(file, row) for file in csv_files.read_labels(settings.csv_files_eval, settings) for row in file.rows]
+    pairs = [
+        (file, row) for file in csv_files.read_labelled_csvs(settings.csv_files_eval, settings) for row in file.rows
+    ]
     arrays, references, rejections = [], [], []
     for file, row in pairs:
         try:

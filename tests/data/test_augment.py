@@ -69,7 +69,7 @@ def test_epochs_and_rows_are_not_mixed_up():
 
 
 def test_the_augmentation_of_a_row_is_the_same_after_pickling():
-    of_row = Augmenter(Augmentation(), 3, seed=5).of(epoch=1, row=9)
+    of_row = Augmenter(Augmentation(), 3, seed=5).for_sample(epoch=1, row=9)
     assert same(pickle.loads(pickle.dumps(of_row))(noise("RGB")), of_row(noise("RGB")))
     assert same(of_row(noise("RGB")), Augmenter(Augmentation(), 3, seed=5).apply(noise("RGB"), 1, 9))
 
@@ -78,7 +78,7 @@ def test_the_augmentation_of_a_row_is_the_same_after_pickling():
 @pytest.mark.parametrize("settings_", [{"data_augmentation": False}, ALL_OFF])
 def test_when_it_is_off_there_is_none(settings_, channels):
     augmenter = Augmenter(Augmentation.model_validate(settings_), channels, seed=0)
-    assert augmenter.of(epoch=0, row=0) is None
+    assert augmenter.for_sample(epoch=0, row=0) is None
     picture = noise("L" if channels == 1 else "RGB")
     assert same(augmenter.apply(picture, 0, 0), picture)
 

@@ -72,7 +72,7 @@ def test_rows_of_like_width_share_a_batch(batch_size, number, by_area):
 
 
 def test_within_a_window_every_batch_holds_neighbours_by_width():
-    widths = np.random.default_rng(1).permutation(batch_order.WINDOW * 16)
+    widths = np.random.default_rng(1).permutation(batch_order.WINDOW_BATCHES * 16)
     for window in np.split(batch_order.train_epoch(widths, 8, seed=0, epoch=0).rows.reshape(-1, 8), 2):
         ranks = np.argsort(np.argsort(widths[window], axis=None)).reshape(-1, 8)
         assert (np.ptp(ranks, axis=1) == 7).all()
@@ -127,12 +127,12 @@ def sources(counts: list[int], weights: tuple[float, ...]) -> batch_order.Source
 )
 def test_an_epoch_has_as_many_draws_as_rows_by_weight(counted, batch_size, seed, number, by_area):
     of_rows = sources([count for count, _ in counted], tuple(weight for _, weight in counted))
-    rows = len(of_rows.of_rows)
+    rows = len(of_rows.source_of_row)
     widths = np.random.default_rng(seed).integers(8, 500, rows)
     epoch = batch_order.train_epoch(widths, batch_size, seed, number, by_area, of_rows)
     assert len(epoch.rows) == rows
     assert len(epoch) == batch_order.batch_count(rows, batch_size)
-    drawn = np.bincount(of_rows.of_rows[epoch.rows], minlength=len(counted))
+    drawn = np.bincount(of_rows.source_of_row[epoch.rows], minlength=len(counted))
     assert np.abs(drawn - rows * np.array(of_rows.weights) / sum(of_rows.weights)).max() <= 1
 
 
@@ -148,7 +148,7 @@ def test_of_a_source_every_row_comes_once_before_one_comes_again(counts, seed):
         for row, times in zip(epoch.rows.tolist(), epoch.passes.tolist(), strict=True):
             drawn[row].append(times)
     for source in range(len(counts)):
-        times = [len(drawn[row]) for row in np.flatnonzero(of_rows.of_rows == source)]
+        times = [len(drawn[row]) for row in np.flatnonzero(of_rows.source_of_row == source)]
         assert max(times) - min(times) <= 1
     for passes in drawn.values():
         assert len(set(passes)) == len(passes)
@@ -158,7 +158,7 @@ def test_every_batch_holds_its_share_of_each_source_however_wide_they_are():
     of_rows = sources([900, 100], (1.0, 1.0))
     widths = np.concatenate([np.random.default_rng(0).integers(8, 100, 900), np.full(100, 900)])
     epoch = batch_order.train_epoch(widths, 10, 0, 0, sources=of_rows)
-    shares = [np.mean(of_rows.of_rows[rows]) for rows in batches(epoch)]
+    shares = [np.mean(of_rows.source_of_row[rows]) for rows in batches(epoch)]
     assert min(shares) >= 0.4
     assert max(shares) <= 0.6
 

@@ -344,7 +344,7 @@ def test_least_frames_is_the_length_of_the_shortest_path_that_collapses_to_the_l
     def collapses_to_label(path):
         return [code for code, _ in itertools.groupby(path) if code != 3] == codes
 
-    length = csv_files.least_frames(codes)
+    length = csv_files.min_frames(codes)
     assert any(collapses_to_label(path) for path in itertools.product(range(4), repeat=length))
     assert length == 0 or not any(map(collapses_to_label, itertools.product(range(4), repeat=length - 1)))
 

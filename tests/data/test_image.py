@@ -425,7 +425,7 @@ def read_or_refused(data: bytes) -> None:
         assert 8 <= image.fitted_width(image.measure(file.name), (32, 256)) <= 256
     try:
         # A lower limit: a broken header may ask for much, and the test is to end soon.
-        array = image.to_line(data, (32, 256), 3, max_pixels=1_000_000).pixels
+        array = image.prepare_image(data, (32, 256), 3, max_pixels=1_000_000).pixels
     except Rejected as error:
         assert error.reason in ("not an image", "damaged image", "too many pixels")
         assert error.detail
@@ -619,7 +619,7 @@ def test_limit_height_only_shrinks_and_keeps_the_aspect(size, most):
 
 
 def test_the_least_width_is_the_first_that_gives_a_frame():
-    assert min(width for width in range(1, 100) if image.frames(width) >= 1) == image.LEAST_WIDTH
+    assert min(width for width in range(1, 100) if image.frames(width) >= 1) == image.MIN_WIDTH
 
 
 @given(st.integers(8, 5000))

@@ -29,7 +29,7 @@ def settings(csv, **training) -> config.Configuration:
 
 
 def put(configuration, training=True):
-    files = csv_files.read_labels(configuration.data.train_csvs, configuration.data)
+    files = csv_files.read_labelled_csvs(configuration.data.train_csvs, configuration.data)
     return sample_table.put_samples(files, ALPHABET, configuration, training)
 
 
@@ -67,7 +67,10 @@ def test_images_are_those_of_a_plain_loop_over_the_same_rows(local_ray, tmp_path
     epoch = batch_order.train_epoch(widths, 8, 5, 1)
     for number, batch in enumerate(batches):
         rows, _ = epoch[number]
-        arrays = [prepare(image_files.read_bytes(paths[row]), (32, 1024), 1, augmenter.of(1, int(row))) for row in rows]
+        arrays = [
+            prepare(image_files.read_bytes(paths[row]), (32, 1024), 1, augmenter.for_sample(1, int(row)))
+            for row in rows
+        ]
         images_BCHW, widths_B = collate(arrays)
         assert batch.rows_B.tolist() == rows.tolist()
         assert batch.widths_B.tolist() == widths_B.tolist()

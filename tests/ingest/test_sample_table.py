@@ -38,11 +38,11 @@ def test_large_sets_are_measured_by_tasks_with_the_same_result(local_ray, tmp_pa
 def test_a_csv_without_rows_or_labels_is_refused(local_ray, tmp_path):
     (tmp_path / "empty.csv").write_text("\n\n")
     with pytest.raises(UsageError, match="no rows"):
-        csv_files.read_labels([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))
+        csv_files.read_labelled_csvs([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))
     (tmp_path / "bare.csv").write_text("a.png\nb.png\n")
     data = config.Data(csv_files_train="x")
     with pytest.raises(UsageError, match="no row has a label"):
-        csv_files.read_labels([str(tmp_path / "bare.csv")], data)
+        csv_files.read_labelled_csvs([str(tmp_path / "bare.csv")], data)
     (tmp_path / "blank.csv").write_text("a.png;\nb.png;||\n")
     with pytest.raises(UsageError, match="all labels are empty"):
-        csv_files.alphabet_of(csv_files.read_labels([str(tmp_path / "blank.csv")], data), data)
+        csv_files.load_or_build_alphabet(csv_files.read_labelled_csvs([str(tmp_path / "blank.csv")], data), data)

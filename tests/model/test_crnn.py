@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycrnn.config import Image, Model
-from raycrnn.data.image import LEAST_WIDTH, frames
+from raycrnn.data.image import MIN_WIDTH, frames
 from raycrnn.model.crnn import CRNN, reversal, standardise
 
 TINY = (8, 8, 16, 16, 16, 16, 16)
@@ -54,7 +54,7 @@ def test_log_probs_have_a_frame_for_four_pixels_less_one(height, channels):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.integers(LEAST_WIDTH, 90), min_size=2, max_size=4), st.integers(0, 40))
+@given(st.lists(st.integers(MIN_WIDTH, 90), min_size=2, max_size=4), st.integers(0, 40))
 def test_transcription_does_not_depend_on_its_batch(widths, extra):
     network = tiny().eval()
     batch = images(widths, padded=max(widths) + extra)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycrnn.data.csv_files import least_frames
+from raycrnn.data.csv_files import min_frames
 from raycrnn.model import ctc
 
 
@@ -98,7 +98,7 @@ def test_loss_equals_enumeration_and_is_finite_for_admissible_labels(frames, see
     log_probs = random_log_probs(frames, 1, 4, seed)
     loss = ctc.loss(log_probs, torch.tensor([frames]), torch.tensor(label), torch.tensor([len(label)]))
     expected = brute_force(log_probs[:, 0]).get(tuple(label), 0.0)
-    assert torch.isfinite(loss) == (least_frames(label) <= frames)
+    assert torch.isfinite(loss) == (min_frames(label) <= frames)
     if expected:
         assert loss.item() == pytest.approx(-math.log(expected), rel=1e-4)
 
@@ -127,8 +127,8 @@ def best_alignment(log_probs_TK: torch.Tensor, label: tuple[int, ...]) -> float:
     seed=st.integers(0, 2**20),
 )
 def test_an_alignment_is_the_best_of_all_paths_of_a_label(frames, labels, seed):
-    labels = [label for label in labels if least_frames(label) <= frames] or [()]
-    own_frames = [max(least_frames(label), 1, frames - i) for i, label in enumerate(labels)]
+    labels = [label for label in labels if min_frames(label) <= frames] or [()]
+    own_frames = [max(min_frames(label), 1, frames - i) for i, label in enumerate(labels)]
     log_probs = random_log_probs(max(own_frames), len(labels), 3, seed, sharpness=3.0)
     found = ctc.align(log_probs, torch.tensor(own_frames), labels)
     for i, (label, spans) in enumerate(zip(labels, found, strict=True)):

@@ -28,7 +28,7 @@ class Gated:
     """Stands in for a recogniser: answers with widths, once the gate is open."""
 
     fails_at: int | None = None
-    most_pixels: int = 2**20
+    max_batch_pixels: int = 2**20
 
     def __post_init__(self):
         self.gate = threading.Event()
