@@ -1,7 +1,7 @@
 """Units and their codes.
 
-A unit is what one output class of the network stands for: mostly a character, but any string may be one. The
-alphabet maps n units to the codes 0 … n−1; class n is the CTC blank and never a unit.
+A unit is what one output class of the network stands for: usually a character, but any string can be a unit. The
+alphabet maps n units to the codes 0 … n−1. Class n is the CTC blank and is never a unit.
 """
 
 import json
@@ -11,16 +11,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 from raycrnn.config import read_json_object
 from raycrnn.errors import UsageError
 from raycrnn.storage import is_uri
 
 SHIPPED = ("lookup_digits", "lookup_letters_symbols", "lookup_letters_digits_symbols")
+"""Names of the alphabets that come with raycrnn."""
+
+UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 class UnknownUnit(ValueError):
-    """A label holds units that the alphabet lacks."""
+    """A label contains units that are not in the alphabet.
+
+    Attributes:
+        units: The unknown units, each once, in the order of the label.
+    """
 
     def __init__(self, units: Sequence[str]):
         self.units = tuple(units)
@@ -29,28 +37,45 @@ class UnknownUnit(ValueError):
 
 @dataclass(frozen=True)
 class Alphabet:
-    """Units in the order of their codes. Raises `UsageError` if it is empty or a unit is empty or repeated."""
+    """The units that a model can output, in the order of their codes.
+
+    Args:
+        units: The units; the code of a unit is its index.
+
+    Raises:
+        UsageError: There are no units, or a unit is empty, repeated, or not valid Unicode.
+
+    Example:
+        >>> alphabet = Alphabet(("a", "b", "ſt"))
+        >>> alphabet.encode(["b", "ſt"])
+        [1, 2]
+        >>> alphabet.decode([0, 2])
+        ['a', 'ſt']
+        >>> alphabet.blank
+        3
+    """
 
     units: tuple[str, ...]
+    """The units; the code of a unit is its index."""
 
     def __post_init__(self) -> None:
         if not self.units:
             raise UsageError("the alphabet is empty: it needs at least one unit")
         if "" in self.units:
-            raise UsageError("the alphabet holds an empty unit")
-        broken = [unit for unit in self.units if unit.encode("utf-8", "ignore").decode() != unit]
-        if broken:
-            raise UsageError(f"the alphabet holds {broken[0]!r}, half of a surrogate pair and no character")
+            raise UsageError("the alphabet contains an empty unit")
+        surrogates = [unit for unit in self.units if unit.encode("utf-8", "ignore").decode() != unit]
+        if surrogates:
+            raise UsageError(f"the alphabet contains {surrogates[0]!r}, half of a surrogate pair")
         if len(self._code_of) < len(self.units):
             repeated = next(unit for i, unit in enumerate(self.units) if unit in self.units[:i])
-            raise UsageError(f"the alphabet holds the unit {repeated!r} twice")
+            raise UsageError(f"the alphabet contains the unit {repeated!r} twice")
 
     def __len__(self) -> int:
         return len(self.units)
 
     @property
     def blank(self) -> int:
-        """The class of the CTC blank: the extra last one."""
+        """The class of the CTC blank: one more than the largest code."""
         return len(self.units)
 
     @cached_property
@@ -61,39 +86,60 @@ class Alphabet:
         return unit in self._code_of
 
     def encode(self, label: Iterable[str]) -> list[int]:
-        """Codes of a label's units. Raises `UnknownUnit`, naming each unknown unit once."""
+        """Return the codes of a label's units.
+
+        Args:
+            label: The units; a string stands for its characters.
+
+        Raises:
+            UnknownUnit: Some units are not in the alphabet; the exception names each of them once.
+        """
         label = tuple(label)
         try:
             return [self._code_of[unit] for unit in label]
         except KeyError:
-            raise UnknownUnit(list(dict.fromkeys(u for u in label if u not in self._code_of))) from None
+            raise UnknownUnit(list(dict.fromkeys(unit for unit in label if unit not in self._code_of))) from None
 
     def decode(self, codes: Iterable[int]) -> list[str]:
-        """Units of codes in 0 … n−1; the blank is none of them."""
+        """Return the units of codes in 0 … n−1, that is, of codes without blanks."""
         return [self.units[code] for code in codes]
 
     @classmethod
     def from_labels(cls, labels: Iterable[Iterable[str]]) -> "Alphabet":
-        """The units that occur, sorted by code point, so that the order of the rows does not matter."""
+        """Build an alphabet of all units that occur in labels.
+
+        The units are sorted by code point, so the order of the labels does not matter.
+
+        Raises:
+            UsageError: The labels contain no units.
+        """
         return cls(tuple(sorted(set().union(*labels))))
 
     @classmethod
-    def load(cls, name_or_path: str | Path, unicode_form: str = "NFC") -> "Alphabet":
-        """Read a shipped table by its name, or a JSON object {unit: code}; any integers do as codes.
+    def load(cls, name_or_path: str | Path, unicode_form: UnicodeForm = "NFC") -> "Alphabet":
+        """Read an alphabet from a JSON object {unit: code}, or one that comes with raycrnn.
+
+        Any distinct integers can be codes; they are mapped to 0 … n−1 in ascending order.
+
+        Args:
+            name_or_path: A name in `SHIPPED`, or the path or URI of a JSON file.
+            unicode_form: The Unicode normalisation form that is applied to the units.
 
         Raises:
-            UsageError: no such file, not such an object, a code twice, two units that normalise to one.
+            UsageError: There is no such file, it does not contain such an object, two units have the same code, or
+                two units are equal after normalisation.
         """
-        shipped = resources.files("raycrnn.data") / "alphabets" / f"{name_or_path}.json"
         if name_or_path in SHIPPED:
-            with resources.as_file(shipped) as path:
+            with resources.as_file(resources.files("raycrnn.data") / "alphabets" / f"{name_or_path}.json") as path:
                 return cls._from_table(read_json_object(path), str(name_or_path), unicode_form)
         if not is_uri(name_or_path) and not Path(name_or_path).exists():
-            raise UsageError(f"{name_or_path}: no such alphabet file; shipped tables are {', '.join(SHIPPED)}")
+            raise UsageError(
+                f"{name_or_path}: no such alphabet file; the alphabets of raycrnn are {', '.join(SHIPPED)}"
+            )
         return cls._from_table(read_json_object(name_or_path), str(name_or_path), unicode_form)
 
     @classmethod
-    def _from_table(cls, table: dict, origin: str, unicode_form: str) -> "Alphabet":
+    def _from_table(cls, table: dict[str, Any], origin: str, unicode_form: UnicodeForm) -> "Alphabet":
         unit_of: dict[int, str] = {}
         for unit, code in table.items():
             if not isinstance(code, int) or isinstance(code, bool):
@@ -107,4 +153,5 @@ class Alphabet:
             raise UsageError(f"{origin}: {error} (units are normalised to {unicode_form})") from None
 
     def to_json(self) -> str:
+        """Return the JSON object {unit: code} that `load` reads."""
         return json.dumps(self._code_of, ensure_ascii=False, indent=0)

@@ -1,108 +1,124 @@
-"""Which rows in which order: pure functions of (seed, epoch), the same on every worker and after a resume."""
+"""The order of rows and their batches in an epoch.
+
+The functions are pure: the order depends only on the arguments, the seed and the epoch, so it is the same on every
+worker and after a resume.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 WINDOW_BATCHES = 64
-"""Batches in a shuffle window: rows of like width are brought together within it."""
+"""Batches in a shuffle window; within a window, rows of similar width are batched together."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """One epoch's batches, in order."""
+    """The batches of one epoch, in order."""
 
     rows: np.ndarray
-    """[draws] a row's number, batch after batch"""
+    """Row numbers [draws], batch after batch."""
     passes: np.ndarray
-    """[draws] how often the row was drawn before, in this epoch and the ones before it: without weights the epoch.
-    With the row's number it decides the augmentation, so that a row drawn twice is not seen twice alike."""
+    """How often each row was drawn before [draws], in this epoch and earlier ones; without weights, the number of the
+    epoch. Pass and row number determine the augmentation, so a row that is drawn twice is augmented differently."""
     bounds: np.ndarray
-    """[batches + 1] where in `rows` each batch begins"""
+    """Index in `rows` at which each batch starts, and the end [batches + 1]."""
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
 
     def __getitem__(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Rows and passes of a batch."""
-        place = slice(self.bounds[batch], self.bounds[batch + 1])
-        return self.rows[place], self.passes[place]
+        """Return the rows and the passes of a batch."""
+        draws = slice(self.bounds[batch], self.bounds[batch + 1])
+        return self.rows[draws], self.passes[draws]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Rows that are drawn by the weight of the source that they come from."""
+    """The sources of the rows, such as CSV files, with their sampling weights."""
 
     source_of_row: np.ndarray
-    """[rows] number of each row's source"""
+    """Number of each row's source [rows]."""
     weights: tuple[float, ...]
-    """of each source, any positive numbers"""
+    """Weight of each source; any positive numbers."""
 
 
 def train_epoch(
     widths: np.ndarray, batch_size: int, seed: int, epoch: int, by_area: bool = False, sources: Sources | None = None
 ) -> Epoch:
-    """One epoch of training: as many draws as there are rows, in `batch_count` batches.
+    """Return a training epoch with as many draws as there are rows, in `batch_count` batches.
 
-    All rows are shuffled, or drawn by the weights of their sources. Within windows of at most `WINDOW_BATCHES` batches and
-    half of the set they are sorted by width and cut into batches, and the batches of a window are shuffled: rows of
-    like width share a batch and little is padded, while both the batches and their order stay random. With
-    sources, each batch holds its share of every source, to a row.
+    All rows are shuffled, or drawn by the weights of their sources. The shuffled draws are divided into windows of at
+    most `WINDOW_BATCHES` batches and at most half of the set. The draws of a window are sorted by width and divided
+    into batches, and the batches of the window are shuffled. Rows of similar width therefore share a batch, which
+    needs little padding, while the batches and their order remain random. With sources, every batch has each source's
+    share of the draws, rounded to whole rows.
 
     Args:
-        widths: [rows] of the rows' images in pixels.
-        by_area: cut into batches of about the same width in all, and not of the same number of rows.
+        widths: Widths of the rows' images in pixels [rows].
+        batch_size: Rows of a batch; with `by_area`, the mean.
+        seed: Seed of the random generators.
+        epoch: Number of the epoch, from 0.
+        by_area: Divide a window into batches of about the same total width instead of the same number of rows.
+        sources: Draw the rows by the weights of these sources; None: every row once.
     """
     random = np.random.default_rng([seed, epoch])
     if sources is None:
         rows, passes = random.permutation(len(widths)), np.full(len(widths), epoch)
     else:
-        rows, passes = _draw(sources, seed, epoch)
+        rows, passes = _draw_by_weight(sources, seed, epoch)
         shuffled = random.permutation(len(rows))
         rows, passes = rows[shuffled], passes[shuffled]
     order, sizes = [], []
     for window in _windows(len(rows), batch_size):
         drawn = rows[window]
-        by_width = np.argsort(_rank(widths[drawn], sources.source_of_row[drawn] if sources else None), kind="stable")
-        bounds = _cut(widths[drawn[by_width]], batch_size, by_area)
-        batches = np.split(window.start + by_width, bounds)
+        keys = _sort_keys(widths[drawn], sources.source_of_row[drawn] if sources else None)
+        by_width = np.argsort(keys, kind="stable")
+        starts = _batch_starts(widths[drawn[by_width]], batch_size, by_area)
+        batches = np.split(window.start + by_width, starts)
         for batch in random.permutation(len(batches)):
             order.append(batches[batch])
             sizes.append(len(batches[batch]))
-    chosen = np.concatenate(order) if order else np.zeros(0, np.int64)
-    return Epoch(rows[chosen], passes[chosen], np.cumsum([0, *sizes]))
+    draws = np.concatenate(order) if order else np.zeros(0, np.int64)
+    return Epoch(rows[draws], passes[draws], np.cumsum([0, *sizes]))
 
 
 def eval_epoch(widths: np.ndarray, batch_size: int) -> Epoch:
-    """All rows once by width, so that batches are padded little."""
+    """Return every row once, sorted by width to minimise padding."""
     rows = np.argsort(widths, kind="stable")
     bounds = np.minimum(np.arange(batch_count(len(rows), batch_size) + 1) * batch_size, len(rows))
     return Epoch(rows, np.zeros_like(rows), bounds)
 
 
 def batch_count(rows: int, batch_size: int) -> int:
-    """Batches of an epoch, whichever way they are cut."""
+    """Return the number of batches in an epoch."""
     return -(-rows // batch_size)
 
 
 def worker_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """The part of a global batch that one worker takes; together the workers take each row once."""
+    """Return one worker's part of a global batch; the parts of all workers contain every row once."""
     return batch[rank::world_size]
 
 
 def _windows(rows: int, batch_size: int) -> list[slice]:
-    """Of at most `WINDOW_BATCHES` batches and half of the set, for else every epoch would put the same rows together. What
-    fills no batch is a window of its own, after the others: as it was shuffled, so that it may be any row."""
-    whole = rows // batch_size
-    step = batch_size * max(1, min(WINDOW_BATCHES, -(-whole // 2)))
-    starts = range(0, whole * batch_size, step)
-    windows = [slice(start, min(start + step, whole * batch_size)) for start in starts]
-    return windows + ([slice(whole * batch_size, rows)] if whole * batch_size < rows else [])
+    """Divide the draws into shuffle windows.
+
+    A window is at most half of the set; otherwise every epoch would batch the same rows together. The rows that do not
+    fill a batch form the last window. They are left as they were shuffled, so they can be any rows.
+    """
+    full_batches = rows // batch_size
+    step = batch_size * max(1, min(WINDOW_BATCHES, -(-full_batches // 2)))
+    end = full_batches * batch_size
+    windows = [slice(start, min(start + step, end)) for start in range(0, end, step)]
+    return windows + ([slice(end, rows)] if end < rows else [])
 
 
-def _rank(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
-    """What a window is sorted by: the width, or with sources its quantile among those of its source, for then every
-    stretch of the window holds the same share of each."""
+def _sort_keys(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+    """Return the keys by which a window is sorted.
+
+    Without sources, the keys are the widths. With sources, they are each width's quantile within its source, so every
+    part of the sorted window has the same share of each source.
+    """
     if sources is None:
         return widths
     quantiles = np.empty(len(widths))
@@ -113,21 +129,27 @@ def _rank(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
     return quantiles
 
 
-def _cut(widths: np.ndarray, batch_size: int, by_area: bool) -> np.ndarray:
-    """Where each batch of a window but the first begins. There are as many either way, and none is empty."""
+def _batch_starts(widths: np.ndarray, batch_size: int, by_area: bool) -> np.ndarray:
+    """Return where each batch of a window starts, except the first.
+
+    The number of batches is the same with and without `by_area`, and no batch is empty.
+    """
     batches = batch_count(len(widths), batch_size)
     numbers = np.arange(1, batches)
     if not by_area:
         return numbers * batch_size
     area = np.cumsum(widths)
     even = np.searchsorted(area, numbers * (area[-1] / batches))
-    # At least one row lies between neighbours, and as many behind as there are batches to come.
+    # Each batch needs at least one row, and enough rows must remain for the batches after it.
     distinct = np.maximum.accumulate(np.maximum(even, 1) - numbers) + numbers
     return np.minimum(distinct, len(widths) - batches + numbers)
 
 
-def _draw(sources: Sources, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """An epoch's rows and their passes, by weight: of a source all rows come once before one comes again."""
+def _draw_by_weight(sources: Sources, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the rows of an epoch and their passes by the weights of the sources.
+
+    Every row of a source is drawn once before any row of the source is drawn again.
+    """
     rows, passes = [], []
     counts = np.bincount(sources.source_of_row, minlength=len(sources.weights))
     for source, draws in enumerate(_shares(np.where(counts, sources.weights, 0.0), len(sources.source_of_row))):
@@ -137,14 +159,14 @@ def _draw(sources: Sources, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarr
         first, stop = epoch * draws, (epoch + 1) * draws
         for number in range(first // len(of_source), batch_count(stop, len(of_source))):
             shuffled = np.random.default_rng([seed, source, number]).permutation(of_source)
-            begin = number * len(of_source)
-            taken = shuffled[max(0, first - begin) : stop - begin]
-            rows.append(taken)
-            passes.append(np.full(len(taken), number))
+            start = number * len(of_source)
+            drawn = shuffled[max(0, first - start) : stop - start]
+            rows.append(drawn)
+            passes.append(np.full(len(drawn), number))
     return np.concatenate(rows), np.concatenate(passes)
 
 
 def _shares(weights: np.ndarray, draws: int) -> np.ndarray:
-    """Whole numbers in the proportion of the weights that add up to the draws."""
+    """Return whole numbers in proportion to the weights that add up to `draws`."""
     bounds = np.cumsum([0, *weights]) / sum(weights) * draws
     return np.diff(np.round(bounds).astype(np.int64))
