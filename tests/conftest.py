@@ -4,8 +4,14 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+
+# Without a deadline, for machines differ; the same examples in every run of `make test`, new ones in `make test-long`.
+hypothesis.settings.register_profile("short", max_examples=30, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("long", max_examples=300, deadline=None)
+hypothesis.settings.load_profile("short")
 
 GLYPHS = "abcdefgh"
 

@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -472,7 +472,6 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=7) | OBJECTS
 KEYS = st.sampled_from([*config.fields(), *sorted(messages._groups()), *config.GROUP_OF_FLAT_KEY])
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(KEYS | st.text(max_size=8), VALUES), max_size=4))
 def test_whatever_is_given_is_a_configuration_or_a_usage_error(pairs):
     tree = copy.deepcopy(LEAST)
@@ -491,7 +490,6 @@ def test_whatever_is_given_is_a_configuration_or_a_usage_error(pairs):
         assert Configuration.model_validate_json(found.model_dump_json()) == found
 
 
-@settings(max_examples=200, deadline=None)
 @given(KEYS | st.text(max_size=8), st.text(max_size=12) | VALUES.map(json.dumps))
 def test_whatever_overrides_is_a_configuration_or_a_usage_error(key, text):
     try:
@@ -502,7 +500,6 @@ def test_whatever_overrides_is_a_configuration_or_a_usage_error(key, text):
         assert Configuration.model_validate_json(found.model_dump_json()) == found
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.text(min_size=1).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
 def test_any_text_can_name_an_output_directory_when_it_is_quoted(text):
     assert config.parse(LEAST, ["output_model_dir=" + json.dumps(text)]).output_model_dir == text

@@ -5,7 +5,7 @@ import string
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.data.alphabet import SHIPPED, Alphabet, UnknownUnit
@@ -128,7 +128,6 @@ def test_units_that_make_no_alphabet_are_refused_when_it_is_made(units, said):
 UNITS = st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=12, unique=True)
 
 
-@settings(deadline=None)
 @given(UNITS, st.data())
 def test_codes_lead_back_to_the_label(units, data):
     alphabet = Alphabet(tuple(units))
@@ -138,14 +137,12 @@ def test_codes_lead_back_to_the_label(units, data):
     assert alphabet.decode(codes) == label
 
 
-@settings(deadline=None)
 @given(UNITS.filter(lambda units: len({unicodedata.normalize("NFC", unit) for unit in units}) == len(units)))
 def test_an_alphabet_written_as_json_is_a_table_of_the_same_alphabet(units):
     alphabet = Alphabet(tuple(unicodedata.normalize("NFC", unit) for unit in units))
     assert Alphabet._from_table(json.loads(alphabet.to_json()), "test", "NFC") == alphabet
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(alphabet="abcdefgh", max_size=6)), st.text(alphabet="abcdefghij$", max_size=10))
 def test_an_unknown_unit_is_reported_once_and_no_known_one_is(labels, label):
     alphabet = Alphabet.from_labels([*labels, "z"])
@@ -172,7 +169,6 @@ def test_a_label_may_be_given_unit_by_unit():
     assert Alphabet(("a", "b")).encode(iter("ab")) == [0, 1]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.text(min_size=1, max_size=2), max_size=5), min_size=1), st.randoms())
 def test_an_alphabet_from_labels_does_not_depend_on_the_order_of_the_rows(labels, random):
     shuffled = [random.sample(label, len(label)) for label in random.sample(labels, len(labels))]

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -123,7 +123,6 @@ IN_GREY = [(effect, "L") for effect in EFFECTS if effect not in COLOUR_ONLY]
 SIZE = st.tuples(st.integers(1, 90), st.integers(1, 40))
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(IN_COLOUR + IN_GREY), SIZE, st.floats(1e-6, 1), st.integers(0, 1000))
 def test_every_effect_keeps_the_mode_and_the_image_it_was_given(effect_and_mode, size, share, seed):
     effect, mode = effect_and_mode
@@ -158,7 +157,6 @@ def ramp(width: int, height: int) -> tuple[Image.Image, int]:
     return Image.fromarray(np.tile(np.arange(width, dtype=np.uint8) * slope, (height, 1))), slope
 
 
-@settings(max_examples=200, deadline=None)
 @given(SIDE, SIDE, st.floats(0.001, GREATEST["rotation"]), st.integers(0, 1000))
 @example(12, 96, 0.3, 0)
 @example(12, 96, 0.785, 1)
@@ -183,7 +181,6 @@ class Extreme:
         return (low, high)[self.end]
 
 
-@settings(max_examples=100, deadline=None)
 @given(SIDE, SIDE, st.floats(0.001, GREATEST["rotation"]), st.integers(0, 1))
 @example(60, 60, 0.785, 0)
 @example(60, 240, 0.785, 1)
@@ -223,7 +220,6 @@ def test_padding_adds_nothing_but_pixels_in_the_colour_of_the_border(mode, ink, 
         assert set(side) == set(range(5))
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["L", "RGB"]), st.floats(0.01, 1), st.integers(0, 1000))
 def test_brightness_shifts_every_value_alike_within_its_strength(mode, strength, seed):
     picture = noise(mode)
@@ -243,7 +239,6 @@ def test_brightness_goes_both_ways_as_far_as_its_strength():
     assert 176 <= max(levels) <= 179
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["L", "RGB"]), st.floats(0.01, 0.99), st.integers(0, 1000))
 def test_contrast_stretches_about_the_mean_within_its_strength(mode, strength, seed):
     picture = noise(mode, low=100, high=156)

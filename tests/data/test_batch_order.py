@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.data import batch_order
@@ -27,7 +27,6 @@ def shuffled(widths: np.ndarray, batch_size: int) -> batch_order.Epoch:
     return batch_order.Epoch(rows, rows, np.append(np.arange(0, len(rows), batch_size), len(rows)))
 
 
-@settings(deadline=None)
 @given(*ANY)
 def test_each_row_comes_once_an_epoch(widths, batch_size, seed, number, by_area):
     epoch = batch_order.train_epoch(widths, batch_size, seed, number, by_area)
@@ -36,7 +35,6 @@ def test_each_row_comes_once_an_epoch(widths, batch_size, seed, number, by_area)
     assert (epoch.passes == number).all()
 
 
-@settings(deadline=None)
 @given(*ANY)
 def test_the_order_is_a_function_of_seed_and_epoch_alone(widths, batch_size, seed, number, by_area):
     before = widths.copy()
@@ -46,7 +44,6 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(widths, batch_size, see
     assert np.array_equal(widths, before)
 
 
-@settings(deadline=None)
 @given(*ANY)
 def test_the_number_of_batches_is_known_before_and_none_is_empty(widths, batch_size, seed, number, by_area):
     sizes = [len(rows) for rows in batches(batch_order.train_epoch(widths, batch_size, seed, number, by_area))]
@@ -117,7 +114,6 @@ def sources(counts: list[int], weights: tuple[float, ...]) -> batch_order.Source
     return batch_order.Sources(np.repeat(np.arange(len(counts)), counts), weights)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 60), st.floats(0.01, 100)), min_size=1, max_size=4),
     BATCH,
@@ -136,7 +132,6 @@ def test_an_epoch_has_as_many_draws_as_rows_by_weight(counted, batch_size, seed,
     assert np.abs(drawn - rows * np.array(of_rows.weights) / sum(of_rows.weights)).max() <= 1
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=3), SEED)
 def test_of_a_source_every_row_comes_once_before_one_comes_again(counts, seed):
     """Over all epochs together, and a row's passes number its draws."""
@@ -173,7 +168,6 @@ def test_a_source_without_usable_rows_leaves_its_draws_to_the_others():
 # --- evaluation and shares
 
 
-@settings(deadline=None)
 @given(WIDTHS, BATCH)
 def test_evaluation_goes_by_width_and_keeps_the_order_of_equals(widths, batch_size):
     epoch = batch_order.eval_epoch(widths, batch_size)
@@ -182,7 +176,6 @@ def test_evaluation_goes_by_width_and_keeps_the_order_of_equals(widths, batch_si
     assert len(epoch) == batch_order.batch_count(len(widths), batch_size)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 200), st.integers(1, 33))
 def test_the_workers_shares_make_the_batch_with_none_twice_and_none_much_larger(size, world_size):
     batch = np.random.default_rng(size).permutation(1000)[:size]

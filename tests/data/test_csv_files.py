@@ -5,7 +5,7 @@ import os
 import unicodedata
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from raycrnn.data import csv_files
@@ -92,7 +92,6 @@ LINES = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs
 DELIMITERS = st.sampled_from(";,\t|: é")
 
 
-@settings(deadline=None)
 @given(path=LINES.filter(bool), label=st.none() | LINES, delimiter=DELIMITERS)
 def test_what_is_written_as_a_row_is_read_back(path, label, delimiter):
     line = write_field(path, delimiter)
@@ -104,7 +103,6 @@ def test_what_is_written_as_a_row_is_read_back(path, label, delimiter):
 ROWS = st.lists(st.tuples(LINES.filter(str.strip), LINES), max_size=6)
 
 
-@settings(deadline=None)
 @given(ROWS, st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_what_is_written_as_a_file_is_read_back(tmp_path_factory, rows, line_end, mark):
     assume(mark or not rows or not rows[0][0].startswith("\ufeff"))
@@ -114,7 +112,6 @@ def test_what_is_written_as_a_file_is_read_back(tmp_path_factory, rows, line_end
     assert [(row.path, row.label) for row in read_csv(file).rows] == rows
 
 
-@settings(deadline=None)
 @given(st.text(alphabet='ab";|\u2028 ', max_size=12), st.integers(1, 99))
 def test_every_line_is_a_row_or_a_problem(line, number):
     row = parse_row(line, number)
@@ -301,14 +298,12 @@ def test_the_unicode_form_is_a_setting(form, units):
     assert split_label("e\u0301ﬁ", unicode_form=form) == units
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="|"), max_size=4)))
 def test_units_between_delimiters_are_read_back_but_for_the_empty_ones(units):
     expected = tuple(unicodedata.normalize("NFC", unit) for unit in units if unit != "")
     assert split_label("|" + "|".join(units) + "|") == expected
 
 
-@settings(deadline=None)
 @given(st.text().filter(lambda text: not text.startswith("|")))
 def test_a_plain_label_loses_nothing(label):
     units = split_label(label)
@@ -338,7 +333,6 @@ def test_the_form_of_a_label_is_judged_by_the_delimiter_in_use():
     assert not csv_files.mixes_label_forms(rows, "-")
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 2), max_size=4))
 def test_least_frames_is_the_length_of_the_shortest_path_that_collapses_to_the_label(codes):
     def collapses_to_label(path):

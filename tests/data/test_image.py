@@ -10,7 +10,7 @@ from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, TiffImagePlugin
 
@@ -439,7 +439,6 @@ def read_or_refused(data: bytes) -> None:
 STARTS = st.sampled_from([b"", *image.SIGNATURES, b"BM", b"P5 ", b"P1 ", b"RIFF\0\0\0\0WEBP"])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200), STARTS)
 @pytest.mark.filterwarnings("ignore")
 def test_random_bytes_are_read_or_refused(data, start):
@@ -463,7 +462,6 @@ def with_true_checksums(data: bytes) -> bytes:
     return bytes(fixed)
 
 
-@settings(max_examples=600, deadline=None)
 @given(st.sampled_from(sorted(WHOLE)), EDITS, CUT)
 @pytest.mark.filterwarnings("ignore")
 def test_a_broken_image_is_read_or_refused(name, edits, cut):
@@ -578,7 +576,6 @@ def test_what_cannot_be_measured_is_rejected_as_it_is_when_it_is_read(tmp_path):
 SIZES = st.tuples(st.integers(1, 400), st.integers(1, 120))
 
 
-@settings(max_examples=100, deadline=None)
 @given(SIZES, st.sampled_from([32, 48, 64]), st.integers(8, 300))
 def test_an_image_is_fitted_to_the_height_with_its_aspect_within_the_width(size, height, greatest_width):
     fitted = image.fit(Image.new("L", size), height, greatest_width)
@@ -606,7 +603,6 @@ def test_fitting_keeps_mode_and_place(mode):
     assert fitted[:, 34:].min() == 255
 
 
-@settings(max_examples=50, deadline=None)
 @given(SIZES, st.integers(1, 100))
 def test_limit_height_only_shrinks_and_keeps_the_aspect(size, most):
     picture = Image.new("L", size)
@@ -623,7 +619,6 @@ def test_the_least_width_is_the_first_that_gives_a_frame():
 
 
 @given(st.integers(8, 5000))
-@settings(deadline=None)
 def test_frames_are_what_two_halvings_and_a_convolution_of_two_columns_leave(width):
     after_pools = len(range(0, len(range(0, width - 1, 2)) - 1, 2))
     assert image.frames(width) == len(range(after_pools - 1))
@@ -654,7 +649,6 @@ def test_augmentation_sees_the_decoded_image_of_at_most_twice_the_height():
     assert seen == [("RGB", (128, 64)), ("RGB", (100, 20))]
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(8, 100), min_size=1, max_size=6), st.sampled_from([1, 3]))
 def test_a_batch_holds_each_image_then_zeros_to_a_multiple_of_16(widths, channels):
     random = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.metrics.error_rates import Counts, align, score, words
@@ -27,7 +27,6 @@ LABEL = st.lists(st.sampled_from(["a", "b", " ", "é", "ab", "quondam", "1", "$"
 TEXT = st.lists(st.characters(), max_size=12)
 
 
-@settings(max_examples=300, deadline=None)
 @given(LABEL | TEXT, LABEL | TEXT)
 def test_counts_are_those_of_the_dynamic_program(reference, hypothesis):
     found = score(reference, hypothesis)
@@ -42,7 +41,6 @@ def test_counts_are_those_of_the_dynamic_program(reference, hypothesis):
     )
 
 
-@settings(deadline=None)
 @given(LABEL, LABEL)
 def test_lists_and_tuples_score_alike(reference, hypothesis):
     assert score(tuple(reference), hypothesis) == score(reference, tuple(hypothesis))
@@ -91,7 +89,6 @@ def test_without_samples_nothing_is_wrong_and_nothing_right():
     assert (Counts().cer, Counts().wer, Counts().accuracy) == (0, 0, 0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(LABEL, LABEL), max_size=8))
 def test_counts_add_up_to_the_rates_of_the_whole(pairs):
     total = sum((score(*pair) for pair in pairs), Counts())
@@ -190,7 +187,6 @@ def test_without_samples_there_are_no_intervals():
 # Alignment
 
 
-@settings(max_examples=300, deadline=None)
 @given(LABEL | TEXT, LABEL | TEXT)
 def test_an_alignment_goes_through_both_and_has_as_many_edits_as_the_distance(reference, hypothesis):
     steps = align(reference, hypothesis)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.config import Image, Model
@@ -53,7 +53,6 @@ def test_log_probs_have_a_frame_for_four_pixels_less_one(height, channels):
     assert torch.allclose(log_probs.exp().sum(2), torch.ones(()), atol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(MIN_WIDTH, 90), min_size=2, max_size=4), st.integers(0, 40))
 def test_transcription_does_not_depend_on_its_batch(widths, extra):
     network = tiny().eval()

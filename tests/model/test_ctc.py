@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.data.csv_files import min_frames
@@ -32,7 +32,6 @@ def random_log_probs(frames: int, batch: int, classes: int, seed: int, sharpness
     return (torch.randn(frames, batch, classes, generator=generator) * sharpness).log_softmax(-1)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     frames=st.integers(1, 6),
     classes=st.integers(2, 4),
@@ -54,7 +53,6 @@ def test_beam_search_equals_brute_force(frames, classes, seed, sharpness):
         assert ranked == sorted(ranked, reverse=True)
 
 
-@settings(max_examples=30, deadline=None)
 @given(frames=st.integers(1, 7), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
 def test_narrow_beam_never_claims_more_than_there_is(frames, classes, seed):
     log_probs = random_log_probs(frames, 1, classes, seed)
@@ -63,7 +61,6 @@ def test_narrow_beam_never_claims_more_than_there_is(frames, classes, seed):
         assert math.exp(path.log_prob) <= expected[path.codes] * (1 + 1e-4)
 
 
-@settings(max_examples=30, deadline=None)
 @given(frames=st.integers(1, 7), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
 def test_greedy_is_the_best_path(frames, classes, seed):
     log_probs = random_log_probs(frames, 1, classes, seed)
@@ -88,7 +85,6 @@ def test_decoding_does_not_depend_on_the_batch():
         assert ctc.greedy(alone, frames_B[i : i + 1])[0].codes == together_greedy[i].codes
 
 
-@settings(max_examples=30, deadline=None)
 @given(
     frames=st.integers(1, 6),
     seed=st.integers(0, 2**20),
@@ -120,7 +116,6 @@ def best_alignment(log_probs_TK: torch.Tensor, label: tuple[int, ...]) -> float:
     return max(sum(log_probs_TK[t, c].item() for t, c in enumerate(path)) for path in paths)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     frames=st.integers(1, 6),
     labels=st.lists(st.lists(st.integers(0, 1), max_size=4).map(tuple), min_size=1, max_size=3),
@@ -144,7 +139,6 @@ def test_an_alignment_is_the_best_of_all_paths_of_a_label(frames, labels, seed):
     runs=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(1, 2)), min_size=60, max_size=200),
     shorter=st.integers(1, 60),
 )
-@settings(max_examples=20, deadline=None)
 def test_long_texts_are_aligned_where_they_stand(runs, shorter):
     """Each unit with its frames and those of the blank after it; beside it in the batch its beginning."""
     path, spans = [], []
@@ -158,7 +152,6 @@ def test_long_texts_are_aligned_where_they_stand(runs, shorter):
     assert found == [spans, spans[:shorter]]
 
 
-@settings(max_examples=30, deadline=None)
 @given(frames=st.integers(1, 6), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
 def test_the_likelihood_of_a_text_is_the_sum_over_its_alignments(frames, classes, seed):
     log_probs = random_log_probs(frames, 1, classes, seed)

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raycrnn.data.csv_files import read_csv
@@ -67,7 +67,6 @@ def grouped_lines(draw) -> list[tuple[int, bytes]]:
     return [(group, text.encode()) for group, text in zip(groups, texts, strict=True)]
 
 
-@settings(max_examples=60, deadline=None)
 @given(grouped_lines(), shares, seeds, st.sampled_from([b"\n", b"\r\n"]), st.booleans())
 def test_rows_stay_as_they_are_and_groups_whole(rows, share, seed, line_end, last_has_end):
     group_of = {line + line_end: group for group, line in rows}
@@ -82,7 +81,6 @@ def test_rows_stay_as_they_are_and_groups_whole(rows, share, seed, line_end, las
     assert not {group_of[line] for line in train} & {group_of[line] for line in held_back}
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=8), shares, seeds)
 @example([5, 5], 0.9, 0)
 @example([9, 9], 0.01, 0)
