@@ -80,7 +80,7 @@ def _read_images(names: Sequence[str], recognizer: Recognizer) -> Iterator[np.nd
     Raises `UsageError` at once where there is nothing to read.
     """
     inputs = list_inputs(names, recognizer.configuration.data)
-    rows = zip(*(inputs[name].to_pylist() for name in ("shown", "path", "problem")), strict=True)
+    rows = zip(*(inputs[name].to_pylist() for name in ("name", "path", "problem")), strict=True)
     prepared = (_prepare(recognizer, *row) for row in rows)
     return (pixels for pixels in prepared if pixels is not None)
 

@@ -260,7 +260,7 @@ def test_the_command_compares_on_the_users_images_and_says_what_came_of_it(tmp_p
     shown = capsys.readouterr()
     assert shown.out.startswith(f"{output}: torch.export archive, 0.")
     assert "compared with the model on 22 images:\nthe same text, log-probabilities within" in shown.out
-    assert shown.err == f"left out: {tmp_path}/images/broken.png: not an image: 8 bytes that are no image\n"
+    assert shown.err == f"left out: {tmp_path}/images/broken.png: not an image: 8 bytes in no known image format\n"
     assert torch.export.load(output)
 
 

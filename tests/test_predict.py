@@ -253,8 +253,8 @@ def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
     (tmp_path / "set" / "gone.png").symlink_to("nowhere")
     inputs = list_inputs([f"{tmp_path}/set/"], config.Data(csv_files_train="none.csv"))
     found = sorted(path for path in (tmp_path / "set").rglob("*") if path.suffix.lower() in (".png", ".tif", ".jpg"))
-    assert inputs["shown"].to_pylist() == [str(path) for path in found if not path.is_dir()]
-    assert inputs["path"].to_pylist() == [os.fsencode(path) for path in inputs["shown"].to_pylist()]
+    assert inputs["name"].to_pylist() == [str(path) for path in found if not path.is_dir()]
+    assert inputs["path"].to_pylist() == [os.fsencode(path) for path in inputs["name"].to_pylist()]
 
 
 def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> PredictionJob:

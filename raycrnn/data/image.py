@@ -1,7 +1,7 @@
-"""From the bytes of an image file to what the network reads: uint8 [height, width, channels].
+"""Decode image files and fit them to the network's input: uint8 [height, width, channels].
 
-The one preprocessing of training, evaluation, prediction and serving. Shape suffixes: B batch, C channels,
-H height, W width.
+Training, evaluation, prediction and serving all use this preprocessing. Shape suffixes: B batch, C channels, H height,
+W width.
 """
 
 import io
@@ -19,51 +19,74 @@ from raycrnn.data import image_files, image_guards
 from raycrnn.data.rejections import Rejected
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
-"""Decoders in use. Pillow has more; some of them start other programs."""
+"""Pillow's decoders that are used. Others are not, because some of them start external programs."""
 
 SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
-"""What begins so was an image, even where the rest of its header is missing: a TIFF's may stand at its end."""
+"""A file that starts with one of these is an image, even if the rest of its header is missing."""
 
 MAX_PIXELS = 64_000_000
-"""Larger images are refused by their header, before any memory is taken: 64 million pixels as RGB are 192 MB."""
+"""Larger images are rejected by their header, before memory is allocated: as RGB, 64 million pixels take 192 MB."""
+
+MIN_WIDTH = 8
+"""The smallest width in pixels for which the network has a frame."""
 
 WIDTH_STEP = 16
-"""Batches are padded to a multiple of this, so that the kernels see few different shapes."""
+"""Batches are padded to a multiple of this width, so that kernels are compiled for few different shapes."""
 
 REDUCING_GAP = 3.0
-"""Large images are first shrunk by whole factors to at least so many times their new size (Pillow), which is faster."""
-
+"""Pillow's reducing_gap: larger images are first reduced by an integer factor to at least this multiple of their final
+size, which is faster."""
 
 Augment = Callable[[Image.Image], Image.Image]
 
+ImageInput = str | Path | bytes | Image.Image | np.ndarray
+"""An image: a path or URI, the bytes of an image file, a Pillow image, or an array uint8 [H, W], [H, W, 1] (grey),
+[H, W, 3] (RGB) or [H, W, 4] (RGBA)."""
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """An image as the network reads it."""
+
+    pixels: np.ndarray
+    """uint8 [H, W, C], fitted to the network's input."""
+    original_width: int
+    """Width in pixels of the image that was given, upright."""
+    name: str | None = None
+    """The path or URI, if the image was given as one."""
+
+
+# --- frames
+
 
 def frames(width: int) -> int:
-    """Frames that the network makes of a width in pixels: two poolings halve it, the last convolution takes one."""
+    """Return the frames of a width in pixels: two poolings halve it, and the last convolution removes one column."""
     return width // 4 - 1
 
 
 def frame_centre(frame: float) -> float:
-    """The column in the middle of what a frame sees: two times four columns."""
+    """Return the column at the centre of the eight columns that a frame covers."""
     return 4 * (frame + 1)
 
 
 def spans(ranges: Sequence[tuple[int, int]], shape: Sequence[int], width: int) -> list[tuple[int, int]]:
-    """The columns of each unit, [left, right), in the pixels of the image as it was given.
+    """Return the columns of each unit, [left, right), in pixels of the original image.
 
-    CTC says little more than where a unit's middle is: neighbours meet halfway between their frames. What the first
-    and the last have no neighbour for is as wide as on their other side, and a lone unit as wide as the line is high.
+    CTC locates little more than the middle of a unit. Neighbouring units are therefore separated halfway between their
+    frames; the first and the last unit extend as far outwards as inwards, and a single unit is as wide as the line is
+    high.
 
     Args:
-        ranges: the frames of each unit, [first, after the last).
-        shape: of the prepared image, (height, width, …).
-        width: of the image as it was given.
+        ranges: The frames of each unit, [first, end).
+        shape: Shape of the prepared image, (height, width, …).
+        width: Width of the original image in pixels.
     """
     if not ranges:
         return []
     height, prepared_width = shape[:2]
-    middles = [(frame_centre(first), frame_centre(end - 1)) for first, end in ranges]
-    edges = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(middles)]
-    first, last = middles[0], middles[-1]
+    centres = [(frame_centre(first), frame_centre(end - 1)) for first, end in ranges]
+    edges = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(centres)]
+    first, last = centres[0], centres[-1]
     left = first[0] - (edges[0] - first[1] if edges else height / 2)
     right = last[1] + (last[0] - edges[-1] if edges else height / 2)
     scale = width / prepared_width
@@ -71,17 +94,16 @@ def spans(ranges: Sequence[tuple[int, int]], shape: Sequence[int], width: int) -
     return list(itertools.pairwise(columns))
 
 
-MIN_WIDTH = 8
-"""The narrowest image that gives a frame."""
+# --- decoding
 
 
 def decode(data: bytes, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file to mode L (1 channel) or RGB (3), upright, transparency on white.
+    """Decode an image file to mode L (1 channel) or RGB (3), upright and on a white background.
 
-    Of a file with several pages the first is taken.
+    Only the first page of a file is decoded.
 
     Raises:
-        Rejected: not an image, a damaged one, or one of more pixels than `max_pixels`.
+        Rejected: The data are not an image, are damaged, or have more than `max_pixels` pixels.
     """
     if data.startswith(b"\xff\xd8\xff"):
         image_guards.check_jpeg(data)
@@ -89,14 +111,17 @@ def decode(data: bytes, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Imag
 
 
 def upright(image: Image.Image, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image in mode L (1 channel) or RGB (3), turned as its EXIF data say, transparency on white.
+    """Convert an image to mode L (1 channel) or RGB (3), rotated by its EXIF orientation and on a white background.
 
-    The one that is given may be turned in place. Raises `Rejected` if its pixels cannot be decoded, or are too many.
+    The given image may be rotated in place.
+
+    Raises:
+        Rejected: The pixels cannot be decoded, or there are more than `max_pixels`.
     """
     _check_size(image, max_pixels)
     try:
         image.load()
-        with suppress(Exception):  # Of a whole picture beside broken EXIF data, the picture counts.
+        with suppress(Exception):  # An image with corrupt EXIF data can still be read.
             ImageOps.exif_transpose(image, in_place=True)
         return _to_mode(image, "L" if channels == 1 else "RGB")
     except Exception as error:
@@ -104,21 +129,24 @@ def upright(image: Image.Image, channels: int = 1, max_pixels: int = MAX_PIXELS)
 
 
 def measure(path: str) -> tuple[int, int]:
-    """Upright width and height in pixels of a local image, by its header alone. Raises `Rejected`."""
+    """Return the upright width and height in pixels of a local image, reading only its header.
+
+    Raises:
+        Rejected: The file cannot be read, or its header is not that of a usable image.
+    """
     try:
         with open(path, "rb") as file:
             image = _open(file)
-            return image.size[::-1] if _lies_on_its_side(image) else image.size
+            return image.size[::-1] if _is_rotated(image) else image.size
     except FileNotFoundError:
         raise Rejected("no such file", path) from None
     except (OSError, ValueError) as error:
         raise Rejected("cannot be read", f"{path}: {error}") from None
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    """Whether an opened image's EXIF data say that width and height are to be swapped; broken ones do not."""
-    # Of a TIFF, Pillow swaps them itself. Without EXIF data in front of a PNG's pixels it would decode the whole
-    # file, to look for them behind.
+def _is_rotated(image: Image.Image) -> bool:
+    """Return whether the EXIF orientation swaps width and height."""
+    # Pillow has already swapped them for a TIFF. In a PNG, it would decode all pixels to look for EXIF data after them.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return False
     with suppress(Exception):
@@ -127,18 +155,18 @@ def _lies_on_its_side(image: Image.Image) -> bool:
 
 
 def _open(file: IO[bytes], max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image's header. Raises `Rejected`."""
+    """Read an image's header. Raises `Rejected` if it is not that of a usable image."""
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         file.seek(0)
         data = file.read()
         if data.startswith(SIGNATURES):
-            raise Rejected("damaged image", f"{len(data)} bytes without a whole header") from None
-        raise Rejected("not an image", f"{len(data)} bytes that are no image") from None
+            raise Rejected("damaged image", f"{len(data)} bytes with an incomplete header") from None
+        raise Rejected("not an image", f"{len(data)} bytes in no known image format") from None
     except Image.DecompressionBombError:
         raise Rejected("too many pixels", f"far more than {max_pixels:,}") from None
-    except Exception as error:  # Decoders let through whatever a broken file makes them stumble over.
+    except Exception as error:  # A corrupt file can make a decoder raise any exception.
         raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
     _check_size(image, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -148,118 +176,155 @@ def _open(file: IO[bytes], max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     if not image.width * image.height:
-        raise Rejected("not an image", f"{image.width} × {image.height}: it has no pixels")
+        raise Rejected("not an image", f"{image.width} × {image.height}: no pixels")
     if image.width * image.height > max_pixels:
         raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {max_pixels:,}")
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode[0] in "IF":
-        # Deep grey (16 or 32 bits, or floats): Pillow would cut it off at 255 instead of scaling it.
+        # Grey of 16 or 32 bits, or floats, which Pillow would clip at 255 instead of scaling.
         deep = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
         sixteen_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-        most = 65535 if sixteen_bits else max(deep.max(), 1)
-        image = Image.fromarray(np.clip(deep * (255 / most), 0, 255).astype(np.uint8))
+        white_level = 65535 if sixteen_bits else max(deep.max(), 1)
+        image = Image.fromarray(np.clip(deep * (255 / white_level), 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
 
 
-def limit_height(image: Image.Image, most: int) -> Image.Image:
-    """Scale down to at most so many rows, aspect kept; lower images stay as they are."""
-    if image.height <= most:
-        return image
-    width = max(1, round(image.width * most / image.height))
-    return image.resize((width, most), Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
-
-
-def fit(image: Image.Image, height: int, greatest_width: int) -> Image.Image:
-    """Scale to an exact height, aspect kept.
-
-    What gets wider than the greatest width is shrunk to it, what gets narrower than one frame needs is
-    stretched to that.
-    """
-    return _scale(image, (fitted_width(image.size, (height, greatest_width)), height))
-
-
-def _scale(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
-
-
-def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
-    """Width in pixels that an image of a size (width, height) has when fitted."""
-    height, greatest_width = input_shape
-    return min(max(round(size[0] * height / size[1]), MIN_WIDTH), greatest_width)
-
-
-def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: Augment | None = None) -> np.ndarray:
-    """From a file's bytes to the network's uint8 [H, W, C], H exact and W at most `input_shape`'s.
-
-    Raises `Rejected`.
-    """
-    return augment_and_fit(decode_and_limit(data, input_shape, channels, augment is not None), input_shape, augment)
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """An image as the network reads it, and what it was."""
-
-    pixels: np.ndarray
-    """uint8 [H, W, C], as `prepare` gives it"""
-    original_width: int
-    """in pixels, of the image as it was given"""
-    name: str | None = None
-    """the path, for an image that was given as one"""
-
-
-ImageInput = str | Path | bytes | Image.Image | np.ndarray
-"""An image: a path or URI, the bytes of a file, Pillow's, or uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]."""
-
-
-def prepare_image(
-    given: ImageInput, input_shape: tuple[int, int], channels: int, max_pixels: int = MAX_PIXELS
-) -> PreparedImage:
-    """Prepare an image, however it is given. Raises `Rejected`."""
-    name = str(given) if isinstance(given, str | Path) else None
-    if isinstance(given, np.ndarray):
-        image = upright(from_array(given), channels, max_pixels)
-    elif isinstance(given, Image.Image):
-        image = upright(given.copy(), channels, max_pixels)
-    elif isinstance(given, bytes | str | Path):
-        image = decode(given if isinstance(given, bytes) else image_files.read_bytes(name), channels, max_pixels)
-    else:
-        raise Rejected("not an image", f"a {type(given).__name__}: give a path, bytes, a PIL image or a NumPy array")
-    return PreparedImage(to_array(fit(image, *input_shape)), image.width, name)
-
-
 def from_array(array: np.ndarray) -> Image.Image:
-    """An image of uint8 [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). Raises `Rejected`."""
+    """Return the Pillow image of an array uint8 [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+
+    Raises:
+        Rejected: The array has another type or shape.
+    """
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (1,), (3,), (4,)):
         raise Rejected(
-            "not an image", f"an array {array.dtype} {list(array.shape)}: give uint8 [H, W], or [H, W, 1, 3 or 4]"
+            "not an image",
+            f"an array of {array.dtype} {list(array.shape)}: give uint8 [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]",
         )
     return Image.fromarray(array.squeeze(2) if array.shape[2:] == (1,) else array)
 
 
+def to_array(image: Image.Image) -> np.ndarray:
+    """Return an image in mode L or RGB as uint8 [H, W, C]."""
+    array = np.asarray(image)
+    return array[:, :, None] if array.ndim == 2 else array
+
+
+# --- fitting
+
+
+def limit_height(image: Image.Image, max_height: int) -> Image.Image:
+    """Scale an image that is higher than `max_height` down to it, keeping the aspect ratio."""
+    if image.height <= max_height:
+        return image
+    width = max(1, round(image.width * max_height / image.height))
+    return image.resize((width, max_height), Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
+
+
+def fit(image: Image.Image, height: int, max_width: int) -> Image.Image:
+    """Scale an image to a height, keeping the aspect ratio.
+
+    Only an image that would be wider than `max_width` or narrower than `MIN_WIDTH` is compressed or stretched to that
+    width.
+    """
+    return _resize(image, (fitted_width(image.size, (height, max_width)), height))
+
+
+def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
+
+
+def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
+    """Return the width in pixels that `fit` gives an image of a size (width, height)."""
+    height, max_width = input_shape
+    return min(max(round(size[0] * height / size[1]), MIN_WIDTH), max_width)
+
+
+# --- preparing
+
+
+def prepare_image(
+    source: ImageInput, input_shape: tuple[int, int], channels: int, max_pixels: int = MAX_PIXELS
+) -> PreparedImage:
+    """Prepare an image for the network, without augmentation.
+
+    Args:
+        source: The image; it is not changed.
+        input_shape: Height and greatest width in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        max_pixels: Larger images are rejected.
+
+    Raises:
+        Rejected: The image cannot be used.
+    """
+    name = None
+    if isinstance(source, np.ndarray):
+        image = upright(from_array(source), channels, max_pixels)
+    elif isinstance(source, Image.Image):
+        image = upright(source.copy(), channels, max_pixels)
+    elif isinstance(source, bytes):
+        image = decode(source, channels, max_pixels)
+    elif isinstance(source, str | Path):
+        name = str(source)
+        image = decode(image_files.read_bytes(name), channels, max_pixels)
+    else:
+        raise Rejected(
+            "not an image", f"an object of type {type(source).__name__}: give a path, bytes, a PIL image or an array"
+        )
+    return PreparedImage(to_array(fit(image, *input_shape)), image.width, name)
+
+
+def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: Augment | None = None) -> np.ndarray:
+    """Prepare the bytes of an image file for the network, with augmentation if `augment` is given.
+
+    Returns:
+        uint8 [H, W, C], where H is the height of `input_shape` and W at most its width.
+
+    Raises:
+        Rejected: The image cannot be used.
+    """
+    return augment_and_fit(decode_and_limit(data, input_shape, channels, augment is not None), input_shape, augment)
+
+
 def decode_and_limit(data: bytes, input_shape: tuple[int, int], channels: int, augmented: bool) -> np.ndarray:
-    """The part of `prepare` that is the same in every epoch; uint8 [h, w, C]. Raises `Rejected`."""
+    """Run the part of `prepare` that is the same in every epoch, and whose result can be cached.
+
+    Returns:
+        uint8 [h, w, C]: fitted, or, if it is to be augmented, at most twice as high as `input_shape`.
+
+    Raises:
+        Rejected: The image cannot be used.
+    """
     image = decode(data, channels)
-    # Twice the height keeps the strokes sharp through rotation and crop, at a fraction of a scan's cost.
+    # Twice the height keeps strokes sharp through rotation and cropping, at a fraction of the cost of the full image.
     return to_array(limit_height(image, 2 * input_shape[0]) if augmented else fit(image, *input_shape))
 
 
-def augment_and_fit(begun: np.ndarray, input_shape: tuple[int, int], augment: Augment | None) -> np.ndarray:
-    """The other part of `prepare`. An augmented image gets the width that it has without: batches are made by it."""
+def augment_and_fit(decoded: np.ndarray, input_shape: tuple[int, int], augment: Augment | None) -> np.ndarray:
+    """Run the part of `prepare` that is random.
+
+    An augmented image is scaled to the width that it has without augmentation, because batches are made by width.
+
+    Args:
+        decoded: The result of `decode_and_limit`, uint8 [h, w, C].
+        input_shape: Height and greatest width in pixels.
+        augment: The augmentation of this sample and epoch, or None.
+
+    Returns:
+        uint8 [H, W, C].
+    """
     if augment is None:
-        return begun
-    image = Image.fromarray(begun.squeeze(2) if begun.shape[2] == 1 else begun)
-    return to_array(_scale(augment(image), (fitted_width(image.size, input_shape), input_shape[0])))
+        return decoded
+    image = Image.fromarray(decoded.squeeze(2) if decoded.shape[2] == 1 else decoded)
+    return to_array(_resize(augment(image), (fitted_width(image.size, input_shape), input_shape[0])))
 
 
 def decoded_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmented: bool) -> int:
-    """Pixels that `begin` makes of an image of a size (width, height)."""
+    """Return the number of pixels that `decode_and_limit` makes of an image of a size (width, height)."""
     if not augmented:
         return fitted_width(size, input_shape) * input_shape[0]
     width, height = size
@@ -267,14 +332,15 @@ def decoded_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmente
     return round(width * scale) * round(height * scale)
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """uint8 [H, W, C] of an image in mode L or RGB."""
-    array = np.asarray(image)
-    return array[:, :, None] if array.ndim == 2 else array
-
-
 def collate(images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Stack images [H, w, C] of one height into images_BCHW (uint8, zeros on the right) and widths_B (int64)."""
+    """Stack images of one height into a batch.
+
+    Args:
+        images: Arrays uint8 [H, w, C].
+
+    Returns:
+        images_BCHW (uint8), padded with zeros on the right to a multiple of `WIDTH_STEP`, and widths_B (int64).
+    """
     widths_B = np.array([image.shape[1] for image in images], dtype=np.int64)
     height, _, channels = images[0].shape
     padded_width = -(-int(widths_B.max()) // WIDTH_STEP) * WIDTH_STEP

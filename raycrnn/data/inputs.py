@@ -1,12 +1,11 @@
-"""What there is to read: the images that files, folders and CSVs name, as tables of Arrow."""
+"""The images that names on a command line stand for: files, folders, URIs, and the rows of CSV files."""
 
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,31 +16,46 @@ from raycrnn.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-
 JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pnm")
 SUFFIXES = (*JPEG, *NETPBM, ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2")
-"""What of a folder is read as an image."""
+"""Suffixes of the files in a folder that are read as images."""
 
-INPUTS = pa.schema({"shown": pa.string(), "path": pa.binary(), "problem": pa.string()})
-"""An image to read: as the user gave it; as the file system takes it anywhere, in bytes, which file names are; what is
-malformed in its row of a CSV, null mostly. As Arrow, for millions of Python's objects would fill the memory."""
+INPUTS = pa.schema({"name": pa.string(), "path": pa.binary(), "problem": pa.string()})
+"""Columns of a table of images: the name as the user gave it; the absolute path or URI, as bytes because file names
+need not be valid text; why the image's CSV row is malformed, usually null. For millions of images, an Arrow table
+takes a fraction of the memory of Python objects."""
 
-INPUTS_AT_A_TIME = 10_000
+ROWS_PER_BATCH = 10_000
+
+Input = tuple[str, str, str | None]
+"""A row of `INPUTS`, with the path as a string and not yet absolute."""
 
 
 def list_inputs(names: Sequence[str], settings: Data) -> pa.Table:
-    """The images that names stand for, in order. Raises `UsageError` where there is nothing to read."""
-    table = to_table(each for name in names for each in _inputs_of(name, settings))
+    """List the images that names stand for.
+
+    Args:
+        names: Paths or URIs of images, of folders, which are searched for images, or of CSV files.
+        settings: The delimiter and encoding of CSV files.
+
+    Returns:
+        A table with the columns of `INPUTS`, in the order of the names, and by name within a folder.
+
+    Raises:
+        UsageError: There are no images, or a CSV file or a URI cannot be read.
+    """
+    table = to_table(row for name in names for row in _inputs_of(name, settings))
     if not len(table):
-        what = f"{', '.join(names)} hold no images" if names else "name images, folders or CSVs"
+        what = f"no images in {', '.join(names)}" if names else "name images, folders or CSV files"
         raise UsageError(f"nothing to read: {what}")
     return table
 
 
-def to_table(inputs: Iterator[tuple[str, str, str | None]]) -> pa.Table:
+def to_table(inputs: Iterator[Input]) -> pa.Table:
+    """Return a table with the columns of `INPUTS`."""
     batches = []
-    while some := list(itertools.islice(inputs, INPUTS_AT_A_TIME)):
-        shown, paths, problems = zip(*some, strict=True)
+    while rows := list(itertools.islice(inputs, ROWS_PER_BATCH)):
+        shown, paths, problems = zip(*rows, strict=True)
         columns = [
             pa.array(shown, pa.string()),
             pa.array(map(_absolute, paths), pa.binary()),
@@ -55,15 +69,15 @@ def _absolute(path: str) -> bytes:
     return os.fsencode(path if storage.is_uri(path) else os.path.join(os.getcwd(), path))
 
 
-def _inputs_of(name: str, settings: Data) -> Iterator[tuple[str, str, str | None]]:
-    # The options of a URI are not part of its name.
+def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
+    # A URI can have options after its name.
     suffix = os.path.splitext(name.partition("?")[0] if storage.is_uri(name) else name)[1].lower()
     if suffix == ".csv":
         file = csv_files.CsvFile(name, [])
         for row in csv_files.iter_rows(name, settings.csv_delimiter, settings.encoding):
             yield row.path, file.resolve(row.path), row.problem
     elif storage.is_uri(name) and suffix not in SUFFIXES:
-        for path in _images_behind(name):
+        for path in _images_below(name):
             yield path, path, None
     elif os.path.isdir(name):
         for path in _images_in(Path(name)):
@@ -72,31 +86,29 @@ def _inputs_of(name: str, settings: Data) -> Iterator[tuple[str, str, str | None
         yield printable(name), name, None
 
 
-def _images_behind(uri: str) -> Iterator[str]:
-    """What below a URI is an image by its name; in the order of the names. Raises `UsageError`."""
+def _images_below(uri: str) -> Iterator[str]:
+    """Yield the URIs of the images below a URI, sorted by name."""
     try:
-        found = sorted(storage.names(uri))
+        names = sorted(storage.names(uri))
     except OSError as error:
         raise UsageError(f"{uri}: cannot be read: {storage.describe(error)}") from None
-    for name in found:
+    for name in names:
         if os.path.splitext(name)[1].lower() in SUFFIXES:
             yield storage.join(uri, *name.split("/"))
 
 
 def _images_in(folder: Path) -> Iterator[str]:
-    """What in a folder, and in those below it, is an image by its name; in the order of the names."""
+    """Yield the paths of the images in a folder and its subfolders, sorted by name."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
+            children = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
     except OSError as error:
         logger.warning(f"{printable(folder)}: the folder cannot be read: {error.strerror}")
         return
-    for name, is_folder, is_link in found:
+    for name, is_folder, is_link in children:
         if is_folder and is_link:
-            # It may lead round in a circle, or to the whole disk.
-            logger.warning(
-                f"{printable(folder / name)}: left out, for it is a link to a folder; name it to read it too"
-            )
+            # The link may lead to a folder that contains it, or to the whole disk.
+            logger.warning(f"{printable(folder / name)}: skipped, because it is a link to a folder; name it to read it")
         elif is_folder:
             yield from _images_in(folder / name)
         elif os.path.splitext(name)[1].lower() in SUFFIXES:
@@ -107,27 +119,27 @@ def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link to itself, or to where we may not look. If it is an image by its name, its row tells.
+        # A link to itself, or to a folder without permission. If it is named like an image, reading it fails later.
         return False
 
 
 def is_one_of(place: str | os.PathLike, names: Iterable[str | bytes]) -> bool:
-    """Whether a file is one of those that paths and URIs name, by whatever way they lead to it."""
+    """Return whether a file is among the files that paths and URIs refer to, through links or other names as well."""
     own = _identity(os.fspath(place))
     return own is not None and any(_identity(os.fsdecode(name)) == own for name in names)
 
 
-def _identity(name: str) -> tuple[Any, Any] | None:
-    """The same of two names that lead to one file; None where there is nothing to look at."""
+def _identity(name: str) -> tuple[Hashable, Hashable] | None:
+    """Return a value that is equal for all names of one file, or None if there is no such file."""
     with suppress(OSError, ValueError):
         if storage.is_uri(name) and not name.startswith("file:"):
             filesystem, key = storage.locate(name)
             return filesystem.type_name, key
-        found = os.stat(storage.locate(name)[1] if storage.is_uri(name) else name)
-        return found.st_dev, found.st_ino
+        status = os.stat(storage.locate(name)[1] if storage.is_uri(name) else name)
+        return status.st_dev, status.st_ino
     return None
 
 
 def printable(path: str | Path) -> str:
-    """A file name may hold bytes that are no text; they are shown escaped."""
+    """Return a path as text, with bytes that are not valid text escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -63,7 +63,7 @@ def write_transcriptions(
     try:
         while done < len(inputs) and not stop.requested:
             block = next(blocks)
-            sink.write(_rows(inputs["shown"].slice(done, len(block)), block))
+            sink.write(_rows(inputs["name"].slice(done, len(block)), block))
             done += len(block)
             progress.add(len(block))
     finally:

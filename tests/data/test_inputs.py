@@ -10,8 +10,8 @@ from raycrnn.data.inputs import is_one_of, list_inputs
 SETTINGS = config.Data(csv_files_train="none.csv")
 
 
-def shown(*names) -> list[str]:
-    return list_inputs(list(map(str, names)), SETTINGS)["shown"].to_pylist()
+def listed(*names) -> list[str]:
+    return list_inputs(list(map(str, names)), SETTINGS)["name"].to_pylist()
 
 
 def test_a_link_that_leads_nowhere_or_round_costs_no_other_its_row(tmp_path):
@@ -19,7 +19,7 @@ def test_a_link_that_leads_nowhere_or_round_costs_no_other_its_row(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "b.png").symlink_to("b.png")
-    assert shown(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.png", "b.png", "c.PNM", "d.jfif", "e.jpe")]
+    assert listed(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.png", "b.png", "c.PNM", "d.jfif", "e.jpe")]
 
 
 def test_a_link_to_a_folder_is_said_to_be_left_out_and_read_if_it_is_named(tmp_path, capsys):
@@ -27,9 +27,9 @@ def test_a_link_to_a_folder_is_said_to_be_left_out_and_read_if_it_is_named(tmp_p
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.png").touch()
     (tmp_path / "here" / "more").symlink_to(tmp_path / "there")
-    assert shown(tmp_path / "here") == [f"{tmp_path}/here/a.png"]
-    assert f"{tmp_path}/here/more: left out, for it is a link to a folder" in capsys.readouterr().err
-    assert shown(tmp_path / "here" / "more") == [f"{tmp_path}/here/more/a.png"]
+    assert listed(tmp_path / "here") == [f"{tmp_path}/here/a.png"]
+    assert f"{tmp_path}/here/more: skipped, because it is a link to a folder" in capsys.readouterr().err
+    assert listed(tmp_path / "here" / "more") == [f"{tmp_path}/here/more/a.png"]
 
 
 @pytest.mark.parametrize("way", ["{}/a b.png", "file://{}/a%20b.png", "{}/link", "{}/hard", "{}/x/../a b.png"])
