@@ -1,6 +1,6 @@
-"""`raycrnn split`: divide a CSV's rows into one CSV to train on and one that is held back for evaluation.
+"""`raycrnn split`: divide the rows of a CSV into a training CSV and an evaluation CSV.
 
-Rows are copied as they stand; only relative paths are rewritten, when the new CSVs go to another folder.
+Rows are copied unchanged, except that relative paths are rewritten if the new CSVs are in another folder.
 """
 
 import codecs
@@ -9,6 +9,7 @@ import os
 import random
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -16,46 +17,47 @@ from typing import Annotated, ClassVar
 from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
+from raycrnn import storage
 from raycrnn.cli import Command
 from raycrnn.data.csv_files import CsvFile, Row, read_csv, write_field
 from raycrnn.data.rejections import REMEDIES
 from raycrnn.errors import RaycrnnError, UsageError
 
-MOST_LISTED = 20
-"""Rows that an error lists one by one; of the others it says how many there are."""
+MAX_LISTED = 20
+"""Number of rows that an error message lists."""
 
 
 class Split(Command):
-    """Divide the rows of a CSV into a training CSV and an evaluation CSV that is held back.
+    """Divide the rows of a CSV into a training CSV and an evaluation CSV.
 
-    Lines of one receipt, one book or one writer resemble each other. Where such lines stand on both sides,
-    the evaluation flatters: name what belongs together with --group.
+    Text lines of one receipt, one book or one writer resemble each other. If such lines are in both CSVs, the
+    evaluation is too optimistic: keep them together with --group.
     """
 
     epilog: ClassVar[str] = (
-        "example: raycrnn split data.csv --group '([^/_]+)_[^/]*$' keeps 017_001.png and 017_002.png together"
+        "example: raycrnn split data.csv --group '([^/_]+)_[^/]*$' puts 017_001.png and 017_002.png into the same CSV"
     )
 
     csv: CliPositionalArg[Path]
-    """rows `path;label`"""
+    """CSV with rows `path;label`"""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share of the rows to hold back, approached as closely as whole groups allow"""
+    """share of the rows for evaluation, met as closely as whole groups allow"""
     group: str | None = None
-    """regular expression, searched in each row's path: what its first (group) matches, or all of it where it
-    has none, names the row's group, and groups stay whole; without it each row stands alone"""
+    """regular expression that is searched in each path; the text that its first (group) matches, or the whole match
+    if it has no group, is the name of the row's group, and groups are never divided; default: every row by itself"""
     seed: Annotated[int, Field(ge=0)] = 0
-    """which rows are held back comes from it"""
+    """seed of the random choice"""
     output: Path | None = None
-    """folder for the two CSVs, where relative paths are rewritten to fit; without it they stand beside the
-    input as NAME_train.csv and NAME_eval.csv"""
+    """folder for NAME_train.csv and NAME_eval.csv, in which relative paths are rewritten; default: the folder of the
+    input"""
     overwrite: bool = False
-    """replace the two CSVs where they exist"""
+    """replace the two CSVs if they exist"""
     delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ";"
     """character between path and label"""
     encoding: str = "utf-8"
     """encoding of the CSV, read and written"""
     as_json: Annotated[bool, Field(alias="json")] = False
-    """print the result once more, as one JSON object on stdout's last line"""
+    """also print the result as a JSON object, on the last line of stdout"""
 
     @field_validator("group")
     @classmethod
@@ -70,7 +72,7 @@ class Split(Command):
     @classmethod
     def _can_split(cls, delimiter: str) -> str:
         if delimiter in '"\r\n':
-            raise ValueError("a quote or a line end cannot be a delimiter")
+            raise ValueError("must not be a quote or a line end")
         return delimiter
 
     @field_validator("encoding")
@@ -79,7 +81,7 @@ class Split(Command):
         try:
             "".encode(encoding)
         except LookupError:
-            raise ValueError("must be an encoding that Python knows, such as utf-8 or cp1252") from None
+            raise ValueError("must be a Python encoding, such as utf-8 or cp1252") from None
         return codecs.lookup(encoding).name
 
     def run(self) -> None:
@@ -94,14 +96,16 @@ class Split(Command):
         self._print(parts)
 
     def _files(self) -> list[Path]:
-        """Where the training and the evaluation CSV go."""
+        """Return the paths of the training CSV and the evaluation CSV."""
         folder = self.csv.parent if self.output is None else self.output
         if os.path.isfile(folder):
             raise UsageError(f"{folder}: is a file; name a folder")
         files = [folder / f"{self.csv.stem}_{name}{self.csv.suffix}" for name in ("train", "eval")]
         existing = ", ".join(str(file) for file in files if os.path.exists(file))
         if existing and not self.overwrite:
-            raise UsageError(f"{existing}: already there; --overwrite replaces, --output writes elsewhere")
+            raise UsageError(
+                f"{existing}: already exists; use --overwrite to replace it, or --output for another folder"
+            )
         return files
 
     def _print(self, parts: Sequence["Part"]) -> None:
@@ -124,37 +128,45 @@ class Part:
 
     @property
     def rows(self) -> list[Row]:
-        """In the order of the input."""
+        """The rows in the order of the input."""
         return sorted((row for rows in self.groups for row in rows), key=lambda row: row.line)
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, str | int]:
+        """Return the values that are printed as JSON."""
         return {"file": str(self.file), "rows": len(self.rows), "groups": len(self.groups)}
 
 
 def group_rows(csv: CsvFile, pattern: str | None) -> list[list[Row]]:
-    """The rows that must stay together, group by group; at least two groups.
+    """Return the rows by group.
+
+    Args:
+        csv: The input.
+        pattern: The regular expression of --group; None: every row is a group.
 
     Raises:
-        UsageError: a malformed row, a path in which the pattern matches nothing, fewer than two groups.
+        UsageError: A row is malformed, the pattern does not match a path, or there are fewer than two groups.
     """
     malformed = [f"line {row.line}: {row.problem}: {row.path!r}" for row in csv.rows if row.problem]
-    _refuse(csv.path, malformed, f"malformed: {REMEDIES['malformed row']}")
-    names = [row.line if pattern is None else _group_name(pattern, row.path) for row in csv.rows]
-    named = list(zip(names, csv.rows, strict=True))
-    unnamed = [f"line {row.line}: {row.path!r}" for name, row in named if not name]
-    _refuse(csv.path, unnamed, f"without a group: --group {pattern!r} must match a part of every path")
+    _check_no_rows(csv.path, malformed, f"malformed: {REMEDIES['malformed row']}")
     groups: dict[str | int, list[Row]] = {}
-    for name, row in named:
-        groups.setdefault(name, []).append(row)
+    unnamed = []
+    for row in csv.rows:
+        name = row.line if pattern is None else _group_name(pattern, row.path)
+        if name:
+            groups.setdefault(name, []).append(row)
+        else:
+            unnamed.append(f"line {row.line}: {row.path!r}")
+    _check_no_rows(csv.path, unnamed, f"in no group: --group {pattern!r} must match a part of every path")
     if len(groups) < 2:
-        raise UsageError(f"{csv.path}: {_too_few(groups)}; neither of the two CSVs may be empty")
+        raise UsageError(f"{csv.path}: {_too_few(groups)}")
     return list(groups.values())
 
 
-def _refuse(path: str, rows: Sequence[str], reason: str) -> None:
+def _check_no_rows(path: str, rows: Sequence[str], reason: str) -> None:
+    """Raise `UsageError`, with a list of the rows, if there are any."""
     if rows:
-        more = [f"and {len(rows) - MOST_LISTED} more"] if len(rows) > MOST_LISTED else []
-        lines = [f"{path}: rows that are {reason}", *(f"{path}, {row}" for row in rows[:MOST_LISTED]), *more]
+        more = [f"and {len(rows) - MAX_LISTED} more"] if len(rows) > MAX_LISTED else []
+        lines = [f"{path}: rows that are {reason}", *(f"{path}, {row}" for row in rows[:MAX_LISTED]), *more]
         raise UsageError("\n  ".join(lines))
 
 
@@ -166,27 +178,34 @@ def _group_name(pattern: str, path: str) -> str | None:
 def _too_few(groups: dict[str | int, list[Row]]) -> str:
     rows = sum(map(len, groups.values()))
     if rows < 2:
-        return f"{rows or 'no'} row{'s' * (rows != 1)}, and a split needs two or more"
-    return f"all {rows} rows are of the group {next(iter(groups))!r}: give a --group that tells more apart"
+        return f"{rows or 'no'} row{'s' * (rows != 1)}; a split needs at least two"
+    return f"all {rows} rows are in the group {next(iter(groups))!r}; use a --group with at least two groups"
 
 
 def hold_back(sizes: Sequence[int], share: float, seed: int) -> set[int]:
-    """Which groups to hold back: at least one, not all, with a count of rows as near to the share as can be.
+    """Choose the groups for evaluation, whose rows are as close to the share of all rows as possible.
 
-    Groups are taken in a random order, until some of those taken have the right count together.
+    At least one group is chosen, and not all. Groups are considered in random order until a subset of them has the
+    right number of rows, which is found by dynamic programming (the subset sum problem).
 
     Args:
-        sizes: rows of each group, at least two groups.
+        sizes: Number of rows in each of at least two groups.
+        share: Share of the rows for evaluation.
+        seed: Seed of the random order.
+
+    Returns:
+        Indices of the groups.
     """
     total = sum(sizes)
     nearest = min(max(round(share * total), 1), total - 1)
-    # Bit n of `reached` is set where some of the groups taken have n rows together; `last_of[n]` is the last
-    # taken of these. Integers as sets keep this fast for 100,000 rows.
-    reached, last_of = 1, {}
+    # Bit n of `reachable` is set if a subset of the groups considered so far has n rows; `last_of[n]` is the group of
+    # the subset that was considered last. Using integers as sets keeps this fast for 100,000 rows.
+    reachable = 1
+    last_of: dict[int, int] = {}
     for group in random.Random(seed).sample(range(len(sizes)), len(sizes)):
-        new = reached << sizes[group] & ~reached
+        new = reachable << sizes[group] & ~reachable
         last_of |= dict.fromkeys(_bits(new), group)
-        reached |= new
+        reachable |= new
         if nearest in last_of:
             break
     rows = min((n for n in last_of if n < total), key=lambda n: abs(n - share * total))
@@ -198,6 +217,7 @@ def hold_back(sizes: Sequence[int], share: float, seed: int) -> set[int]:
 
 
 def _bits(number: int) -> Iterator[int]:
+    """Yield the positions of the bits that are set."""
     while number:
         bit = number.bit_length() - 1
         yield bit
@@ -205,27 +225,31 @@ def _bits(number: int) -> Iterator[int]:
 
 
 def write_parts(csv: CsvFile, parts: Sequence[Part], delimiter: str, encoding: str) -> None:
-    """Write the CSVs, each whole or not at all, the rows as they stand in the input but for relative paths.
+    """Write the two CSVs. Neither is replaced before both have been written completely.
 
     Raises:
-        UsageError: a rewritten path that a row or the encoding cannot hold.
-        RaycrnnError: a file or folder that cannot be written.
+        UsageError: A rewritten path cannot be written in a row or in the encoding.
+        RaycrnnError: A file or folder cannot be written.
     """
     mark, lines = _raw_lines(csv.path, encoding)
+    for part in parts:
+        if part.file.is_dir():
+            # Checked first: a new training CSV beside an old evaluation CSV could have rows in common with it.
+            raise RaycrnnError(f"{part.file}: cannot be written: it is a directory")
     prefix = os.path.relpath(os.path.realpath(Path(csv.path).parent), os.path.realpath(parts[0].file.parent))
     contents = {}
     for part in parts:
-        rows = [_seen_from(prefix, csv, row, lines[row.line - 1], delimiter) for row in part.rows]
+        rows = [_rewritten(prefix, csv, row, lines[row.line - 1], delimiter) for row in part.rows]
         try:
             contents[part.file] = (mark + "".join(rows)).encode(encoding)
         except UnicodeEncodeError as error:
-            problem = f"{error.object[error.start]!r} of the rewritten paths does not exist in {encoding}"
-            raise UsageError(f"{part.file}: {problem}: give an --output of another name") from None
+            problem = f"{error.object[error.start]!r} in a rewritten path does not exist in {encoding}"
+            raise UsageError(f"{part.file}: {problem}; use another --output") from None
     _write_files(contents)
 
 
 def _raw_lines(path: str, encoding: str) -> tuple[str, list[str]]:
-    """The byte order mark, if any, and the lines, each with its end, so that the last may stand anywhere."""
+    """Return the byte order mark, if any, and the lines with their line ends, which are added to the last line."""
     text = Path(path).read_bytes().decode(encoding)
     mark = "\ufeff" if encoding == "utf-8" and text.startswith("\ufeff") else ""
     if not text.endswith("\n"):
@@ -233,10 +257,10 @@ def _raw_lines(path: str, encoding: str) -> tuple[str, list[str]]:
     return mark, [line + "\n" for line in text.removeprefix(mark).split("\n")]
 
 
-def _seen_from(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -> str:
-    """A row's raw line, its path relative to a folder from which `prefix` leads to the CSV's.
+def _rewritten(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -> str:
+    """Return a row's line with `prefix` joined to its path, if that is relative.
 
-    Folder and path are joined as they are: to fold `a/../b` would go astray where `a` is a symbolic link.
+    The path is not normalised: `a/../b` is not `b` if `a` is a symbolic link.
     """
     if prefix == os.curdir or "://" in row.path or os.path.isabs(row.path):
         return line
@@ -248,22 +272,14 @@ def _seen_from(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -
 
 
 def _write_files(contents: dict[Path, bytes]) -> None:
-    temporary = {file: file.with_name(f".{file.name}.{os.getpid()}") for file in contents}
+    folder = next(iter(contents)).parent
     try:
-        for file in contents:
-            if file.is_dir():
-                # Before either is written: rows of an old evaluation CSV beside a new training CSV could be in both.
-                raise RaycrnnError(f"{file}: is a directory")
-        for file, content in contents.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary[file].write_bytes(content)
-        for file in contents:
-            os.replace(temporary[file], file)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            for file, content in contents.items():
+                stack.enter_context(storage.replacing_file(file)).write_bytes(content)
     except OSError as error:
-        raise RaycrnnError(f"{file}: cannot be written: {error.strerror}") from None
-    finally:
-        for part in filter(os.path.exists, temporary.values()):
-            part.unlink()
+        raise RaycrnnError(f"{folder}: the CSVs cannot be written: {error.strerror}") from None
 
 
 if __name__ == "__main__":

@@ -324,7 +324,7 @@ def tiled(width: int, height: int, *more: tuple[int, int]) -> bytes:
     ("data", "reason", "said"),
     [
         (tiled(20_000, 20_000), "too many pixels", "tiles of 20000 × 20000"),
-        (tiled(16, 16, (322, 20_000), (323, 20_000)), "damaged image", "how large its tiles are"),
+        (tiled(16, 16, (322, 20_000), (323, 20_000)), "damaged image", "ambiguous tile sizes"),
     ],
 )
 def test_a_tiff_of_tiles_of_too_many_pixels_is_refused_by_its_header(data, reason, said, monkeypatch):

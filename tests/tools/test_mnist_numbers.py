@@ -198,10 +198,10 @@ IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.array([1, 2, 3], np.uint8)
     [
         (None, idx(LABELS), "images", "no such file", 2),
         (idx(IMAGES), None, "labels", "no such file", 2),
-        (idx(LABELS), idx(IMAGES), "images", "give the images, then the labels", 2),
+        (idx(LABELS), idx(IMAGES), "images", "give the images first, then the labels", 2),
         (idx(IMAGES), idx(IMAGES), "labels", "00 00 08 03, not 00 00 08 01", 2),
-        (b"", idx(LABELS), "images", "begins with nothing", 2),
-        (b"\x89PNG\r\n", idx(LABELS), "images", "no idx file", 2),
+        (b"", idx(LABELS), "images", "it is empty", 2),
+        (b"\x89PNG\r\n", idx(LABELS), "images", "not an idx file", 2),
         (idx(IMAGES[:, 1:]), idx(LABELS), "images", "28 × 28", 2),
         (idx(IMAGES)[:-1], idx(LABELS), "images", "2,368 bytes, it has 2,367", 1),
         (idx(IMAGES)[:9], idx(LABELS), "images", "it has 9", 1),
@@ -228,7 +228,7 @@ def test_bad_files_are_named(tmp_path, capsys, images, labels, culprit, said, co
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--least", "5", "--most", "4"], "--least 5 is more than --most 4"),
+        (["--least", "5", "--most", "4"], "--least 5 is greater than --most 4"),
         (["--least", "0"], "least"),
         (["--count", "0"], "count"),
         (["--eval-count", "-1"], "eval-count"),
