@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-cluster lint
+.PHONY: demo test test-long test-multinode lint
 
 # A file of its own: an install broken off half way leaves a fresh directory behind.
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -30,13 +30,17 @@ demo: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
 
 test: lint
 	$(BIN)/python -m pytest -q -m "not long and not cluster"
 
+# Besides the long tests the property tests again, with more examples than `make test` tries.
 test-long: .venv/ready
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -m "(long or hypothesis) and not cluster" --hypothesis-profile=long
 
-# As root, with openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap; skips what it cannot do.
-test-cluster: .venv/ready
+# Several machines. As root, with openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap;
+# what cannot be run here is skipped, with the reason.
+test-multinode: .venv/ready
 	$(BIN)/python -m pytest -q -m cluster
