@@ -1,4 +1,4 @@
-"""A batch of fitted images with their labels."""
+"""A batch of images with their labels."""
 
 from dataclasses import dataclass
 
@@ -8,26 +8,36 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's share of a batch. Without samples (`len` 0) the tensors still hold one blank image, so that
-    every worker takes every step."""
+    """One worker's part of a batch.
+
+    A part without samples has length 0, but its tensors contain one blank image, so that the worker can take part in
+    every training step.
+    """
 
     images_BCHW: Tensor
-    """uint8"""
+    """uint8, padded on the right."""
     widths_B: Tensor
-    """int64, each image's own width"""
+    """int64, the width of each image without padding."""
     codes_S: Tensor
-    """int64, the labels' codes, one label after the other; `UNKNOWN` may occur in evaluation"""
+    """int64, the codes of all labels, concatenated. In evaluation, they can include `csv_files.UNKNOWN`."""
     lengths_B: Tensor
-    """int64, units of each label"""
+    """int64, the number of units in each label."""
     rows_B: Tensor
-    """int64, index of each sample in its set"""
+    """int64, the row of each sample in its set."""
 
     def __len__(self) -> int:
         return len(self.rows_B)
 
     def to(self, device: torch.device) -> "Batch":
-        tensors = (self.images_BCHW, self.widths_B, self.codes_S, self.lengths_B)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), rows_B=self.rows_B)
+        """Return the batch on a device; `rows_B` stays where it is."""
+        return Batch(
+            images_BCHW=self.images_BCHW.to(device, non_blocking=True),
+            widths_B=self.widths_B.to(device, non_blocking=True),
+            codes_S=self.codes_S.to(device, non_blocking=True),
+            lengths_B=self.lengths_B.to(device, non_blocking=True),
+            rows_B=self.rows_B,
+        )
 
     def labels(self) -> list[list[int]]:
+        """Return the codes of each label."""
         return [codes.tolist() for codes in self.codes_S.split(self.lengths_B.tolist())]

@@ -1,7 +1,7 @@
-"""Connectionist temporal classification (Graves et al. 2006): the loss, and decoding by paths and by prefixes.
+"""Connectionist temporal classification (CTC, Graves et al. 2006): loss, decoding and alignment.
 
-Tensor names: T frames, B batch, K classes, V units (K − 1, the blank being the last class), N prefixes kept, S states
-of an alignment: a label's units with a blank before, between and after them.
+Tensor names end in their shape: T frames, B batch, K classes, V units (K − 1, because the last class is the blank), N
+prefixes in a beam, S states of an alignment: the units of a label with a blank before, between and after them.
 """
 
 import itertools
@@ -16,28 +16,31 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Path:
-    """One transcription of one image."""
+    """A decoded sequence of units."""
 
     codes: tuple[int, ...]
     log_prob: float
-    """beam: of the text, over all of its alignments that were kept; greedy: of the best alignment alone"""
+    """Log-probability: with beam search, of all alignments that the search kept; with greedy decoding, of the best
+    alignment alone."""
 
 
 def loss(log_probs_TBK: Tensor, frames_B: Tensor, codes_S: Tensor, lengths_B: Tensor) -> Tensor:
-    """Negative log-likelihood, summed over the batch, in float32.
+    """Return the negative log-likelihood of the labels, summed over the batch, in float32.
 
-    Finite for every label of at most `samples.min_frames` frames; infinite for a longer one.
+    It is infinite if an image has fewer frames than its label needs (`csv_files.min_frames`), otherwise finite.
 
     Args:
-        codes_S: the labels' codes, one after the other.
-        lengths_B: units of each label.
+        log_probs_TBK: Log-probabilities.
+        frames_B: Frames of each image.
+        codes_S: Codes of all labels, concatenated.
+        lengths_B: Number of units in each label.
     """
     blank = log_probs_TBK.shape[2] - 1
     return F.ctc_loss(log_probs_TBK.float(), codes_S, frames_B, lengths_B, blank=blank, reduction="sum")
 
 
 def log_likelihoods(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> Tensor:
-    """[B]: log-probability of a label for each image, over all of its alignments; −inf where it has none."""
+    """Return the log-probability [B] of each image's label over all of its alignments; −inf if there are none."""
     blank = log_probs_TBK.shape[2] - 1
     codes_S = torch.tensor([code for label in labels for code in label], dtype=torch.long, device=frames_B.device)
     lengths_B = torch.tensor([len(label) for label in labels], device=frames_B.device)
@@ -45,12 +48,12 @@ def log_likelihoods(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Se
 
 
 def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
-    """The best class of each frame, repeats merged, blanks dropped."""
+    """Decode by the best class of each frame: repeats are merged, then blanks are removed (Graves et al. 2006)."""
     blank = log_probs_TBK.shape[2] - 1
     best = log_probs_TBK.max(dim=2)
     own_TB = torch.arange(len(log_probs_TBK), device=frames_B.device)[:, None] < frames_B
     log_prob_B = (best.values * own_TB).sum(0)
-    # Past an image's own frames there is nothing: the blank.
+    # Frames of the padding count as blanks.
     classes = best.indices.where(own_TB, blank).T.tolist()
     return [
         Path(tuple(code for code, _ in itertools.groupby(frame_classes) if code != blank), log_prob)
@@ -60,12 +63,18 @@ def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
 
 @torch.no_grad()
 def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths: int = 1) -> list[list[Path]]:
-    """Prefix beam search (Graves 2012; Hannun et al. 2014, without a language model).
+    """Decode by prefix beam search (Graves 2012; Hannun et al. 2014) without a language model.
 
-    The whole batch advances together: the only loop is over frames.
+    The search is vectorised over the batch and the beam; the only loop is over frames.
+
+    Args:
+        log_probs_TBK: Log-probabilities.
+        frames_B: Frames of each image.
+        width: Number of prefixes that are kept after each frame.
+        paths: Number of paths to return.
 
     Returns:
-        For each image at most `paths` transcriptions, all different, best first; fewer where fewer are possible.
+        For each image, at most `paths` different paths, best first; fewer if fewer are possible.
     """
     frames, batch, _ = log_probs_TBK.shape
     beam = Beam.start(batch, width, log_probs_TBK.device)
@@ -81,21 +90,22 @@ def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths
 
 @dataclass(frozen=True)
 class Beam:
-    """The N most likely prefixes of each image. Dead places, with log-probability −inf, come last."""
+    """The N most likely prefixes of each image; unused places, with log-probability −inf, come last."""
 
     blank_BN: Tensor
-    """log-probability of the prefix by alignments that end in a blank"""
+    """Log-probability of the prefix over alignments that end in a blank."""
     unit_BN: Tensor
-    """… by alignments that end in the prefix's last unit"""
+    """Log-probability of the prefix over alignments that end in its last unit."""
     last_BN: Tensor
-    """the last unit; any for the empty prefix, which no alignment ends in"""
+    """The last unit of the prefix; arbitrary for the empty prefix, for which `unit_BN` is −inf."""
     hash_BN: Tensor
-    """identifies the prefix: 64 bits that depend on all of its units"""
+    """A 64-bit hash of all units of the prefix, which identifies it."""
     parent_hash_BN: Tensor
-    """the hash of the prefix less its last unit"""
+    """The hash of the prefix without its last unit."""
 
     @classmethod
     def start(cls, batch: int, width: int, device: torch.device) -> "Beam":
+        """Return the beam before the first frame, which contains only the empty prefix."""
         minus_inf_BN = torch.full((batch, width), -torch.inf, device=device)
         zero_BN = torch.zeros((batch, width), dtype=torch.int64, device=device)
         blank_BN = minus_inf_BN.clone()
@@ -104,15 +114,21 @@ class Beam:
 
     @property
     def total_BN(self) -> Tensor:
+        """Log-probability of the prefix over all alignments."""
         return torch.logaddexp(self.blank_BN, self.unit_BN)
 
     def where(self, chosen_B1: Tensor, other: "Beam") -> "Beam":
-        """`other` for the chosen images, else this beam."""
+        """Return `other` for the chosen images and this beam for the rest."""
         pairs = zip(_tensors(self), _tensors(other), strict=True)
         return Beam(*(torch.where(chosen_B1, theirs, ours) for ours, theirs in pairs))
 
     def advance(self, log_probs_BK: Tensor) -> tuple["Beam", Tensor, Tensor]:
-        """One frame on: the new beam, and of each new prefix the old place and the unit appended (−1: none)."""
+        """Advance by one frame.
+
+        Returns:
+            The new beam; the place in the old beam that each new prefix comes from; the unit that was appended to it,
+            −1 for none.
+        """
         batch, width = self.last_BN.shape
         units = log_probs_BK.shape[1] - 1
         total_BN = self.total_BN
@@ -120,7 +136,7 @@ class Beam:
         last_log_prob_BN = log_probs_BK.gather(1, self.last_BN)
         stay_unit_BN = self.unit_BN + last_log_prob_BN
         extend_BNV = total_BN[:, :, None] + log_probs_BK[:, None, :units]
-        # A unit repeated is a new one only after a blank.
+        # A repeated unit is a new one only after a blank.
         extend_BNV.scatter_(2, self.last_BN[:, :, None], (self.blank_BN + last_log_prob_BN)[:, :, None])
         extend_BE = extend_BNV.view(batch, width * units)
         stay_unit_BN = self._merge(stay_unit_BN, extend_BE, total_BN, units)
@@ -141,10 +157,18 @@ class Beam:
         return beam, source_BN, unit_BN
 
     def _merge(self, stay_unit_BN: Tensor, extend_BE: Tensor, total_BN: Tensor, units: int) -> Tensor:
-        """Add the extensions that lead to a prefix already in the beam to that prefix.
+        """Merge extensions that result in a prefix of the beam into that prefix.
 
-        Returns the new stay_unit_BN; in extend_BE, changed in place, those extensions become −inf. Only the
-        parent p of a prefix q can be extended to q, so each q has at most one extension to take.
+        A prefix q can only result from extending its parent p, so at most one extension is merged into each q.
+
+        Args:
+            stay_unit_BN: Log-probability of each prefix over alignments that repeat its last unit.
+            extend_BE: Log-probability of each extension; changed in place to −inf for those that are merged.
+            total_BN: Log-probability of each prefix before this frame.
+            units: Number of units V.
+
+        Returns:
+            The new stay_unit_BN.
         """
         alive_BN = total_BN > -torch.inf
         is_parent_BPQ = self.hash_BN[:, :, None] == self.parent_hash_BN[:, None, :]
@@ -157,32 +181,37 @@ class Beam:
 
 
 def align(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
-    """The frames of each unit, [first, after the last), in the most likely alignment of a label (Viterbi).
+    """Find the most likely alignment of each label with the Viterbi algorithm.
 
     Args:
-        labels: one for each image, each possible: of at most as many frames as the image has.
+        log_probs_TBK: Log-probabilities.
+        frames_B: Frames of each image.
+        labels: The codes of each image's label, which must not need more frames than the image has.
+
+    Returns:
+        For each image, the frames [first, end) of each unit.
     """
     states_BS = _alignment_states(labels, blank=log_probs_TBK.shape[2] - 1)
     index_BS = torch.from_numpy(states_BS).to(log_probs_TBK.device)
     emissions_TBS = log_probs_TBK.gather(2, index_BS.expand(len(log_probs_TBK), -1, -1)).float().cpu().numpy()
     scores_TBS, steps_TBS = _viterbi(emissions_TBS, states_BS)
-    found = []
+    alignments = []
     for i, (label, frames) in enumerate(zip(labels, frames_B.tolist(), strict=True)):
-        # It ends in the last unit or in the blank after it.
+        # An alignment ends in the last unit or in the blank after it.
         ends = [2 * len(label), 2 * len(label) - 1] if label else [0]
         state = max(ends, key=lambda end: scores_TBS[frames - 1, i, end])
         path = []
         for t in range(frames - 1, -1, -1):
             path.append(state)
-            # Not NumPy's subtraction: the small steps' int8 would not hold the state.
+            # As an int, because the result does not fit into the int8 of the steps.
             state -= int(steps_TBS[t, i, state])
         path.reverse()
-        found.append([_range_of(path, 2 * place + 1) for place in range(len(label))])
-    return found
+        alignments.append([_range_of(path, 2 * index + 1) for index in range(len(label))])
+    return alignments
 
 
 def _alignment_states(labels: Sequence[Sequence[int]], blank: int) -> np.ndarray:
-    """int64 [B, S]: the class of each state."""
+    """Return the class of each state, int64 [B, S]."""
     states_BS = np.full((len(labels), 2 * max(map(len, labels)) + 1), blank)
     for row, label in zip(states_BS, labels, strict=True):
         row[1 : 2 * len(label) : 2] = label
@@ -190,27 +219,27 @@ def _alignment_states(labels: Sequence[Sequence[int]], blank: int) -> np.ndarray
 
 
 def _viterbi(emissions_TBS: np.ndarray, states_BS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best score of being in each state at each frame, and how many states back it came from: 0, 1 or 2."""
+    """Return the best score of each state at each frame, and the step to it from the state before: 0, 1 or 2."""
     batch, states = states_BS.shape
     may_skip_BS = np.zeros((batch, states), bool)
-    # A blank may be left out between two units that differ.
+    # The blank between two different units can be skipped.
     may_skip_BS[:, 3::2] = states_BS[:, 3::2] != states_BS[:, 1:-2:2]
     scores_TBS = np.full_like(emissions_TBS, -np.inf)
     steps_TBS = np.zeros(emissions_TBS.shape, np.int8)
     scores_TBS[0, :, :2] = emissions_TBS[0, :, :2]
     for t in range(1, len(emissions_TBS)):
-        came_BS3 = np.full((batch, states, 3), -np.inf, np.float32)
+        candidates_BS3 = np.full((batch, states, 3), -np.inf, np.float32)
         before_BS = scores_TBS[t - 1]
-        came_BS3[:, :, 0] = before_BS
-        came_BS3[:, 1:, 1] = before_BS[:, :-1]
-        came_BS3[:, 2:, 2] = np.where(may_skip_BS[:, 2:], before_BS[:, :-2], -np.inf)
-        steps_TBS[t] = came_BS3.argmax(2)
-        scores_TBS[t] = came_BS3.max(2) + emissions_TBS[t]
+        candidates_BS3[:, :, 0] = before_BS
+        candidates_BS3[:, 1:, 1] = before_BS[:, :-1]
+        candidates_BS3[:, 2:, 2] = np.where(may_skip_BS[:, 2:], before_BS[:, :-2], -np.inf)
+        steps_TBS[t] = candidates_BS3.argmax(2)
+        scores_TBS[t] = candidates_BS3.max(2) + emissions_TBS[t]
     return scores_TBS, steps_TBS
 
 
 def _range_of(path: Sequence[int], state: int) -> tuple[int, int]:
-    """Where a state stands in a path that never goes back."""
+    """Return the frames [first, end) of a state in a monotonic path."""
     first = path.index(state)
     return first, first + path.count(state)
 
@@ -220,13 +249,13 @@ def _tensors(beam: Beam) -> tuple[Tensor, ...]:
 
 
 def _hash(prefix_hash: Tensor, unit: Tensor) -> Tensor:
-    """Of a prefix with a unit appended. Wraps around 2⁶⁴; the shift lets high bits reach the low ones."""
+    """Return the hash of a prefix with a unit appended, modulo 2⁶⁴; the shift mixes high bits into low ones."""
     mixed = prefix_hash * 6364136223846793005 + (unit + 1) * 1442695040888963407
     return mixed ^ (mixed >> 29)
 
 
 def _read_back(beam: Beam, trail: list[tuple[Tensor, Tensor]], paths: int) -> list[list[Path]]:
-    """Follow the best prefixes back through the frames to their units."""
+    """Follow the best prefixes back through the frames to collect their units."""
     log_prob_BN, place_BN = beam.total_BN.topk(paths, dim=1)
     units = []
     for source_BN, unit_BN in reversed(trail):

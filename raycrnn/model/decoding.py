@@ -1,4 +1,4 @@
-"""Decode the network's outputs with their scores and confidences."""
+"""Decode the network's outputs to texts with scores and confidences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,39 +10,50 @@ from raycrnn import config
 from raycrnn.model import ctc
 
 
+@dataclass(frozen=True)
+class Outputs:
+    """The network's outputs for a batch of images."""
+
+    indices: tuple[int, ...]
+    """Indices of the batch's images in the sequence that was given."""
+    log_probs_TBK: Tensor
+    frames_B: Tensor
+
+
+@torch.inference_mode()
+def decode(outputs: Outputs, settings: config.Decoding) -> list[list[ctc.Path]]:
+    """Return the most likely paths of each image, best first.
+
+    Beam search returns at least two paths, if there are as many, because the score needs them.
+    """
+    if settings.method == "greedy":
+        return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
+    paths = max(2, settings.num_beam_paths)
+    return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
+
+
 def sequence_score(paths: Sequence[ctc.Path], decoding: config.Decoding) -> float | None:
+    """Return the difference between the log-probabilities of the two best paths, None if there is only one."""
     if decoding.method == "greedy" or len(paths) < 2:
         return None
     return paths[0].log_prob - paths[1].log_prob
 
 
-def path_confidences(tempered_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]]) -> list[list[float]]:
-    """Of each reading of each image, the probability under a temperature."""
-    found: list[list[float]] = [[] for _ in paths]
+def path_confidences(
+    calibrated_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]]
+) -> list[list[float]]:
+    """Return the probability of every path of each image, over all of its alignments.
+
+    Args:
+        calibrated_TBK: Log-probabilities after temperature scaling.
+        frames_B: Frames of each image.
+        paths: The paths of each image.
+    """
+    confidences: list[list[float]] = [[] for _ in paths]
     for rank in range(max(map(len, paths))):
-        own = [i for i, each in enumerate(paths) if rank < len(each)]
-        labels = [paths[i][rank].codes for i in own]
-        log_p = ctc.log_likelihoods(tempered_TBK[:, own], frames_B[own], labels)
-        for i, p in zip(own, log_p.exp().tolist(), strict=True):
-            found[i].append(min(1.0, p))
-    return found
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The network's log-probabilities for a batch."""
-
-    indices: tuple[int, ...]
-    """of its images, among those that were given"""
-    log_probs_TBK: torch.Tensor
-    frames_B: torch.Tensor
-
-
-@torch.inference_mode()
-def decode(outputs: Outputs, settings: config.Decoding) -> list[list[ctc.Path]]:
-    """The most likely paths of each image, best first; by beam search at least two, where there are as many."""
-    if settings.method == "greedy":
-        return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
-    # A score needs a second path even where one transcription is asked for.
-    paths = max(2, settings.num_beam_paths)
-    return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
+        indices = [i for i, image_paths in enumerate(paths) if rank < len(image_paths)]
+        labels = [paths[i][rank].codes for i in indices]
+        log_prob_B = ctc.log_likelihoods(calibrated_TBK[:, indices], frames_B[indices], labels)
+        for i, probability in zip(indices, log_prob_B.exp().tolist(), strict=True):
+            confidences[i].append(min(1.0, probability))
+    return confidences

@@ -1,70 +1,90 @@
-"""What was read in an image."""
+"""The result of reading an image."""
 
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One unit of a transcription, and where in the image it stands."""
+    """A unit of a transcription, with its position in the image."""
 
     text: str
+    """The unit's text, usually one character."""
     code: int
+    """The unit's code in the alphabet."""
     confidence: float
-    """the highest calibrated probability that a frame of its span gives it"""
+    """The highest probability of the unit in its frames, after temperature scaling, from 0 to 1."""
     left: int
-    """first column, in pixels of the image as it was given (upright, where EXIF data turn it)"""
+    """The unit's first column, in pixels of the image that was given, after rotation by its EXIF orientation."""
     right: int
-    """the column after its last one"""
+    """The column after the unit's last one, in the same pixels."""
 
 
 @dataclass(frozen=True)
 class Alternative:
-    """One reading of an image."""
+    """A possible text of an image."""
 
     text: str
+    """The text: the units, joined."""
     codes: tuple[int, ...]
+    """The codes of the units."""
     log_prob: float
-    """natural logarithm of its probability (CTC)"""
+    """Natural logarithm of the probability: with beam search, of all alignments that the search kept; with greedy
+    decoding, of the best alignment alone."""
     confidence: float
-    """calibrated probability that the whole text is exact"""
+    """Probability that the whole text is exact, from 0 to 1, calibrated by temperature scaling (Guo et al. 2017,
+    https://arxiv.org/abs/1706.04599)."""
 
 
 @dataclass(frozen=True)
 class Transcription:
-    """What was read in one image."""
+    """The transcription of an image.
+
+    Example:
+        >>> transcription = recognizer("line.png")[0]
+        >>> transcription.text, transcription.confidence
+        ('quondam', 0.97)
+        >>> [(unit.text, unit.left, unit.right) for unit in transcription.units][:2]
+        [('q', 12, 31), ('u', 31, 50)]
+    """
 
     alternatives: tuple[Alternative, ...]
-    """best first; at least one"""
+    """The most likely texts, best first; at least one."""
     score: float | None
-    """gap of log-probability between the two best readings; None for greedy decoding, which finds one, and where
-    only one is possible"""
+    """Difference between the log-probabilities of the two best texts. None if there is only one text, as with greedy
+    decoding."""
     units: tuple[Unit, ...] | None = None
-    """of the best reading; None where they were not asked for"""
+    """The units of the best text, with their positions; None if they were not requested."""
     name: str | None = None
-    """the path, for an image that was given as one"""
+    """The path or URI, if the image was given as one."""
     log_probs: np.ndarray | None = field(default=None, compare=False, repr=False)
-    """float32 [T, K]: of each class in each frame, the blank last; None where they were not asked for"""
+    """Log-probability of each class in each frame, float32 [frames, classes], in which the last class is the CTC blank;
+    None if they were not requested."""
 
     @property
     def text(self) -> str:
+        """The best text."""
         return self.alternatives[0].text
 
     @property
     def codes(self) -> tuple[int, ...]:
+        """The codes of the best text's units."""
         return self.alternatives[0].codes
 
     @property
     def log_prob(self) -> float:
+        """Log-probability of the best text."""
         return self.alternatives[0].log_prob
 
     @property
     def confidence(self) -> float:
+        """Calibrated probability that the best text is exact, from 0 to 1."""
         return self.alternatives[0].confidence
 
-    def to_json(self) -> dict:
-        """As JSON has it, numbers rounded to four places; log-probabilities by frame and the name are left out."""
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object with numbers rounded to four decimals, without `name` and `log_probs`."""
         best, *others = map(_alternative_to_json, self.alternatives)
         score = None if self.score is None else round(self.score, 4)
         values = {**best, "score": score, "alternatives": others}
@@ -73,7 +93,8 @@ class Transcription:
         return values
 
     @classmethod
-    def from_json(cls, values: dict) -> "Transcription":
+    def from_json(cls, values: dict[str, Any]) -> "Transcription":
+        """Return the transcription of a JSON object that `to_json` returned."""
         best = {key: values[key] for key in ("text", "codes", "log_prob", "confidence")}
         alternatives = [{**each, "codes": tuple(each["codes"])} for each in (best, *values["alternatives"])]
         units = values.get("units")
@@ -84,10 +105,10 @@ class Transcription:
         )
 
 
-def _alternative_to_json(reading: Alternative) -> dict:
+def _alternative_to_json(alternative: Alternative) -> dict[str, Any]:
     return {
-        "text": reading.text,
-        "confidence": round(reading.confidence, 4),
-        "log_prob": round(reading.log_prob, 4),
-        "codes": list(reading.codes),
+        "text": alternative.text,
+        "confidence": round(alternative.confidence, 4),
+        "log_prob": round(alternative.log_prob, 4),
+        "codes": list(alternative.codes),
     }

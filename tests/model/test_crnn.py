@@ -81,7 +81,7 @@ def test_training_statistics_are_those_of_torch_where_nothing_is_padded():
     x_BCHW = torch.randn(3, 16, 8, 20)
     reference = torch.nn.BatchNorm2d(16)
     reference.load_state_dict(layer.norm.state_dict())
-    assert torch.allclose(layer._normalise(x_BCHW, torch.full((3,), 20)), reference(x_BCHW), atol=1e-5)
+    assert torch.allclose(layer._normalise(layer.norm, x_BCHW, torch.full((3,), 20)), reference(x_BCHW), atol=1e-5)
 
 
 def test_a_lone_narrow_image_can_be_trained_on():
