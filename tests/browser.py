@@ -1,4 +1,4 @@
-"""A real browser for tests: Chromium without a window, over its DevTools protocol."""
+"""A real browser for tests: headless Chromium, controlled by the DevTools protocol."""
 
 import base64
 import itertools
@@ -22,12 +22,12 @@ class Page:
     def __init__(self, socket: ClientConnection):
         self._socket, self._numbers = socket, itertools.count(1)
         self.requested: list[str] = []
-        """URLs that the page asked for"""
-        self.complaints: list[str] = []
-        """errors in its console"""
+        """URLs that the page requested."""
+        self.errors: list[str] = []
+        """Errors in the page's console."""
 
     def call(self, method: str, **parameters: Any) -> dict:
-        """A command of the protocol, and its result."""
+        """Send a command of the protocol and return its result."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         while True:
@@ -41,9 +41,9 @@ class Page:
         if message["method"] == "Network.requestWillBeSent":
             self.requested.append(message["params"]["request"]["url"])
         elif message["method"] == "Runtime.exceptionThrown":
-            self.complaints.append(message["params"]["exceptionDetails"]["text"])
+            self.errors.append(message["params"]["exceptionDetails"]["text"])
         elif message["method"] == "Log.entryAdded" and message["params"]["entry"]["level"] == "error":
-            self.complaints.append(message["params"]["entry"]["text"])
+            self.errors.append(message["params"]["entry"]["text"])
 
     def open(self, url: str, width: int = 1100, height: int = 900) -> None:
         for domain in ("Page", "Network", "Runtime", "Log"):
@@ -57,17 +57,17 @@ class Page:
         self.call("Emulation.setDeviceMetricsOverride", **metrics)
 
     def evaluate(self, expression: str) -> Any:
-        """The value of a JavaScript expression; of a promise, what it gives."""
-        given = {"expression": expression, "returnByValue": True, "awaitPromise": True, "userGesture": True}
-        answer = self.call("Runtime.evaluate", **given)
+        """Return the value of a JavaScript expression; a promise is awaited."""
+        parameters = {"expression": expression, "returnByValue": True, "awaitPromise": True, "userGesture": True}
+        answer = self.call("Runtime.evaluate", **parameters)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def wait_for(self, expression: str, seconds: float = 30) -> Any:
-        """The value of an expression, as soon as it is true."""
+        """Wait until an expression is truthy and return its value."""
         deadline = time.monotonic() + seconds
         while not (value := self.evaluate(expression)):
-            assert time.monotonic() < deadline, f"still not: {expression}; {self.complaints}"
+            assert time.monotonic() < deadline, f"timed out waiting for {expression}; {self.errors}"
             time.sleep(0.05)
         return value
 
@@ -80,7 +80,7 @@ class Page:
             self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def press(self, key: str, code: int) -> None:
-        """A key, by its name and Windows' virtual code."""
+        """Press and release a key, parameters by its name and its Windows virtual key code."""
         for kind in ("keyDown", "keyUp"):
             text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text)
@@ -92,10 +92,10 @@ class Page:
 
 @contextmanager
 def browser(folder: Path) -> Iterator[Page]:
-    """Chromium with an empty page; its profile lies in a folder. Skips the test where there is none."""
+    """Chromium with an empty page and its profile in `folder`. Skips the test if Chromium is not installed."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
+        pytest.skip("Chromium is not installed (Debian: apt-get install chromium)")
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
     process = subprocess.Popen(
         [program, *options, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"],
@@ -111,7 +111,7 @@ def browser(folder: Path) -> Iterator[Page]:
 
 
 def _page_address(folder: Path) -> str:
-    """The WebSocket of its first page, once it is there."""
+    """Return the WebSocket URL of the first page, once there is one."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         try:

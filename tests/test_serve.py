@@ -1,4 +1,4 @@
-"""The service on Ray Serve: one command, one application for `serve run`, and what happens on the bad day."""
+"""The service on Ray Serve: the command, the application for `serve run`, and failures."""
 
 import asyncio
 import json
@@ -64,18 +64,18 @@ def test_replicas_are_a_number_or_a_range(given, expected):
 
 
 @pytest.mark.parametrize("given", [0, "0", "4-1", "many", (2, 1), "1-2-3"])
-def test_other_replicas_are_refused(given):
+def test_invalid_replicas_are_refused(given):
     with pytest.raises(ValueError, match="replicas"):
         Settings(model="m", replicas=given)
 
 
-def test_the_limits_of_rays_queue_lie_behind_our_own():
+def test_the_limits_of_rays_queue_are_above_max_waiting():
     options = Settings(model="m", limits={"max_waiting": 10}).deployment_options()
     assert options["max_ongoing_requests"] > 10
     assert options["max_queued_requests"] > 10
 
 
-def test_parts_of_a_gpu_are_reserved():
+def test_a_fraction_of_a_gpu_is_reserved():
     assert Settings(model="m", gpus="0.25").deployment_options()["ray_actor_options"]["num_gpus"] == 0.25
 
 
@@ -89,14 +89,14 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     (tmp_path / "token").write_text("other\n")
     assert read_token(str(tmp_path / "token")) == "other"
     (tmp_path / "token").write_text("\n")
-    with pytest.raises(UsageError, match="holds no token"):
+    with pytest.raises(UsageError, match="the token is empty"):
         read_token(str(tmp_path / "token"))
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="cannot read the token"):
         read_token(str(tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("token", ["sésame", "two\nlines", "a\tb", " "])
-def test_a_token_that_no_header_bears_is_refused_wherever_it_comes_from(tmp_path, monkeypatch, token):
+def test_a_token_that_a_header_cannot_hold_is_refused(tmp_path, monkeypatch, token):
     (tmp_path / "token").write_text(token, encoding="utf-8")
     with pytest.raises(UsageError, match=str(tmp_path)):
         read_token(str(tmp_path / "token"))
@@ -105,7 +105,7 @@ def test_a_token_that_no_header_bears_is_refused_wherever_it_comes_from(tmp_path
         read_token(None)
 
 
-def test_wrong_usage_is_told_before_anything_starts(model, capsys):
+def test_usage_errors_are_reported_before_ray_starts(model, capsys):
     assert Serve.call(["nowhere"], "serve") == 2
     assert "no model directory" in capsys.readouterr().err
     with socket.socket() as taken:
@@ -113,17 +113,17 @@ def test_wrong_usage_is_told_before_anything_starts(model, capsys):
         taken.listen()
         port = str(taken.getsockname()[1])
         assert Serve.call([model, "--port", port], "serve") == 2
-    assert "cannot be listened at" in capsys.readouterr().err
+    assert "cannot listen on" in capsys.readouterr().err
     assert Serve.call([model, "training.n_epochs=1"], "serve") == 2
     assert "only decoding.* and data.*" in capsys.readouterr().err
-    # Its limits are looked at after its port, and another program may be at the one that is the default.
+    # Not the default port, which another program may use.
     free = str(free_port())
     assert Serve.call([model, "--port", free, "--max-images", "9", "--max-waiting", "8"], "serve") == 2
-    assert "max_images=9 is more than max_waiting=8" in capsys.readouterr().err
+    assert "max_images=9 must not be greater than max_waiting=8" in capsys.readouterr().err
 
 
-def test_large_bodies_are_taken_by_one_option():
-    limits = Serve(model="m", max_body_mb=300)._limits()
+def test_max_body_mb_alone_raises_the_upload_limit():
+    limits = Serve(model="m", max_body_mb=300)._settings().limits
     assert (limits.max_body_mb, limits.max_upload_mb) == (300, 300)
     # As a replica gets them.
     assert Settings(**Settings(model="m", limits=limits).model_dump(mode="json")).limits == limits
@@ -145,7 +145,7 @@ def test_the_shipped_serve_config_is_valid_and_closed_to_the_network():
 
 @pytest.mark.ray
 @long
-def test_the_command_reads_and_ctrl_c_answers_what_was_asked(model, questions):
+def test_the_command_serves_and_ctrl_c_answers_the_requests_in_progress(model, questions):
     port = free_port()
     with running("raycrnn.serve", model, "--port", port) as process:
         load = asyncio.run(closed_loop(port, questions, 4, 2))
@@ -153,7 +153,7 @@ def test_the_command_reads_and_ctrl_c_answers_what_was_asked(model, questions):
         assert load.wrong == load.refused == load.failed == 0
         answers = []
         many = [("image", (f"{n}.png", question.body)) for n, question in enumerate(questions * 3)]
-        before = asked(port)
+        before = images_received(port)
 
         def ask():
             answers.append(httpx.post(f"http://127.0.0.1:{port}/predict", files=many, timeout=60))
@@ -161,8 +161,8 @@ def test_the_command_reads_and_ctrl_c_answers_what_was_asked(model, questions):
         asking = [threading.Thread(target=ask) for _ in range(4)]
         for thread in asking:
             thread.start()
-        # What has not reached the service by then was not asked.
-        while asked(port) < before + 4 * len(many):
+        # Ctrl-C may refuse requests that have not arrived yet.
+        while images_received(port) < before + 4 * len(many):
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         for thread in asking:
@@ -173,13 +173,13 @@ def test_the_command_reads_and_ctrl_c_answers_what_was_asked(model, questions):
         assert [each["text"] for each in answer.json()["predictions"]] == [each.text for each in questions * 3]
 
 
-def asked(port: int) -> int:
-    """How many images a service has read or is to read."""
+def images_received(port: int) -> int:
+    """Return the number of images that a service has read or has waiting."""
     health = httpx.get(f"http://127.0.0.1:{port}/health", timeout=30).json()
     return health["waiting"] + health["images_read"]
 
 
-OTHERS = """
+FOREIGN_CLUSTER = """
 import sys
 import ray
 from ray import serve
@@ -200,12 +200,12 @@ sys.stdin.read()
 
 
 @contextmanager
-def cluster_of_others(port: int, cpus: float) -> Iterator[str]:
-    """The address of a Ray with two CPUs where an application of somebody else takes some of them."""
-    command = [sys.executable, "-c", OTHERS, str(port), str(cpus)]
-    without_door = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE")}
+def foreign_cluster(port: int, cpus: float) -> Iterator[str]:
+    """The address of a Ray cluster with two CPUs, some of them used by another application."""
+    command = [sys.executable, "-c", FOREIGN_CLUSTER, str(port), str(cpus)]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE")}
     process = subprocess.Popen(
-        command, env=without_door, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
     try:
         yield next(line for line in process.stdout if line.startswith("address")).split()[1]
@@ -216,7 +216,7 @@ def cluster_of_others(port: int, cpus: float) -> Iterator[str]:
 
 @contextmanager
 def serving_at(address: str, model: str, *options: str) -> Iterator[tuple[subprocess.Popen, Callable[[str], str]]]:
-    """The command at a cluster's address, and a function that waits for a word in what it prints."""
+    """The command on a cluster, and a function that waits until it prints a text."""
     command = [sys.executable, "-m", "raycrnn.serve", model, "--address", address, *options]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     process = subprocess.Popen(
@@ -224,16 +224,16 @@ def serving_at(address: str, model: str, *options: str) -> Iterator[tuple[subpro
     )
     printed = []
 
-    def until(word: str) -> str:
+    def wait_for(text: str) -> str:
         for line in process.stdout:
             printed.append(line)
-            if word in line:
+            if text in line:
                 break
-        assert word in "".join(printed), printed
+        assert text in "".join(printed), printed
         return "".join(printed)
 
     try:
-        yield process, until
+        yield process, wait_for
     finally:
         process.kill()
         process.wait(120)
@@ -241,20 +241,20 @@ def serving_at(address: str, model: str, *options: str) -> Iterator[tuple[subpro
 
 @pytest.mark.ray
 @long
-def test_on_a_cluster_of_others_only_the_own_application_comes_and_goes(model, questions):
+def test_on_a_foreign_cluster_only_our_application_starts_and_stops(model, questions):
     port = free_port()
     with (
-        cluster_of_others(port, 0.5) as address,
-        serving_at(address, model, "--port", str(free_port())) as (own, until),
+        foreign_cluster(port, 0.5) as address,
+        serving_at(address, model, "--port", str(free_port())) as (own, wait_for),
     ):
-        printed = until("reads images")
-        assert f"http://127.0.0.1:{port}/ reads images" in printed
-        assert f"it goes on to listen at 127.0.0.1:{port}" in printed
+        printed = wait_for("Serving at")
+        assert f"Serving at http://127.0.0.1:{port}/ (API: " in printed
+        assert f"keeps listening on 127.0.0.1:{port}" in printed
         assert f"without RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH={proxy_middleware.IMPORT_PATH}" in printed
         answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=questions[0].body, timeout=30)
         assert answer.json()["text"] == questions[0].text
-        with serving_at(address, model) as (second, until_second):
-            until_second("serves an application 'raycrnn' already")
+        with serving_at(address, model) as (second, wait_for_second):
+            wait_for_second("already runs an application named 'raycrnn'")
             assert second.wait(60) == 2
         own.send_signal(signal.SIGINT)
         assert own.wait(120) == 130
@@ -264,10 +264,10 @@ def test_on_a_cluster_of_others_only_the_own_application_comes_and_goes(model, q
 
 @pytest.mark.ray
 @long
-def test_what_a_busy_cluster_lacks_is_told_and_ctrl_c_ends_the_waiting(model):
+def test_missing_resources_are_reported_and_ctrl_c_ends_the_wait(model):
     port = free_port()
-    with cluster_of_others(port, 2) as address, serving_at(address, model) as (own, until):
-        until("waiting for 1 CPU: of the cluster's 2, 0 are free")
+    with foreign_cluster(port, 2) as address, serving_at(address, model) as (own, wait_for):
+        wait_for("waiting for 1 CPU: 0 of the cluster's 2 are free")
         own.send_signal(signal.SIGINT)
         assert own.wait(30) == 130
         assert httpx.get(f"http://127.0.0.1:{port}/other", timeout=30).text == "other"
@@ -275,7 +275,7 @@ def test_what_a_busy_cluster_lacks_is_told_and_ctrl_c_ends_the_waiting(model):
 
 @pytest.mark.ray
 @long
-def test_a_killed_replica_costs_no_request_its_answer(model, questions):
+def test_no_request_fails_when_a_replica_is_killed(model, questions):
     port = free_port()
     with running("raycrnn.serve", model, "--port", port) as process:
         replica = replica_of(process.pid)
@@ -289,7 +289,7 @@ def test_a_killed_replica_costs_no_request_its_answer(model, questions):
 
 
 def replica_of(pid: int) -> int:
-    """The process of the one replica below a process."""
+    """Return the process id of the only replica among the descendants of a process."""
     table = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in table.splitlines()[1:]]
     parent = {int(row[0]): int(row[1]) for row in rows}
@@ -307,12 +307,12 @@ def replica_of(pid: int) -> int:
 
 @pytest.mark.ray
 @long
-def test_a_thousand_malformed_requests_harm_nobody(model, questions):
+def test_a_thousand_malformed_requests_do_not_affect_others(model, questions):
     port = free_port()
     generator = random.Random(0)
     with running("raycrnn.serve", model, "--port", port):
         statuses = [status_of(port, malformed(generator, questions)) for _ in range(1000)]
-        # 503 is declared; what has no status was no HTTP, and the connection was closed.
+        # 503 is allowed. No status means that the request was not HTTP and the connection was closed.
         assert {status for status in statuses if status and status >= 500} <= {503}
         assert sum(status is not None for status in statuses) > 500
         load = asyncio.run(closed_loop(port, questions, 4, 2))
@@ -321,7 +321,7 @@ def test_a_thousand_malformed_requests_harm_nobody(model, questions):
 
 
 def malformed(generator: random.Random, questions: list[Question]) -> bytes:
-    """A request that is wrong in one way or another: truncated, mutated, of a wrong type, with huge headers."""
+    """Return a request that is truncated, mutated, of a wrong type, or has huge headers."""
     body = bytearray(generator.choice(questions).body)
     kind = generator.choice(["image/png", "application/json", "text/html", "multipart/form-data; boundary=x", "\x01"])
     path = generator.choice(
@@ -349,7 +349,7 @@ def malformed(generator: random.Random, questions: list[Question]) -> bytes:
 
 
 def status_of(port: int, request: bytes) -> int | None:
-    """The status that answers raw bytes; None where the connection is closed without one."""
+    """Return the status of the response to raw bytes; None if the connection is closed without one."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         try:
             connection.sendall(request)
@@ -361,7 +361,7 @@ def status_of(port: int, request: bytes) -> int | None:
 
 @pytest.mark.ray
 @long
-def test_serve_run_takes_the_same_application(model, questions):
+def test_serve_run_serves_the_same_application(model, questions):
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 8000)) == 0:
             pytest.skip("port 8000, which serve run takes, is in use")
@@ -382,7 +382,7 @@ def test_serve_run_takes_the_same_application(model, questions):
                 answer = httpx.post("http://127.0.0.1:8000/predict", content=questions[0].body, timeout=10)
             except httpx.TransportError:
                 answer = None
-            # Its proxy answers before the application is there.
+            # The proxy answers before the application is ready.
             if answer is not None and answer.status_code not in (404, 503):
                 break
             time.sleep(0.5)
@@ -394,8 +394,8 @@ def test_serve_run_takes_the_same_application(model, questions):
 
 @pytest.mark.ray
 @long
-def test_all_ways_of_prediction_agree_on_two_hundred_images(data_folder, tmp_path):
-    """Train small, then: the recogniser, predict, the service and the exported graph read the same."""
+def test_all_ways_to_predict_agree_on_two_hundred_images(data_folder, tmp_path):
+    """Train a small model; the recognizer, predict, the service and the exported graph must read the same."""
     labels = (data_folder("captcha4") / "labels.csv").read_text(encoding="utf-8").splitlines()
     rows = [f"{data_folder('captcha4')}/{row}" for row in labels]
     (tmp_path / "train.csv").write_text("\n".join(rows[200:]) + "\n", encoding="utf-8")
@@ -415,7 +415,7 @@ def test_all_ways_of_prediction_agree_on_two_hundred_images(data_folder, tmp_pat
     from raycrnn.model.recognizer import Recognizer
 
     expected = [found.text for found in Recognizer.load(model, "cpu")(paths)]
-    assert len(set(expected)) > 20, "it has learnt nothing that could differ"
+    assert len(set(expected)) > 20, "the model has not learnt enough to show a difference"
 
     verb("predict", model, tmp_path / "two_hundred.csv", "-o", tmp_path / "out.jsonl")
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()

@@ -1,21 +1,22 @@
-"""The service over HTTP: requests in, transcriptions out, and a page for people. No Ray.
+"""The HTTP API: `POST /predict`, `GET /health`, `GET /model`, and a page for people at `/`. No Ray.
 
-Whatever a request holds, others are not harmed by it: its body, its pixels and its images are limited, and what waits
-to be read is. No path or URL in a request is ever opened.
+Limits on bodies, pixels, images and the queue keep one request from harming others. A path or URL in a request is
+never opened.
 """
 
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
 
 import torch
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 from python_multipart.multipart import parse_options_header
@@ -28,154 +29,168 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from raycrnn import __version__
 from raycrnn.errors import RaycrnnError
 from raycrnn.serving import proxy_middleware
-from raycrnn.serving.limits import Answer, RequestError
+from raycrnn.serving.limits import RequestError, ResponseSender
 from raycrnn.serving.service import Service, Upload
 
 logger = logging.getLogger(__name__)
 
 RAW_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Beginnings of content types whose body is an image file; the last is what curl says of a body it is not told of."""
+"""Prefixes of content types whose body is one image file; the last is what `curl --data-binary` sends by default."""
 
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
-"""of a multipart body, by RFC 2046"""
+"""The boundary of a multipart body (RFC 2046, section 5.1.1)."""
 
-PAGE_POLICY = (
+MAX_FORM_FIELDS = 100
+"""Fields beside the files in a multipart body. They are ignored; browsers and frameworks add some."""
+
+CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+BEARER = HTTPBearer(auto_error=False, description="The service's token, if it has one.")
+
+
+# --- requests
+
 
 @asynccontextmanager
 async def _uploads(service: Service, request: Request) -> AsyncIterator[tuple[list[Upload], bool]]:
-    """The images of a request, and whether it may hold several. Raises `Refused`."""
-    kind = request.headers.get("content-type", "application/octet-stream").lower()
-    several = kind.startswith("multipart/form-data")
-    if not several and (not kind.startswith(RAW_TYPES) or kind.startswith("image/svg")):
+    """Return the images of a request, and whether it is a multipart request. Raises `RequestError`."""
+    content_type = request.headers.get("content-type", "application/octet-stream").lower()
+    is_multipart = content_type.startswith("multipart/form-data")
+    is_raw = content_type.startswith(RAW_TYPES) and not content_type.startswith("image/svg")
+    if not is_multipart and not is_raw:
         raise RequestError(
             415,
             "unsupported content type",
-            f"{kind[:100]}: send the bytes of an image (PNG, JPEG, TIFF, WebP, BMP, GIF, PNM, JPEG 2000), or "
-            "several as multipart/form-data",
+            f"{content_type[:100]}: send the bytes of an image (PNG, JPEG, TIFF, WebP, BMP, GIF, PNM, JPEG 2000), or "
+            "several images as multipart/form-data",
         )
     async with _body(service, request) as body:
         if not body:
-            raise RequestError(422, "empty body", "send the bytes of an image, or several as multipart/form-data")
-        yield (await _parts(request, body, service.limits.max_images) if several else [Upload(None, body)]), several
+            raise RequestError(
+                422, "empty body", "send the bytes of an image, or several images as multipart/form-data"
+            )
+        if is_multipart:
+            yield await _parse_multipart(request.headers["content-type"], body, service.limits.max_images), True
+        else:
+            yield [Upload(None, body)], False
 
 
 @asynccontextmanager
 async def _body(service: Service, request: Request) -> AsyncIterator[bytes]:
     body = request.scope.get(proxy_middleware.BODY)
     if body is None:
-        async with service.intake.body(request.headers, request.stream()) as body:
+        async with service.body_limiter.read(request.headers, request.stream()) as body:
             yield body
     else:
-        # The door's limit may be another one: it comes from its environment.
-        service.intake.check(len(body))
+        # The proxy's limit comes from its environment, and may be higher.
+        service.body_limiter.check_size(len(body))
         yield body
 
 
-def _check_leave(service: Service, request: Request) -> None:
-    """Raises `Refused` where a token is asked for and the request does not bear it, and for other sites' pages.
+def _check_authorization(token: str | None, request: Request, credentials: HTTPAuthorizationCredentials | None) -> None:
+    """Raise `RequestError` if the token is missing or wrong, or if a page of another site sent the request.
 
-    A page that bears a token knows it; others could have any visitor's browser keep the service busy.
+    Without the second check, any web page could make a visitor's browser send images to a service in a private network.
+    A page that sends a token has been given it.
     """
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    given = given.strip() if scheme.lower() == "bearer" else ""
-    if service.token is not None and not secrets.compare_digest(given.encode(), service.token.encode()):
-        raise RequestError(401, "unauthorized", "send the service's token: Authorization: Bearer TOKEN")
-    if request.method == "POST" and not given and request.headers.get("sec-fetch-site") == "cross-site":
-        raise RequestError(403, "cross-site request", "pages of other sites have no leave to ask")
+    if token is not None and (
+        credentials is None or not secrets.compare_digest(credentials.credentials.encode(), token.encode())
+    ):
+        detail = "send the service's token in the header Authorization: Bearer TOKEN"
+        raise RequestError(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
+    if request.method == "POST" and credentials is None and request.headers.get("sec-fetch-site") == "cross-site":
+        raise RequestError(403, "cross-site request", "cross-site requests are not allowed")
 
 
-async def _parts(request: Request, body: bytes, most: int) -> list[Upload]:
-    """The files of a multipart body. Raises `Refused` if it is malformed, or holds too many or none."""
+async def _parse_multipart(content_type: str, body: bytes, max_images: int) -> list[Upload]:
+    """Return the files in a multipart body (RFC 7578).
 
-    async def whole() -> AsyncIterator[bytes]:
+    Not `Request.form`: it would let the request choose any Python codec for its texts by `charset` (punycode takes
+    quadratic time, utf-7 and unicode_escape yield lone surrogates), write files over 1 MB to disk, and answer 400.
+
+    Raises:
+        RequestError: The body is malformed, or has too many files or none.
+    """
+    too_many = RequestError(422, "too many images", f"a request may have at most {max_images} images (max_images)")
+    boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
+    if not BOUNDARY.fullmatch(boundary):
+        detail = "the content type has no valid boundary (RFC 2046)"
+        raise RequestError(422, "malformed multipart body", detail)
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
         yield body
         yield b""
 
-    # Headers of its own: by those of the request, whoever sends it could choose among Python's codecs for the texts in
-    # it, of which some take a time that is quadratic in a text's length and others give what is no text.
-    headers = Headers({"content-type": f'multipart/form-data; boundary="{_boundary(request)}"'})
-    # One more, to tell too many from malformed.
-    parser = MultiPartParser(headers, whole(), max_files=most + 1, max_fields=100)
-    # The body is in memory already: its parts need no files on disk.
+    headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
+    # One file more than allowed tells too many files from a malformed body.
+    parser = MultiPartParser(headers, chunks(), max_files=max_images + 1, max_fields=MAX_FORM_FIELDS)
+    # The body is in memory already, so its parts need no files on disk.
     parser.spool_max_size = len(body) + 1
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError, LookupError) as error:
-        if "files" in str(error):
-            raise _too_many(most) from None
         detail = getattr(error, "message", None) or str(error) or type(error).__name__
+        if "files" in detail:
+            raise too_many from None
         raise RequestError(422, "malformed multipart body", detail) from None
-    async with _closing(form):
-        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        if len(files) > most:
-            raise _too_many(most)
-        if not files:
-            raise RequestError(
-                422, "no image", "the multipart body holds no file: send each image as a part with a filename"
-            )
-        return [Upload(_clean(part.filename), await part.read()) for part in files]
-
-
-def _boundary(request: Request) -> str:
-    """Raises `Refused`."""
-    boundary = parse_options_header(request.headers["content-type"])[1].get(b"boundary", b"").decode("latin-1")
-    if not BOUNDARY.fullmatch(boundary):
-        raise RequestError(422, "malformed multipart body", "no boundary in the content type, or none by RFC 2046")
-    return boundary
-
-
-def _clean(name: str) -> str:
-    """A name that can be written as UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-@asynccontextmanager
-async def _closing(form: Any) -> AsyncIterator[None]:
     try:
-        yield
+        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+        if len(files) > max_images:
+            raise too_many
+        if not files:
+            detail = "the multipart body has no file: send each image as a part with a filename"
+            raise RequestError(422, "no image", detail)
+        return [Upload(_escape_surrogates(part.filename or ""), await part.read()) for part in files]
     finally:
         await form.close()
 
 
-def _too_many(most: int) -> RequestError:
-    return RequestError(422, "too many images", f"more than {most} images in a request (max_images)")
+def _escape_surrogates(name: str) -> str:
+    """Escape what UTF-8 cannot encode."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
-# --- the application
+def _check_parameters(request: Request, known: Sequence[str]) -> None:
+    """Raise `RequestError` for a query parameter that does not exist."""
+    for name in request.query_params:
+        if name not in known:
+            raise RequestError(422, "unknown parameter", f"{name[:100]!r}: the parameters are {', '.join(known)}")
+
+
+# --- responses
 
 
 class Reading(BaseModel):
     """One reading of an image."""
 
     text: str
-    confidence: float = Field(description="calibrated probability that the whole text is exact")
-    log_prob: float = Field(description="natural logarithm of its probability")
+    confidence: float = Field(description="Calibrated probability that the whole text is correct.")
+    log_prob: float = Field(description="Natural logarithm of the reading's probability (CTC).")
 
 
 class ReadUnit(BaseModel):
-    """A unit of the best reading, with ?spans=true."""
+    """One unit of the best reading, with `?spans=true`."""
 
     text: str
     confidence: float
-    left: int = Field(description="first column, in pixels of the upright image")
-    right: int = Field(description="the column after its last one")
+    left: int = Field(description="First column, in pixels of the upright image.")
+    right: int = Field(description="The column after the last one.")
 
 
 class Prediction(Reading):
-    """What was read in an image."""
+    """The best reading of an image, and alternatives."""
 
-    name: str | None = Field(description="the part's file name")
-    score: float | None = Field(description="gap of log-probability to the second best reading")
-    alternatives: list[Reading] = Field(description="the other readings, best first, as many as n_best asks for")
+    name: str | None = Field(description="The part's file name.")
+    score: float | None = Field(description="Difference in log-probability to the second-best reading.")
+    alternatives: list[Reading] = Field(description="The other readings, best first, up to `n_best` in total.")
     units: list[ReadUnit] | None = None
 
 
 class Problem(BaseModel):
-    """Why a request, or an image of several, was not read."""
+    """Why a request, or one image of a multipart request, was not read."""
 
     error: str
     detail: str
@@ -183,7 +198,7 @@ class Problem(BaseModel):
 
 
 class Predictions(BaseModel):
-    """Of a multipart request: one for each image, in order."""
+    """The response to a multipart request: one item for each image, in order."""
 
     predictions: list[Prediction | Problem]
 
@@ -201,29 +216,40 @@ REQUEST_BODY = {
     },
 }
 
-ANSWERS = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": Prediction | Predictions},
-    401: {"model": Problem, "description": "no token, or another one"},
-    403: {"model": Problem, "description": "asked by a page of another site"},
-    408: {"model": Problem, "description": "the body came too slowly"},
-    413: {"model": Problem, "description": "the body is too large"},
-    415: {"model": Problem, "description": "the content type is none of an image"},
-    422: {"model": Problem, "description": "not an image, a damaged one, one of too many pixels; a wrong parameter"},
-    503: {"model": Problem, "description": "too much waits already: try again after Retry-After seconds"},
+    401: {"model": Problem, "description": "The token is missing or wrong."},
+    403: {"model": Problem, "description": "A page of another site sent the request."},
+    408: {"model": Problem, "description": "The body arrived too slowly."},
+    413: {"model": Problem, "description": "The body is too large."},
+    415: {"model": Problem, "description": "The content type is not that of an image."},
+    422: {
+        "model": Problem,
+        "description": "The image is damaged, too large or not an image; or a parameter is invalid.",
+    },
+    503: {"model": Problem, "description": "The queue is full: try again after Retry-After seconds."},
 }
 
 
+# --- the application
+
+
 def make_app(service: Service) -> FastAPI:
-    """The service's ASGI application: `POST /predict`, `GET /health`, `/model`, `/docs` and the page `/`."""
+    """Return the ASGI application of a service. Its lifespan starts the service where needed, and stops it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if service.model is None:
+        if not service.is_started:
             await service.start()
         try:
             yield
         finally:
             await service.stop()
+
+    async def authorize(
+        request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)]
+    ) -> None:
+        _check_authorization(service.token, request, credentials)
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -232,98 +258,87 @@ def make_app(service: Service) -> FastAPI:
         summary="Reads images of text lines.",
         lifespan=lifespan,
     )
-    app.add_middleware(LastResort)
+    app.add_middleware(JsonErrors)
     _add_error_handlers(app)
     page = resources.files("raycrnn.serving").joinpath("page.html").read_text(encoding="utf-8")
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def health() -> dict[str, Any]:
-        """Whether the service reads, and how busy it is."""
+        """Return whether the service is running, and its load."""
         return service.health()
 
-    @app.get("/model", responses={401: ANSWERS[401]})
-    async def model(request: Request) -> dict[str, Any]:
-        """The model in service: alphabet, scores, version, limits."""
-        _check_leave(service, request)
+    @app.get("/model", responses={401: RESPONSES[401]}, dependencies=[Depends(authorize)])
+    async def model() -> dict[str, Any]:
+        """Return the model's version, alphabet and scores, and the limits."""
         return service.describe()
 
-    @app.post("/predict", responses=ANSWERS, openapi_extra={"requestBody": REQUEST_BODY})
+    @app.post(
+        "/predict", responses=RESPONSES, openapi_extra={"requestBody": REQUEST_BODY}, dependencies=[Depends(authorize)]
+    )
     async def predict(
         request: Request,
-        n_best: Annotated[int | None, Query(ge=1, description="readings an image; default: the model's")] = None,
-        spans: Annotated[bool, Query(description="tell of each unit where it stands and how sure it is")] = False,
+        n_best: Annotated[int | None, Query(ge=1, description="Readings per image; default: the model's.")] = None,
+        spans: Annotated[bool, Query(description="Return the position and confidence of each unit.")] = False,
     ) -> Response:
-        """Read one image (the body is its file) or several (multipart/form-data, answered as a list)."""
-        _check_leave(service, request)
+        """Read one image (the body is its file) or several (multipart/form-data; the response is a list)."""
         _check_parameters(request, ("n_best", "spans"))
-        async with _uploads(service, request) as (uploads, several):
-            found = await service.read(uploads, n_best, spans)
-        if several:
-            return JSONResponse({"predictions": found})
-        return JSONResponse(found[0], 422 if "error" in found[0] else 200)
+        async with _uploads(service, request) as (uploads, is_multipart):
+            results = await service.read(uploads, n_best, spans)
+        if is_multipart:
+            return JSONResponse({"predictions": results})
+        return JSONResponse(results[0], 422 if "error" in results[0] else 200)
 
     return app
 
 
-def _check_parameters(request: Request, known: Sequence[str]) -> None:
-    unknown = [name for name in request.query_params if name not in known]
-    if unknown:
-        raise RequestError(422, "unknown parameter", f"{unknown[0][:100]!r}: there are {', '.join(known)}")
-
-
 def _add_error_handlers(app: FastAPI) -> None:
-    """Every refusal is JSON: {error, detail}."""
+    """Send every error as JSON {error, detail}."""
 
     @app.exception_handler(RequestError)
-    async def refused(_: Request, refusal: RequestError) -> JSONResponse:
-        return refusal.response()
+    async def request_error(_: Request, error: RequestError) -> JSONResponse:
+        return error.response()
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    async def validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
         problems = [f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()]
         return RequestError(422, "wrong parameter", "; ".join(problems)).response()
 
     @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
         return RequestError(error.status_code, str(error.detail).lower(), "see /docs", headers=error.headers).response()
 
     @app.exception_handler(ClientDisconnect)
-    async def gone(_: Request, __: ClientDisconnect) -> Response:
-        # Nobody is there to read it.
+    async def disconnected(_: Request, __: ClientDisconnect) -> Response:
+        # Nobody receives this response.
         return Response(status_code=400)
 
 
-class LastResort:
-    """ASGI middleware: whatever else goes wrong is logged, and answered as JSON too."""
+class JsonErrors:
+    """ASGI middleware that logs unexpected exceptions and answers with JSON."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answer = Answer(send)
+        response = ResponseSender(send)
         try:
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, response.send)
         except Exception as error:
-            if scope["type"] != "http" or answer.started:
+            if scope["type"] != "http" or response.started:
                 raise
-            logger.exception("a request could not be answered")
-            await _failure(error).response()(scope, receive, send)
+            logger.exception("a request failed")
+            await _unexpected_error(error).response()(scope, receive, send)
 
 
-def _failure(error: Exception) -> RequestError:
-    if _lacks_memory(error):
+def _unexpected_error(error: Exception) -> RequestError:
+    # On a CPU, torch raises a plain RuntimeError when memory runs out.
+    is_cpu_allocator = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or is_cpu_allocator:
         return RequestError(503, "busy", "not enough memory at the moment: try again", retry_after=5)
     detail = str(error) if isinstance(error, RaycrnnError) else f"{type(error).__name__}: see the service's log"
     return RequestError(500, "internal error", detail)
-
-
-def _lacks_memory(error: Exception) -> bool:
-    # On a CPU torch has no exception of its own for that.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
-    )

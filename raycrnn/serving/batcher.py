@@ -1,7 +1,10 @@
-"""Dynamic batching: lines that wait are read together with those of like width.
+"""Dynamic batching: lines from many requests are read together with lines of similar width.
 
-Nothing waits for a batch to fill up: whenever the network is free, it takes the line that has waited longest and, of
-the others, those nearest to it in width. A lone line is read at once, and under load batches grow by themselves.
+The batcher never waits for a batch to fill up. Whenever a reader is free, it takes the line that has waited longest
+and the waiting lines that are nearest to it in width. A single line is read at once; under load, batches grow.
+
+Not Ray Serve's `@serve.batch`: this module works without Ray, and `@serve.batch` batches in order of arrival, which
+pads narrow lines to the widest one, and cannot refuse a request by the number of lines that wait.
 """
 
 import asyncio
@@ -10,230 +13,258 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 
 from raycrnn.data.image import PreparedImage
-from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
 
-CLOSING_SECONDS = 60.0
-"""after which a batcher that closes gives up what it has not read"""
+CLOSE_TIMEOUT_SECONDS = 60.0
+"""Seconds after which `Batcher.close` gives up the lines that are still unread."""
 
-LEAST_LIKENESS = 0.7
-"""of a width to the first one's in a batch: so none is less than half as wide as the widest."""
+MIN_WIDTH_RATIO = 0.7
+"""Least ratio of a line's width to that of the first line in its batch, narrower to wider. The narrowest line of a
+batch is thus at least 0.49 times as wide as the widest."""
+
+
+class LineReader(Protocol):
+    """What the batcher uses of a `Recognizer`."""
+
+    @property
+    def max_batch_pixels(self) -> int: ...
+
+    def transcribe(self, lines: Sequence[PreparedImage], n_best: int, spans: bool) -> list[Transcription]: ...
 
 
 class QueueFull(Exception):
-    """As many lines wait as may. `seconds`: until about half of them are read."""
+    """The queue has no room for the lines of a request.
+
+    Args:
+        waiting: Lines that wait.
+        seconds: Estimated seconds until half of them are read.
+    """
 
     def __init__(self, waiting: int, seconds: float):
         super().__init__(f"{waiting} lines wait")
         self.waiting, self.seconds = waiting, seconds
 
 
-class Closed(Exception):
-    """Nothing is read any more."""
+class BatcherClosed(Exception):
+    """The batcher is closed, or gave up a line while closing."""
 
 
 @dataclass(eq=False)
 class QueuedLine:
-    """A line that waits to be read, and for whom."""
+    """A line that waits to be read, and the future that takes its transcription."""
 
     line: PreparedImage
     n_best: int
     spans: bool
-    result: asyncio.Future = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    result: asyncio.Future[Transcription] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
     def width(self) -> int:
+        """The line's width in pixels, without padding."""
         return self.line.pixels.shape[1]
 
 
 class Batcher:
-    """Reads lines from many requests with one recogniser, batch after batch.
+    """Reads lines from many requests in batches.
 
-    On a CPU each of its cores reads a batch of its own while many lines wait: all of them on one batch read a third
-    fewer lines a second, for they wait for each other and for whatever else runs. A batch that is alone gets all.
+    On a CPU with many lines waiting, each reader thread reads a batch of its own with one torch thread. One batch on
+    all cores reads a third fewer lines per second, because its threads wait for each other. When only one batch is
+    there, it gets all cores.
+
+    Args:
+        recognizer: Reads the batches.
+        max_waiting: Lines that may wait at the same time.
+        readers: Executors of one thread each that run the network. Each keeps its thread, because torch starts
+            worker threads for every thread that calls it. Their number is also the number of torch threads of a batch
+            that is alone.
     """
 
-    def __init__(self, recognizer: Recognizer, most_waiting: int, readers: Sequence[Executor]):
-        """
-        Args:
-            most_waiting: lines that may wait at a time.
-            readers: where the network computes, each of one thread: each thread that calls torch gets worker threads
-                of its own, so it is always the same ones. A lone batch may use as many CPU threads as there are
-                readers.
-        """
+    def __init__(self, recognizer: LineReader, max_waiting: int, readers: Sequence[Executor]):
         self.recognizer = recognizer
-        self.most_waiting = most_waiting
-        self.batches, self.lines = 0, 0
-        """read so far"""
-        self.seconds_a_line = 0.05
-        """moving average"""
+        self.max_waiting = max_waiting
+        self.batches_read, self.lines_read = 0, 0
+        self.seconds_per_line = 0.05
+        """Exponential moving average; the start value is a guess."""
         self._closing = False
-        self._rooms: set[Reservation] = set()
-        self._waiting: list[QueuedLine] = []
-        self._in_reading: list[QueuedLine] = []
+        self._reservations: set[Reservation] = set()
+        self._queue: list[QueuedLine] = []
+        self._being_read: list[QueuedLine] = []
         self._readers = list(readers)
-        self._free = list(readers)
-        self._tasks: set[asyncio.Task] = set()
-        self._arrived = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._free_readers = list(readers)
+        self._batch_tasks: set[asyncio.Task[None]] = set()
+        self._wake_up = asyncio.Event()
+        self._dispatcher = asyncio.get_running_loop().create_task(self._dispatch())
 
     @property
     def waiting(self) -> int:
-        """Lines that are not read yet, those included that have yet to be prepared."""
-        return sum(room.lines for room in self._rooms) + len(self._waiting) + len(self._in_reading)
+        """Lines that are not read yet, including reserved ones."""
+        reserved = sum(reservation.lines for reservation in self._reservations)
+        return reserved + len(self._queue) + len(self._being_read)
 
     @property
     def longest_wait(self) -> float:
-        """Seconds since room was taken for what waits longest; 0 where nothing waits."""
-        return time.monotonic() - min(room.since for room in self._rooms) if self._rooms else 0.0
+        """Seconds since the oldest reservation was made; 0 if there is none."""
+        since = min((reservation.since for reservation in self._reservations), default=None)
+        return 0.0 if since is None else time.monotonic() - since
 
     @contextmanager
     def reserve(self, lines: int) -> Iterator["Reservation"]:
-        """Room for so many lines, which may have yet to be prepared.
+        """Reserve places in the queue for lines that are not decoded yet.
 
         Raises:
-            Full: if so many more may not wait.
-            Closed: after `close`.
+            QueueFull: There are fewer than `lines` places.
+            BatcherClosed: `close` was called.
         """
         if self._closing:
-            raise Closed
-        if self.waiting + lines > self.most_waiting:
-            raise QueueFull(self.waiting, 0.5 * self.waiting * self.seconds_a_line)
-        room = Reservation(self, lines)
-        self._rooms.add(room)
+            raise BatcherClosed
+        if self.waiting + lines > self.max_waiting:
+            raise QueueFull(self.waiting, 0.5 * self.waiting * self.seconds_per_line)
+        reservation = Reservation(self, lines)
+        self._reservations.add(reservation)
         try:
-            yield room
+            yield reservation
         finally:
-            self._rooms.discard(room)
+            self._reservations.discard(reservation)
 
     async def read(self, lines: Sequence[PreparedImage], n_best: int, spans: bool) -> list[Transcription]:
-        """Read lines, all or none. Raises `Full`, `Closed`, and what the recogniser raises."""
-        with self.reserve(len(lines)) as room:
-            return await room.read(lines, n_best, spans)
+        """Read all lines of a request.
 
-    async def _read_all(self, own: list[QueuedLine]) -> list[Transcription]:
-        self._waiting += own
-        self._arrived.set()
+        Raises:
+            QueueFull, BatcherClosed: As `reserve` does; no line is read then.
+            Exception: Whatever the recognizer raises.
+        """
+        with self.reserve(len(lines)) as reservation:
+            return await reservation.read(lines, n_best, spans)
+
+    async def _read_queued(self, lines: list[QueuedLine]) -> list[Transcription]:
+        self._queue += lines
+        self._wake_up.set()
         try:
-            return await asyncio.gather(*(each.result for each in own))
+            return await asyncio.gather(*(line.result for line in lines))
         finally:
-            # Who asked may have gone away; then nobody waits for the rest.
-            for each in own:
-                each.result.cancel()
-            self._waiting = [each for each in self._waiting if not each.result.done()]
+            # If the client has disconnected, the remaining lines need not be read.
+            for line in lines:
+                line.result.cancel()
+            self._queue = [line for line in self._queue if not line.result.done()]
 
-    async def close(self, seconds: float = CLOSING_SECONDS) -> None:
-        """Take nothing more, and read what waits and what room was reserved for; after so many seconds give it up."""
+    async def close(self, timeout: float = CLOSE_TIMEOUT_SECONDS) -> None:
+        """Refuse new lines and read those that wait or have a reservation; give them up after `timeout` seconds."""
         self._closing = True
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._rooms or self._in_reading:
+            async with asyncio.timeout(timeout):
+                while self._reservations or self._being_read:
                     await asyncio.sleep(0.01)
-        self._task.cancel()
-        for room in self._rooms:
-            room.closed = True
-        for each in (*self._waiting, *self._in_reading):
-            if not each.result.done():
-                each.result.set_exception(Closed())
+        self._dispatcher.cancel()
+        for reservation in self._reservations:
+            reservation.closed = True
+        for line in (*self._queue, *self._being_read):
+            if not line.result.done():
+                line.result.set_exception(BatcherClosed())
 
-    async def _run(self) -> None:
+    async def _dispatch(self) -> None:
+        """Give batches to free readers until cancelled."""
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._free and (batch := self._take()):
-                alone = len(self._free) == len(self._readers) and not self._waiting
-                task = asyncio.create_task(self._read_by(self._free.pop(), batch, len(self._readers) if alone else 1))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            await self._wake_up.wait()
+            self._wake_up.clear()
+            while self._free_readers and (batch := self._take_batch()):
+                alone = len(self._free_readers) == len(self._readers) and not self._queue
+                threads = len(self._readers) if alone else 1
+                task = asyncio.create_task(self._run_batch(self._free_readers.pop(), batch, threads))
+                self._batch_tasks.add(task)
+                task.add_done_callback(self._batch_tasks.discard)
 
-    def _take(self) -> list[QueuedLine]:
-        """The next batch, which waits no longer."""
-        batch = like_the_first(self._waiting, self.recognizer.max_batch_pixels)
-        taken = set(map(id, batch))
-        self._waiting = [each for each in self._waiting if id(each) not in taken]
+    def _take_batch(self) -> list[QueuedLine]:
+        """Remove the next batch from the queue."""
+        batch = choose_batch(self._queue, self.recognizer.max_batch_pixels)
+        taken = set(batch)
+        self._queue = [line for line in self._queue if line not in taken]
         return batch
 
-    async def _read_by(self, reader: Executor, batch: list[QueuedLine], threads: int) -> None:
-        self._in_reading += batch
+    async def _run_batch(self, reader: Executor, batch: list[QueuedLine], threads: int) -> None:
+        self._being_read += batch
         try:
-            await self._read(reader, batch, threads)
+            await self._read_batch(reader, batch, threads)
         finally:
-            self._in_reading = [each for each in self._in_reading if each not in batch]
-            self._free.append(reader)
-            self._arrived.set()
+            finished = set(batch)
+            self._being_read = [line for line in self._being_read if line not in finished]
+            self._free_readers.append(reader)
+            self._wake_up.set()
 
-    async def _read(self, reader: Executor, batch: list[QueuedLine], threads: int) -> None:
+    async def _read_batch(self, reader: Executor, batch: list[QueuedLine], threads: int) -> None:
         start = time.perf_counter()
         try:
-            found = await asyncio.get_running_loop().run_in_executor(reader, self._transcribe, batch, threads)
+            transcriptions = await asyncio.get_running_loop().run_in_executor(reader, self._transcribe, batch, threads)
         except Exception as error:
-            await self._fail(reader, batch, error)
+            if len(batch) > 1:
+                # One line may be the cause, for example one too large for the memory: only its request fails.
+                for line in batch:
+                    await self._read_batch(reader, [line], threads=1)
+            elif not batch[0].result.done():
+                batch[0].result.set_exception(error)
             return
-        for each, transcription in zip(batch, found, strict=True):
-            if not each.result.done():
-                each.result.set_result(_as_asked(transcription, each))
-        self.batches, self.lines = self.batches + 1, self.lines + len(batch)
-        seconds = (time.perf_counter() - start) / len(batch) / (len(self._readers) if threads == 1 else 1)
-        self.seconds_a_line += 0.1 * (seconds - self.seconds_a_line)
+        for line, transcription in zip(batch, transcriptions, strict=True):
+            if not line.result.done():
+                line.result.set_result(_trim(transcription, line))
+        self.batches_read, self.lines_read = self.batches_read + 1, self.lines_read + len(batch)
+        parallel = len(self._readers) if threads == 1 else 1
+        seconds = (time.perf_counter() - start) / len(batch) / parallel
+        self.seconds_per_line += 0.1 * (seconds - self.seconds_per_line)
 
     def _transcribe(self, batch: list[QueuedLine], threads: int) -> list[Transcription]:
-        # Of the calling thread alone.
+        # This sets the number for the calling thread alone.
         torch.set_num_threads(threads)
-        n_best, spans = max(each.n_best for each in batch), any(each.spans for each in batch)
-        return self.recognizer.transcribe([each.line for each in batch], n_best, spans)
-
-    async def _fail(self, reader: Executor, batch: list[QueuedLine], error: Exception) -> None:
-        """Whoever asked for a line that cannot be read, as for want of memory, is told; the others are not harmed."""
-        if len(batch) > 1:
-            for each in batch:
-                await self._read(reader, [each], threads=1)
-        elif not batch[0].result.done():
-            batch[0].result.set_exception(error)
+        n_best, spans = max(line.n_best for line in batch), any(line.spans for line in batch)
+        return self.recognizer.transcribe([line.line for line in batch], n_best, spans)
 
 
 class Reservation:
-    """Lines that somebody will ask for, counted from now on among those that wait."""
+    """Places in the queue that a request holds while its images are decoded."""
 
     def __init__(self, batcher: Batcher, lines: int):
         self._batcher = batcher
         self.lines = lines
-        """that have yet to be prepared"""
+        """Lines that are not in the queue yet."""
         self.since = time.monotonic()
         self.closed = False
-        """whether it is too late to ask"""
+        """Whether the batcher has given this reservation up."""
 
     async def read(self, lines: Sequence[PreparedImage], n_best: int, spans: bool) -> list[Transcription]:
-        """Read lines, as many as there is room for or fewer. Raises `Closed`, and what the recogniser raises."""
+        """Read lines, at most as many as were reserved.
+
+        Raises:
+            BatcherClosed: The batcher closed before or while they were read.
+            Exception: Whatever the recognizer raises.
+        """
         if self.closed:
-            raise Closed
+            raise BatcherClosed
         self.lines = 0
-        return await self._batcher._read_all([QueuedLine(line, n_best, spans) for line in lines])
+        return await self._batcher._read_queued([QueuedLine(line, n_best, spans) for line in lines])
 
 
-def like_the_first(waiting: Sequence[QueuedLine], most_pixels: int) -> list[QueuedLine]:
-    """The first and, of the others, those nearest to it in width, at most so many pixels with padding."""
-    if not waiting:
+def choose_batch(queue: Sequence[QueuedLine], max_pixels: int) -> list[QueuedLine]:
+    """Choose the first line and the lines nearest to it in width, at most `max_pixels` with padding."""
+    if not queue:
         return []
-    first, *others = waiting
-    others = [each for each in others if _likeness(each, first) >= LEAST_LIKENESS]
+    first, *others = queue
+
+    def ratio(line: QueuedLine) -> float:
+        return min(line.width, first.width) / max(line.width, first.width)
+
     batch, widest = [first], first.width
-    for each in sorted(others, key=lambda other: -_likeness(other, first)):
-        widest = max(widest, each.width)
-        if (len(batch) + 1) * widest * first.line.pixels.shape[0] > most_pixels:
+    for line in sorted((other for other in others if ratio(other) >= MIN_WIDTH_RATIO), key=ratio, reverse=True):
+        widest = max(widest, line.width)
+        if (len(batch) + 1) * widest * first.line.pixels.shape[0] > max_pixels:
             break
-        batch.append(each)
+        batch.append(line)
     return batch
 
 
-def _likeness(one: QueuedLine, other: QueuedLine) -> float:
-    return min(one.width, other.width) / max(one.width, other.width)
-
-
-def _as_asked(found: Transcription, asked: QueuedLine) -> Transcription:
-    """Others in the batch may have asked for more."""
-    units = found.units if asked.spans else None
-    return replace(found, alternatives=found.alternatives[: asked.n_best], units=units)
+def _trim(transcription: Transcription, line: QueuedLine) -> Transcription:
+    """Drop the alternatives and units that only other lines of the batch asked for."""
+    units = transcription.units if line.spans else None
+    return replace(transcription, alternatives=transcription.alternatives[: line.n_best], units=units)

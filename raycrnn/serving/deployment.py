@@ -1,9 +1,10 @@
-"""The Ray Serve application: settings, replica, token."""
+"""The Ray Serve application: its settings, its replicas, its token."""
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raycrnn import storage
@@ -13,67 +14,73 @@ from raycrnn.model.recognizer import Recognizer
 from raycrnn.serving.api import make_app
 from raycrnn.serving.service import Limits, Service
 
+if TYPE_CHECKING:
+    from ray.serve import Application
+
 TOKEN_VARIABLE = "RAYCRNN_TOKEN"
 
 NAME = "raycrnn"
-"""of the application and its deployment"""
+"""Name of the application and of its deployment."""
 
 
 class Settings(BaseModel):
-    """What `serve run raycrnn.serve:app key=value …` and serve_config.yaml take."""
+    """Arguments of `serve run raycrnn.serve:app key=value …`, and `args` in deploy/serve_config.yaml."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
     model: str
-    """the model directory, on every node that has a replica, or its URI in object storage"""
+    """Model directory: a path that exists on every node with a replica, or a URI in object storage."""
     overrides: list[str] = []
-    """decoding.key=value, such as decoding.method=greedy"""
+    """decoding.key=value, such as decoding.method=greedy."""
     replicas: int | tuple[int, int] = 1
-    """of the model; [least, most]: as many as the load needs"""
+    """Number of replicas, or [min, max] to scale with the load."""
     gpus: float = Field(0, ge=0)
-    """of each replica; parts, such as 0.25, share a GPU"""
+    """GPUs per replica. Replicas with a fraction, such as 0.25, share a GPU."""
     cpus: float = Field(1, gt=0)
-    """reserved for each replica"""
+    """CPUs reserved per replica."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of the network in each replica; null: all of its node's, for one replica without a GPU, else cpus"""
+    """CPU threads of the network in each replica. Default: `cpus`, or all of the node for one replica without a GPU."""
     token_file: str | None = None
-    """file with the token that requests must bear; default: the environment's RAYCRNN_TOKEN, else none is asked for"""
+    """File with the token that requests must send. Default: the environment variable RAYCRNN_TOKEN, else no token."""
     limits: Limits = Limits()
+    """Limits on requests and on the queue of each replica."""
 
     @field_validator("replicas", mode="before")
     @classmethod
-    def _range(cls, value: Any) -> Any:
-        """From a command line: 2, 1-4 or [1,4]."""
+    def _parse_replicas(cls, value: object) -> object:
+        """Accept 2, 1-4 and [1,4] as strings, as a command line gives them."""
         if not isinstance(value, str):
             return value
         numbers = value.strip("[]").replace("-", ",").split(",")
         return numbers[0] if len(numbers) == 1 else tuple(numbers)
 
     @model_validator(mode="after")
-    def _possible(self) -> "Settings":
+    def _check_replicas(self) -> "Settings":
         least, most = self.replica_range
         if not 1 <= least <= most:
-            raise ValueError("replicas must be a number from 1 on, or such a range [least, most]")
+            raise ValueError("replicas must be a number from 1 on, or a range [min, max] of such numbers")
         return self
 
     @property
     def replica_range(self) -> tuple[int, int]:
+        """The least and the greatest number of replicas."""
         return self.replicas if isinstance(self.replicas, tuple) else (self.replicas, self.replicas)
 
     def deployment_options(self) -> dict[str, Any]:
-        """As Ray Serve's deployments take them."""
+        """Return the options of `ray.serve.deployment`."""
         least, most = self.replica_range
-        # Lines wait in the replica, which knows how many and refuses more; Ray's own limits are behind that.
-        ongoing = 4 * self.limits.max_waiting
+        # The replica refuses by the number of images that wait (max_waiting), which Ray cannot count. Ray's own limits
+        # on requests are only a backstop.
+        max_requests = 4 * self.limits.max_waiting
         options = {
             "ray_actor_options": {"num_cpus": self.cpus, "num_gpus": self.gpus},
-            "max_ongoing_requests": ongoing,
-            "max_queued_requests": ongoing,
+            "max_ongoing_requests": max_requests,
+            "max_queued_requests": max_requests,
             "graceful_shutdown_timeout_s": 60,
             "logging_config": {"enable_access_log": False},
             "health_check_period_s": 2,
             "health_check_timeout_s": 10,
-            # A replica takes another model by itself; this is for `serve deploy` with another one.
+            # For `serve deploy` with another model. New files in the same directory are found by the replica itself.
             "user_config": {"model": self.model},
         }
         if least == most:
@@ -83,38 +90,48 @@ class Settings(BaseModel):
 
 
 class Replica:
-    """One replica: a service in a process of Ray's."""
+    """A service in a process of Ray Serve."""
 
     def __init__(self, settings: dict[str, Any], token: str | None):
         self.settings = Settings(**settings)
-        wanted = self.settings
-        alone = wanted.replica_range[1] == 1 and not wanted.gpus
-        threads = wanted.threads or (None if alone else max(1, round(wanted.cpus)))
-        if alone and not wanted.threads:
-            # Ray sets OMP_NUM_THREADS to the CPUs reserved.
-            threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         runtime.keep_freed_memory()
         runtime.keep_kernels()
-        device = "auto" if wanted.gpus else "cpu"
-        self.service = Service(wanted.model, wanted.overrides, wanted.limits, token, threads, device)
+        self.service = Service(
+            self.settings.model,
+            self.settings.overrides,
+            self.settings.limits,
+            token,
+            self._threads(),
+            "auto" if self.settings.gpus else "cpu",
+        )
 
-    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+    def _threads(self) -> int:
+        settings = self.settings
+        if settings.threads:
+            return settings.threads
+        if settings.replica_range[1] > 1 or settings.gpus:
+            return max(1, round(settings.cpus))
+        # Not torch's default, which is the number of reserved CPUs: Ray sets OMP_NUM_THREADS to it.
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    async def reconfigure(self, user_config: dict[str, str]) -> None:
+        """Serve another model; Ray Serve calls this with `user_config`."""
         await self.service.change_model(user_config["model"])
 
-    def __serve_build_asgi_app__(self) -> Any:
+    def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self.service)
 
 
-def app(args: Settings) -> Any:
-    """The application, for `serve run raycrnn.serve:app model=output/model` and for serve_config.yaml.
+def app(args: Settings) -> "Application":
+    """Return the application for `serve run raycrnn.serve:app model=output/model` and for serve_config.yaml.
 
     Raises:
-        UsageError, RaycrnnError: no model there, or a damaged one; no token where one is to be.
+        UsageError, RaycrnnError: The model is missing or damaged, or the token cannot be read.
     """
     from ray import serve
 
     model = storage.absolute(args.model)
-    # Now rather than in a replica, which would be tried again and again.
+    # Load it here first: Ray Serve would start a replica that fails again and again.
     Recognizer.load(model, "cpu", args.overrides)
     settings = args.model_copy(update={"model": model})
     deployment = serve.deployment(name=NAME, **settings.deployment_options())(serve.ingress()(Replica))
@@ -122,8 +139,12 @@ def app(args: Settings) -> Any:
 
 
 def read_token(path: str | None) -> str | None:
-    """The token in a file, else the environment's, else none. Raises `UsageError` for one that no header can bear."""
-    origin = path or f"the environment's {TOKEN_VARIABLE}"
+    """Return the token in a file, or else in the environment variable RAYCRNN_TOKEN; None if there is none.
+
+    Raises:
+        UsageError: The file cannot be read, or the token cannot be sent in an HTTP header.
+    """
+    origin = path or f"environment variable {TOKEN_VARIABLE}"
     if path is None:
         token = os.environ.get(TOKEN_VARIABLE)
         if not token:
@@ -132,10 +153,10 @@ def read_token(path: str | None) -> str | None:
         try:
             token = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{origin}: the token cannot be read: {error}") from None
+            raise UsageError(f"{origin}: cannot read the token: {error}") from None
     token = token.strip()
     if not token:
-        raise UsageError(f"{origin}: holds no token")
+        raise UsageError(f"{origin}: the token is empty")
     if not (token.isascii() and token.isprintable()):
-        raise UsageError(f"{origin}: the token cannot be read: a header bears nothing but one line of ASCII")
+        raise UsageError(f"{origin}: the token must be one line of printable ASCII")
     return token

@@ -1,4 +1,4 @@
-"""Requests' bodies, taken within limits, and refusals as JSON."""
+"""Limits on request bodies, and refusals as JSON."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -14,7 +14,15 @@ BODY_SECONDS = 30.0
 
 
 class RequestError(Exception):
-    """A request that is not answered: which limit it breaks, or what is wrong with it."""
+    """A request that is refused: the HTTP status, and why.
+
+    Args:
+        status: The HTTP status code.
+        error: The kind of error, in a few words; the same for all errors of that kind.
+        detail: What is wrong with this request, and what to do.
+        retry_after: Seconds after which the client may try again; sent as the header Retry-After (RFC 9110).
+        headers: Further headers of the response.
+    """
 
     def __init__(
         self,
@@ -28,15 +36,16 @@ class RequestError(Exception):
         self.status, self.error, self.detail = status, error, detail
         self.headers = dict(headers or {})
         if retry_after is not None:
-            # Whole seconds, at least one: so the header is defined.
+            # The header takes whole seconds; with 0 a client would come back at once.
             self.headers["Retry-After"] = str(max(1, round(retry_after)))
 
     def response(self) -> JSONResponse:
+        """Return the response {error, detail}."""
         return JSONResponse({"error": self.error, "detail": self.detail}, self.status, self.headers)
 
 
-class Answer:
-    """What an application sends, passed on."""
+class ResponseSender:
+    """An ASGI `send` that remembers whether the response has started."""
 
     def __init__(self, send: Send):
         self._send = send
@@ -48,7 +57,13 @@ class Answer:
 
 
 class BodyLimiter:
-    """Takes bodies into memory."""
+    """Reads request bodies into memory, within limits of size and time.
+
+    Args:
+        max_body_mb: Megabytes of one body.
+        max_upload_mb: Megabytes of all bodies whose requests are in progress.
+        body_seconds: Seconds within which a body must have arrived.
+    """
 
     def __init__(
         self,
@@ -56,48 +71,42 @@ class BodyLimiter:
         max_upload_mb: float = MAX_UPLOAD_MB,
         body_seconds: float = BODY_SECONDS,
     ):
-        """
-        Args:
-            max_body_mb: megabytes of a body.
-            max_upload_mb: … of all at a time, until their requests are answered.
-            body_seconds: in which a body must have arrived.
-        """
         self.max_body_mb, self.max_upload_mb, self.body_seconds = max_body_mb, max_upload_mb, body_seconds
-        self.held = 0
-        """bytes of bodies whose requests are under way"""
+        self.held_bytes = 0
+        """Bytes of the bodies whose requests are in progress."""
 
     @asynccontextmanager
-    async def body(self, headers: Headers, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """All of a body, which counts as held until the context is left.
+    async def read(self, headers: Headers, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Read a body; it counts towards `held_bytes` until the context is left.
 
-        Raises `Refused` if it is too large or comes too slowly, and what the chunks raise.
+        Raises:
+            RequestError: The body is too large or too slow, or too many bodies are held.
         """
+        # A Content-Length that is no number is left to the server, which counts the bytes.
         with suppress(ValueError):
-            self.check(int(headers.get("content-length", 0)))
+            self.check_size(int(headers.get("content-length", 0)))
         body = bytearray()
         try:
             await self._receive(body, chunks)
             yield bytes(body)
         finally:
-            self.held -= len(body)
+            self.held_bytes -= len(body)
 
-    def check(self, length: int) -> None:
-        """Raises `Refused` for a body of too many bytes."""
-        if length > 1e6 * self.max_body_mb:
-            raise RequestError(413, "body too large", f"more than {self.max_body_mb:g} MB (max_body_mb)")
+    def check_size(self, size: int) -> None:
+        """Raise `RequestError` if a body of `size` bytes is too large."""
+        if size > 1e6 * self.max_body_mb:
+            raise RequestError(413, "body too large", f"the limit is {self.max_body_mb:g} MB (max_body_mb)")
 
     async def _receive(self, body: bytearray, chunks: AsyncIterator[bytes]) -> None:
         try:
             async with asyncio.timeout(self.body_seconds):
                 async for chunk in chunks:
-                    self._take(body, chunk)
+                    self.check_size(len(body) + len(chunk))
+                    if self.held_bytes + len(chunk) > 1e6 * self.max_upload_mb:
+                        detail = "too many uploads at the same time (max_upload_mb): try again"
+                        raise RequestError(503, "busy", detail, retry_after=1)
+                    body += chunk
+                    self.held_bytes += len(chunk)
         except TimeoutError:
-            detail = f"the body did not arrive in {self.body_seconds:g} seconds (body_seconds)"
+            detail = f"the body did not arrive within {self.body_seconds:g} seconds (body_seconds)"
             raise RequestError(408, "too slow", detail) from None
-
-    def _take(self, body: bytearray, chunk: bytes) -> None:
-        self.check(len(body) + len(chunk))
-        if self.held + len(chunk) > 1e6 * self.max_upload_mb:
-            raise RequestError(503, "busy", "too many uploads at a time (max_upload_mb): try again", retry_after=1)
-        body += chunk
-        self.held += len(chunk)

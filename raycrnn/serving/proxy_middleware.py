@@ -1,40 +1,47 @@
-"""What stands before Ray Serve's proxies: bodies are taken within limits, what is too much is refused at once, and a
-request whose replica died is asked again.
+"""ASGI middleware for Ray Serve's HTTP proxies: limits on bodies and requests, and a second attempt.
 
-Ray Serve's proxies take whatever is sent into memory, let requests wait that a replica is to refuse, and end a request
-whose replica died without an answer, which the client sees as a status of 500. Reading an image changes nothing, so
-that it can be asked for twice. Headers that steer Ray do not pass. A proxy takes the door up by the environment:
-`RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=raycrnn.serving.proxy_middleware:middlewares`.
+A proxy loads it from the environment variable RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH (see `IMPORT_PATH`), which must
+be set where Ray is started. It reads the body, and only then passes the request on. It refuses what is over the limits,
+passes a request on a second time if its replica dies (reading an image has no side effects), and removes headers that
+control Ray Serve.
+
+Why it is needed: Ray Serve 2.60's proxy passes a body on only when a replica takes the request, and has no limit until
+then. Memory of the proxy and of one replica that is busy (max_ongoing_requests=1, 20 MB accepted), for one body of
+1,000 MiB, whether sent with Content-Length or chunked:
+
+                        proxy             replica
+    without middleware  334 -> 3,302 MiB  315 -> 3,124 MiB, 413 after 17 s
+    with it             205 ->   226 MiB  205 ->   206 MiB, 413 at once
+
+A replica that is free and stops at its limit holds the proxy to 347 MiB; but a busy service is where memory matters.
 """
 
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from raycrnn.serving.limits import MAX_BODY_MB, MAX_UPLOAD_MB, Answer, BodyLimiter, RequestError
+from raycrnn.serving.limits import MAX_BODY_MB, MAX_UPLOAD_MB, BodyLimiter, RequestError, ResponseSender
 
 logger = logging.getLogger(__name__)
 
 IMPORT_PATH = "raycrnn.serving.proxy_middleware:middlewares"
-"""Value of that variable."""
 
 MAX_BODY_VARIABLE = "RAYCRNN_MAX_BODY_MB"
-"""Environment variable with the megabytes of a body; the proxies know nothing else of the service."""
+"""Environment variable: megabytes of a body. A proxy knows neither the service's settings nor its model."""
 
 MAX_REQUESTS_VARIABLE = "RAYCRNN_MAX_REQUESTS"
-"""… with the number of requests that a proxy may have under way."""
+"""Environment variable: requests that a proxy may have in progress."""
 
 MAX_REQUESTS = 256
 
 BODY = "raycrnn.body"
-"""Where in the scope a replica finds the body: what it would receive, it had to call the proxy for."""
+"""Key of the ASGI scope under which a replica finds the body. Receiving it would take another call to the proxy."""
 
 RAY_HEADERS = {
     b"serve-multiplexed-model-id",
@@ -43,97 +50,102 @@ RAY_HEADERS = {
     b"x-request-disconnect-disabled",
     os.environ.get("RAY_SERVE_SESSION_ID_HEADER_KEY", "x-session-id").lower().replace("_", "-").encode(),
 }
-"""… by which a request tells Ray Serve where it goes, how long it may take and whether its client is waited for. They
-are decoded without a look at what they hold: bytes that are no UTF-8 end a request without an answer."""
+"""Headers by which a request would control Ray Serve: routing, time limit, handling of disconnects. Ray Serve decodes
+them without error handling, so that bytes that are not UTF-8 would end a request without a response."""
 
-CLEAN_REQUEST_ID = re.compile(rb"[\w.:+/=-]{1,128}", re.ASCII)
+VALID_REQUEST_ID = re.compile(rb"[\w.:+/=-]{1,128}", re.ASCII)
 
-TRIES = 2
-"""A request that kills every replica must not kill many."""
+MAX_ATTEMPTS = 2
+"""Not more: a request that kills its replica must not kill all of them."""
 
 
 def middlewares() -> list[Middleware]:
-    """As Ray Serve asks for them."""
+    """Return the middleware, configured from the environment. Ray Serve calls this in each proxy."""
     max_body_mb = float(os.environ.get(MAX_BODY_VARIABLE, MAX_BODY_MB))
-    intake = BodyLimiter(max_body_mb, max(MAX_UPLOAD_MB, max_body_mb))
-    return [Middleware(ProxyMiddleware, intake, int(os.environ.get(MAX_REQUESTS_VARIABLE, MAX_REQUESTS)))]
+    body_limiter = BodyLimiter(max_body_mb, max(MAX_UPLOAD_MB, max_body_mb))
+    return [Middleware(ProxyMiddleware, body_limiter, int(os.environ.get(MAX_REQUESTS_VARIABLE, MAX_REQUESTS)))]
 
 
 class ProxyMiddleware:
-    """ASGI middleware. Answers 503 where no replica lived long enough to answer."""
+    """ASGI middleware that limits bodies and requests, and repeats a request whose replica died.
 
-    def __init__(self, app: ASGIApp, intake: BodyLimiter, most_requests: int = MAX_REQUESTS):
-        self.app, self.intake, self.most_requests = app, intake, most_requests
-        self.requests = 0
-        """whose body is there, that are under way"""
+    Args:
+        app: The next ASGI application.
+        body_limiter: Reads the bodies.
+        max_requests: Requests with a body that may be in progress at the same time.
+    """
+
+    def __init__(self, app: ASGIApp, body_limiter: BodyLimiter, max_requests: int = MAX_REQUESTS):
+        self.app, self.body_limiter, self.max_requests = app, body_limiter, max_requests
+        self.requests_in_progress = 0
+        """Requests whose body has arrived and that are not answered yet."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        scope, answer = {**scope, "headers": _clean(scope["headers"])}, Answer(send)
+        scope, response = {**scope, "headers": _without_ray_headers(scope["headers"])}, ResponseSender(send)
         try:
-            await self._pass(scope, receive, answer)
-        except RequestError as refused:
-            await refused.response()(scope, receive, send)
+            await self._handle(scope, receive, response)
+        except RequestError as error:
+            await error.response()(scope, receive, send)
         except ClientDisconnect:
-            # Nobody waits for an answer.
             return
         except Exception:
-            if answer.started:
+            if response.started:
                 raise
-            logger.exception("a request could not be passed on")
-            refused = RequestError(503, "busy", "the request could not be passed on: try again", retry_after=5)
-            await refused.response()(scope, receive, send)
+            logger.exception("a request could not be forwarded to a replica")
+            refusal = RequestError(503, "busy", "the request could not be forwarded: try again", retry_after=5)
+            await refusal.response()(scope, receive, send)
 
-    async def _pass(self, scope: Scope, receive: Receive, answer: Answer) -> None:
-        # What has no body is not read: health checks, the page.
+    async def _handle(self, scope: Scope, receive: Receive, response: ResponseSender) -> None:
+        # Other methods have no body and cost little: health checks and the page.
         if scope["method"] != "POST":
-            await self.app(scope, receive, answer.send)
+            await self.app(scope, receive, response.send)
             return
-        self._check_room()
-        async with self.intake.body(Headers(scope=scope), _chunks(receive)) as body:
-            with self._counted():
-                await self._ask(scope, body, receive, answer)
+        self._check_requests()
+        async with self.body_limiter.read(Headers(scope=scope), _body_chunks(receive)) as body:
+            # Requests count only from here on, or clients that send slowly would keep others out.
+            self._check_requests()
+            self.requests_in_progress += 1
+            try:
+                await self._forward(scope, body, receive, response)
+            finally:
+                self.requests_in_progress -= 1
 
-    def _check_room(self) -> None:
-        """Raises `Refused` if too much is under way: a replica would say so too, but later."""
-        if self.requests >= self.most_requests:
-            raise RequestError(503, "busy", f"{self.requests} requests are under way already: try again", retry_after=2)
+    def _check_requests(self) -> None:
+        """Raise `RequestError` if too many requests are in progress."""
+        if self.requests_in_progress >= self.max_requests:
+            detail = f"{self.requests_in_progress} requests are in progress ({MAX_REQUESTS_VARIABLE}): try again"
+            raise RequestError(503, "busy", detail, retry_after=2)
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Raises `Refused` if too much is under way."""
-        # Not before its body is there: those that are slow to come would keep the others out.
-        self._check_room()
-        self.requests += 1
-        try:
-            yield
-        finally:
-            self.requests -= 1
+    async def _forward(self, scope: Scope, body: bytes, receive: Receive, response: ResponseSender) -> None:
+        """Pass a request on until a replica responds.
 
-    async def _ask(self, scope: Scope, body: bytes, receive: Receive, answer: Answer) -> None:
-        """Raises `Refused` if no replica answers, `ClientDisconnect` if nobody waits for it any more."""
-        for _ in range(TRIES):
-            request = _Request(body, receive)
-            await self.app({**scope, BODY: body}, request.receive, answer.send)
-            if answer.started:
+        Raises:
+            RequestError: No replica responded in `MAX_ATTEMPTS` attempts.
+            ClientDisconnect: The client has disconnected.
+        """
+        for _ in range(MAX_ATTEMPTS):
+            replay = _ReplayedBody(body, receive)
+            await self.app({**scope, BODY: body}, replay.receive, response.send)
+            if response.started:
                 return
-            if request.gone:
+            if replay.disconnected:
                 raise ClientDisconnect
-        raise RequestError(503, "busy", "the replica that read this was lost: try again", retry_after=5)
+        raise RequestError(503, "busy", "the replica that read this image died: try again", retry_after=5)
 
 
-def _clean(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Without those that steer Ray; a request's own name for itself, which ends up in logs, passes."""
-    return [(name, value) for name, value in headers if not _steers(name.lower().replace(b"_", b"-"), value)]
+def _without_ray_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Remove the headers in `RAY_HEADERS`; a valid X-Request-Id stays, because it identifies the request in logs."""
+
+    def controls_ray(name: bytes, value: bytes) -> bool:
+        return name in RAY_HEADERS and not (name == b"x-request-id" and VALID_REQUEST_ID.fullmatch(value))
+
+    return [(name, value) for name, value in headers if not controls_ray(name.lower().replace(b"_", b"-"), value)]
 
 
-def _steers(name: bytes, value: bytes) -> bool:
-    return name in RAY_HEADERS and not (name == b"x-request-id" and CLEAN_REQUEST_ID.fullmatch(value))
-
-
-async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
+async def _body_chunks(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -143,19 +155,18 @@ async def _chunks(receive: Receive) -> AsyncIterator[bytes]:
             return
 
 
-class _Request:
-    """A whole body as an application receives it, then what comes after."""
+class _ReplayedBody:
+    """An ASGI `receive` that returns a body that has been read already, and then the messages after it."""
 
     def __init__(self, body: bytes, receive: Receive):
         self._body: bytes | None = body
         self._receive = receive
-        self.gone = False
-        """whether the client has gone away"""
+        self.disconnected = False
 
     async def receive(self) -> Message:
         if self._body is not None:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
         message = await self._receive()
-        self.gone = message["type"] == "http.disconnect"
+        self.disconnected = message["type"] == "http.disconnect"
         return message

@@ -1,4 +1,4 @@
-"""A recogniser in service: many requests at a time, and a new model as soon as one lies there. No HTTP, no Ray."""
+"""A model that answers many requests and is replaced when its files change. No HTTP and no Ray."""
 
 import asyncio
 import logging
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,57 +18,57 @@ from raycrnn.errors import RaycrnnError
 from raycrnn.model import model_dir
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
-from raycrnn.serving.batcher import Batcher, Closed, QueueFull
+from raycrnn.serving.batcher import Batcher, BatcherClosed, QueueFull
 from raycrnn.serving.limits import BODY_SECONDS, MAX_BODY_MB, MAX_UPLOAD_MB, BodyLimiter, RequestError
 
 logger = logging.getLogger(__name__)
 
-SECONDS_BETWEEN_LOOKS = 2.0
-"""at the model directory, for a new model"""
+SECONDS_BETWEEN_CHECKS = 2.0
+"""Seconds between two checks whether the model directory has changed."""
 
-DECODERS = 2
-"""Threads that decode images."""
+DECODER_THREADS = 2
 
 
 class Limits(BaseModel):
-    """What a request may be and how much may wait.
+    """Limits on requests and on the queue of a replica.
 
-    What a request may be must find room among what may wait: where one of the two is given, the other follows.
+    A request within its limits must fit into the queue. When only one of two related limits is given, the other one
+    is adjusted to it.
     """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
     max_body_mb: float = Field(MAX_BODY_MB, gt=0)
-    """megabytes of a request's body"""
+    """Megabytes of a request's body."""
     max_pixels: int = Field(16_000_000, ge=64)
-    """pixels of an image"""
+    """Pixels of an image."""
     max_images: int = Field(64, ge=1)
-    """images a request"""
+    """Images in a request."""
     max_waiting: int = Field(256, ge=1)
-    """images that wait to be read, in a replica; what comes on top is refused at once"""
+    """Images that wait in a replica; requests beyond that are refused at once."""
     max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0)
-    """megabytes of the bodies of all requests under way, in a replica"""
+    """Megabytes of the bodies of all requests in progress in a replica."""
     body_seconds: float = Field(BODY_SECONDS, gt=0)
-    """in which a request's body must have arrived"""
+    """Seconds within which a request's body must arrive."""
 
     @model_validator(mode="after")
-    def _possible(self) -> "Limits":
-        for one, all_ in (("max_images", "max_waiting"), ("max_body_mb", "max_upload_mb")):
-            least, most = getattr(self, one), getattr(self, all_)
-            if least <= most:
+    def _reconcile(self) -> "Limits":
+        for per_request, in_total in (("max_images", "max_waiting"), ("max_body_mb", "max_upload_mb")):
+            request, total = getattr(self, per_request), getattr(self, in_total)
+            if request <= total:
                 continue
-            if {one, all_} <= self.model_fields_set:
-                raise ValueError(f"{one}={least:g} is more than {all_}={most:g}: no request could be so large")
-            if one in self.model_fields_set:
-                setattr(self, all_, least)
+            if {per_request, in_total} <= self.model_fields_set:
+                raise ValueError(f"{per_request}={request:g} must not be greater than {in_total}={total:g}")
+            if per_request in self.model_fields_set:
+                setattr(self, in_total, request)
             else:
-                setattr(self, one, most)
+                setattr(self, per_request, total)
         return self
 
 
 @dataclass(frozen=True)
 class Upload:
-    """An image in a request."""
+    """An image file in a request."""
 
     name: str | None
     data: bytes
@@ -77,20 +76,29 @@ class Upload:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A recogniser in service."""
+    """A model in service."""
 
     recognizer: Recognizer
     batcher: Batcher
     version: str
-    """of its files: changes with them"""
-    identity: tuple
-    """by which its files are told from others"""
-    loaded: float
-    """seconds since 1970"""
+    """Hash of its files."""
+    fingerprint: tuple
+    """What the check for a new model compares, see `model_dir.fingerprint`."""
+    loaded_at: float
+    """Unix time in seconds."""
 
 
 class Service:
-    """A recogniser for many requests at a time; takes a new model as soon as one lies in the model directory."""
+    """Answers requests with the model in a directory, and loads a new model when the directory changes.
+
+    Args:
+        model: The model directory.
+        overrides: `decoding.key=value`, as `Recognizer.load` takes them.
+        limits: Limits on requests and on the queue; None for the defaults.
+        token: The token that requests must send; None if they need none.
+        threads: CPU threads of the network; None for torch's default.
+        device: "auto", "cpu" or "cuda".
+    """
 
     def __init__(
         self,
@@ -101,178 +109,179 @@ class Service:
         threads: int | None = None,
         device: str = "auto",
     ):
-        """
-        Args:
-            model: the model directory.
-            overrides: `decoding.key=value`, as `Recognizer.load` takes them.
-            token: that requests must bear; None: none.
-            threads: CPU threads of the network; None: torch's default.
-        """
         self.path, self.overrides, self.token = model_dir.as_location(model), tuple(overrides), token
         self.limits = limits or Limits()
         self.device = device
-        self.intake = BodyLimiter(self.limits.max_body_mb, self.limits.max_upload_mb, self.limits.body_seconds)
-        self.model: LoadedModel | None = None
+        self.body_limiter = BodyLimiter(self.limits.max_body_mb, self.limits.max_upload_mb, self.limits.body_seconds)
         self.problem: str | None = None
-        """why a model that lies there is not in service"""
-        # A GPU needs one thread to feed it.
+        """Why the model in the directory is not in service; None if it is."""
+        self._model: LoadedModel | None = None
+        # One thread is enough to keep a GPU busy.
         readers = 1 if device != "cpu" and torch.cuda.is_available() else threads or torch.get_num_threads()
         self._readers = [ThreadPoolExecutor(1, f"reader {number}") for number in range(readers)]
-        # Decoding waits for no network; Pillow lets other threads run meanwhile.
-        self._decoders = ThreadPoolExecutor(DECODERS, "decoder")
-        self._watch: asyncio.Task | None = None
-        self._changing = asyncio.Lock()
-        self._tried: tuple = ()
-        """identity of the model that was last taken, or could not be"""
-        self._closing: set[asyncio.Task] = set()
+        # Pillow releases the GIL, so decoding overlaps with the network.
+        self._decoders = ThreadPoolExecutor(DECODER_THREADS, "decoder")
+        self._watch: asyncio.Task[None] | None = None
+        self._model_lock = asyncio.Lock()
+        self._tried_fingerprint: tuple = ()
+        """Of the model that was last loaded, or failed to load."""
+        self._closing_batchers: set[asyncio.Task[None]] = set()
 
     # --- the model
 
+    @property
+    def is_started(self) -> bool:
+        return self._model is not None
+
+    @property
+    def model(self) -> LoadedModel:
+        """The model in service. Raises `RuntimeError` before `start`."""
+        if self._model is None:
+            raise RuntimeError("the service is not started")
+        return self._model
+
     async def start(self) -> None:
-        """Load the model and watch for a new one. Raises `RaycrnnError` if there is none."""
-        async with self._changing:
-            self.model = await self._load(self.path)
-            self._tried = self.model.identity
-        self._watch = asyncio.get_running_loop().create_task(self._take_new_models())
+        """Load the model and watch its directory. Raises `RaycrnnError` if there is no valid model."""
+        async with self._model_lock:
+            self._model = await self._load(self.path)
+            self._tried_fingerprint = self._model.fingerprint
+        self._watch = asyncio.get_running_loop().create_task(self._watch_model())
 
     async def stop(self) -> None:
-        """Read what waits, and end."""
+        """Read the lines that wait, and stop."""
         if self._watch is not None:
             self._watch.cancel()
-        if self.model is not None:
-            self._close(self.model.batcher)
-        await asyncio.gather(*self._closing)
+        if self._model is not None:
+            self._close(self._model.batcher)
+        await asyncio.gather(*self._closing_batchers)
         for executor in (*self._readers, self._decoders):
-            # What hangs is not waited for.
+            # A thread that hangs must not block the end of the process.
             executor.shutdown(wait=False, cancel_futures=True)
 
     async def change_model(self, path: str) -> None:
-        """Serve another model directory; what was asked before is read by the old one.
+        """Serve the model in another directory; requests in progress are answered by the previous one.
 
         Raises:
-            UsageError, RaycrnnError: there is none, or it is damaged; then the old one stays.
+            UsageError, RaycrnnError: There is no model, or it is damaged. The previous one stays in service.
         """
-        async with self._changing:
-            if self.model is None:
+        async with self._model_lock:
+            if not self.is_started:
                 self.path = model_dir.as_location(path)
             elif model_dir.as_location(path) != self.path:
                 await self._replace(model_dir.as_location(path))
 
     async def _load(self, path: str | Path) -> LoadedModel:
-        identity = await asyncio.to_thread(model_dir.fingerprint, path)
+        fingerprint = await asyncio.to_thread(model_dir.fingerprint, path)
         loop = asyncio.get_running_loop()
         recognizer = await loop.run_in_executor(self._readers[0], Recognizer.load, path, self.device, self.overrides)
         version = await asyncio.to_thread(model_dir.version_of, path)
         batcher = Batcher(recognizer, self.limits.max_waiting, self._readers)
-        return LoadedModel(recognizer, batcher, version, identity, time.time())
+        return LoadedModel(recognizer, batcher, version, fingerprint, time.time())
 
     async def _replace(self, path: str | Path) -> None:
-        new = await self._load(path)
-        old, self.model, self.path, self._tried, self.problem = self.model, new, path, new.identity, None
-        logger.warning("model %s in service, from %s", new.version, path)
-        self._close(old.batcher)
+        new, previous = await self._load(path), self.model
+        self._model, self.path, self._tried_fingerprint, self.problem = new, path, new.fingerprint, None
+        logger.warning("now serving model %s from %s", new.version, path)
+        self._close(previous.batcher)
 
     def _close(self, batcher: Batcher) -> None:
-        """… when it has read what it was asked for, which nobody needs to wait for."""
+        """Close a batcher in the background: it first reads the lines that wait."""
         closing = asyncio.get_running_loop().create_task(batcher.close())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._closing_batchers.add(closing)
+        closing.add_done_callback(self._closing_batchers.discard)
 
-    async def _take_new_models(self) -> None:
-        """Replace the model whenever its files change. One that cannot be loaded leaves the old one in service."""
+    async def _watch_model(self) -> None:
+        """Replace the model whenever its files change; if loading fails, the previous model stays in service."""
         while True:
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            await asyncio.sleep(SECONDS_BETWEEN_CHECKS)
             try:
-                async with self._changing:
-                    await self._look()
-            except Exception as error:  # Whatever it is, the next model may be whole.
+                async with self._model_lock:
+                    await self._check_for_new_model()
+            except Exception as error:  # Whatever it is, the watch must go on: the next model may be valid.
                 known = isinstance(error, RaycrnnError | OSError)
                 self.problem = str(error) if known else f"{type(error).__name__}: {error}"
-                logger.error("the model before stays in service: %s", self.problem)
+                logger.error("cannot load the new model, still serving the previous one: %s", self.problem)
 
-    async def _look(self) -> None:
-        identity = await asyncio.to_thread(model_dir.fingerprint, self.path)
-        if identity == self.model.identity:
-            self._tried, self.problem = identity, None
-        elif identity != self._tried:
-            self._tried = identity
+    async def _check_for_new_model(self) -> None:
+        fingerprint = await asyncio.to_thread(model_dir.fingerprint, self.path)
+        if fingerprint == self.model.fingerprint:
+            self._tried_fingerprint, self.problem = fingerprint, None
+        elif fingerprint != self._tried_fingerprint:
+            self._tried_fingerprint = fingerprint
             await self._replace(self.path)
 
     # --- requests
 
-    async def read(self, uploads: Sequence[Upload], n_best: int | None, spans: bool) -> list[dict[str, Any]]:
-        """What each image says, or what is wrong with it, as JSON has it.
+    async def read(self, uploads: Sequence[Upload], n_best: int | None, spans: bool) -> list[dict[str, object]]:
+        """Return the transcription of each image, or what is wrong with it, as JSON values.
 
         Raises:
-            Refused: too much waits, or more readings than the model finds.
+            RequestError: The queue is full, the service stops, or `n_best` exceeds what the model can return.
         """
         model = self.model
-        decoding = model.recognizer.configuration.decoding
-        most = model.recognizer.max_alternatives
+        recognizer = model.recognizer
+        most = recognizer.max_alternatives
         if n_best is not None and n_best > most:
-            raise RequestError(422, "too many readings", f"n_best={n_best}: this model finds at most {most}")
+            raise RequestError(422, "too many readings", f"n_best={n_best}: this model returns at most {most}")
+        n_best = n_best or recognizer.configuration.decoding.num_beam_paths
         try:
-            with model.batcher.reserve(len(uploads)) as room:
-                lines = await self._decode_all(model.recognizer, uploads)
-                whole = [line for line in lines if isinstance(line, PreparedImage)]
-                found = iter(await room.read(whole, n_best or decoding.num_beam_paths, spans))
+            with model.batcher.reserve(len(uploads)) as reservation:
+                images = await self._decode_all(recognizer, uploads)
+                lines = [image for image in images if isinstance(image, PreparedImage)]
+                transcriptions = iter(await reservation.read(lines, n_best, spans))
         except QueueFull as full:
-            raise _busy(full) from None
-        except Closed:
-            raise RequestError(
-                503, "busy", "the service ends, or takes another model: try again", retry_after=2
-            ) from None
+            detail = f"{full.waiting} images are waiting (max_waiting={self.limits.max_waiting}): try again"
+            raise RequestError(503, "busy", detail, retry_after=full.seconds) from None
+        except BatcherClosed:
+            detail = "the service is stopping or changing its model: try again"
+            raise RequestError(503, "busy", detail, retry_after=2) from None
         return [
-            _found(upload, next(found) if isinstance(line, PreparedImage) else line)
-            for upload, line in zip(uploads, lines, strict=True)
+            _to_json(upload, image if isinstance(image, Rejected) else next(transcriptions))
+            for upload, image in zip(uploads, images, strict=True)
         ]
 
     async def _decode_all(self, recognizer: Recognizer, uploads: Sequence[Upload]) -> list[PreparedImage | Rejected]:
-        """The images of a request, decoded a few at a time: so many requests take turns at the decoders."""
-        found: list[PreparedImage | Rejected | None] = [None] * len(uploads)
-        left = iter(enumerate(uploads))
+        """Decode the images of a request, a few at a time, so that other requests get their turn."""
+        loop, semaphore = asyncio.get_running_loop(), asyncio.Semaphore(DECODER_THREADS)
 
-        async def decode_next() -> None:
-            for number, upload in left:
-                found[number] = await self._decode(recognizer, upload)
+        async def decode(data: bytes) -> PreparedImage | Rejected:
+            async with semaphore:
+                try:
+                    return await loop.run_in_executor(self._decoders, recognizer.prepare, data, self.limits.max_pixels)
+                except Rejected as rejected:
+                    return rejected
 
-        tasks = [asyncio.create_task(decode_next()) for _ in range(min(DECODERS, len(uploads)))]
+        tasks = [asyncio.create_task(decode(upload.data)) for upload in uploads]
         try:
-            await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
-        return found
 
-    async def _decode(self, recognizer: Recognizer, upload: Upload) -> PreparedImage | Rejected:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._decoders, recognizer.prepare, upload.data, self.limits.max_pixels)
-        except Rejected as rejected:
-            return rejected
+    # --- status
 
-    # --- what it tells of itself
-
-    def health(self) -> dict[str, Any]:
+    def health(self) -> dict[str, object]:
+        """Return the load, and the problem with the model in the directory, if any."""
         batcher = self.model.batcher
-        mean_batch = batcher.lines / batcher.batches if batcher.batches else 0.0
+        mean_batch = batcher.lines_read / batcher.batches_read if batcher.batches_read else 0.0
         return {
             "status": "ok",
             "model": self.model.version,
             "waiting": batcher.waiting,
             "longest_wait_seconds": round(batcher.longest_wait, 2),
-            "images_read": batcher.lines,
+            "images_read": batcher.lines_read,
             "mean_batch": round(mean_batch, 2),
-            "milliseconds_an_image": round(1000 * batcher.seconds_a_line, 2),
+            "milliseconds_an_image": round(1000 * batcher.seconds_per_line, 2),
             "problem": self.problem,
         }
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
+        """Return the model's version, alphabet, scores and settings, and the limits."""
         recognizer = self.model.recognizer
         settings = recognizer.configuration.image
         return {
             "version": self.model.version,
-            "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.model.loaded)),
+            "loaded": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.model.loaded_at)),
             "raycrnn": __version__,
             "alphabet": list(recognizer.alphabet.units),
             "scores": recognizer.metrics,
@@ -287,17 +296,12 @@ class Service:
         }
 
 
-def _busy(full: QueueFull) -> RequestError:
-    detail = f"{full.waiting} images wait to be read already (max_waiting): try again"
-    return RequestError(503, "busy", detail, retry_after=full.seconds)
-
-
-def _found(upload: Upload, found: Transcription | Rejected) -> dict[str, Any]:
-    if isinstance(found, Rejected):
-        return {"name": upload.name, "error": found.reason, "detail": found.detail}
-    values = found.to_json()
-    # Codes belong to the model's alphabet; a client has the text.
-    for each in (values, *values["alternatives"], *values.get("units", ())):
-        each.pop("codes", None)
-        each.pop("code", None)
+def _to_json(upload: Upload, result: Transcription | Rejected) -> dict[str, object]:
+    if isinstance(result, Rejected):
+        return {"name": upload.name, "error": result.reason, "detail": result.detail}
+    values = result.to_json()
+    # Codes are internal to the model's alphabet; clients get the text.
+    for item in (values, *values["alternatives"], *values.get("units", ())):
+        item.pop("codes", None)
+        item.pop("code", None)
     return {"name": upload.name, **values}

@@ -385,7 +385,7 @@ def test_health_is_the_services(trained):
             assert process.poll() is None, process.stdout.read()
             assert time.monotonic() < deadline, "the service never became healthy"
             time.sleep(1)
-        assert f":{port}/ reads images" in process.stdout.readline()
+        assert f":{port}/ (API: " in process.stdout.readline()
     finally:
         # The namespace ends with it.
         process.kill()

@@ -1,4 +1,4 @@
-"""The service over HTTP, without Ray: what is answered, what is refused and how, and the page in a real browser."""
+"""The HTTP API without Ray: responses, refusals, and the page in a real browser."""
 
 import asyncio
 import csv
@@ -38,7 +38,7 @@ def png(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 @contextmanager
 def serving(service: Service):
-    """A client of a service at a real socket."""
+    """A client of a service that listens on a real socket."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -66,19 +66,19 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(model):
     limits = Limits(max_body_mb=0.2, max_pixels=200_000, max_images=4, body_seconds=1)
-    with serving(Service(str(model), limits=limits)) as found:
-        yield found
+    with serving(Service(str(model), limits=limits)) as http_client:
+        yield http_client
 
 
-def refused(response: httpx.Response, status: int, *said: str) -> None:
+def assert_refused(response: httpx.Response, status: int, *texts: str) -> None:
     assert response.status_code == status, response.text
     answer = response.json()
     assert answer.keys() == {"error", "detail"} or answer.keys() == {"error", "detail", "name"}
-    for each in said:
-        assert each in f"{answer['error']}: {answer['detail']}"
+    for text in texts:
+        assert text in f"{answer['error']}: {answer['detail']}"
 
 
-def test_an_image_is_read_as_by_the_recogniser(client):
+def test_an_image_is_read_as_by_the_recognizer(client):
     expected = recognizer(num_beam_paths=1)(draw("abba"), n_best=3)[0].to_json()
     answer = client.post("/predict?n_best=3&spans=true", content=png(draw("abba"))).json()
     assert answer["text"] == expected["text"]
@@ -90,10 +90,10 @@ def test_an_image_is_read_as_by_the_recogniser(client):
     assert "units" not in bare
 
 
-def test_several_images_are_answered_in_order_and_a_bad_one_harms_no_other(client):
+def test_several_images_are_answered_in_order_and_a_bad_one_does_not_affect_the_others(client):
     drawn = [draw(text) for text in words(3)]
     parts = [("image", (f"{n}.png", png(image))) for n, image in enumerate(drawn)]
-    parts.insert(1, ("image", ("bad.png", b"no image")))
+    parts.insert(1, ("image", ("bad.png", b"not an image")))
     answers = client.post("/predict", files=parts).json()["predictions"]
     assert [answer["name"] for answer in answers] == ["0.png", "bad.png", "1.png", "2.png"]
     assert answers[1]["error"] == "not an image"
@@ -106,14 +106,14 @@ def many_pages() -> bytes:
     return png(pages[0], "TIFF", save_all=True, append_images=pages[1:], compression="group4")
 
 
-def test_of_many_pages_the_first_is_read(client):
+def test_the_first_of_many_pages_is_read(client):
     answer = client.post("/predict", content=many_pages())
     assert answer.status_code == 200
     assert answer.json()["text"] == recognizer(num_beam_paths=1)([many_pages()])[0].text
 
 
 @pytest.mark.parametrize(
-    ("request_", "status", "said"),
+    ("request_", "status", "text"),
     [
         ({"content": b""}, 422, "empty body"),
         ({"content": b"text"}, 422, "not an image"),
@@ -124,7 +124,7 @@ def test_of_many_pages_the_first_is_read(client):
         ({"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 422, "not an image"),
         ({"content": b"<svg/>", "headers": {"content-type": "image/svg+xml"}}, 415, "image/svg+xml"),
         ({"json": {"path": "/etc/passwd"}}, 415, "application/json"),
-        ({"files": [("a", ("x.png", b"x"))] * 5}, 422, "more than 4 images in a request (max_images)"),
+        ({"files": [("a", ("x.png", b"x"))] * 5}, 422, "at most 4 images (max_images)"),
         ({"files": [("a", ("x.png", b"x"))] * 50}, 422, "max_images"),
         ({"content": b"junk", "headers": {"content-type": "multipart/form-data; boundary=zz"}}, 422, "malformed"),
         ({"content": b"junk", "headers": {"content-type": "multipart/form-data"}}, 422, "malformed"),
@@ -132,37 +132,37 @@ def test_of_many_pages_the_first_is_read(client):
     ],
     ids=str,
 )
-def test_what_is_no_image_or_too_much_is_refused_by_the_name_of_the_limit(client, request_, status, said):
-    refused(client.post("/predict", **request_), status, said)
+def test_bodies_that_are_no_image_or_over_a_limit_are_refused_with_the_reason(client, request_, status, text):
+    assert_refused(client.post("/predict", **request_), status, text)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "text"),
     [
         ("/predict?n_best=0", "n_best"),
         ("/predict?n_best=11", "at most 10"),
         ("/predict?n_best=x", "n_best"),
         ("/predict?spans=perhaps", "spans"),
-        ("/predict?path=/etc/passwd", "'path': there are n_best, spans"),
+        ("/predict?path=/etc/passwd", "'path': the parameters are n_best, spans"),
     ],
 )
-def test_wrong_parameters_are_named(client, url, said):
-    refused(client.post(url, content=png(draw("a"))), 422, said)
+def test_invalid_parameters_are_named(client, url, text):
+    assert_refused(client.post(url, content=png(draw("a"))), 422, text)
 
 
-def test_other_addresses_and_methods_are_refused_as_json(client):
-    refused(client.get("/nowhere"), 404, "not found")
+def test_unknown_paths_and_methods_are_refused_as_json(client):
+    assert_refused(client.get("/nowhere"), 404, "not found")
     wrong = client.get("/predict")
-    refused(wrong, 405, "method not allowed")
+    assert_refused(wrong, 405, "method not allowed")
     assert wrong.headers["Allow"] == "POST"
 
 
-def test_health_can_be_asked_for_without_a_body(client):
+def test_health_answers_head_requests(client):
     answer = client.head("/health")
     assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_a_body_that_does_not_come_is_given_up_and_others_are_answered_meanwhile(client):
+def test_an_incomplete_body_times_out_while_others_are_answered(client):
     with socket.create_connection((client.base_url.host, client.base_url.port)) as slow:
         slow.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this")
         assert client.post("/predict", content=png(draw("abba"))).status_code == 200
@@ -170,7 +170,7 @@ def test_a_body_that_does_not_come_is_given_up_and_others_are_answered_meanwhile
         assert b"408" in slow.recv(100)
 
 
-def test_clients_that_go_away_leave_nothing_behind(client):
+def test_clients_that_disconnect_leave_nothing_behind(client):
     for _ in range(20):
         with socket.create_connection((client.base_url.host, client.base_url.port)) as gone:
             gone.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nonly this")
@@ -178,38 +178,38 @@ def test_clients_that_go_away_leave_nothing_behind(client):
     assert client.get("/health").json()["waiting"] == 0
 
 
-def test_it_tells_of_itself(client):
-    told = client.get("/model").json()
-    assert told["alphabet"] == list(ALPHABET.units)
-    assert told["scores"] == {"cer": 0.5}
-    assert told["limits"]["max_images"] == 4
+def test_model_health_and_openapi_describe_the_service(client):
+    described_model = client.get("/model").json()
+    assert described_model["alphabet"] == list(ALPHABET.units)
+    assert described_model["scores"] == {"cer": 0.5}
+    assert described_model["limits"]["max_images"] == 4
     health = client.get("/health").json()
-    assert (health["status"], health["model"]) == ("ok", told["version"])
+    assert (health["status"], health["model"]) == ("ok", described_model["version"])
     described = client.get("/openapi.json").json()
     assert set(described["paths"]) == {"/predict", "/health", "/model"}
     page = client.get("/docs").text
     assert "http" not in page.replace("/static-offline-docs", "").split("<script")[1].split(">")[0]
 
 
-def test_other_origins_get_no_leave_to_read(client):
+def test_cross_site_requests_are_refused(client):
     answer = client.post("/predict", content=png(draw("a")), headers={"Origin": "https://elsewhere.example"})
     assert not [name for name in answer.headers if name.startswith("access-control")]
     for site, status in (("cross-site", 403), ("same-site", 200), ("same-origin", 200), ("none", 200)):
         answer = client.post("/predict", content=png(draw("a")), headers={"Sec-Fetch-Site": site})
         assert answer.status_code == status
         if status == 403:
-            refused(answer, 403, "cross-site")
+            assert_refused(answer, 403, "cross-site")
     # A link from there to the page is fine.
     assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 200
 
 
-def test_the_page_can_be_neither_framed_nor_redirected(client):
+def test_the_pages_security_policy_forbids_frames_and_foreign_forms(client):
     policy = client.get("/").headers["Content-Security-Policy"]
     for rule in ("base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"):
         assert rule in policy
 
 
-def test_a_token_is_asked_for(model):
+def test_requests_without_the_token_are_refused(model):
     with serving(Service(str(model), token="sesame")) as client:
         for headers in (
             {},
@@ -218,7 +218,7 @@ def test_a_token_is_asked_for(model):
             {"Authorization": "Bearer é"},
         ):
             encoded = {name: value.encode() for name, value in headers.items()}
-            refused(client.post("/predict", content=png(draw("a")), headers=encoded), 401, "token")
+            assert_refused(client.post("/predict", content=png(draw("a")), headers=encoded), 401, "token")
         assert client.get("/model").status_code == 401
         for right in ("Bearer sesame", "bearer sesame", "BEARER  sesame"):
             headers = {"Authorization": right}
@@ -228,23 +228,23 @@ def test_a_token_is_asked_for(model):
         assert client.get("/health").status_code == client.get("/").status_code == 200
 
 
-def test_more_than_may_wait_is_refused_at_once_and_says_when_to_come_again(model):
+def test_a_full_queue_refuses_at_once_with_retry_after(model):
     service = Service(str(model), limits=Limits(max_waiting=2))
     with serving(service) as client:
         answers = []
         with gated(service.model.recognizer):
-            threads = [asking(client, answers, content=png(draw("ab"))) for _ in range(2)]
+            threads = [post_in_thread(client, answers, content=png(draw("ab"))) for _ in range(2)]
             wait_until(lambda: service.model.batcher.waiting == 2)
             busy = client.post("/predict", content=png(draw("ab")))
-            refused(busy, 503, "max_waiting")
+            assert_refused(busy, 503, "max_waiting")
             assert int(busy.headers["Retry-After"]) >= 1
         for thread in threads:
             thread.join(20)
         assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def asking(client: httpx.Client, answers: list, **request) -> threading.Thread:
-    """A request under way, whose answer ends up in a list."""
+def post_in_thread(client: httpx.Client, answers: list, **request) -> threading.Thread:
+    """Post a request in a thread that appends the response to a list."""
 
     def ask():
         answers.append(httpx.post(f"{client.base_url}/predict", timeout=30, **request))
@@ -256,7 +256,7 @@ def asking(client: httpx.Client, answers: list, **request) -> threading.Thread:
 
 @contextmanager
 def gated(reader):
-    """Meanwhile a recogniser's `transcribe` waits for an event, which is set on leaving at the latest."""
+    """Make a recognizer's `transcribe` wait for an event, which is set at the latest when the context is left."""
     gate, real = threading.Event(), reader.transcribe
     reader.transcribe = lambda *given: gate.wait(20) and real(*given)
     try:
@@ -272,32 +272,32 @@ def wait_until(condition) -> None:
         time.sleep(0.01)
 
 
-def test_bodies_are_limited_in_memory_until_their_requests_are_answered(model):
+def test_bodies_count_towards_the_limit_until_their_requests_are_answered(model):
     image, answers = png(draw("a")), []
     service = Service(str(model), limits=Limits(max_upload_mb=1.5 * len(image) / 1e6, max_body_mb=len(image) / 1e6))
     with serving(service) as client:
         with gated(service.model.recognizer):
-            thread = asking(client, answers, content=image)
+            thread = post_in_thread(client, answers, content=image)
             wait_until(lambda: service.model.batcher.waiting)
-            assert service.intake.held == len(image)
-            refused(client.post("/predict", content=image), 503, "max_upload_mb")
+            assert service.body_limiter.held_bytes == len(image)
+            assert_refused(client.post("/predict", content=image), 503, "max_upload_mb")
         thread.join(20)
         assert [answer.status_code for answer in answers] == [200]
-        assert service.intake.held == 0
+        assert service.body_limiter.held_bytes == 0
         assert client.post("/predict", content=image).status_code == 200
 
 
-def test_what_waits_to_be_decoded_waits_and_what_is_too_much_is_refused_at_once(model):
+def test_images_that_wait_to_be_decoded_count_towards_the_queue(model):
     service, answers, gate = Service(str(model), limits=Limits(max_waiting=4)), [], threading.Event()
     with serving(service) as client:
         recognizer_ = service.model.recognizer
         real = recognizer_.prepare
         recognizer_.prepare = lambda *given: gate.wait(20) and real(*given)
         parts = [("image", ("x.png", png(draw("ab"))))]
-        thread = asking(client, answers, files=[*parts * 3, ("image", ("bad.png", b"no image"))])
+        thread = post_in_thread(client, answers, files=[*parts * 3, ("image", ("bad.png", b"not an image"))])
         wait_until(lambda: service.model.batcher.waiting == 4)
         busy = client.post("/predict", content=png(draw("ab")))
-        refused(busy, 503, "4 images wait", "max_waiting")
+        assert_refused(busy, 503, "4 images are waiting (max_waiting=4)")
         assert int(busy.headers["Retry-After"]) >= 1
         assert client.get("/health").json()["longest_wait_seconds"] > 0
         gate.set()
@@ -308,47 +308,47 @@ def test_what_waits_to_be_decoded_waits_and_what_is_too_much_is_refused_at_once(
         assert client.post("/predict", content=png(draw("ab"))).status_code == 200
 
 
-def test_many_images_of_one_request_do_not_stand_before_another_s(model):
-    service, answers, begun = Service(str(model)), [], threading.Event()
+def test_a_large_request_does_not_block_a_small_one(model):
+    service, answers, started = Service(str(model)), [], threading.Event()
     with serving(service) as client:
         recognizer_ = service.model.recognizer
         real, order = recognizer_.prepare, []
 
         def slowly(data, *given):
             order.append(data)
-            begun.set()
+            started.set()
             time.sleep(0.05)
             return real(data, *given)
 
         recognizer_.prepare = slowly
         many, one = png(draw("ab")), png(draw("ba"))
-        thread = asking(client, answers, files=[("image", ("x.png", many))] * 30)
-        assert begun.wait(20)
+        thread = post_in_thread(client, answers, files=[("image", ("x.png", many))] * 30)
+        assert started.wait(20)
         assert client.post("/predict", content=one).status_code == 200
         assert order.index(one) < 20
         thread.join(20)
         assert order.count(many) == 30
 
 
-def test_more_images_than_may_ever_wait_are_refused_for_good(model):
+def test_more_images_than_the_queue_can_hold_are_refused_with_422(model):
     with serving(Service(str(model), limits=Limits(max_waiting=2))) as client:
         parts = [("image", ("x.png", png(draw("a"))))] * 3
-        refused(client.post("/predict", files=parts), 422, "more than 2 images in a request (max_images)")
+        assert_refused(client.post("/predict", files=parts), 422, "at most 2 images (max_images)")
 
 
-def test_a_body_that_the_door_let_in_is_held_against_the_service_s_own_limit(model):
+def test_a_body_that_passed_the_middleware_is_checked_against_the_services_limit(model):
     for body, status in ((b"x" * 2000, 413), (png(draw("a")), 200)):
         service = Service(str(model), limits=Limits(max_body_mb=0.001))
-        assert through(service, {"content": body}, through_door=True).status_code == status
+        assert post(service, {"content": body}, middleware=True).status_code == status
 
 
-def through(service: Service, request: dict, through_door: bool = False) -> httpx.Response:
-    """What a service answers without a socket, and so with what went wrong in it."""
+def post(service: Service, request: dict, middleware: bool = False) -> httpx.Response:
+    """Post a request to a service without a socket, so that its exceptions are raised here."""
 
     async def ask():
         await service.start()
         app = make_app(service)
-        app = ProxyMiddleware(app, BodyLimiter()) if through_door else app
+        app = ProxyMiddleware(app, BodyLimiter()) if middleware else app
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
             answer = await client.post("/predict", **request)
         await service.stop()
@@ -363,14 +363,14 @@ def multipart(filename: bytes, rest: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize(("codec", "name"), [("unicode_escape", rb"\ud800.png"), ("utf-7", b"+2AA-.png")])
-def test_a_request_does_not_choose_how_its_names_are_decoded(client, codec, name):
+def test_a_request_cannot_choose_the_codec_of_its_file_names(client, codec, name):
     kind = {"content-type": f"multipart/form-data; boundary=x; charset={codec}"}
     answer = client.post("/predict", content=multipart(name), headers=kind)
     assert answer.status_code == 200
     assert answer.json()["predictions"][0]["name"] == name.decode()
 
 
-def test_a_text_beside_the_images_is_not_decoded_by_a_slow_codec(client):
+def test_a_text_field_is_not_decoded_with_a_slow_codec(client):
     text = b'--x\r\nContent-Disposition: form-data; name="t"\r\n\r\n' + b"a-" + b"b" * 150_000 + b"\r\n"
     kind = {"content-type": "multipart/form-data; boundary=x; charset=punycode"}
     start = time.process_time()
@@ -379,15 +379,15 @@ def test_a_text_beside_the_images_is_not_decoded_by_a_slow_codec(client):
     assert time.process_time() - start < 1
 
 
-def test_a_name_that_is_no_text_is_escaped():
-    assert api._clean("a\ud800.png") == r"a\ud800.png"
-    assert api._clean("é.png") == "é.png"
+def test_lone_surrogates_in_a_file_name_are_escaped():
+    assert api._escape_surrogates("a\ud800.png") == r"a\ud800.png"
+    assert api._escape_surrogates("é.png") == "é.png"
 
 
 @pytest.mark.parametrize("boundary", ["", '""', "; boundary=" + "x" * 71, r'"x\"; charset=\"utf-7"'])
-def test_a_boundary_that_is_none_is_refused(client, boundary):
+def test_an_invalid_boundary_is_refused(client, boundary):
     kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
-    refused(client.post("/predict", content=multipart(b"x.png"), headers=kind), 422, "malformed")
+    assert_refused(client.post("/predict", content=multipart(b"x.png"), headers=kind), 422, "malformed")
 
 
 def cpu_out_of_memory(*_):
@@ -399,11 +399,11 @@ def cuda_out_of_memory(*_):
 
 
 def broken(*_):
-    raise KeyError("something unforeseen")
+    raise KeyError("unexpected")
 
 
 @pytest.mark.parametrize(
-    ("failure", "status", "said"),
+    ("failure", "status", "text"),
     [
         (cpu_out_of_memory, 503, "not enough memory"),
         (cuda_out_of_memory, 503, "not enough memory"),
@@ -411,22 +411,22 @@ def broken(*_):
     ],
 )
 @pytest.mark.parametrize("where", ["prepare", "transcribe"])
-def test_whatever_goes_wrong_is_logged_and_answered_as_json(model, failure, status, said, where, monkeypatch, caplog):
+def test_unexpected_errors_are_logged_and_answered_as_json(model, failure, status, text, where, monkeypatch, caplog):
     monkeypatch.setattr(Recognizer, where, failure)
-    answer = through(Service(str(model)), {"content": png(draw("a"))})
-    refused(answer, status, said)
+    answer = post(Service(str(model)), {"content": png(draw("a"))})
+    assert_refused(answer, status, text)
     assert ("Retry-After" in answer.headers) == (status == 503)
-    assert "a request could not be answered" in caplog.text
+    assert "a request failed" in caplog.text
 
 
-def test_a_network_that_gives_no_numbers_is_an_error(model, monkeypatch):
+def test_a_network_that_produces_nan_is_an_internal_error(model, monkeypatch):
     monkeypatch.setattr(
         CRNN, "forward", lambda self, images, widths: (torch.full((3, 1, 6), math.nan), widths // 4 - 1)
     )
-    refused(through(Service(str(model)), {"content": png(draw("a"))}), 500, "internal error", "NaN")
+    assert_refused(post(Service(str(model)), {"content": png(draw("a"))}), 500, "internal error", "NaN")
 
 
-def test_scores_that_are_no_numbers_do_not_hinder_telling_of_the_model(model, tmp_path):
+def test_nan_scores_are_null_in_the_model_description(model, tmp_path):
     shutil.copytree(model, tmp_path / "model")
     (tmp_path / "model" / "metrics.json").write_text('{"cer": NaN, "wer": 0.5}')
     with serving(Service(str(tmp_path / "model"))) as client:
@@ -436,23 +436,23 @@ def test_scores_that_are_no_numbers_do_not_hinder_telling_of_the_model(model, tm
 # --- the page
 
 
-def test_a_person_drops_images_and_reads_them(model, tmp_path):
+def test_dropped_images_are_read_and_can_be_downloaded(model, tmp_path):
     drawn = {f"{text}.png": draw(text) for text in ("abba", "cab")}
     paths = [tmp_path / name for name in drawn]
     for path, image in zip(paths, drawn.values(), strict=True):
         image.save(path)
-    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "bad.png").write_bytes(b"not an image")
     expected = [each.text for each in recognizer()(paths)]
     with serving(Service(str(model))) as client, browser(tmp_path / "profile") as page:
         page.open(str(client.base_url))
         page.drop("#drop", *paths, tmp_path / "bad.png")
-        page.wait_for("document.getElementById('status').textContent === '2 images read, 1 could not be'")
+        page.wait_for("document.getElementById('status').textContent === '2 images read, 1 failed'")
         texts = "[...document.querySelectorAll('output')].map(each => each.textContent)"
         assert page.evaluate(texts) == expected
         assert "not an image" in page.evaluate("document.querySelector('.error').textContent")
         units = page.wait_for("document.querySelectorAll('.line:first-child .units .unit').length")
         assert units == len(recognizer()(paths[0])[0].units)
-        # Downloads: the very text of the link that is made.
+        # Downloads: the text behind the link that the page makes.
         page.evaluate("window.kept = []; URL.createObjectURL = blob => { kept.push(blob); return '#' }")
         page.evaluate("document.getElementById('csv').click(); document.getElementById('json').click()")
         rows = list(csv.DictReader(io.StringIO(page.evaluate("kept[0].text()"))))
@@ -489,14 +489,14 @@ def test_the_page_works_by_keyboard_and_asks_for_the_token(model, tmp_path):
         assert page.evaluate("document.querySelectorAll('.line').length") == 0
 
 
-def test_a_token_that_no_header_bears_is_told_and_who_gives_none_is_not_asked_for_ever(model, tmp_path):
+def test_an_invalid_token_is_reported_and_closing_the_dialog_ends_the_questions(model, tmp_path):
     draw("abba").save(tmp_path / "abba.png")
     with serving(Service(str(model), token="sesame")) as client, browser(tmp_path / "profile") as page:
         page.open(str(client.base_url))
         page.wait_for("document.getElementById('ask').open")
         page.call("Input.insertText", text="sésame")
         page.press("Enter", 13)
-        assert "without accents" in page.wait_for("document.getElementById('token').validationMessage")
+        assert "unaccented" in page.wait_for("document.getElementById('token').validationMessage")
         page.press("Escape", 27)
         page.wait_for("!document.getElementById('ask').open")
         page.drop("#drop", *[tmp_path / "abba.png"] * 6)
@@ -515,7 +515,7 @@ def test_a_token_that_no_header_bears_is_told_and_who_gives_none_is_not_asked_fo
         page.wait_for("document.querySelectorAll('output').length === 1")
 
 
-def test_images_wait_until_the_page_knows_how_many_readings_there_are(model, tmp_path, monkeypatch):
+def test_the_page_asks_for_the_number_of_readings_before_it_sends_images(model, tmp_path, monkeypatch):
     draw("abba").save(tmp_path / "abba.png")
     service, gate, real = Service(str(model), ["decoding.method=greedy"]), threading.Event(), Service.describe
     monkeypatch.setattr(Service, "describe", lambda self: gate.wait(20) and real(self))
@@ -527,7 +527,7 @@ def test_images_wait_until_the_page_knows_how_many_readings_there_are(model, tmp
         assert page.evaluate("document.querySelectorAll('.line .error').length") == 0
 
 
-def test_random_bytes_are_refused_and_the_service_goes_on(client):
+def test_corrupted_images_are_refused_and_the_service_goes_on(client):
     random = np.random.default_rng(0)
     whole = png(draw("abba"))
     for _ in range(60):

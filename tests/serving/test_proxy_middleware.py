@@ -1,4 +1,4 @@
-"""The door before the proxies: a request whose replica died is asked again, once, with all of its body."""
+"""The middleware of Ray Serve's proxies: limits, and a second attempt with the full body if a replica dies."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import json
 import pytest
 
 from raycrnn.serving.limits import BodyLimiter
-from raycrnn.serving.proxy_middleware import TRIES, ProxyMiddleware, middlewares
+from raycrnn.serving.proxy_middleware import MAX_ATTEMPTS, ProxyMiddleware, middlewares
 
 BODY = [
     {"type": "http.request", "body": b"ab", "more_body": True},
@@ -15,14 +15,14 @@ BODY = [
 
 
 class Replicas:
-    """An ASGI application that ends so many requests without an answer, after some messages of them."""
+    """An ASGI application whose first requests end without a response, after reading some messages."""
 
     def __init__(self, deaths: int, messages_read: int = 1):
-        self.deaths, self.messages_read, self.asked = deaths, messages_read, 0
+        self.deaths, self.messages_read, self.requests = deaths, messages_read, 0
 
     async def __call__(self, scope, receive, send):
-        self.asked += 1
-        if self.asked <= self.deaths:
+        self.requests += 1
+        if self.requests <= self.deaths:
             for _ in range(self.messages_read):
                 await receive()
             return
@@ -31,8 +31,8 @@ class Replicas:
         await send({"type": "http.response.body", "body": body})
 
 
-def ask(app, messages=BODY, headers=()) -> list[dict]:
-    """What the door sends."""
+def send_request(app, messages=BODY, headers=()) -> list[dict]:
+    """Return the messages that the middleware sends for one request."""
     incoming, sent = iter(messages), []
 
     async def receive():
@@ -41,43 +41,43 @@ def ask(app, messages=BODY, headers=()) -> list[dict]:
     async def send(message):
         sent.append(message)
 
-    door = ProxyMiddleware(app, BodyLimiter(max_body_mb=1e-5, body_seconds=0.2))
-    asyncio.run(door({"type": "http", "method": "POST", "headers": headers}, receive, send))
-    assert door.requests == 0
+    middleware = ProxyMiddleware(app, BodyLimiter(max_body_mb=1e-5, body_seconds=0.2))
+    asyncio.run(middleware({"type": "http", "method": "POST", "headers": headers}, receive, send))
+    assert middleware.requests_in_progress == 0
     return sent
 
 
 @pytest.mark.parametrize("messages_read", [0, 1])
 @pytest.mark.parametrize("deaths", [0, 1])
-def test_a_request_is_asked_again_with_all_of_its_body(deaths, messages_read):
+def test_a_request_is_repeated_with_its_full_body_if_a_replica_dies(deaths, messages_read):
     replicas = Replicas(deaths, messages_read)
-    sent = ask(replicas)
+    sent = send_request(replicas)
     assert [sent[0]["status"], sent[1]["body"]] == [200, b"abcd"]
-    assert replicas.asked == deaths + 1
+    assert replicas.requests == deaths + 1
 
 
-def test_one_that_is_never_answered_is_refused_with_a_time_to_come_again():
+def test_a_request_that_kills_every_replica_gets_503_with_retry_after():
     replicas = Replicas(deaths=99)
-    start, body = ask(replicas)
-    assert replicas.asked == TRIES
+    start, body = send_request(replicas)
+    assert replicas.requests == MAX_ATTEMPTS
     assert start["status"] == 503
     assert dict(start["headers"])[b"retry-after"].isdigit()
     assert json.loads(body["body"]).keys() == {"error", "detail"}
 
 
-GONE = {"type": "http.disconnect"}
+DISCONNECT = {"type": "http.disconnect"}
 
 
-def test_nobody_is_asked_again_for_a_client_that_has_gone():
+def test_a_request_is_not_repeated_after_the_client_disconnects():
     replicas = Replicas(deaths=99, messages_read=2)
-    assert ask(replicas, [*BODY, GONE]) == []
-    assert replicas.asked == 1
+    assert send_request(replicas, [*BODY, DISCONNECT]) == []
+    assert replicas.requests == 1
 
 
-def test_nobody_is_asked_for_half_a_body():
+def test_an_incomplete_body_reaches_no_replica():
     replicas = Replicas(deaths=0)
-    assert ask(replicas, [BODY[0], GONE]) == []
-    assert replicas.asked == 0
+    assert send_request(replicas, [BODY[0], DISCONNECT]) == []
+    assert replicas.requests == 0
 
 
 @pytest.mark.parametrize(
@@ -89,15 +89,15 @@ def test_nobody_is_asked_for_half_a_body():
         ([BODY[0]], (), 408),
     ],
 )
-def test_no_replica_is_asked_for_a_body_beyond_the_limits(messages, headers, status):
+def test_a_body_over_the_limits_reaches_no_replica(messages, headers, status):
     replicas = Replicas(deaths=0)
-    start, body = ask(replicas, messages, headers)
+    start, body = send_request(replicas, messages, headers)
     assert start["status"] == status
     assert json.loads(body["body"]).keys() == {"error", "detail"}
-    assert replicas.asked == 0
+    assert replicas.requests == 0
 
 
-def test_more_than_may_be_under_way_is_refused_at_once_and_what_has_no_body_is_not():
+def test_requests_over_the_limit_are_refused_at_once_except_those_without_a_body():
     gate, statuses = asyncio.Event(), []
 
     async def app(scope, receive, send):
@@ -105,7 +105,7 @@ def test_more_than_may_be_under_way_is_refused_at_once_and_what_has_no_body_is_n
             await gate.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    async def ask_once(door, method):
+    async def request_once(middleware, method):
         async def receive():
             return BODY[1]
 
@@ -113,25 +113,25 @@ def test_more_than_may_be_under_way_is_refused_at_once_and_what_has_no_body_is_n
             if message["type"] == "http.response.start":
                 statuses.append((method, message["status"]))
 
-        await door({"type": "http", "method": method, "headers": ()}, receive, send)
+        await middleware({"type": "http", "method": method, "headers": ()}, receive, send)
 
-    async def ask_all():
-        door = ProxyMiddleware(app, BodyLimiter(), most_requests=2)
-        waiting = [asyncio.create_task(ask_once(door, "POST")) for _ in range(2)]
+    async def run_all():
+        middleware = ProxyMiddleware(app, BodyLimiter(), max_requests=2)
+        waiting = [asyncio.create_task(request_once(middleware, "POST")) for _ in range(2)]
         await asyncio.sleep(0.05)
-        await ask_once(door, "POST")
-        await ask_once(door, "GET")
+        await request_once(middleware, "POST")
+        await request_once(middleware, "GET")
         gate.set()
         await asyncio.gather(*waiting)
 
-    asyncio.run(ask_all())
+    asyncio.run(run_all())
     assert statuses == [("POST", 503), ("GET", 200), ("POST", 200), ("POST", 200)]
 
 
-def answers(app, scopes, intake=None, most_requests=2, messages=BODY) -> list[tuple[int, dict]]:
-    """Status and body of what the door answers to requests that come one after the other, all before any ends."""
+def responses(app, scopes, body_limiter=None, max_requests=2, messages=BODY) -> list[tuple[int, dict]]:
+    """Return status and body of the responses to requests that start in turn, each before the others end."""
 
-    async def ask_once(door, scope):
+    async def request_once(middleware, scope):
         incoming, sent = iter(messages), []
 
         async def receive():
@@ -140,20 +140,20 @@ def answers(app, scopes, intake=None, most_requests=2, messages=BODY) -> list[tu
         async def send(message):
             sent.append(message)
 
-        await door({"type": "http", "headers": (), **scope}, receive, send)
+        await middleware({"type": "http", "headers": (), **scope}, receive, send)
         return sent[0]["status"], sent[1].get("body", b"")
 
-    async def ask_all():
-        door = ProxyMiddleware(app, intake or BodyLimiter(), most_requests)
-        asking = []
+    async def run_all():
+        middleware = ProxyMiddleware(app, body_limiter or BodyLimiter(), max_requests)
+        tasks = []
         for scope in scopes:
-            asking.append(asyncio.create_task(ask_once(door, scope)))
+            tasks.append(asyncio.create_task(request_once(middleware, scope)))
             await asyncio.sleep(0.02)
-        found = await asyncio.gather(*asking)
-        assert door.intake.held == door.requests == 0
-        return found
+        results = await asyncio.gather(*tasks)
+        assert middleware.body_limiter.held_bytes == middleware.requests_in_progress == 0
+        return results
 
-    return asyncio.run(ask_all())
+    return asyncio.run(run_all())
 
 
 async def ok(scope, receive, send):
@@ -161,11 +161,11 @@ async def ok(scope, receive, send):
     await send({"type": "http.response.body", "body": b""})
 
 
-def test_those_whose_body_is_slow_to_come_do_not_keep_others_out():
-    async def ask_all():
-        door, statuses, rest = ProxyMiddleware(ok, BodyLimiter(), most_requests=2), [], asyncio.Event()
+def test_slow_uploads_do_not_keep_other_requests_out():
+    async def run_all():
+        middleware, statuses, rest = ProxyMiddleware(ok, BodyLimiter(), max_requests=2), [], asyncio.Event()
 
-        async def ask_once(slow):
+        async def request_once(slow):
             parts = iter(BODY)
 
             async def receive():
@@ -178,26 +178,28 @@ def test_those_whose_body_is_slow_to_come_do_not_keep_others_out():
                 if message["type"] == "http.response.start":
                     statuses.append((slow, message["status"]))
 
-            await door({"type": "http", "method": "POST", "headers": ()}, receive, send)
+            await middleware({"type": "http", "method": "POST", "headers": ()}, receive, send)
 
-        slow = [asyncio.create_task(ask_once(slow=True)) for _ in range(5)]
+        slow = [asyncio.create_task(request_once(slow=True)) for _ in range(5)]
         await asyncio.sleep(0.05)
-        await ask_once(slow=False)
+        await request_once(slow=False)
         rest.set()
         await asyncio.gather(*slow)
         return statuses
 
-    assert asyncio.run(ask_all()) == [(False, 200)] + [(True, 200)] * 5
+    assert asyncio.run(run_all()) == [(False, 200)] + [(True, 200)] * 5
 
 
-def test_bodies_are_held_until_their_requests_are_answered():
+def test_bodies_count_until_their_requests_are_answered():
     async def slow(scope, receive, send):
         await asyncio.sleep(0.2)
         await ok(scope, receive, send)
 
-    found = answers(slow, [{"method": "POST"}] * 3, BodyLimiter(max_body_mb=1e-5, max_upload_mb=1e-5), most_requests=9)
-    assert [status for status, _ in found] == [200, 200, 503]
-    assert "max_upload_mb" in json.loads(found[2][1])["detail"]
+    results = responses(
+        slow, [{"method": "POST"}] * 3, BodyLimiter(max_body_mb=1e-5, max_upload_mb=1e-5), max_requests=9
+    )
+    assert [status for status, _ in results] == [200, 200, 503]
+    assert "max_upload_mb" in json.loads(results[2][1])["detail"]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +219,7 @@ def test_bodies_are_held_until_their_requests_are_answered():
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_headers_that_steer_ray_do_not_pass(method, name, value, passes):
+def test_headers_that_control_ray_are_removed(method, name, value, passes):
     seen = []
 
     async def app(scope, receive, send):
@@ -225,37 +227,37 @@ def test_headers_that_steer_ray_do_not_pass(method, name, value, passes):
         await ok(scope, receive, send)
 
     other = (b"authorization", b"Bearer sesame")
-    answers(app, [{"method": method, "headers": [(name, value), other]}])
+    responses(app, [{"method": method, "headers": [(name, value), other]}])
     assert seen == ([(name, value), other] if passes else [other])
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_goes_wrong_before_an_answer_is_logged_and_answered_as_json(method, caplog):
+def test_an_error_before_the_response_is_logged_and_answered_as_json(method, caplog):
     async def app(scope, receive, send):
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
-    ((status, body),) = answers(app, [{"method": method}])
+    ((status, body),) = responses(app, [{"method": method}])
     assert status == 503
     assert json.loads(body).keys() == {"error", "detail"}
     assert "invalid start byte" in caplog.text
 
 
-def test_what_goes_wrong_in_the_midst_of_an_answer_is_no_second_answer():
+def test_an_error_during_the_response_sends_no_second_response():
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        raise ValueError("in the midst")
+        raise ValueError("halfway")
 
-    with pytest.raises(ValueError, match="in the midst"):
-        answers(app, [{"method": "GET"}])
+    with pytest.raises(ValueError, match="halfway"):
+        responses(app, [{"method": "GET"}])
 
 
-def test_large_bodies_are_let_in_where_they_are_asked_for(monkeypatch):
+def test_the_environment_can_raise_the_limit_of_a_body(monkeypatch):
     monkeypatch.setenv("RAYCRNN_MAX_BODY_MB", "300")
-    ((intake, _),) = [each.args for each in middlewares()]
-    assert intake.max_upload_mb >= intake.max_body_mb == 300
+    ((body_limiter, _),) = [each.args for each in middlewares()]
+    assert body_limiter.max_upload_mb >= body_limiter.max_body_mb == 300
 
 
-def test_what_is_no_request_passes_through():
+def test_lifespan_messages_pass_through():
     seen = []
 
     async def app(scope, receive, send):

@@ -1,4 +1,4 @@
-"""A recogniser in service: its limits, and how it takes a new model."""
+"""The service: its limits, and how it loads a new model."""
 
 import asyncio
 import shutil
@@ -25,42 +25,42 @@ def model(tmp_path_factory):
     return path
 
 
-def test_limits_that_contradict_each_other_are_refused_and_one_alone_takes_the_other_along():
+def test_contradicting_limits_are_refused_and_a_single_limit_adjusts_its_counterpart():
     assert Limits(max_body_mb=300).max_upload_mb == 300
     assert Limits(max_upload_mb=5).max_body_mb == 5
     assert Limits(max_images=1000).max_waiting == 1000
     assert Limits(max_waiting=2).max_images == 2
-    with pytest.raises(ValueError, match="max_images=5 is more than max_waiting=4"):
+    with pytest.raises(ValueError, match="max_images=5 must not be greater than max_waiting=4"):
         Limits(max_images=5, max_waiting=4)
-    with pytest.raises(ValueError, match="max_body_mb=2 is more than max_upload_mb=1"):
+    with pytest.raises(ValueError, match="max_body_mb=2 must not be greater than max_upload_mb=1"):
         Limits(max_body_mb=2, max_upload_mb=1)
 
 
-def test_a_new_model_is_taken_without_a_request_dropped_and_a_broken_one_is_not(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("raycrnn.serving.service.SECONDS_BETWEEN_LOOKS", 0.1)
-    place = tmp_path / "model"
-    shutil.copytree(model, place)
+def test_a_new_model_is_loaded_without_dropping_a_request_and_a_broken_one_is_not(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("raycrnn.serving.service.SECONDS_BETWEEN_CHECKS", 0.1)
+    path = tmp_path / "model"
+    shutil.copytree(model, path)
     other = recognizer(num_beam_paths=1)
     other.metrics = {"cer": 0.25}
     other.network.output.bias.data[0] += 1
-    service = Service(str(place))
+    service = Service(str(path))
     with serving(service) as client:
         first, ended, codes = client.get("/health").json()["model"], threading.Event(), []
 
-        def go_on():
-            with httpx.Client(base_url=client.base_url) as own:
+        def send_requests():
+            with httpx.Client(base_url=client.base_url) as own_client:
                 while not ended.is_set():
                     codes.append(None)
-                    codes[-1] = own.post("/predict", content=png(draw("abba"))).status_code
+                    codes[-1] = own_client.post("/predict", content=png(draw("abba"))).status_code
 
-        thread = threading.Thread(target=go_on)
+        thread = threading.Thread(target=send_requests)
         thread.start()
-        other.save(place)
+        other.save(path)
         deadline = time.monotonic() + 20
         while (second := client.get("/health").json()["model"]) == first:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        (place / "model.safetensors").write_bytes(b"broken")
+        (path / "model.safetensors").write_bytes(b"broken")
         while client.get("/health").json()["problem"] is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -72,10 +72,10 @@ def test_a_new_model_is_taken_without_a_request_dropped_and_a_broken_one_is_not(
 
 
 @contextmanager
-def watching(place, monkeypatch):
-    """A service at a model directory of its own, that looks at it all the time."""
-    monkeypatch.setattr("raycrnn.serving.service.SECONDS_BETWEEN_LOOKS", 0.02)
-    service = Service(str(place))
+def watching(path, monkeypatch):
+    """A service that checks its model directory all the time."""
+    monkeypatch.setattr("raycrnn.serving.service.SECONDS_BETWEEN_CHECKS", 0.02)
+    service = Service(str(path))
     with serving(service) as client:
         yield service, client
 
@@ -83,47 +83,47 @@ def watching(place, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content"),
     [("config.json", b"\xff\xfe{"), ("config.json", b"[" * 200_000), ("alphabet.json", b"[1, 2]")],
-    ids=["no UTF-8", "deep", "a list"],
+    ids=["not UTF-8", "deeply nested", "a list"],
 )
-def test_no_damaged_model_ends_the_watch_for_the_next_one(model, tmp_path, monkeypatch, name, content):
-    place = tmp_path / "model"
-    shutil.copytree(model, place)
-    with watching(place, monkeypatch) as (service, client):
+def test_a_damaged_model_does_not_end_the_watch(model, tmp_path, monkeypatch, name, content):
+    path = tmp_path / "model"
+    shutil.copytree(model, path)
+    with watching(path, monkeypatch) as (service, client):
         first = service.model.version
-        (place / name).write_bytes(content)
+        (path / name).write_bytes(content)
         wait_until(lambda: service.problem)
         assert client.get("/health").json()["problem"]
         assert service.model.version == first
-        recognizer(num_beam_paths=2).save(place)
+        recognizer(num_beam_paths=2).save(path)
         wait_until(lambda: service.model.version != first)
         assert client.get("/health").json()["problem"] is None
 
 
-def test_want_of_memory_does_not_end_the_watch(model, tmp_path, monkeypatch):
-    place = tmp_path / "model"
-    shutil.copytree(model, place)
-    with watching(place, monkeypatch) as (service, _):
+def test_a_lack_of_memory_does_not_end_the_watch(model, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    shutil.copytree(model, path)
+    with watching(path, monkeypatch) as (service, _):
         first = service.model.version
         with monkeypatch.context() as patch:
             patch.setattr(Recognizer, "load", cuda_out_of_memory)
-            recognizer(num_beam_paths=2).save(place)
+            recognizer(num_beam_paths=2).save(path)
             wait_until(lambda: service.problem)
         assert "out of memory" in service.problem
-        recognizer(num_beam_paths=3).save(place)
+        recognizer(num_beam_paths=3).save(path)
         wait_until(lambda: service.model.version != first)
 
 
-def test_a_problem_is_over_when_the_files_in_service_are_back(model, tmp_path, monkeypatch):
-    place = tmp_path / "model"
-    shutil.copytree(model, place)
-    with watching(place, monkeypatch) as (service, _):
-        place.rename(tmp_path / "away")
+def test_the_problem_is_cleared_when_the_served_files_are_back(model, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    shutil.copytree(model, path)
+    with watching(path, monkeypatch) as (service, _):
+        path.rename(tmp_path / "away")
         wait_until(lambda: service.problem)
-        (tmp_path / "away").rename(place)
+        (tmp_path / "away").rename(path)
         wait_until(lambda: service.problem is None)
 
 
-def test_another_model_directory_is_taken_once_it_is_whole(model, tmp_path):
+def test_change_model_loads_a_valid_model_and_keeps_the_previous_one_otherwise(model, tmp_path):
     other = recognizer(num_beam_paths=2)
     other.save(tmp_path / "other")
 
@@ -144,7 +144,7 @@ def test_another_model_directory_is_taken_once_it_is_whole(model, tmp_path):
     assert after == (tmp_path / "other", model_dir.version_of(tmp_path / "other"))
 
 
-def test_a_request_that_hangs_does_not_hinder_taking_a_new_model(model, tmp_path):
+def test_a_request_that_hangs_does_not_block_a_new_model(model, tmp_path):
     recognizer(num_beam_paths=2).save(tmp_path / "other")
 
     async def change():
@@ -163,7 +163,7 @@ def test_a_request_that_hangs_does_not_hinder_taking_a_new_model(model, tmp_path
     asyncio.run(change())
 
 
-def test_the_version_is_of_the_files_alone(model, tmp_path):
+def test_the_version_depends_on_the_files_alone(model, tmp_path):
     shutil.copytree(model, tmp_path / "copy")
     assert model_dir.version_of(model) == model_dir.version_of(tmp_path / "copy")
     recognizer(num_beam_paths=2).save(tmp_path / "copy")
