@@ -9,7 +9,7 @@ from pydantic_settings import CliPositionalArg
 
 from raycrnn import config, storage
 from raycrnn.cli import Command
-from raycrnn.config import Configuration
+from raycrnn.config import Configuration, describe_keys
 from raycrnn.training import run
 
 
@@ -30,7 +30,7 @@ class Train(Command):
     json_line: bool = Field(False, validation_alias="json")
     """print one JSON object as the last line of stdout"""
 
-    epilog: ClassVar[str] = "keys of the configuration [default]:\n" + config.describe_keys()
+    epilog: ClassVar[str] = "Keys of the configuration:\n\n" + describe_keys()
 
     def run(self) -> int:
         # The interpreter's start and the imports were mostly computing: the budget counts them too.

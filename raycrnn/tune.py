@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from raycrnn import config
 from raycrnn.cli import Command
-from raycrnn.config import Configuration
+from raycrnn.config import Configuration, describe_keys
 from raycrnn.errors import UsageError
 from raycrnn.tuning import run, search_file
 from raycrnn.tuning.search_space import Search
@@ -41,7 +41,7 @@ class Tune(Command):
     json_line: bool = Field(False, validation_alias="json")
     """print one JSON object as the last line of stdout"""
 
-    epilog: ClassVar[str] = "keys of the search file [default]:\n" + search_file.describe_keys()
+    epilog: ClassVar[str] = "Keys of the search file:\n\n" + describe_keys(Search)
 
     def run(self) -> int:
         started = time.time() - time.process_time()

@@ -11,7 +11,8 @@ from raycrnn.config.loading import (
     value_at,
     with_values,
 )
-from raycrnn.config.messages import describe_keys, fields, suggestion, to_json
+from raycrnn.config.messages import fields, suggestion, to_json
+from raycrnn.config.reference import describe_keys, reference_markdown
 from raycrnn.config.schema import (
     Augmentation,
     Cluster,
@@ -49,6 +50,7 @@ __all__ = [
     "parse",
     "problems_of",
     "read_json_object",
+    "reference_markdown",
     "suggestion",
     "to_json",
     "value_at",

@@ -1,9 +1,9 @@
-"""Read a configuration: JSON, tf-crnn's flat keys, and key=value overrides."""
+"""Read a configuration from JSON, with tf-crnn's flat keys and key=value overrides."""
 
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -11,11 +11,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from raycrnn import storage
-from raycrnn.config import messages, schema
+from raycrnn.config import messages
 from raycrnn.config.schema import Configuration
 from raycrnn.errors import UsageError
 
-# Where each key of tf-crnn's flat JSON lives. Its `training_params` object is the group `training`.
+Tree = dict[str, Any]
+"""A configuration as a JSON object."""
+
 GROUP_OF_FLAT_KEY = {
     "csv_files_train": "data",
     "csv_files_eval": "data",
@@ -31,66 +33,92 @@ GROUP_OF_FLAT_KEY = {
     "num_beam_paths": "decoding",
     "num_gpus": "cluster",
 }
+"""The group of each key in tf-crnn's flat JSON. Its object `training_params` is the group `training`."""
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Configuration:
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Configuration:
     """Read a configuration file and apply `key=value` overrides.
 
     Raises:
-        UsageError: no such file, not JSON, an unknown key, a wrong type, an impossible value.
+        UsageError: The file is missing or is not JSON, or a key is unknown or has a wrong type or value.
     """
     return parse(read_json_object(path), overrides, origin=str(path))
 
 
-def parse(tree: dict, overrides: list[str] | tuple[str, ...] = (), origin: str = "configuration") -> Configuration:
-    """Validate a configuration given as a JSON object, grouped or flat. Raises `UsageError`."""
-    tree = grouped(tree, overrides, origin)
-    found = _validate(tree)
-    if isinstance(found, Configuration):
-        return found
-    problems = "\n".join(f"  {problem}" for problem in found)
+def parse(tree: Tree, overrides: Sequence[str] = (), origin: str = "configuration") -> Configuration:
+    """Validate a configuration given as a JSON object, with grouped or flat keys.
+
+    Args:
+        origin: The name of the configuration in error messages, such as its file.
+
+    Raises:
+        UsageError: The configuration is not valid; the message lists all problems.
+    """
+    result = _validate(grouped(tree, overrides, origin))
+    if isinstance(result, Configuration):
+        return result
+    problems = "\n".join(f"  {problem}" for problem in result)
     raise UsageError(f"{origin}: the configuration is not valid\n{problems}")
 
 
-def grouped(tree: dict, overrides: Sequence[str] = (), origin: str = "configuration") -> dict:
-    """The tree with tf-crnn's flat keys in their groups and overrides applied, not validated. Raises `UsageError`."""
-    tree = sort_flat_keys(tree, origin)
+def grouped(tree: Tree, overrides: Sequence[str] = (), origin: str = "configuration") -> Tree:
+    """Return a copy of a tree with flat keys moved to their groups and overrides applied, without validating it.
+
+    Raises:
+        UsageError: A key is given twice, or an override is not `key=value`.
+    """
+    tree = copy.deepcopy(tree)
+    if "training_params" in tree:
+        _move(tree, "training", tree.pop("training_params"), origin)
+    for key in [key for key in tree if key in GROUP_OF_FLAT_KEY]:
+        _move(tree, GROUP_OF_FLAT_KEY[key], {key: tree.pop(key)}, origin)
     for override in overrides:
-        apply_override(tree, override)
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise UsageError(f"{override!r}: an override is key=value, such as training.learning_rate=3e-4")
+        _set(tree, key, _override_value(key, text))
     return tree
 
 
-def with_values(tree: dict, values: dict[str, Any]) -> dict:
-    """A copy of a grouped tree in which dotted keys have these values. Raises `UsageError`."""
+def with_values(tree: Tree, values: Mapping[str, Any]) -> Tree:
+    """Return a copy of a grouped tree with new values for dotted keys.
+
+    Raises:
+        UsageError: A part of a key is not a group.
+    """
     tree = copy.deepcopy(tree)
     for key, value in values.items():
         _set(tree, key, value)
     return tree
 
 
-def value_at(tree: dict, key: str) -> Any:
-    """The value of a dotted key in a whole tree."""
+def value_at(tree: Tree, key: str) -> Any:
+    """Return the value of a dotted key in a complete tree."""
     for part in key.split("."):
         tree = tree[part]
     return tree
 
 
-def problems_of(tree: dict) -> list[str]:
-    """What is wrong with a grouped tree, a line a key."""
-    found = _validate(tree)
-    return [] if isinstance(found, Configuration) else found
+def problems_of(tree: Tree) -> list[str]:
+    """Return the problems of a grouped tree, one line for each key; empty if it is valid."""
+    result = _validate(tree)
+    return [] if isinstance(result, Configuration) else result
 
 
-def _validate(tree: dict) -> "Configuration | list[str]":
+def _validate(tree: Tree) -> Configuration | list[str]:
     try:
-        # By way of JSON, where an array is what a tuple is written as, even when validation is strict.
+        # Through JSON, because strict validation accepts arrays for tuples only there.
         return Configuration.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         return messages.describe_problems(error.errors(), tree)
 
 
-def read_json_object(path: str | Path) -> dict:
-    """Read a JSON object, refusing repeated keys. Raises `UsageError` with file and line."""
+def read_json_object(path: str | Path) -> Tree:
+    """Read a JSON object without repeated keys.
+
+    Raises:
+        UsageError: The file is missing, cannot be read or is not such an object; the message has the line.
+    """
     try:
         value = json.loads(storage.read(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
@@ -108,80 +136,61 @@ def read_json_object(path: str | Path) -> dict:
     return value
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Tree:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         repeated = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"the key {repeated!r} stands twice")
+        raise ValueError(f"the key {repeated!r} is given twice")
     return keys
 
 
-def sort_flat_keys(tree: dict, origin: str = "configuration") -> dict:
-    """Move tf-crnn's flat keys into their groups; grouped keys stay. Raises `UsageError` on a key given twice."""
-    sorted_tree = copy.deepcopy(tree)
-    if "training_params" in sorted_tree:
-        _move(sorted_tree, "training", sorted_tree.pop("training_params"), origin)
-    for key in [key for key in sorted_tree if key in GROUP_OF_FLAT_KEY]:
-        _move(sorted_tree, GROUP_OF_FLAT_KEY[key], {key: sorted_tree.pop(key)}, origin)
-    return sorted_tree
-
-
-def _move(tree: dict, group: str, values: Any, origin: str) -> None:
+def _move(tree: Tree, group: str, values: Any, origin: str) -> None:
+    """Add values to a group. Raises `UsageError` if one of them is there already."""
     if not isinstance(values, dict) or not isinstance(tree.setdefault(group, {}), dict):
         raise UsageError(f"{origin}: {group} must be a JSON object {{…}}")
     for key, value in values.items():
         if key in tree[group]:
-            raise UsageError(f"{origin}: {group}.{key} is given twice, flat and in its group: keep one")
+            raise UsageError(f"{origin}: {group}.{key} is given twice, flat and in its group: remove one of them")
         tree[group][key] = value
 
 
-def apply_override(tree: dict, override: str) -> None:
-    """Set one `dotted.key=value` in a grouped tree, in place. Raises `UsageError`."""
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise UsageError(f"{override!r}: an override is key=value, such as training.learning_rate=3e-4")
-    _set(tree, key, _override_value(key, text))
-
-
-def _set(tree: dict, key: str, value: Any) -> None:
+def _set(tree: Tree, key: str, value: Any) -> None:
     *groups, leaf = key.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
         if not isinstance(tree, dict):
-            raise UsageError(f"{key}: {group} is no group of keys")
+            raise UsageError(f"{key}: {group} is not a group of keys")
     tree[leaf] = value
 
 
 def _override_value(key: str, text: str) -> Any:
-    """The text as JSON where the key's type takes it so, else as the string it is."""
+    """Parse the text as JSON if the key accepts that value; otherwise return the text itself."""
     field = messages.fields().get(key)
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except ValueError:
         return text
-    # `output_model_dir=2024` is a name: a key that takes strings and would refuse the number gets the string.
-    takes_strings = field is not None and str in _types(field.annotation) and not isinstance(value, list | dict)
-    if takes_strings and not _accepts(field, value):
-        return text
-    return value
+    if field is None or str not in _types(field.annotation) or isinstance(value, list | dict):
+        return value
+    # `output_model_dir=2024` is a name: a key that takes strings but not this number gets the string.
+    return value if _accepts(field, value) else text
 
 
 def _accepts(field: FieldInfo, value: Any) -> bool:
-    adapter = TypeAdapter(Annotated[(field.annotation, Field(), *field.metadata)])
+    annotation: Any = Annotated[(field.annotation, Field(), *field.metadata)]
     try:
-        adapter.validate_json(json.dumps(value), strict=True)
+        TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
         return True
     except (ValidationError, TypeError):
         return False
 
 
-def _types(annotation: Any) -> set:
-    """All types named anywhere in an annotation."""
-    arguments = get_args(annotation)
-    return {annotation}.union(*(_types(a) for a in arguments)) if arguments else {annotation}
+def _types(annotation: Any) -> set[Any]:
+    """Return all types that an annotation names at any depth."""
+    return {annotation}.union(*map(_types, get_args(annotation)))
 
 
 def is_override(text: str) -> bool:
-    """Whether a word on the command line is a `key=value` of the configuration, rather than a path."""
+    """Return whether a command-line argument is a `key=value` of the configuration and not a path."""
     key, equals, _ = text.partition("=")
-    return bool(equals) and key.partition(".")[0] in schema.Configuration.model_fields and not os.path.exists(text)
+    return bool(equals) and key.partition(".")[0] in Configuration.model_fields and not os.path.exists(text)

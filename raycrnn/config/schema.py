@@ -1,8 +1,7 @@
-"""The configuration: one tree of typed groups, JSON on disk, `key=value` overrides, tf-crnn's flat keys.
+"""The configuration as a tree of pydantic models: keys, types, defaults, allowed values.
 
-Every key has one dotted path (`training.learning_rate`), the same in the JSON, on the command line and in a
-search file. Validation is strict: an unknown key, a wrong type or an impossible value is a `UsageError` that
-gives the dotted path, the value and what is allowed.
+Every key has one dotted path (`training.learning_rate`), which is the same in JSON, on the command line and in a
+search file. The attribute docstrings are the help text of `raycrnn train --help` and of the reference page.
 """
 
 import json
@@ -19,25 +18,27 @@ LSTM_OF_SIZE = {"full": 256, "half": 128, "quarter": 128}
 
 
 def _integral_float_as_int(value: Any) -> Any:
-    """JSON writes large whole numbers as 1e3, and tf-crnn's template does."""
+    """Return 1e3 as 1000: JSON files, such as tf-crnn's template, write integers this way."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def one_as_several(value: Any) -> Any:
-    """For keys that take one value or a list."""
+    """Return a list as a tuple and a single string as a tuple of one string."""
     if isinstance(value, str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
-Whole = Annotated[int, BeforeValidator(_integral_float_as_int)]
-Positive = Annotated[Whole, Field(ge=1)]
+Integer = Annotated[int, BeforeValidator(_integral_float_as_int)]
+Positive = Annotated[Integer, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Csvs = Annotated[tuple[str, ...], BeforeValidator(one_as_several)]
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Group(BaseModel):
+    """A group of keys: immutable, strictly typed, without unknown keys."""
+
     model_config = ConfigDict(
         extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
@@ -47,29 +48,29 @@ class Data(Group):
     """The CSV files and how to read them."""
 
     csv_files_train: Annotated[Csvs, Field(min_length=1)] | Weights
-    """CSV files to train on: one path, a list, or {path: weight}, of which each batch holds its share by weight;
-    a row is `path;label`"""
+    """CSV files to train on, with rows `path;label`: one path, a list of paths, or {path: weight}. With weights, each
+    batch draws from the files in these proportions."""
     csv_files_eval: Csvs = ()
-    """CSV files to evaluate on; none: the last model is the one exported"""
+    """CSV files to evaluate on: one path or a list of paths. Without any, the last model is exported, not the best."""
     csv_delimiter: str = Field(";", min_length=1, max_length=1)
-    """character between path and label; the first one in a row splits"""
+    """Character between path and label. The first one in a row separates them; the label may contain more."""
     string_split_delimiter: str = Field("|", min_length=1, max_length=1)
-    """a label that begins with it is a sequence of units between such delimiters: |a|b| |c|"""
+    """Character that marks a label as a sequence of units, as in |a|b| |c|, when the label starts with it."""
     lookup_alphabet_file: str | None = None
-    """shipped table (lookup_digits, lookup_letters_symbols, lookup_letters_digits_symbols), a JSON file
-    {unit: code}, or null: built from the training labels"""
+    """Alphabet: a JSON file {unit: code}, or one that raycrnn includes (lookup_digits, lookup_letters_symbols,
+    lookup_letters_digits_symbols). By default the alphabet is built from the training labels."""
     encoding: str = "utf-8"
-    """encoding of the CSV files"""
+    """Encoding of the CSV files. Files that start with a byte order mark are read as UTF-8 or UTF-16."""
     unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
-    """Unicode normalisation of units"""
+    """Unicode normalisation form of labels and alphabets."""
     max_rejected: Share = 0.01
-    """share of samples that may be unusable before the run fails"""
+    """Fraction of a set's samples that may be unusable. If there are more, the run fails."""
     input_data_n_parallel_calls: Positive | None = None
-    """tasks that decode images at the same time for each training worker; null: one for each CPU that
-    training leaves free, at least one"""
+    """Number of tasks that decode images in parallel for each training worker. By default one for each CPU that
+    training leaves free, and at least one."""
     keep_decoded: Literal["auto"] | bool = "auto"
-    """keep the decoded training images in memory, so that later epochs read no file; auto: where they take at most
-    a quarter of Ray's object store"""
+    """Whether to keep the decoded training images in memory, so that later epochs read no files. auto: if they take at
+    most a quarter of Ray's object store."""
 
     @property
     def train_csvs(self) -> tuple[str, ...]:
@@ -77,7 +78,7 @@ class Data(Group):
 
     @property
     def train_weights(self) -> tuple[float, ...] | None:
-        """Of each of `train_csvs`; None: all rows alike."""
+        """The weight of each of `train_csvs`; None if all rows count the same."""
         return tuple(self.csv_files_train.values()) if isinstance(self.csv_files_train, dict) else None
 
     @field_validator("encoding")
@@ -86,7 +87,7 @@ class Data(Group):
         try:
             "".encode(encoding)
         except LookupError:
-            raise ValueError("is no encoding that Python knows; such as utf-8, latin-1, cp1252") from None
+            raise ValueError("unknown encoding; use one that Python knows, such as utf-8, latin-1 or cp1252") from None
         return encoding
 
     @field_validator("csv_delimiter", "string_split_delimiter")
@@ -99,67 +100,68 @@ class Data(Group):
     @model_validator(mode="after")
     def _delimiters_differ(self) -> "Data":
         if self.csv_delimiter == self.string_split_delimiter:
-            raise ValueError("csv_delimiter and string_split_delimiter are the same character")
+            raise ValueError("csv_delimiter and string_split_delimiter must be different characters")
         return self
 
 
 class Image(Group):
-    """What the network sees."""
+    """The size and the channels of the images that the network reads."""
 
     input_shape: tuple[Positive, Positive] = (32, 1024)
-    """[height, greatest width] in pixels: height a multiple of 16 from 32 on; wider lines are shrunk"""
+    """[height, maximum width] in pixels. The height must be a multiple of 16 and at least 32; wider images are shrunk
+    to the maximum width."""
     input_channels: Literal[1, 3] = 1
-    """1: grey, 3: RGB"""
+    """Channels of an image: 1 for greyscale, 3 for RGB."""
 
     @field_validator("input_shape")
     @classmethod
     def _shape_fits_network(cls, shape: tuple[int, int]) -> tuple[int, int]:
         height, width = shape
         if height < 32 or height % 16:
-            raise ValueError("the height must be a multiple of 16, from 32 on")
+            raise ValueError("the height must be a multiple of 16 and at least 32")
         if width < 8:
-            raise ValueError("the greatest width must be 8 or more: what one frame needs")
+            raise ValueError("the maximum width must be at least 8, the width of one frame")
         return shape
 
 
 class Effect(Group):
-    """One augmentation effect."""
+    """One augmentation effect, off at strength 0."""
 
     strength: Annotated[float, Field(ge=0)]
 
 
 class Padding(Effect):
     strength: Annotated[float, Field(ge=0, le=0.5)] = 0.08
-    """border added on each side: up to this share of the height; 0: off"""
+    """Maximum width of the border added on each side, as a fraction of the height. 0: off."""
 
 
 class Brightness(Effect):
     strength: Share = 0.1
-    """brightness shifted by up to this share of the range; 0: off"""
+    """Maximum shift of the brightness, as a fraction of its range. 0: off."""
 
 
 class Contrast(Effect):
     strength: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """contrast multiplied by 1 ± up to this; 0: off"""
+    """Maximum change of the contrast: its factor is between 1 − strength and 1 + strength. 0: off."""
 
 
 class Hue(Effect):
     strength: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """hue turned by up to this share of the colour circle; 0: off; colour only"""
+    """Maximum shift of the hue, as a fraction of the colour wheel; RGB only. 0: off."""
 
 
 class Saturation(Effect):
     strength: Share = 0.3
-    """saturation multiplied by 1 ± up to this; 0: off; colour only"""
+    """Maximum change of the saturation: its factor is between 1 − strength and 1 + strength; RGB only. 0: off."""
 
 
 class Augmentation(Group):
-    """Random changes to the training images; never to evaluation or prediction."""
+    """Random changes to the training images. Evaluation and prediction use the images unchanged."""
 
     data_augmentation: bool = True
-    """false: no augmentation at all"""
+    """Whether to augment the training images at all."""
     data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
-    """greatest rotation in radians, borders cropped; 0: off"""
+    """Maximum rotation in radians; the borders that it adds are cropped. 0: off."""
     padding: Padding = Padding()
     brightness: Brightness = Brightness()
     contrast: Contrast = Contrast()
@@ -168,19 +170,19 @@ class Augmentation(Group):
 
 
 class Model(Group):
-    """The network: seven convolutions, bidirectional LSTM layers, one linear layer."""
+    """The network: seven convolutions, bidirectional LSTM layers and one linear layer."""
 
     size: Literal["full", "half", "quarter"] = "full"
-    """sets cnn_channels and lstm_size: full 64…512 and 256 (tf-crnn's), half 32…256 and 128,
-    quarter 16…128 and 128"""
+    """Size of the network, which sets cnn_channels and lstm_size: full has 64 to 512 channels and 256 LSTM units (as
+    tf-crnn), half 32 to 256 and 128, quarter 16 to 128 and 128."""
     cnn_channels: Annotated[tuple[Positive, ...], Field(min_length=7, max_length=7)] | None = None
-    """output channels of the seven convolutions; null: by size"""
+    """Output channels of the seven convolutions. By default size sets them."""
     lstm_size: Positive | None = None
-    """units of an LSTM direction; null: by size"""
+    """Number of units in each direction of an LSTM layer. By default size sets it."""
     lstm_layers: Positive = 2
-    """bidirectional LSTM layers"""
+    """Number of bidirectional LSTM layers."""
     keep_prob: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """1 − dropout, before and between the LSTM layers and before the linear layer"""
+    """Probability that dropout keeps a value, before and between the LSTM layers and before the linear layer."""
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -192,45 +194,49 @@ class Model(Group):
 
 
 class Training(Group):
-    """How the network learns. Batch sizes are global: over all workers."""
+    """How the network is trained. Batch sizes are global: they are divided among the workers."""
 
     n_epochs: Positive = 60
-    """passes over the training set; with max_minutes an upper bound"""
+    """Number of passes over the training set; an upper bound if max_minutes is set."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
-    """wall time from the command's start, start-up, evaluation and export included; the schedule ends with it"""
+    """Wall-clock limit in minutes from the start of the command, including start-up, evaluation and export. The
+    learning-rate schedule is fitted to it. By default there is no limit."""
     train_batch_size: Positive = 16
-    """samples a step, over all workers"""
+    """Number of samples in a training batch, over all workers."""
     batch_by: Literal["count", "area"] = "count"
-    """count: every batch holds train_batch_size samples; area: as many as make train_batch_size of mean width, so that
-    batches of narrow images hold more and those of wide ones fewer"""
+    """How batches are filled. count: with train_batch_size samples. area: with samples of the same total width as
+    train_batch_size samples of mean width, so that a batch has more narrow images or fewer wide ones."""
     eval_batch_size: Positive = 64
-    """samples an evaluation batch, over all workers"""
+    """Number of samples in an evaluation batch, over all workers."""
     optimizer: Literal["adamw", "adam", "rms", "ada"] = "adamw"
-    """adamw; adam (beta1 0.5, as tf-crnn), rms (RMSprop), ada (Adadelta)"""
+    """Optimizer: adamw, adam (with beta1 = 0.5, as tf-crnn), rms (RMSprop) or ada (Adadelta)."""
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """learning rate; with one_cycle its peak"""
+    """Learning rate; the peak of it for the one_cycle schedule."""
     schedule: Literal["one_cycle", "exponential", "constant"] = "one_cycle"
-    """one_cycle: warm-up, then cosine to zero; exponential: tf-crnn's staircase decay"""
+    """Learning-rate schedule. one_cycle: linear warm-up, then cosine decay to zero. exponential: staircase decay, as
+    tf-crnn. constant: no change."""
     warm_up: Share = 0.08
-    """share of a one_cycle run in which the learning rate rises"""
+    """Fraction of the run in which the learning rate of the one_cycle schedule rises."""
     learning_decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.96
-    """exponential: factor a stair; given without schedule it selects exponential"""
+    """Factor of each step of the exponential schedule. Setting it selects that schedule, unless schedule is set too."""
     learning_decay_steps: Positive = 1000
-    """exponential: steps a stair; given without schedule it selects exponential"""
+    """Training steps between two decays of the exponential schedule. Setting it selects that schedule, unless schedule
+    is set too."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """adamw's, on matrices and kernels only"""
+    """Weight decay of adamw, applied to matrices and convolution kernels only."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 5.0
-    """greatest norm of the gradient; null: not clipped"""
+    """Maximum norm of the gradient; larger gradients are scaled down to it. null turns clipping off."""
     evaluate_every_epoch: Positive = 1
-    """epochs between evaluations"""
+    """Number of epochs between two evaluations."""
     save_interval: Positive = 1000
-    """steps between checkpoints; one is also saved after an evaluation, at most every 30 seconds, and at the end"""
+    """Number of steps between two checkpoints. A checkpoint is also saved at the end, and after an evaluation if the
+    last one is more than 30 seconds old."""
     early_stopping: Positive | None = None
-    """stop after so many evaluations without a better one; null: never"""
+    """Number of evaluations without improvement after which training stops. By default it never stops early."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bfloat16 autocast where the hardware computes in it, float32 elsewhere"""
-    seed: Annotated[Whole, Field(ge=0, lt=2**32)] = 0
-    """all random numbers of a run come from it"""
+    """Floating-point precision. auto: bfloat16 autocast if the hardware computes in it, else float32."""
+    seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
+    """Seed of all random numbers of a run."""
 
     @model_validator(mode="before")
     @classmethod
@@ -242,62 +248,64 @@ class Training(Group):
 
 
 class Decoding(Group):
-    """From the network's log-probabilities to text."""
+    """How the log-probabilities of the network become text."""
 
     method: Literal["beam", "greedy"] = "beam"
-    """beam: prefix beam search, which also gives a score; greedy: the best unit of each frame, faster"""
+    """Decoding method. beam: prefix beam search, which also gives a score. greedy: the best class of each frame, which
+    is faster."""
     beam_width: Positive = 100
-    """prefixes kept a frame"""
+    """Number of prefixes that beam search keeps at each frame."""
     num_beam_paths: Positive = 1
-    """transcriptions returned an image, best first"""
+    """Number of transcriptions to return for each image, best first."""
 
     @model_validator(mode="after")
     def _beam_holds_paths(self) -> "Decoding":
         if self.method == "beam" and self.beam_width < max(2, self.num_beam_paths):
             raise ValueError("beam_width must be at least 2 and at least num_beam_paths")
         if self.method == "greedy" and self.num_beam_paths > 1:
-            raise ValueError("greedy decoding finds one path: num_beam_paths needs method=beam")
+            raise ValueError("greedy decoding finds one path only: num_beam_paths needs method=beam")
         return self
 
 
 class Cluster(Group):
-    """Where training runs."""
+    """The resources that training takes from the Ray cluster."""
 
     num_workers: Positive | tuple[Positive, Positive] | None = None
-    """training workers, one a GPU or several on CPUs; [least, most]: as many as the cluster has room for, fewer after
-    a node is lost and more when one comes; null: num_gpus if given, else 1"""
-    num_gpus: Annotated[Whole, Field(ge=0)] | None = None
-    """tf-crnn's key: so many GPU workers; where there is no GPU, CPU workers with a warning"""
+    """Number of training workers, each with one GPU or a share of the CPUs. [minimum, maximum]: as many as the cluster
+    has room for, fewer after a node is lost and more after one is added. By default num_gpus, or 1 without it."""
+    num_gpus: Annotated[Integer, Field(ge=0)] | None = None
+    """Number of GPU workers (the key of tf-crnn; prefer num_workers). Without a GPU the workers run on CPUs, with a
+    warning."""
     use_gpu: Literal["auto"] | bool = "auto"
-    """auto: a GPU for each worker where the cluster has them"""
+    """Whether each worker takes a GPU. auto: if the cluster has GPUs."""
     cpus_per_worker: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    """CPUs reserved for each worker; auto: an equal share, less what decoding needs"""
-    max_failures: Annotated[Whole, Field(ge=0)] = 3
-    """times that a run goes on by itself after a worker died"""
+    """Number of CPUs reserved for each worker. auto: an equal share, minus what decoding needs."""
+    max_failures: Annotated[Integer, Field(ge=0)] = 3
+    """Number of times that a run restarts from its last checkpoint after a worker dies."""
     wait_minutes: Annotated[float, Field(ge=0)] = 20.0
-    """for nodes that the cluster's autoscaler has to start first"""
+    """Minutes to wait for nodes that the cluster's autoscaler has to start."""
 
     @model_validator(mode="after")
     def _one_number_of_workers(self) -> "Cluster":
         if self.num_workers and self.num_gpus and self.num_workers != self.num_gpus:
-            raise ValueError(f"num_workers={self.num_workers} and num_gpus={self.num_gpus} differ: keep one")
+            raise ValueError(f"num_workers={self.num_workers} and num_gpus={self.num_gpus} differ: set only one")
         return self
 
     @field_validator("num_workers")
     @classmethod
     def _least_first(cls, workers: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
         if isinstance(workers, tuple) and workers[0] > workers[1]:
-            raise ValueError("[least, most]: the first must not be the greater")
+            raise ValueError("[minimum, maximum]: the minimum must not be greater than the maximum")
         return workers
 
 
 class Configuration(Group):
-    """A whole run."""
+    """The configuration of a run."""
 
     output_model_dir: str = Field("output", min_length=1)
-    """directory for the model, checkpoints and logs; must be new or empty unless restore_model"""
+    """Directory for the model, checkpoints and logs. It must be new or empty unless restore_model is true."""
     restore_model: bool = False
-    """go on from the last whole checkpoint in output_model_dir"""
+    """Whether to resume from the last complete checkpoint in output_model_dir."""
     data: Data
     image: Image = Image()
     augmentation: Augmentation = Augmentation()
@@ -307,15 +315,15 @@ class Configuration(Group):
     cluster: Cluster = Cluster()
 
     def identity(self) -> dict[str, Any]:
-        """The keys, by dotted path, without which a step of this run would be another: a resume keeps them."""
+        """Return the keys that determine the training steps, by dotted path: a resumed run must not change them."""
         training = ("optimizer", "train_batch_size", "batch_by", "eval_batch_size", "seed")
-        kept = {f"training.{name}": getattr(self.training, name) for name in training}
-        kept |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
-        kept["model.lstm_layers"] = self.model.lstm_layers
-        kept |= {f"image.{name}": value for name, value in self.image}
+        identity = {f"training.{name}": getattr(self.training, name) for name in training}
+        identity |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
+        identity["model.lstm_layers"] = self.model.lstm_layers
+        identity |= {f"image.{name}": value for name, value in self.image}
         names = ("csv_files_eval", "csv_delimiter", "string_split_delimiter", "encoding", "unicode_form")
-        kept |= {f"data.{name}": getattr(self.data, name) for name in names}
-        # JSON's objects have no order, and the rows' numbers have.
-        kept["data.csv_files_train"] = list(self.data.csv_files_train)
-        kept["data.csv_files_train, weights"] = self.data.train_weights
-        return json.loads(json.dumps(kept))
+        identity |= {f"data.{name}": getattr(self.data, name) for name in names}
+        # A list: the numbers of the rows depend on the order of the files, which a JSON object does not keep.
+        identity["data.csv_files_train"] = list(self.data.csv_files_train)
+        identity["data.csv_files_train, weights"] = self.data.train_weights
+        return json.loads(json.dumps(identity))

@@ -214,17 +214,3 @@ def _lines_of(path: Path, node: yaml.Node, place: Place) -> Iterator[tuple[Place
         # Deeper there is nothing that a message would name.
         if len(place) < 2:
             yield from _lines_of(path, value, (*place, key.value))
-
-
-def describe_keys() -> str:
-    """The table of a search file's keys for --help."""
-    lines = []
-    for key, field in config.fields(Search).items():
-        default = "(required)" if field.is_required() else f"[{_default(field)}]"
-        lines.append(f"  {key} {default}\n      {' '.join((field.description or '').split())}")
-    return "\n".join(lines)
-
-
-def _default(field: Any) -> str:
-    default = field.get_default(call_default_factory=True)
-    return "none" if isinstance(default, Scheduler) else config.to_json(default)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -109,8 +110,33 @@ def test_every_key_is_described_and_listed_with_its_default_for_help():
     table = config.describe_keys()
     for key, field in config.fields().items():
         assert field.description, f"{key} has no description"
-        default = "(required)" if field.is_required() else f"[{config.to_json(field.default)}]"
-        assert f"  {key} {default}\n      {field.description.split()[0]}" in table
+        default = r"( \(required\)| \[default: .+\])?"
+        meaning = re.escape(field.description.split()[0])
+        assert re.search(rf"^  {key}{default}\n      {meaning}", table, re.MULTILINE)
+    for absent in ("null]", "[]]", '"'):
+        assert f"default: {absent}" not in table
+
+
+def test_the_reference_has_a_row_for_each_key_with_its_type_default_and_limits():
+    rows = config.reference_markdown().splitlines()
+    for key in config.fields():
+        assert sum(row.startswith(f"| `{key}` | ") for row in rows) == 1
+    for row in (
+        '| `model.size` | string | `"full"` | Size of the network, which sets cnn_channels and lstm_size: full has 64 '
+        "to 512 channels and 256 LSTM units (as tf-crnn), half 32 to 256 and 128, quarter 16 to 128 and 128. | "
+        '`"full"`, `"half"`, `"quarter"` |',
+        "| `training.seed` | integer | `0` | Seed of all random numbers of a run. | ≥ 0, < 4294967296 |",
+        r'| `data.string_split_delimiter` | character | `"\|"` | Character that marks a label as a sequence of units, '
+        r"as in \|a\|b\| \|c\|, when the label starts with it. |  |",
+        "| `keep_prob` | `model.keep_prob` |",
+    ):
+        assert row in rows
+    for start in (
+        "| `cluster.num_workers` | integer or list of 2 integers or null | `null` | ",
+        "| `data.csv_files_train` | list of strings or object of numbers | required | ",
+        "| `model.cnn_channels` | list of 7 integers or null | `null` | ",
+    ):
+        assert any(row.startswith(start) for row in rows)
 
 
 def test_only_the_training_csvs_must_be_given():
@@ -158,13 +184,13 @@ REFUSED = [
     ("data.csv_delimiter=ab", ['data.csv_delimiter = "ab"', "1 character"]),
     ('data.csv_delimiter="', ['data.csv_delimiter = "\\""', "cannot be a delimiter"]),
     ("data.csv_delimiter=\n", ['data.csv_delimiter = "\\n"', "cannot be a delimiter"]),
-    ("data.csv_delimiter=|", ["data: csv_delimiter and string_split_delimiter are the same"]),
+    ("data.csv_delimiter=|", ["data: csv_delimiter and string_split_delimiter must be different"]),
     ("data.encoding=klingon", ['data.encoding = "klingon"', "utf-8"]),
     ("data.unicode_form=NFX", ['data.unicode_form = "NFX"', "'NFC'"]),
     ("data.max_rejected=1.1", ["data.max_rejected = 1.1", "1"]),
     ("image.input_shape=[33,100]", ["image.input_shape = [33, 100]", "multiple of 16"]),
-    ("image.input_shape=[16,100]", ["image.input_shape = [16, 100]", "from 32"]),
-    ("image.input_shape=[32,7]", ["image.input_shape = [32, 7]", "8 or more"]),
+    ("image.input_shape=[16,100]", ["image.input_shape = [16, 100]", "at least 32"]),
+    ("image.input_shape=[32,7]", ["image.input_shape = [32, 7]", "at least 8"]),
     ("image.input_shape=[32]", ["image.input_shape"]),
     ("image.input_channels=2", ["image.input_channels = 2", "1 or 3"]),
     ("model.size=tiny", ['model.size = "tiny"', "'full', 'half' or 'quarter'"]),
@@ -272,8 +298,8 @@ def test_overrides_apply_after_the_flat_keys_are_sorted_in():
     [
         ("n_epochs", "key=value"),
         ("", "key=value"),
-        ("data.csv_files_train.0=x", "csv_files_train is no group"),
-        ("data.csv_files_train.0.x=1", "csv_files_train is no group"),
+        ("data.csv_files_train.0=x", "csv_files_train is not a group"),
+        ("data.csv_files_train.0.x=1", "csv_files_train is not a group"),
     ],
 )
 def test_an_override_that_sets_no_key_is_refused(override, said):
@@ -413,8 +439,8 @@ def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b'{"data": {"csv_files_train": "a"},\n "data": {}}', "'data' stands twice"),
-        (b'{"data": {"csv_files_train": "a", "csv_files_train": "b"}}', "'csv_files_train' stands twice"),
+        (b'{"data": {"csv_files_train": "a"},\n "data": {}}', "'data' is given twice"),
+        (b'{"data": {"csv_files_train": "a", "csv_files_train": "b"}}', "'csv_files_train' is given twice"),
         (b'{\n"a": 1,\n}', "line 3: not JSON"),
         (b'{\n\n"a": nope\n}', "line 3: not JSON"),
         (b"", "line 1: not JSON"),
