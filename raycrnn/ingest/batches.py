@@ -202,7 +202,7 @@ def _train_epoch(
 
 
 def _is_kept(spec: BatchSpec, place: int) -> bool:
-    return spec.image_cache is not None and spec.image_cache.find(int(place)) is not None
+    return spec.image_cache is not None and spec.image_cache.get(int(place)) is not None
 
 
 def _load(spec: BatchSpec, rows: _Rows, place: int, read: Callable[[], bytes], times: int) -> np.ndarray:
@@ -210,7 +210,7 @@ def _load(spec: BatchSpec, rows: _Rows, place: int, read: Callable[[], bytes], t
     if spec.augmenter is None:
         return prepare(read(), shape, channels)
     augment = spec.augmenter.for_sample(times, int(rows.row[place]))
-    begun = spec.image_cache.find(place) if spec.image_cache else None
+    begun = spec.image_cache.get(place) if spec.image_cache else None
     if begun is None:
         begun = decode_and_limit(read(), shape, channels, augment is not None)
     array = augment_and_fit(begun, shape, augment)

@@ -1,14 +1,14 @@
-"""Decoded images kept in the object store, so that later epochs read no file.
+"""Decoded images kept in the object store, so that later epochs read no files.
 
-What is kept of an image is what every epoch does alike (`image.begin`); augmentation stays fresh. The command fills
-the store while training runs, and a decoding task takes from it what is there already: both ways give the same batch.
+The cache holds what is the same in every epoch (`image.decode_and_limit`); images are still augmented anew in each. The
+command fills the cache while training runs, and a decoding task uses the images that are already there. A batch is the
+same with the cache as without it.
 """
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,124 +25,133 @@ from raycrnn.ingest.sample_table import SampleTable
 
 logger = logging.getLogger(__name__)
 
-MOST_OF_STORE = 0.25
-"""Share of a node's object store that may be filled: tasks on every node read all of it."""
+MAX_STORE_FRACTION = 0.25
+"""Largest fraction of a node's object store that the cache may fill. Tasks on every node read all of the cache."""
 
 IMAGES_PER_CHUNK = 512
-MOST_CHUNK_BYTES = 32 * 2**20
-MOST_CHUNKS = 256
-"""A list of references is read by every task."""
+MAX_CHUNK_BYTES = 32 * 2**20
+MAX_CHUNKS = 256
+"""Largest number of chunks: every task receives the references to all of them."""
 
-CHUNKS_AT_A_TIME = 4
+CHUNKS_PER_EXECUTION = 4
 
 
 @dataclass(frozen=True)
 class ImageCache:
-    """The chunks that are there so far. Small, and safe to send anywhere."""
+    """The chunks that are in the object store so far. Small; can be sent to any process."""
 
     chunks: tuple[ray.ObjectRef, ...]
     images_per_chunk: int
 
-    def find(self, place: int) -> np.ndarray | None:
-        """What `image.begin` made of the image at a place of the set's table; None: it is not there, read the file."""
-        chunk, row = divmod(place, self.images_per_chunk)
+    def get(self, index: int) -> np.ndarray | None:
+        """Return the decoded image [h, w, C] at an index of the sample table, or None if it must be read from its file."""
+        chunk, row = divmod(index, self.images_per_chunk)
         if chunk >= len(self.chunks):
             return None
         try:
             table = _table(self.chunks[chunk])
         except ray.exceptions.RayError:
-            # Lost with its node; the files are still there.
+            # The chunk was lost with its node.
             return None
         shape = table["shape"][row].as_py()
         return np.frombuffer(table["pixels"][row].as_buffer(), np.uint8).reshape(shape) if shape else None
 
 
-def images_per_chunk(sample_set: SampleTable) -> int:
-    """Few enough that a chunk can be made in memory, unless that makes more chunks than a task can look through."""
-    by_size = MOST_CHUNK_BYTES * sample_set.usable // max(1, sample_set.decoded_bytes)
-    return max(1, min(IMAGES_PER_CHUNK, by_size), -(-sample_set.usable // MOST_CHUNKS))
+@lru_cache(maxsize=MAX_CHUNKS)
+def _table(chunk: ray.ObjectRef) -> pa.Table:
+    """Return a chunk, mapped from this node's object store without a copy."""
+    return ray.get(chunk)
 
 
-def bytes_allowed() -> int:
-    """That may be kept, by the smallest object store of the cluster."""
+def images_per_chunk(samples: SampleTable) -> int:
+    """Return how many images a chunk holds: few enough for a task's memory, but at most `MAX_CHUNKS` chunks in all."""
+    by_size = MAX_CHUNK_BYTES * samples.usable // max(1, samples.decoded_bytes)
+    return max(1, min(IMAGES_PER_CHUNK, by_size), -(-samples.usable // MAX_CHUNKS))
+
+
+def max_bytes() -> int:
+    """Return the largest size of the cache in bytes, by the smallest object store of the cluster."""
     stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    return int(MOST_OF_STORE * min(stores))
+    return int(MAX_STORE_FRACTION * min(stores))
 
 
-def fits(sample_set: SampleTable, configuration: Configuration) -> bool:
-    """Whether to keep a set's decoded images, by `data.keep_decoded` and by their size."""
-    wanted = configuration.data.keep_decoded
-    return sample_set.decoded_bytes <= bytes_allowed() if wanted == "auto" else wanted
+def should_cache(samples: SampleTable, configuration: Configuration) -> bool:
+    """Return whether to keep the decoded images, by `data.keep_decoded` and by their size."""
+    setting = configuration.data.keep_decoded
+    return samples.decoded_bytes <= max_bytes() if setting == "auto" else setting
 
 
 def is_augmented(settings: Configuration) -> bool:
-    """Whether images are augmented: what is kept of them depends on it, but not on how strongly."""
+    """Return whether images are augmented. Cached images depend on this, but not on the strengths."""
     return bool(Augmenter(settings.augmentation, settings.image.input_channels, settings.training.seed).strengths)
 
 
-def describe(sample_set: SampleTable, kept: bool) -> str:
-    """What becomes of the decoded images, for the log."""
-    how = "kept in memory" if kept else "not kept in memory, but read every epoch"
-    return f"decoded images are {how}: {sample_set.decoded_bytes / 1e6:,.0f} MB"
+def describe(samples: SampleTable, cached: bool) -> str:
+    """Return a log line that says whether the decoded images are kept in memory."""
+    how = "kept in memory" if cached else "not kept in memory, files are read in every epoch"
+    return f"decoded images are {how}: {samples.decoded_bytes / 1e6:,.0f} MB"
 
 
-def fill_beside(
-    sample_set: SampleTable, settings: Configuration, allocation: TrainingAllocation, image_cache_registry: Any
+def fill_or_warn(
+    samples: SampleTable,
+    settings: Configuration,
+    allocation: TrainingAllocation,
+    publish: Callable[[ImageCache], bool],
 ) -> None:
-    """`fill` a image_cache_registry (a `monitor.Monitor`) while training runs. It is a help and no need: what fails is said."""
-
-    def tell(kept: ImageCache) -> bool:
-        return ray.get(image_cache_registry.set_image_cache.remote(kept))
-
+    """Call `fill`; if it fails, log a warning, because training can go on without the rest of the cache."""
     try:
-        fill(sample_set, settings, allocation, tell)
+        fill(samples, settings, allocation, publish)
     except (RaycrnnError, ray.exceptions.RayError) as error:
-        logger.warning(f"decoded images are no longer kept, but read every epoch: {error}")
+        logger.warning(f"no more decoded images are kept in memory, their files are read in every epoch: {error}")
 
 
 def fill(
-    sample_set: SampleTable, settings: Configuration, allocation: TrainingAllocation, tell: Callable[[ImageCache], bool]
+    samples: SampleTable, settings: Configuration, allocation: TrainingAllocation, publish: Callable[[ImageCache], bool]
 ) -> None:
-    """Decode the whole set, a few chunks at a time; after each, `tell` takes what there is and may end it (False)."""
-    each = images_per_chunk(sample_set)
-    starts = range(0, sample_set.usable, each)
-    chunks = [(start, min(start + each, sample_set.usable)) for start in starts]
+    """Decode all images, `CHUNKS_PER_EXECUTION` chunks at a time.
+
+    Args:
+        samples: The rows whose images are decoded.
+        settings: The run's configuration.
+        allocation: CPUs of the decoding tasks.
+        publish: Called with the cache after each execution; if it returns False, filling ends.
+
+    Raises:
+        RaycrnnError: Ray Data returned an unexpected number of blocks.
+    """
+    size = images_per_chunk(samples)
+    chunks = [(start, min(start + size, samples.usable)) for start in range(0, samples.usable, size)]
     shape, channels = settings.image.input_shape, settings.image.input_channels
-    make = partial(make_chunk, sample_set.table, shape, channels, is_augmented(settings))
-    bytes_each = sample_set.decoded_bytes // len(chunks)
+    make = partial(make_chunk, samples.table, shape, channels, is_augmented(settings))
+    chunk_bytes = samples.decoded_bytes // max(1, len(chunks))
     references: list[ray.ObjectRef] = []
-    for number in range(0, len(chunks), CHUNKS_AT_A_TIME):
-        wanted = chunks[number : number + CHUNKS_AT_A_TIME]
-        blocks = map_ranges.map_ranges(make, wanted, bytes_each, allocation)
-        if len(blocks) != len(wanted):
-            raise RaycrnnError(f"Ray Data made {len(blocks)} blocks of {len(wanted)} chunks")
+    for number in range(0, len(chunks), CHUNKS_PER_EXECUTION):
+        ranges = chunks[number : number + CHUNKS_PER_EXECUTION]
+        blocks = map_ranges.map_ranges(make, ranges, chunk_bytes, allocation)
+        if len(blocks) != len(ranges):
+            raise RaycrnnError(f"Ray Data made {len(blocks)} blocks of {len(ranges)} chunks")
         references += blocks
-        if not tell(ImageCache(tuple(references), each)):
+        if not publish(ImageCache(tuple(references), size)):
             return
 
 
 CHUNK = pa.schema({"pixels": pa.large_binary(), "shape": pa.list_(pa.int32())})
-"""One row an image: uint8 pixels and [h, w, C]; null where the file gives none, for then the reason may pass."""
+"""One row per image: uint8 pixels and [h, w, C]. Null where the file could not be read: the reason may be temporary."""
 
 
 def make_chunk(
     table: ray.ObjectRef, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
 ) -> pa.Table:
-    """Decode the images of a range of a set's rows."""
-    pixels, shapes = [], []
+    """Decode the images of rows `first` … `stop` − 1 of a sample table into a table with the schema `CHUNK`."""
+    pixels: list[bytes | None] = []
+    shapes: list[tuple[int, ...] | None] = []
     paths = ray.get(table)["path"].slice(first, stop - first).to_pylist()
     for _, read in image_files.iter_readers(paths):
         try:
-            begun = image.decode_and_limit(read(), input_shape, channels, augmented)
-            pixels.append(begun.tobytes())
-            shapes.append(begun.shape)
+            decoded = image.decode_and_limit(read(), input_shape, channels, augmented)
+            pixels.append(decoded.tobytes())
+            shapes.append(decoded.shape)
         except Rejected:
             pixels.append(None)
             shapes.append(None)
     return pa.table({"pixels": pixels, "shape": shapes}, CHUNK)
-
-
-@lru_cache(maxsize=MOST_CHUNKS)
-def _table(chunk: ray.ObjectRef) -> pa.Table:
-    """Mapped, not copied, from the object store of this node."""
-    return ray.get(chunk)

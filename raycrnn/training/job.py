@@ -1,11 +1,16 @@
 """What a command hands to its training workers. Apart from `worker`, so that the command does without torch."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raycrnn.cluster import TrainingAllocation
 from raycrnn.config import Configuration
 from raycrnn.ingest.training_data import TrainingData
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+    from raycrnn.training.monitor import Monitor
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,8 @@ class TrainingJob:
     allocation: TrainingAllocation
     started: float
     """seconds since 1970 at which the command started"""
-    monitor: Any
-    image_cache_registry: Any
+    monitor: "ActorProxy[Monitor]"
+    image_cache_registry: "ActorProxy[Monitor]"
     """the monitor that knows which decoded images are kept; of a trial of a search it is the search's"""
     cache_images: bool
     """whether the decoded training images are kept"""

@@ -6,12 +6,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 
+from raycrnn import cluster
 
-@ray.remote(num_cpus=0)
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+    from raycrnn.ingest.image_cache import ImageCache
+
+
 class Monitor:
     """Holds the last progress and what was said. Workers post, the command reads; neither waits for the other."""
 
@@ -22,9 +28,10 @@ class Monitor:
         self._outcome: dict | None = None
         self._stop = False
         self._doing: dict[int, tuple[float, WorkerActivity]] = {}
-        self._image_cache: Any = None
+        self._image_cache: ImageCache | None = None
         self._closed = False
 
+    @ray.method
     def post(
         self,
         progress: dict | None = None,
@@ -43,33 +50,50 @@ class Monitor:
             self._outcome = outcome
         return self._stop
 
+    @ray.method
     def read(self) -> "StatusUpdate":
         news = StatusUpdate(self._progress, self._lines, self._evaluations, self._outcome)
         self._lines, self._evaluations = [], []
         return news
 
+    @ray.method
     def heartbeat(self, rank: int, doing: "WorkerActivity") -> None:
         self._doing[rank] = (time.monotonic(), doing)
 
+    @ray.method
     def doing(self) -> "dict[int, WorkerActivity]":
         """What each worker does that was heard of lately: the others are gone."""
         since = time.monotonic() - 3 * SECONDS_BETWEEN_BEATS
         return {rank: doing for rank, (heard, doing) in self._doing.items() if heard > since}
 
-    def set_image_cache(self, cache: Any) -> bool:
+    @ray.method
+    def set_image_cache(self, cache: "ImageCache") -> bool:
         """Takes what is kept of the decoded images; returns whether more is wanted."""
         self._image_cache = cache
         return self._outcome is None and not self._closed
 
+    @ray.method
     def close(self) -> None:
         """The command has read its last."""
         self._closed = True
 
-    def get_image_cache(self) -> Any:
+    @ray.method
+    def get_image_cache(self) -> "ImageCache | None":
         return self._image_cache
 
+    @ray.method
     def stop(self) -> None:
         self._stop = True
+
+
+def start_monitor() -> "ActorProxy[Monitor]":
+    """Start a monitor on this node, so that it is not lost with another one."""
+    return ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=cluster.on_this_node()).remote()
+
+
+def publish_image_cache(registry: "ActorProxy[Monitor]", cache: "ImageCache") -> bool:
+    """Give a monitor the decoded images that are kept so far; returns whether it wants more of them."""
+    return ray.get(registry.set_image_cache.remote(cache))
 
 
 @dataclass(frozen=True)
@@ -99,7 +123,7 @@ class WorkerActivity:
 class Reporter:
     """A worker's end: posts at most every half second and never waits."""
 
-    def __init__(self, monitor: Any):
+    def __init__(self, monitor: "ActorProxy[Monitor]"):
         self._monitor = monitor
         self._last = 0.0
         self._answer: ray.ObjectRef | None = None

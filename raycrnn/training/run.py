@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from functools import partial
 from typing import Any
 
 from raycrnn import cluster, storage
@@ -44,7 +45,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if resumed:
         resume.check_same_data(resumed, csvs.digests, csvs.alphabet.units, output)
     marks["imports, configuration, CSVs"] = time.time()
-    with storage.alone_in(output), cluster.connect(address, ahead="torch"), cluster.Threads() as threads:
+    with storage.lock_output(output), cluster.connect(address, ahead="torch"), cluster.Threads() as threads:
         marks["Ray"] = time.time()
         job = _make_job(configuration, csvs, output, started, threads)
         # The rows are in the object store now.
@@ -68,14 +69,14 @@ def _make_job(
 ) -> Any:
     from raycrnn.ingest import batches, image_cache, training_data
     from raycrnn.training.job import TrainingJob
-    from raycrnn.training.monitor import Monitor
+    from raycrnn.training.monitor import start_monitor
 
     cluster.wait_for_nodes(configuration.cluster)
     parallel_calls = configuration.data.input_data_n_parallel_calls
     allocation = cluster.allocate(configuration.cluster, parallel_calls, cluster.list_nodes(), cluster.is_local())
     _warn_if_busy(allocation)
     # Their processes start while the rows are encoded.
-    monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
+    monitor = start_monitor()
     threads.start(lambda: batches.warm_up(allocation))
     read = training_data.put(csvs, configuration, output)
     for warning in (*read.warnings, *filter(None, [allocation.warning])):
@@ -84,7 +85,7 @@ def _make_job(
         trainer.check_shared(output, read)
         logger.info(f"cluster: {cluster.describe_nodes()}")
     logger.info(f"{read}; {allocation}")
-    cache_images = image_cache.fits(read.train, configuration)
+    cache_images = image_cache.should_cache(read.train, configuration)
     logger.info(image_cache.describe(read.train, cache_images))
     output.take()
     return TrainingJob(
@@ -136,6 +137,7 @@ def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequ
 
     from raycrnn.ingest import image_cache
     from raycrnn.training.console import Stall, show_progress
+    from raycrnn.training.monitor import publish_image_cache
 
     before = cluster.list_nodes()
     training = threads.start(lambda: trainer.run_training(job))
@@ -151,10 +153,9 @@ def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequ
             show_progress(bar, news.progress)
         if news.progress and keeper is None and job.cache_images:
             # From the first step on, so that it does not come later.
+            publish = partial(publish_image_cache, job.image_cache_registry)
             keeper = threads.start(
-                lambda: image_cache.fill_beside(
-                    job.data.train, job.configuration, job.allocation, job.image_cache_registry
-                )
+                lambda: image_cache.fill_or_warn(job.data.train, job.configuration, job.allocation, publish)
             )
         if stall.lasts(news.progress.get("step")):
             logger.info(_describe_stall(stall, job, before))

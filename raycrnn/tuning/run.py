@@ -54,7 +54,7 @@ def tune(
     trials.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
     if resume:
         trials.load()
-    with storage.alone_in(trials.place), cluster.connect(address), cluster.Threads() as threads:
+    with storage.lock_output(trials.place), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
 
         cluster.wait_for_nodes(configuration.cluster)
@@ -106,22 +106,21 @@ def _open_output(output: Directory, resume: bool) -> None:
 def _share_data(configuration: Configuration, csvs: Any, trials: Any, share: Any, threads: Any) -> Any:
     """Put the rows, and beside the first trials the decoded images, where all trials find them."""
     from raycrnn.ingest import image_cache, training_data
-    from raycrnn.training.monitor import Monitor
+    from raycrnn.training.monitor import publish_image_cache, start_monitor
     from raycrnn.tuning.trainable import SharedState
 
     for rest in trials.place.entries():
         if rest.startswith(".ray-"):
             trials.place.remove(rest)
-    image_cache_registry = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
+    image_cache_registry = start_monitor()
     read = training_data.put(csvs, configuration, trials.place)
     for warning in read.warnings:
         logger.warning(f"{warning}")
-    cache_images = image_cache.fits(read.train, configuration)
+    cache_images = image_cache.should_cache(read.train, configuration)
     logger.info(image_cache.describe(read.train, cache_images) + (", and shared by the trials" if cache_images else ""))
     if cache_images:
-        threads.start(
-            lambda: image_cache.fill_beside(read.train, configuration, share.allocation, image_cache_registry)
-        )
+        publish = partial(publish_image_cache, image_cache_registry)
+        threads.start(lambda: image_cache.fill_or_warn(read.train, configuration, share.allocation, publish))
     return SharedState(
         tree=trials.tree,
         output=str(trials.place),

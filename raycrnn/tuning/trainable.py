@@ -5,14 +5,14 @@ directory holds its checkpoints, from which it goes on after a failure.
 """
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -26,7 +26,12 @@ from raycrnn.storage import Directory
 from raycrnn.training import checkpoint, trainer
 from raycrnn.training.console import Stall
 from raycrnn.training.job import TrainingJob
-from raycrnn.training.monitor import Monitor
+from raycrnn.training.monitor import start_monitor
+
+if TYPE_CHECKING:
+    from ray.actor import ActorProxy
+
+    from raycrnn.training.monitor import Monitor
 
 SECONDS_BETWEEN_RESULTS = 2.0
 """A trial tells its progress so often, for the table and so that it can be stopped."""
@@ -57,7 +62,7 @@ class SharedState:
     working_directory: str
     data: TrainingData
     """the base's"""
-    image_cache_registry: Any
+    image_cache_registry: "ActorProxy[Monitor]"
     """the monitor that knows which of its decoded images are kept"""
     cache_images: bool
     allocation: cluster.TrainingAllocation
@@ -88,7 +93,7 @@ class TrainingTrainable(tune.Trainable):
             os.chdir(common.working_directory)
         self._name, self._values = config["trial"]["name"], config["trial"]["values"]
         self._output = Directory(storage.join(common.output, "trials", self._name))
-        self._lock: int | None = None
+        self._lock: ExitStack | None = None
         self._job: TrainingJob | None = None
         self._training: cluster.Background | None = None
         self._evaluations: list[dict] = []
@@ -131,16 +136,11 @@ class TrainingTrainable(tune.Trainable):
             )
         self._output.take()
         self._output.path.mkdir(parents=True, exist_ok=True)
-        self._lock = os.open(self._output.path, os.O_RDONLY)
-        deadline = time.monotonic() + SECONDS_TO_WAIT
-        while True:
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"{self._output}: an earlier process of this trial does not end") from None
-                time.sleep(0.1)
+        busy = RuntimeError(f"{self._output}: an earlier process of this trial does not end")
+        with ExitStack() as lock:
+            lock.enter_context(storage.lock(self._output.path / storage.LOCK, busy, SECONDS_TO_WAIT))
+            # The lock is held until the process ends.
+            self._lock = lock.pop_all()
         self._output.fetch(DONOR_RECORD, LOG)
 
     def _taken_over(self) -> dict | None:
@@ -155,7 +155,7 @@ class TrainingTrainable(tune.Trainable):
             self._values = taken["values"]
         configuration = self._common.configuration(self._values, str(self._output))
         image_cache_registry, cache_images = self._common.image_cache_registry, self._common.cache_images
-        monitor = Monitor.options(scheduling_strategy=cluster.on_this_node()).remote()
+        monitor = start_monitor()
         if self._common.shares_data(configuration):
             read = self._common.data
         else:
@@ -243,7 +243,7 @@ class TrainingTrainable(tune.Trainable):
         shutil.copytree(step, steps.path / step.name)
         steps.push()
         if donor != self._name:
-            storage.write_whole(self._output.path / DONOR_RECORD, json.dumps(taken))
+            storage.write_text(self._output.path / DONOR_RECORD, json.dumps(taken))
             self._push()
             self._donor = donor
 

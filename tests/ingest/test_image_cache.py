@@ -43,14 +43,14 @@ def test_an_unreadable_image_is_not_kept_but_tried_again(local_ray, tmp_path):
     (tmp_path / "images" / "labels_2.png").unlink()
     told = []
     image_cache.fill(sample_set, configuration, ALLOCATION, lambda kept: told.append(kept) or True)
-    found = [told[-1].find(place) for place in range(5)]
+    found = [told[-1].get(index) for index in range(5)]
     assert [begun is None for begun in found] == [False, False, True, False, False]
     assert found[0].shape == (*np.asarray(draw(words(5)[0])).shape, 1)
 
 
 def test_filling_ends_when_it_is_told_to(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(image_cache, "IMAGES_PER_CHUNK", 2)
-    monkeypatch.setattr(image_cache, "CHUNKS_AT_A_TIME", 1)
+    monkeypatch.setattr(image_cache, "CHUNKS_PER_EXECUTION", 1)
     configuration = settings(write_set(tmp_path, words(10)))
     told = []
     image_cache.fill(
@@ -70,6 +70,6 @@ def test_what_is_kept_follows_the_setting_and_the_size(local_ray, tmp_path, monk
         (True, 100, True),
         (False, 10**9, False),
     ]:
-        monkeypatch.setattr(image_cache, "bytes_allowed", lambda allowed=allowed: allowed)
+        monkeypatch.setattr(image_cache, "max_bytes", lambda allowed=allowed: allowed)
         data = {"csv_files_train": str(csv), "keep_decoded": wanted}
-        assert image_cache.fits(sample_set, config.parse({"data": data})) == expected
+        assert image_cache.should_cache(sample_set, config.parse({"data": data})) == expected
