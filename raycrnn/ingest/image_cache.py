@@ -44,7 +44,7 @@ class ImageCache:
     images_per_chunk: int
 
     def get(self, index: int) -> np.ndarray | None:
-        """Return the decoded image [h, w, C] at an index of the sample table, or None if it must be read from its file."""
+        """Return the decoded image [h, w, C] of a row of the sample table, or None if it is not in the cache."""
         chunk, row = divmod(index, self.images_per_chunk)
         if chunk >= len(self.chunks):
             return None

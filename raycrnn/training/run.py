@@ -155,7 +155,7 @@ def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequ
             # From the first step on, so that it does not come later.
             publish = partial(publish_image_cache, job.image_cache_registry)
             keeper = threads.start(
-                lambda: image_cache.fill_or_warn(job.data.train, job.configuration, job.allocation, publish)
+                partial(image_cache.fill_or_warn, job.data.train, job.configuration, job.allocation, publish)
             )
         if stall.lasts(news.progress.get("step")):
             logger.info(_describe_stall(stall, job, before))
