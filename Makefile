@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-multinode lint
+.PHONY: demo docs test test-long test-multinode lint
 
 # A file of its own: an install broken off half way leaves a fresh directory behind.
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -27,6 +27,15 @@ demo: .venv/ready
 	@echo "               $(BIN)/raycrnn split lines.csv"
 	@echo "               $(BIN)/raycrnn train config_template.json \\"
 	@echo "                   data.csv_files_train=lines_train.csv data.csv_files_eval=lines_eval.csv"
+
+# A stamp of its own, so that the tests need not install what builds the site.
+.venv/docs-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: .venv/docs-ready
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "The documentation: site/index.html"
 
 lint: .venv/ready
 	$(BIN)/ruff check .
