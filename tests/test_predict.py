@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from ray import cloudpickle
 
 from raycrnn import cluster, config, predict, storage
-from raycrnn.cluster import ray_internals
 from raycrnn.console import ImageProgress
 from raycrnn.data import image
 from raycrnn.data.inputs import list_inputs
@@ -97,7 +96,7 @@ def test_json_lines_hold_the_same(local_ray, model, images, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["nowhere", "x.png"], "no model directory"),
+        (["nowhere", "x.png"], "not a model directory"),
         (["MODEL", "nowhere.csv"], "no such CSV file"),
         (["MODEL", "EMPTY"], "nothing to read"),
         (["MODEL", "x.png", "decoding.beam_width=0"], "decoding.beam_width"),
@@ -406,7 +405,7 @@ def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def workers_run_what_is_patched(monkeypatch):
     """Workers get the code of the prediction's stages as it is in this process."""
-    modules = (pipeline, stages, ray_internals)
+    modules = (pipeline, stages)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -453,7 +452,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
 def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(ray_internals, "MOST_DEATHS", 1)
+        patch.setattr(stages, "MAX_DEATHS", 1)
         patch.setattr(stages, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
         assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
@@ -462,7 +461,7 @@ def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images,
 
 def test_decoders_that_die_again_and_again_end_the_run(local_ray, model, listed, capsys, monkeypatch):
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(ray_internals, "MOST_DEATHS", 1)
+        patch.setattr(stages, "MAX_DEATHS", 1)
         # Not what decodes, which is in processes of its own by then.
         patch.setattr(stages, "_malformed", lambda _: os.kill(os.getpid(), signal.SIGKILL))
         assert Predict.call([model, listed], "predict") == 1

@@ -1,4 +1,7 @@
-"""Decide which of the cluster's resources a training run reserves."""
+"""Decide which of the cluster's resources a training run reserves.
+
+A worker's *share* is the number of CPUs that it may use together with the decoding tasks that run for it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,44 +10,51 @@ from raycrnn import config
 from raycrnn.cluster.nodes import Nodes
 from raycrnn.errors import UsageError
 
-LEAST_DECODE_CPUS = 0.25
-"""of a CPU, left free for decoding beside each training worker"""
+MIN_DECODE_CPUS = 0.25
+"""CPUs that are left for decoding beside each training worker, at least."""
 
+NO_CPUS = "the cluster has no CPUs, and no node is starting: see `ray status`"
 
-NO_CPUS = "the cluster has no CPUs now, and no node is being started: see `ray status`"
+ROUNDING = 1e-9
+"""Added before a quotient is rounded down, so that 3 / (3 / 5) is 5."""
 
 
 @dataclass(frozen=True)
 class TrainingAllocation:
-    """What a training run takes of the cluster. Made by `allocation`, which checks that it can be had."""
+    """The resources that a training run reserves, as `allocate` and `divide` compute them."""
 
     num_workers: int
-    """that the cluster has room for now"""
+    """Number of workers for which the cluster has room now."""
     use_gpu: bool
+    """Whether each worker takes a GPU."""
     cpus_per_worker: float
-    """reserved for each; an elastic run's hold what decoding needs too, for Ray may place others beside them"""
+    """CPUs reserved for each worker. In an elastic run on CPUs this includes the CPUs for decoding, because Ray starts
+    as many workers as fit by what each reserves."""
     threads: int
-    """CPU threads of a training worker"""
+    """CPU threads of a training worker."""
     decode_tasks: int
-    """decoding tasks at a time for each worker"""
+    """Number of decoding tasks that run at a time for each worker."""
     cpus_per_decode_task: float
+    """CPUs reserved for each decoding task."""
     warning: str | None = None
+    """A warning for the user, if a setting cannot be satisfied."""
     elastic: tuple[int, int] | None = None
-    """least and most workers, if their number follows the cluster"""
+    """Minimum and maximum number of workers, if it changes with the cluster."""
     in_command: bool = False
-    """whether the command itself trains: one worker, on the command's own machine"""
+    """Whether the process of the command trains, as the only worker."""
 
     @property
     def scaling(self) -> int | tuple[int, int]:
-        """The number of workers, or its range, as Ray Train takes it."""
+        """The number of workers or its range, in Ray Train's form."""
         return self.elastic or self.num_workers
 
     def __str__(self) -> str:
         noun = "worker" if self.num_workers == 1 else "workers"
         if self.elastic:
             noun += f" (of {self.elastic[0]} to {self.elastic[1]})"
-        kind = "one GPU each" if self.use_gpu else f"on the CPU, {self.threads} thread(s) each"
-        return f"{self.num_workers} {noun}, {kind}; {self.num_workers * self.decode_tasks} decoding at a time"
+        device = "one GPU each" if self.use_gpu else f"on the CPU, {self.threads} thread(s) each"
+        tasks = self.num_workers * self.decode_tasks
+        return f"{self.num_workers} {noun}, {device}; {tasks} decoding task{'s' if tasks > 1 else ''} at a time"
 
 
 def allocate(
@@ -53,20 +63,21 @@ def allocate(
     """Divide a cluster's CPUs and GPUs between training and decoding.
 
     Args:
+        settings: The group `cluster` of the configuration.
         parallel_calls: `data.input_data_n_parallel_calls`.
         nodes: CPUs and GPUs of each node.
-        local: whether Ray runs for this command alone.
+        local: Whether Ray runs for this command alone.
 
     Raises:
-        UsageError: more than the cluster has, or workers that would leave nothing to decode with; either would
-            wait for ever.
+        UsageError: The cluster does not have these resources, or the workers would leave no CPU for decoding. Ray would
+            wait forever in both cases.
     """
     cpus, gpus = (sum(column) for column in zip(*nodes, strict=True))
-    wants_gpu = wants_gpus(settings, gpus)
-    workers, warning = _workers(settings, int(cpus), int(gpus) if wants_gpu else 0)
-    if wants_gpu and workers > gpus:
+    use_gpu = wants_gpus(settings, gpus)
+    workers, warning = _count_workers(settings, int(cpus), int(gpus) if use_gpu else 0)
+    if use_gpu and workers > gpus:
         raise UsageError(
-            f"{workers} workers with a GPU each (cluster.num_workers, cluster.num_gpus), but the cluster has {gpus:g}: "
+            f"{workers} workers need a GPU each (cluster.num_workers, cluster.num_gpus), but the cluster has {gpus:g}: "
             f"set cluster.num_workers={max(1, int(gpus))}, or cluster.use_gpu=false to train on CPUs"
         )
     if not cpus:
@@ -77,82 +88,22 @@ def allocate(
             f"set cluster.num_workers={int(cpus)} or less"
         )
     elastic = settings.num_workers if isinstance(settings.num_workers, tuple) else None
-    share = _share(nodes, workers, wants_gpu, bool(elastic))
-    divided = divide(settings, parallel_calls, workers, share, wants_gpu)
+    share = _share(nodes, workers, use_gpu, elastic is not None)
+    allocation = divide(settings, parallel_calls, workers, share, use_gpu)
     if parallel_calls is None:
-        divided = _with_decoding_nodes(divided, share, nodes)
-    if elastic and not wants_gpu:
-        divided = _hold_for_decoding(divided, share)
-    return replace(divided, warning=warning, elastic=elastic, in_command=local and workers == 1 and not elastic)
-
-
-def _share(nodes: Nodes, workers: int, use_gpu: bool, elastic: bool) -> float:
-    """CPUs that each worker, with what decodes beside it, may count on where it may be placed."""
-    if use_gpu:
-        # Any GPU may be taken: its node's CPUs are divided by its GPUs.
-        return min(cpus / gpus for cpus, gpus in nodes if gpus)
-    share = even_share([cpus for cpus, _ in nodes], workers)
-    # A worker of an elastic run must fit on whichever node is left.
-    return min(share, *(cpus for cpus, _ in nodes if cpus)) if elastic else share
-
-
-def _with_decoding_nodes(divided: TrainingAllocation, share: float, nodes: Nodes) -> TrainingAllocation:
-    """An allocation with the CPUs that are in no worker's share, as of nodes without a GPU, decoding too."""
-    spare = sum(cpus for cpus, _ in nodes) - divided.num_workers * share
-    for_decoding = share - divided.cpus_per_worker + spare / divided.num_workers
-    if spare < divided.num_workers or divided.decode_tasks >= int(for_decoding):
-        return divided
-    # A task must fit beside the workers of some node even where they stand as close as they can.
-    free = max(
-        cpus - divided.cpus_per_worker * (gpus if divided.use_gpu else int(cpus / share + 1e-9)) for cpus, gpus in nodes
-    )
-    return replace(divided, decode_tasks=int(for_decoding), cpus_per_decode_task=min(1.0, int(1000 * free) / 1000))
-
-
-def _hold_for_decoding(divided: TrainingAllocation, share: float) -> TrainingAllocation:
-    """An allocation whose workers reserve nearly all of their share: Ray fills an elastic run by what each reserves."""
-    for_tasks = 0.02 * share / divided.decode_tasks
-    return replace(
-        divided,
-        cpus_per_worker=round(0.98 * share, 3),
-        # Not 0, or tasks would go to a cluster's head, which has no CPUs to give.
-        cpus_per_decode_task=max(0.001, int(1000 * for_tasks) / 1000),
-    )
-
-
-def divide(
-    settings: config.Cluster, parallel_calls: int | None, workers: int, share: float, use_gpu: bool
-) -> TrainingAllocation:
-    """Divide the CPUs that each of some workers has between training and decoding. Raises `UsageError`."""
-    worker_cpus = settings.cpus_per_worker
-    if worker_cpus == "auto":
-        worker_cpus = min(1.0, share / 2) if use_gpu else share - max(LEAST_DECODE_CPUS, 0.1 * share)
-    left = share - worker_cpus
-    if left <= 0 or worker_cpus <= 0:
-        raise UsageError(
-            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all CPUs ({share:g} for each) and "
-            f"leave none to decode images with: set cluster.cpus_per_worker=auto, or below {share:g}"
-        )
-    decode_tasks = parallel_calls or max(1, int(left))
-    return TrainingAllocation(
-        num_workers=workers,
-        use_gpu=use_gpu,
-        # Both rounded down, so that all of them fit into what there is.
-        cpus_per_worker=int(1000 * worker_cpus + 1e-6) / 1000,
-        threads=max(1, round(worker_cpus)),
-        decode_tasks=decode_tasks,
-        cpus_per_decode_task=max(0.001, int(1000 * min(1.0, left / decode_tasks)) / 1000),
-        warning=None,
-    )
+        allocation = _add_spare_cpus(allocation, share, nodes)
+    if elastic and not use_gpu:
+        allocation = _reserve_share(allocation, share)
+    return replace(allocation, warning=warning, elastic=elastic, in_command=local and workers == 1 and not elastic)
 
 
 def wants_gpus(settings: config.Cluster, gpus: float) -> bool:
-    """Whether workers take a GPU each, in a cluster with so many."""
+    """Return whether each worker takes a GPU in a cluster with this number of GPUs."""
     return gpus > 0 and settings.num_gpus != 0 if settings.use_gpu == "auto" else settings.use_gpu
 
 
-def _workers(settings: config.Cluster, cpus: int, gpus: int) -> tuple[int, str | None]:
-    """The number of workers, and a warning where tf-crnn's num_gpus cannot be had. `gpus` is 0 where none is wanted."""
+def _count_workers(settings: config.Cluster, cpus: int, gpus: int) -> tuple[int, str | None]:
+    """Return the number of workers, and a warning if `num_gpus` is set but no GPU is used (`gpus` is 0)."""
     if isinstance(settings.num_workers, tuple):
         least, most = settings.num_workers
         return max(least, min(most, gpus or cpus)), None
@@ -160,14 +111,90 @@ def _workers(settings: config.Cluster, cpus: int, gpus: int) -> tuple[int, str |
         return settings.num_workers, None
     if settings.num_gpus and not gpus:
         workers = max(1, min(settings.num_gpus, cpus))
-        return workers, f"cluster.num_gpus={settings.num_gpus}, but no GPU is used: {workers} worker(s) on the CPU"
+        return (
+            workers,
+            f"cluster.num_gpus={settings.num_gpus}, but no GPU is used: {workers} worker(s) train on the CPU",
+        )
     return settings.num_gpus or 1, None
 
 
+def _share(nodes: Nodes, workers: int, use_gpu: bool, elastic: bool) -> float:
+    """Return the share of CPUs that every worker has, on whichever nodes Ray places the workers."""
+    if use_gpu:
+        # Ray may choose any GPU, so the node with the fewest CPUs for each of its GPUs decides.
+        return min(cpus / gpus for cpus, gpus in nodes if gpus)
+    share = even_share([cpus for cpus, _ in nodes], workers)
+    # After a node is lost, a worker of an elastic run must fit on any of the others.
+    return min(share, *(cpus for cpus, _ in nodes if cpus)) if elastic else share
+
+
 def even_share(node_cpus: Sequence[float], workers: int) -> float:
-    """The largest share of CPUs of which each worker finds one on some node; all of a cluster's CPUs together
-    say nothing, because no worker spans two nodes. Raises `UsageError` if there are none."""
+    """Return the largest equal share of CPUs such that the shares of all workers fit on the nodes.
+
+    The sum of all CPUs does not tell, because no worker can span two nodes.
+
+    Raises:
+        UsageError: There are no CPUs.
+    """
     if not any(node_cpus):
         raise UsageError(NO_CPUS)
     shares = {cpus / count for cpus in node_cpus for count in range(1, workers + 1) if cpus}
-    return max(share for share in shares if sum(int(cpus / share + 1e-9) for cpus in node_cpus) >= workers)
+    return max(share for share in shares if sum(int(cpus / share + ROUNDING) for cpus in node_cpus) >= workers)
+
+
+def divide(
+    settings: config.Cluster, parallel_calls: int | None, workers: int, share: float, use_gpu: bool
+) -> TrainingAllocation:
+    """Divide each worker's share of CPUs between training and decoding.
+
+    Raises:
+        UsageError: `cluster.cpus_per_worker` leaves no CPU for decoding.
+    """
+    if settings.cpus_per_worker != "auto":
+        worker_cpus = settings.cpus_per_worker
+    elif use_gpu:
+        worker_cpus = min(1.0, share / 2)
+    else:
+        worker_cpus = share - max(MIN_DECODE_CPUS, 0.1 * share)
+    decode_cpus = share - worker_cpus
+    if decode_cpus <= 0 or worker_cpus <= 0:
+        raise UsageError(
+            f"{workers} workers with cluster.cpus_per_worker={worker_cpus:g} take all CPUs ({share:g} for each) and "
+            f"leave none for decoding images: set cluster.cpus_per_worker=auto, or less than {share:g}"
+        )
+    decode_tasks = parallel_calls or max(1, int(decode_cpus))
+    return TrainingAllocation(
+        num_workers=workers,
+        use_gpu=use_gpu,
+        # Ray counts in thousandths; rounding both down makes sure that they fit.
+        cpus_per_worker=int(1000 * worker_cpus + 1e-6) / 1000,
+        threads=max(1, round(worker_cpus)),
+        decode_tasks=decode_tasks,
+        cpus_per_decode_task=max(0.001, int(1000 * min(1.0, decode_cpus / decode_tasks)) / 1000),
+    )
+
+
+def _add_spare_cpus(allocation: TrainingAllocation, share: float, nodes: Nodes) -> TrainingAllocation:
+    """Use CPUs outside of all shares, such as those of nodes without a GPU, for decoding too."""
+    spare = sum(cpus for cpus, _ in nodes) - allocation.num_workers * share
+    decode_cpus = share - allocation.cpus_per_worker + spare / allocation.num_workers
+    if spare < allocation.num_workers or allocation.decode_tasks >= int(decode_cpus):
+        return allocation
+    # On some node a task must fit even beside as many workers as Ray can place there.
+    largest_room = max(
+        cpus - allocation.cpus_per_worker * (gpus if allocation.use_gpu else int(cpus / share + ROUNDING))
+        for cpus, gpus in nodes
+    )
+    task_cpus = min(1.0, int(1000 * largest_room) / 1000)
+    return replace(allocation, decode_tasks=int(decode_cpus), cpus_per_decode_task=task_cpus)
+
+
+def _reserve_share(allocation: TrainingAllocation, share: float) -> TrainingAllocation:
+    """Have each worker of an elastic run reserve 98 % of its share, so that Ray starts no more workers than shares."""
+    task_cpus = 0.02 * share / allocation.decode_tasks
+    return replace(
+        allocation,
+        cpus_per_worker=round(0.98 * share, 3),
+        # Ray would run tasks with 0 CPUs on a head node that has none.
+        cpus_per_decode_task=max(0.001, int(1000 * task_cpus) / 1000),
+    )

@@ -1,9 +1,10 @@
-"""Ask an autoscaler for nodes and wait for them."""
+"""Request nodes from an autoscaler and wait for them."""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from raycrnn import config
 from raycrnn.cluster import nodes, ray_internals
@@ -11,40 +12,46 @@ from raycrnn.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_BEGIN = 30
-"""After so long an autoscaler that could start nodes has begun to."""
+SECONDS_TO_REACT = 30
+"""Seconds after which an autoscaler that can start nodes has begun to start them."""
+
+Resource = Literal["CPU", "GPU"]
 
 
 def wait_for_nodes(settings: config.Cluster) -> None:
-    """Have an autoscaler start the nodes that training takes, and wait for them.
+    """Request the nodes that training needs from the autoscaler, and wait for them.
 
-    Returns at once where they are there, and soon where nobody starts them: `allocation` says what is missing then.
+    Returns at once if the nodes are up, and after `SECONDS_TO_REACT` if no autoscaler starts them; `allocate` then
+    reports what is missing.
 
     Raises:
-        UsageError: they did not come within `cluster.wait_minutes`.
+        UsageError: The nodes were not up after `cluster.wait_minutes`.
     """
     if nodes.is_local() or not settings.wait_minutes:
         return
-    gpus = bool(settings.num_gpus or settings.use_gpu is True)
+    use_gpu = bool(settings.num_gpus or settings.use_gpu is True)
     workers = settings.num_workers or settings.num_gpus or 1
     least = workers[0] if isinstance(workers, tuple) else workers
-    if not gpus and settings.use_gpu == "auto":
-        # Whether such nodes can be had nobody tells; who has some up, or none at all, knows what for.
-        gpus = any(gpus for _, gpus in nodes.list_nodes())
-    kind = "GPU" if gpus and settings.num_gpus != 0 else "CPU"
-    if _there(kind) >= least:
+    if not use_gpu and settings.use_gpu == "auto":
+        # Ray does not say whether GPU nodes could be started. GPU nodes that are up are taken as a sign that they can.
+        use_gpu = any(gpus for _, gpus in nodes.list_nodes())
+    resource: Resource = "GPU" if use_gpu and settings.num_gpus != 0 else "CPU"
+    if _count(resource) >= least:
         return
-    with _requested([{"CPU": 1.0, "GPU": 1.0} if kind == "GPU" else {"CPU": 1.0}] * least):
-        _wait_for(kind, least, settings.wait_minutes)
+    with _requested([{"CPU": 1.0, "GPU": 1.0} if resource == "GPU" else {"CPU": 1.0}] * least):
+        _wait_for(resource, least, settings.wait_minutes)
 
 
-def _there(kind: str) -> float:
-    return sum(node[kind == "GPU"] for node in nodes.list_nodes())
+def _count(resource: Resource) -> float:
+    return sum(gpus if resource == "GPU" else cpus for cpus, gpus in nodes.list_nodes())
 
 
 @contextmanager
 def _requested(bundles: list[dict[str, float]]) -> Iterator[None]:
-    """Ask the autoscaler for room. Taken back on leaving: what runs on a node keeps it, and what does not need not."""
+    """Request resources from the autoscaler for the duration of a `with` block.
+
+    Afterwards the autoscaler keeps the nodes on which something runs, and may stop the others.
+    """
     from ray.autoscaler.sdk import request_resources
 
     request_resources(bundles=bundles)
@@ -54,22 +61,22 @@ def _requested(bundles: list[dict[str, float]]) -> Iterator[None]:
         request_resources(bundles=[])
 
 
-def _wait_for(kind: str, wanted: int, minutes: float) -> None:
+def _wait_for(resource: Resource, count: int, minutes: float) -> None:
     start = time.monotonic()
     next_line = start + 2
-    begun = False
-    while _there(kind) < wanted:
+    reacted = False
+    while (up := _count(resource)) < count:
         now = time.monotonic()
-        begun = begun or ray_internals.count_starting_nodes() > 0
-        if not begun and now - start > SECONDS_TO_BEGIN:
+        reacted = reacted or ray_internals.count_starting_nodes() > 0
+        if not reacted and now - start > SECONDS_TO_REACT:
             return
         if now - start > 60 * minutes:
             raise UsageError(
-                f"waited {minutes:g} minutes (cluster.wait_minutes) for {wanted} {kind}s, and {_there(kind):g} are "
-                "there: see `ray status`; wait for longer, or set cluster.num_workers to less or to [least, most]"
+                f"only {up:g} of {count} {resource}s are up after {minutes:g} minutes (cluster.wait_minutes): see "
+                "`ray status`; wait longer, or set cluster.num_workers to a smaller number or to [minimum, maximum]"
             )
         if now > next_line:
             next_line = now + 60
-            there = f"{wanted} {kind}s wanted, {_there(kind):g} there"
-            logger.info(f"waiting for nodes: {there}, {ray_internals.count_starting_nodes()} nodes starting")
+            starting = ray_internals.count_starting_nodes()
+            logger.info(f"waiting for nodes: {up:g} of {count} {resource}s are up, {starting} nodes are starting")
         time.sleep(1)

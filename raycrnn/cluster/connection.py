@@ -1,80 +1,90 @@
-"""Ray itself: connecting quietly, and what of the cluster a run takes."""
+"""Connections to Ray clusters, and local Ray instances."""
 
 import importlib
 import logging
 import os
+import shutil
 import socket
 import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from raycrnn.cluster import nodes, ray_internals
 from raycrnn.errors import RaycrnnError, UsageError
+
+logger = logging.getLogger(__name__)
 
 QUIET = {
     # A call from a thread that outlives the connection must not start another Ray.
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    # Ray's C++ side writes to the terminal past Python's logging; what matters also comes as an exception.
+    # Ray's C++ code writes to the terminal without Python's logging; what matters also comes as an exception.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # Its lines would drown the ones that a user needs.
+    # Ray Train's log lines would bury those of the command.
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # A search writes its own records, takes Ctrl-C itself, and hears of progress between evaluations.
+    # A search writes its own records, handles Ctrl-C itself, and reports progress between evaluations.
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
 }
-"""Environment of every verb, where the user's does not say otherwise."""
+"""Environment variables of every command; variables that the user has set take precedence."""
 
 RECOVERY = {
-    # A worker that died is noticed after this many seconds, ...
+    # Ray Train notices a dead worker after this many seconds.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",
-    # ... and one that cannot be placed, as on a node that was lost, is given up after these: then an elastic run goes
-    # on with fewer. `allocation` has seen the cluster's CPUs, so that nothing is waited for that is yet to come.
+    # Ray Train waits this many seconds for a worker that cannot be placed, for example after a node was lost; an
+    # elastic run then goes on with fewer workers. Longer is not needed: `allocate` has checked that the CPUs exist.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "6",
 }
-"""… how soon a run goes on after a loss."""
+"""Environment variables that make a run recover quickly after a loss."""
 
 LOCAL = {
-    # Metrics for Ray's dashboard, which a local run does not start: collecting them takes CPU from training.
+    # Metrics are for Ray's dashboard, which a local run does not start. Collecting them takes CPU from training.
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
-    # No cloud takes nodes away.
+    # Only cloud providers preempt nodes.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Ray runs workers at 15, where any other program takes the CPU from them; like every command, ours competes as an
-    # equal, and `nice` in front of it is the user's to say.
+    # By default Ray runs its workers at niceness 15, so any other program would take the CPU from them.
     "RAY_worker_niceness": "0",
 }
-"""… of a local Ray besides."""
+"""Environment variables of a local Ray, in addition to the others."""
 
 
 def set_environment(address: str | None) -> bool:
-    """Set what Ray reads when it is imported, where the user's environment does not; returns whether Ray is local."""
+    """Set the variables that Ray reads when it is imported, except those that the user has set.
+
+    Returns:
+        Whether the address means a local Ray.
+    """
     local = address in (None, "", "local")
     for name, value in {**QUIET, **RECOVERY, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)
     return local
 
 
-TOKEN_HINT = " (if it wants a token: is the token in ~/.ray/auth_token, or in the file that RAY_AUTH_TOKEN_PATH names?)"
+TOKEN_HINT = (
+    " (if the cluster requires a token, put it into ~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names)"
+)
 
 
 @contextmanager
-def connect(address: str | None = None, ahead: str | None = None) -> Iterator[None]:
-    """A connection to the cluster at an address or in `RAY_ADDRESS`, else a quiet local Ray, ended on leaving.
+def connect(address: str | None = None, preload: str | None = None) -> Iterator[None]:
+    """Connect to a Ray cluster, or start a quiet local Ray, for the duration of a `with` block.
 
     Args:
-        ahead: a module to import while Ray starts; none of Ray's own.
+        address: Address of the cluster; default: `RAY_ADDRESS`, and if that is not set, a local Ray.
+        preload: A module to import in the background while Ray starts; not one of Ray's own.
 
     Raises:
-        UsageError: no cluster answers at the address.
-        RaycrnnError: a local Ray does not start.
+        UsageError: No cluster answers at the address.
+        RaycrnnError: The local Ray does not start.
     """
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     local = set_environment(address)
     import ray
 
@@ -83,34 +93,17 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
         address = ray_internals.resolve_address(address)
         _check_answers(address)
         if started:
-            ray_internals.show_token_if_wanted(address)
-    if ahead:
-        threading.Thread(target=importlib.import_module, args=(ahead,), daemon=True).start()
+            _use_token_if_required(address)
+    if preload:
+        threading.Thread(target=importlib.import_module, args=(preload,), daemon=True).start()
     if started:
-        own = {
-            "include_dashboard": False,
-            "namespace": nodes.own_namespace(),
-            "object_store_memory": ray_internals.object_store_bytes(),
-        }
-        options = own if local else {}
-        try:
-            with ray_internals.native_stderr_silenced(), _printable_arguments():
-                ray.init(
-                    address="local" if local else address, log_to_driver=False, logging_level=logging.ERROR, **options
-                )
-        except Exception as error:
-            # Of no narrower class when a local Ray does not come up in time.
-            if local:
-                raise RaycrnnError(f"Ray did not start; is the machine overloaded? {error}") from None
-            raise UsageError(f"no Ray cluster at {address!r}: {error}{TOKEN_HINT}") from None
-        # What befalls its processes Ray prints to stdout, in the middle of results; those whom it concerns get an
-        # exception. There is no setting for it.
-        ray._private.worker.print_to_stdstream = lambda *_, **__: None
+        _init(address, local)
+        ray_internals.silence_error_messages()
     import ray.data
 
-    # After the import of ray.data, which sets its logger up anew.
+    # Only now, because the import of ray.data configures its logger.
     for name in ("ray.data", "ray.train", "ray.tune"):
-        # What they would say comes as an exception too.
+        # What they would log also comes as an exception.
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
@@ -119,23 +112,117 @@ def connect(address: str | None = None, ahead: str | None = None) -> Iterator[No
             ray.shutdown()
 
 
+def _init(address: str, local: bool) -> None:
+    import ray
+
+    try:
+        with _native_stderr_silenced(), _encodable_arguments():
+            if local:
+                ray.init(
+                    "local",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    include_dashboard=False,
+                    namespace=nodes.own_namespace(),
+                    object_store_memory=object_store_bytes(),
+                )
+            else:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:
+        # Ray raises a plain Exception if a local Ray does not start in time.
+        if local:
+            raise RaycrnnError(f"Ray did not start; is the machine overloaded? {error}") from None
+        raise UsageError(f"no Ray cluster at {address!r}: {error}{TOKEN_HINT}") from None
+
+
 def _check_answers(address: str) -> None:
-    """Raises `UsageError` if nobody listens at host:port: Ray itself would try for minutes, and say nothing."""
-    place = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
-    if place.hostname is None or place.port is None:
+    """Raise a `UsageError` if nothing listens at host:port. Ray itself would try for minutes without a message."""
+    parts = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+    if parts.hostname is None or parts.port is None:
         return
     try:
-        socket.create_connection((place.hostname, place.port), timeout=10).close()
+        socket.create_connection((parts.hostname, parts.port), timeout=10).close()
     except OSError as error:
         raise UsageError(f"no Ray cluster at {address!r}: {error.strerror or error}") from None
 
 
+def _use_token_if_required(address: str) -> None:
+    """Turn token authentication on if there is a token and the cluster requires one.
+
+    With a cluster that requires none it must stay off. Otherwise this process would also require a token from the
+    cluster's processes, which have none, and no task would ever run.
+    """
+    if "RAY_AUTH_MODE" in os.environ or not _has_token():
+        return
+    # With Ray Client (ray://) no process of the cluster connects back to this one, so the token does no harm.
+    if "://" not in address:
+        with _native_stderr_silenced():
+            if not ray_internals.requires_token(address):
+                return
+    os.environ["RAY_AUTH_MODE"] = "token"
+    ray_internals.reload_environment()
+
+
+def _has_token() -> bool:
+    """Return whether there is a token in one of the places where Ray looks for one."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
+
+
+SHARED_MEMORY = "/dev/shm"
+
+MIN_OBJECT_STORE = 256 * 10**6
+"""Bytes of shared memory below which the object store is better placed on a disk."""
+
+
+def object_store_bytes() -> int | None:
+    """Return the size in bytes of a local Ray's object store: Ray's default, limited to the free shared memory.
+
+    By default Ray takes 30 % of the free memory, up to 10 GB even if shared memory is smaller than that, as it often is
+    in a container. Ray then places the whole store on a disk.
+
+    Returns:
+        The size, or None to leave the choice to Ray.
+    """
+    if not os.path.isdir(SHARED_MEMORY):
+        return None
+    available = int(0.95 * shutil.disk_usage(SHARED_MEMORY).free)
+    if ray_internals.default_object_store_bytes() <= available:
+        return None
+    if available >= MIN_OBJECT_STORE:
+        return available
+    logger.warning(
+        f"{SHARED_MEMORY} has only {available / 1e6:.0f} MB free: Ray's object store is on a disk, which is slow "
+        "(in a container, set --shm-size)"
+    )
+    return None
+
+
 @contextmanager
-def _printable_arguments() -> Iterator[None]:
-    """Ray notes the command line, and fails on names of files that are no text."""
-    given = sys.argv
-    sys.argv = [argument.encode("utf-8", "backslashreplace").decode() for argument in given]
+def _native_stderr_silenced() -> Iterator[None]:
+    """Discard what C++ code writes to file descriptor 2, where Ray announces its log level.
+
+    Python's own errors are exceptions, which are printed later.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    os.close(devnull)
     try:
         yield
     finally:
-        sys.argv = given
+        os.dup2(original, 2)
+        os.close(original)
+
+
+@contextmanager
+def _encodable_arguments() -> Iterator[None]:
+    """Escape file names in `sys.argv` that are not valid text: Ray records the command line and fails on them."""
+    arguments = sys.argv
+    sys.argv = [argument.encode("utf-8", "backslashreplace").decode() for argument in arguments]
+    try:
+        yield
+    finally:
+        sys.argv = arguments

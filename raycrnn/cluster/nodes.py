@@ -1,17 +1,23 @@
-"""The cluster's nodes: what they have and which files they can see."""
+"""The nodes of a cluster: their resources, and the files that they can access."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
+
+from raycrnn.cluster.ray_internals import HEAD_RESOURCE
+
+if TYPE_CHECKING:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 DECODE_NICENESS = 5
-"""A quarter of a core beside a training thread. A training step runs at the pace of its slowest thread, so a decoder
-that takes half of one core halves them all; at 19 decoding is starved (8 % data wait on two cores, measured)."""
+"""Niceness of decoding: a quarter of a core beside a training thread. A training step is as slow as its slowest thread,
+so a decoder that takes half of one core slows down all of them. At 19, decoding starves: training on two cores then
+waits for data 8 % of the time."""
 
 
 def yield_to_training() -> None:
-    """Lower this process's priority, for where decoding shares its cores with training."""
+    """Lower the priority of this process, which decodes on cores that training uses too."""
     if hasattr(os, "nice"):
         os.nice(max(0, DECODE_NICENESS - os.nice(0)))
 
@@ -21,31 +27,46 @@ Nodes = Sequence[tuple[float, float]]
 
 
 def list_nodes() -> list[tuple[float, float]]:
-    """CPUs and GPUs of each node that is up."""
+    """Return the CPUs and GPUs of each node that is up."""
     import ray
 
     resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [(each.get("CPU", 0.0), each.get("GPU", 0.0)) for each in resources]
+    return [(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in resources]
 
 
 def describe_nodes() -> str:
-    """The nodes that are up, those alike together: `1 × 0 CPUs (head), 2 × 8 CPUs + 1 GPU`."""
+    """Return a text like `1 × 0 CPUs (head), 2 × 8 CPUs + 1 GPU`, with equal nodes together."""
     import ray
 
     kinds: Counter[str] = Counter()
     for node in ray.nodes():
         if node["Alive"]:
-            has = node["Resources"]
-            gpus = has.get("GPU", 0)
+            resources = node["Resources"]
+            gpus = resources.get("GPU", 0)
             gpu = f" + {gpus:g} GPU{'s' if gpus > 1 else ''}" if gpus else ""
-            kinds[f"{has.get('CPU', 0):g} CPUs{gpu}{' (head)' if 'node:__internal_head__' in has else ''}"] += 1
+            kinds[f"{resources.get('CPU', 0):g} CPUs{gpu}{' (head)' if HEAD_RESOURCE in resources else ''}"] += 1
     return ", ".join(f"{count} × {kind}" for kind, count in sorted(kinds.items()))
 
 
-def nodes_without(paths: Sequence[str]) -> dict[str, str]:
-    """Nodes that do not see a path that this machine sees, by address, and the first such path of each.
+def describe_free_cpus() -> str:
+    """Return a text like `0.5 of 2 CPUs are free`."""
+    import ray
 
-    Only nodes with CPUs are asked: on others nothing of a run is done.
+    free, total = (resources.get("CPU", 0) for resources in (ray.available_resources(), ray.cluster_resources()))
+    return f"{free:g} of {total:g} CPUs are free"
+
+
+NODE_TIMEOUT = 60
+"""Seconds that `nodes_without` waits for a node's answer."""
+
+
+def nodes_without(paths: Sequence[str]) -> dict[str, str]:
+    """Find nodes that cannot access all paths that exist on this machine.
+
+    Nodes without CPUs are not asked, because they do no work.
+
+    Returns:
+        The first missing path by the address of the node.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -55,52 +76,44 @@ def nodes_without(paths: Sequence[str]) -> dict[str, str]:
     others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != own]
     if not here:
         return {}
-    ask = ray.remote(num_cpus=0, max_retries=0)(_first_missing)
-    asked = {
-        node["NodeManagerAddress"]: ask.options(
+    first_missing = ray.remote(num_cpus=0, max_retries=0)(_first_missing)
+    answers = {
+        node["NodeManagerAddress"]: first_missing.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(here)
         for node in others
     }
     missing = {}
-    for address, answer in asked.items():
+    for address, answer in answers.items():
         try:
-            missing[address] = ray.get(answer, timeout=SECONDS_TO_ANSWER)
+            path = ray.get(answer, timeout=NODE_TIMEOUT)
         except ray.exceptions.RayError:
-            # It was lost meanwhile, or has much to do; a worker there will say what it misses.
+            # The node was lost or is busy; a worker there will report the missing file.
             continue
-    return {address: path for address, path in missing.items() if path is not None}
-
-
-SECONDS_TO_ANSWER = 60
+        if path is not None:
+            missing[address] = path
+    return missing
 
 
 def _first_missing(paths: Sequence[str]) -> str | None:
     return next((path for path in paths if not os.path.exists(path)), None)
 
 
-def describe_free_cpus() -> str:
-    """Say how many CPUs are free, as `0.5 of 2 CPUs are free`."""
-    import ray
-
-    free, total = (each.get("CPU", 0) for each in (ray.available_resources(), ray.cluster_resources()))
-    return f"{free:g} of {total:g} CPUs are free"
-
-
 def is_local() -> bool:
-    """Whether Ray runs for this process alone, started by `connect`."""
+    """Return whether this process started Ray by `connect`, for itself alone."""
     import ray
 
     return ray.get_runtime_context().namespace == own_namespace()
 
 
-def on_this_node() -> Any:
-    """Where an actor must be that may not be lost with another node."""
+def own_namespace() -> str:
+    """Return the Ray namespace of a local Ray that this process starts."""
+    return f"raycrnn-{os.getpid()}"
+
+
+def on_this_node() -> "NodeAffinitySchedulingStrategy":
+    """Return a scheduling strategy for actors that must not be lost with another node."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-
-
-def own_namespace() -> str:
-    return f"raycrnn-{os.getpid()}"

@@ -1,45 +1,42 @@
-"""Every use of Ray's private names, in one place."""
+"""All uses of Ray's private names.
+
+Each function names the public API that is missing, and `tests/cluster/test_ray_internals.py` has a test of each that
+fails if a Ray release removes or changes the private name. Checked with Ray 2.60.
+"""
 
 import json
-import logging
-import os
-import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.errors import UsageError
 
-logger = logging.getLogger(__name__)
+HEAD_RESOURCE = "node:__internal_head__"
+"""A resource of which the head node has 1.0 and no other node has any. `ray.nodes()` does not say otherwise which node
+is the head."""
 
 
-def show_token_if_wanted(address: str) -> None:
-    """Have Ray show its token to a cluster that wants one: to an address it does not by itself.
+def reload_environment() -> None:
+    """Have Ray's C++ code read its `RAY_…` variables again, which it otherwise reads only when `ray` is imported.
 
-    To one that wants none it must not: that cluster's processes would have to show one to this process too, and have
-    none, so that nothing which this process starts would ever run.
+    Missing in Ray: an option of `ray.init` for the authentication mode.
     """
-    if "RAY_AUTH_MODE" in os.environ or not _has_token() or not _wants_token(address):
-        return
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined]  # ray/_raylet.pyi lacks it
 
-    os.environ["RAY_AUTH_MODE"] = "token"
-    # It was read when Ray was imported; now it would reach only the processes that Ray starts.
     Config.initialize("")
 
 
-def _wants_token(address: str) -> bool:
-    """Whether the cluster refuses who shows no token; raises `UsageError` where no cluster answers."""
-    import ray
-    from ray._raylet import GcsClient
+def requires_token(address: str) -> bool:
+    """Return whether the cluster at host:port refuses connections without a token.
 
-    if "://" in address:
-        # Ray's client, whose own process nobody calls back.
-        return True
+    Missing in Ray: a way to ask a cluster for its authentication mode. `ray.init` without a token fails, but can be
+    called only once with the mode that it read.
+
+    Raises:
+        UsageError: No cluster answers.
+    """
+    import ray
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # ray/_raylet.pyi lacks it
+
     try:
-        with native_stderr_silenced():
-            GcsClient(address=address)
+        GcsClient(address=address)
     except ray.exceptions.AuthenticationError:
         return True
     except ray.exceptions.RpcError as error:
@@ -47,44 +44,11 @@ def _wants_token(address: str) -> bool:
     return False
 
 
-def _has_token() -> bool:
-    """Whether there is a token for a cluster where Ray looks for one."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").is_file()
-
-
-SHARED_MEMORY = "/dev/shm"
-
-LEAST_OBJECT_STORE = 256 * 10**6
-"""Bytes of shared memory below which the object store is better on a disk."""
-
-
-def object_store_bytes() -> int | None:
-    """Bytes for a local Ray's object store: as many as Ray would take, but no more than shared memory holds.
-
-    Ray itself takes 10 GB wherever a third of the memory allows, and puts all of them on a disk without a word where
-    shared memory, as a container's, is smaller. None: Ray's own choice.
-    """
-    if not os.path.isdir(SHARED_MEMORY):
-        return None
-    from ray._private import utils
-
-    wanted = utils.resolve_object_store_memory(utils.estimate_available_memory())
-    room = int(0.95 * shutil.disk_usage(SHARED_MEMORY).free)
-    if wanted <= room:
-        return None
-    if room >= LEAST_OBJECT_STORE:
-        return room
-    logger.warning(
-        f"{SHARED_MEMORY} has room for {room / 1e6:.0f} MB: Ray's object store is on the disk, which is slow "
-        "(in a container set --shm-size)"
-    )
-    return None
-
-
 def resolve_address(address: str) -> str:
-    """`auto` as the host:port that Ray takes it for, where it finds one; any other address as it is."""
+    """Return the host:port that Ray connects to for the address `auto`, if it finds one; otherwise the address itself.
+
+    Missing in Ray: a function that resolves an address without connecting to it.
+    """
     from ray._private import services
 
     if address != "auto":
@@ -92,26 +56,33 @@ def resolve_address(address: str) -> str:
     return services.canonicalize_bootstrap_address(address) or address
 
 
-@contextmanager
-def native_stderr_silenced() -> Iterator[None]:
-    """Keep what C++ code writes to file descriptor 2 off the terminal: Ray announces its log level there.
+def default_object_store_bytes() -> int:
+    """Return the size in bytes that a local Ray chooses for its object store.
 
-    Python's own errors are exceptions by then, and printed after.
+    Missing in Ray: a way to limit the object store to shared memory. `ray.init` silently places the whole store on a
+    disk if its default does not fit.
     """
-    sys.stderr.flush()
-    kept = os.dup(2)
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 2)
-    os.close(silence)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+    from ray._private import utils
+
+    return utils.resolve_object_store_memory(utils.estimate_available_memory())
+
+
+def silence_error_messages() -> None:
+    """Keep Ray from printing errors of its processes on stdout, where a command prints its results.
+
+    Missing in Ray: an option for it. `log_to_driver=False` covers only the output of tasks and actors. Each error also
+    reaches the command as an exception.
+    """
+    from ray._private import worker
+
+    worker.print_to_stdstream = lambda *_, **__: None
 
 
 def count_starting_nodes() -> int:
-    """Nodes that the autoscaler has asked for and that are not up."""
+    """Return the number of nodes that the autoscaler has requested and that are not up yet.
+
+    Missing in Ray: the autoscaler's status in Python; `ray status` prints it as text.
+    """
     import ray
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
     from ray.autoscaler.v2.utils import is_autoscaler_v2
@@ -126,24 +97,25 @@ def count_starting_nodes() -> int:
     return len(report.get("pending_nodes") or ()) + sum((report.get("pending_launches") or {}).values())
 
 
-MOST_DEATHS = 8
-"""of a worker at the same images, or of a replica in all: Ray would begin anew for ever."""
+def attempt_number() -> int:
+    """Return how many times the current task was tried before, or the current actor was started before.
 
-
-def check_deaths(who: str, remedy: str) -> int:
-    """How often this task, or this actor, was lost with its process before. Raises `RaycrnnError` if too often."""
-    # Ray tells it nowhere else, and its own limits (max_retries, max_restarts) Ray Data will not take from 2.64 on.
+    Missing in Ray: the number of the attempt in `ray.get_runtime_context()`.
+    """
     from ray._private.worker import global_worker
 
-    deaths = global_worker.core_worker.get_current_task_attempt_number()
-    if deaths > MOST_DEATHS:
-        raise RaycrnnError(f"{who} died {deaths} times; {remedy}")
-    return deaths
+    # `core_worker` is set when Ray starts a process, so type checkers do not see it.
+    return global_worker.core_worker.get_current_task_attempt_number()  # type: ignore[attr-defined]
 
 
 def listening_address() -> tuple[str, int, str]:
-    """Host, port and path of the Ray Serve that runs."""
+    """Return host, port and root path of the running Ray Serve.
+
+    Missing in Ray: the HTTP options of a Serve instance that another program started; `serve.status()` lacks them.
+    """
     from ray.serve.context import _get_global_client
 
-    options = _get_global_client().http_config
+    client = _get_global_client()
+    assert client is not None  # It raises an error itself if Serve is not running.
+    options = client.http_config
     return options.host, options.port, options.root_path

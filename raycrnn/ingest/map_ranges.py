@@ -9,7 +9,8 @@ import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raycrnn.cluster import TrainingAllocation, yield_to_training
+from raycrnn.cluster import TrainingAllocation
+from raycrnn.cluster.nodes import yield_to_training
 
 Range = tuple[int, int]
 Make = Callable[[int, int], pa.Table]

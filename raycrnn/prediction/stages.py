@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycrnn.cluster import check_deaths
+from raycrnn.cluster.ray_internals import attempt_number
 from raycrnn.config import Image
 from raycrnn.data import image, image_files, rejections
 from raycrnn.errors import RaycrnnError
@@ -40,7 +40,7 @@ class Decode:
     settings: Image
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        deaths = check_deaths("a worker that decodes images", "it may need more memory than its machine has")
+        deaths = _check_deaths("a worker that decodes images", "it may need more memory than its machine has")
         problems = table["problem"].to_pylist()
         paths = [os.fsdecode(path) for path in table["path"].filter(pc.is_null(table["problem"])).to_pylist()]
         rows = self._alone(paths) if deaths else self._together(paths)
@@ -101,6 +101,24 @@ DECODED = pa.schema(
 )
 
 
+MAX_DEATHS = 8
+"""How often a task may be lost with its process at the same images, or a replica in all. Ray would retry forever."""
+
+
+def _check_deaths(who: str, remedy: str) -> int:
+    """Return how many times the process of this task or this replica died before.
+
+    Ray's own limits (`max_retries`, `max_restarts`) are not accepted by Ray Data from Ray 2.64 on.
+
+    Raises:
+        RaycrnnError: It died more than `MAX_DEATHS` times.
+    """
+    deaths = attempt_number()
+    if deaths > MAX_DEATHS:
+        raise RaycrnnError(f"{who} died {deaths} times; {remedy}")
+    return deaths
+
+
 class Transcriber:
     """A replica of the model: `DECODED` -> `RESULTS`."""
 
@@ -116,7 +134,7 @@ class Transcriber:
 
         from raycrnn.model import runtime
 
-        check_deaths("a replica of the model", "it may need more memory than there is: --replicas sets fewer")
+        _check_deaths("a replica of the model", "it may need more memory than there is: --replicas sets fewer")
         torch.set_num_threads(threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()

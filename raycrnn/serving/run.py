@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raycrnn import cluster
+from raycrnn.cluster.ray_internals import listening_address
 from raycrnn.console import StopRequest
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.serving import deployment, proxy_middleware
@@ -227,7 +228,7 @@ def _status() -> str:
 
 def _url(host: str, port: int, token_file: str | None) -> str:
     """Return the service's URL; log it if a running Ray Serve listens at another address than asked for."""
-    actual_host, actual_port, path = cluster.listening_address()
+    actual_host, actual_port, path = listening_address()
     if (actual_host, actual_port) != (host, port):
         logger.info(f"Ray Serve already runs on this cluster and keeps listening on {actual_host}:{actual_port}")
         warn_if_open(actual_host, token_file)

@@ -5,8 +5,8 @@ from collections import Counter
 
 from tqdm import tqdm
 
-from raycrnn import cluster
 from raycrnn.cluster import Nodes, TrainingAllocation
+from raycrnn.cluster.nodes import describe_free_cpus
 from raycrnn.console import ProgressBar
 from raycrnn.training.monitor import WorkerActivity
 
@@ -33,7 +33,7 @@ class Stall:
     def describe(self, doing: dict[int, WorkerActivity]) -> str:
         start = f"no step for {time.monotonic() - self._since:.0f} seconds: "
         if not doing:
-            return start + f"Ray has not started the workers yet; {cluster.describe_free_cpus()}"
+            return start + f"Ray has not started the workers yet; {describe_free_cpus()}"
         return start + "; ".join(
             f"worker {rank} {each.what} ({each.seconds:.0f} s)" for rank, each in sorted(doing.items())
         )

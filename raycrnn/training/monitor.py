@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from raycrnn import cluster
+from raycrnn.cluster.nodes import on_this_node
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
@@ -88,7 +88,7 @@ class Monitor:
 
 def start_monitor() -> "ActorProxy[Monitor]":
     """Start a monitor on this node, so that it is not lost with another one."""
-    return ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=cluster.on_this_node()).remote()
+    return ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
 
 
 def publish_image_cache(registry: "ActorProxy[Monitor]", cache: "ImageCache") -> bool:

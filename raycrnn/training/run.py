@@ -45,7 +45,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if resumed:
         resume.check_same_data(resumed, csvs.digests, csvs.alphabet.units, output)
     marks["imports, configuration, CSVs"] = time.time()
-    with storage.lock_output(output), cluster.connect(address, ahead="torch"), cluster.Threads() as threads:
+    with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:
         marks["Ray"] = time.time()
         job = _make_job(configuration, csvs, output, started, threads)
         # The rows are in the object store now.
@@ -191,7 +191,7 @@ def _stop_at_once(job: Any) -> None:
 def _conclude(job: Any, outcome: dict | None, training: cluster.Background) -> dict:
     job.monitor.close.remote()
     # The workers' CPUs are given back; of a local Ray the rest ends with it.
-    training.join(cluster.SECONDS_TO_END)
+    training.join()
     if outcome is None:
         raise RaycrnnError(trainer.describe_failure(job, training.error))
     if "error" in outcome:

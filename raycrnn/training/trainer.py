@@ -21,7 +21,7 @@ IMAGES_TO_LOOK_FOR = 20
 
 def check_shared(output: Directory, read: Any) -> None:
     """Raises `UsageError` if a node does not see the output directory, or some images."""
-    from raycrnn import cluster
+    from raycrnn.cluster.nodes import nodes_without
     from raycrnn.ingest import sample_table
 
     images = [path for each in read.sets.values() for path in sample_table.some_paths(each, IMAGES_TO_LOOK_FOR)]
@@ -29,7 +29,7 @@ def check_shared(output: Directory, read: Any) -> None:
     with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as mark:
         places = [] if output.uri else [mark.name]
         places += [path for path in images if not storage.is_uri(path)]
-        for address, path in cluster.nodes_without(places).items():
+        for address, path in nodes_without(places).items():
             what = f"output_model_dir={output}" if path == mark.name else path
             raise UsageError(
                 f"{what}: on this machine, and not to be seen on the cluster's node {address}: use object storage "
@@ -43,6 +43,7 @@ def prepare_output(job: Any, place: Directory) -> None:
     output = place.path
     try:
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+        storage.restore_directory(output / "model")
         # What a run that was killed left half-written.
         for rest in (rest for pattern in UNFINISHED for rest in output.glob(pattern)):
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from ray import tune
 
 from raycrnn import cluster
+from raycrnn.cluster.allocation import MIN_DECODE_CPUS, divide, wants_gpus
+from raycrnn.cluster.ray_internals import HEAD_RESOURCE
 from raycrnn.config import Configuration
 from raycrnn.errors import UsageError
 from raycrnn.tuning.search_space import Search
@@ -37,7 +39,7 @@ class TrialResources:
             # With what decoding needs: Tune starts as many as there are CPUs for.
             bundle = {"CPU": self.cpus} | ({"GPU": self.gpus_per_worker} if self.allocation.use_gpu else {})
         else:
-            bundle = {"node:__internal_head__": int(950 / self.concurrent) / 1000}
+            bundle = {HEAD_RESOURCE: int(950 / self.concurrent) / 1000}
         return tune.PlacementGroupFactory([bundle])
 
 
@@ -56,7 +58,7 @@ def divide_resources(
     if isinstance(settings.num_workers, tuple):
         raise UsageError("cluster.num_workers: a trial's workers do not change: set a number")
     workers = settings.num_workers or settings.num_gpus or 1
-    use_gpu = wanted.gpus != 0 and cluster.wants_gpus(settings, sum(gpus for _, gpus in nodes))
+    use_gpu = wanted.gpus != 0 and wants_gpus(settings, sum(gpus for _, gpus in nodes))
     gpus_each = 0.0 if not use_gpu else 1.0 if wanted.gpus == "auto" else wanted.gpus
     if workers > 1 and gpus_each not in (0, 1):
         raise UsageError(f"resources.gpus: {gpus_each:g}: several workers of a trial take a GPU each: set 1, or 0")
@@ -77,10 +79,10 @@ def divide_resources(
     concurrent = min(room, most)
     if wanted.cpus == "auto":
         cpus_each = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
-    if cpus_each <= cluster.LEAST_DECODE_CPUS:
-        raise UsageError(f"resources.cpus: {cpus_each:g}: decoding alone needs {cluster.LEAST_DECODE_CPUS:g}: set more")
+    if cpus_each <= MIN_DECODE_CPUS:
+        raise UsageError(f"resources.cpus: {cpus_each:g}: decoding alone needs {MIN_DECODE_CPUS:g}: set more")
     parallel_calls = configuration.data.input_data_n_parallel_calls
-    allocation = cluster.divide(settings, parallel_calls, workers, cpus_each, use_gpu)
+    allocation = divide(settings, parallel_calls, workers, cpus_each, use_gpu)
     # All of a share is for as many trials as asked for, even where a scheduler would start more.
     even = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
     reserved = math.floor(1000 * (cpus_each if search.concurrent == "auto" else max(cpus_each, even))) / 1000

@@ -18,7 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.bench.serve import free_port
-from raycrnn.cluster import allocate, connect, count_starting_nodes, object_store_bytes
+from raycrnn.cluster import allocate, connect
+from raycrnn.cluster.connection import object_store_bytes
+from raycrnn.cluster.ray_internals import count_starting_nodes
 from raycrnn.config import Cluster
 from raycrnn.errors import UsageError
 from tests.training.test_recovery import apart
