@@ -107,7 +107,7 @@ def test_a_token_that_a_header_cannot_hold_is_refused(tmp_path, monkeypatch, tok
 
 def test_usage_errors_are_reported_before_ray_starts(model, capsys):
     assert Serve.call(["nowhere"], "serve") == 2
-    assert "no model directory" in capsys.readouterr().err
+    assert "not a model directory" in capsys.readouterr().err
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -202,7 +202,7 @@ DECODINGS = "search:\n  decoding.beam_width: {choice: [10, 100]}\n"
         (SEARCH, ["output_model_dir=HERE"], "exists and is not empty"),
         (SEARCH + "fixed: {training.n_epochs: 4}\n", ["training.n_epochs=3"], "training.n_epochs=3: "),
         (DECODINGS, [], "name it by --model"),
-        (DECODINGS, ["--model", "nowhere"], "no model directory"),
+        (DECODINGS, ["--model", "nowhere"], "not a model directory"),
         (DECODINGS, ["--model", "nowhere", "--resume"], "takes seconds and is not resumed"),
     ],
 )

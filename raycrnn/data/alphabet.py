@@ -24,23 +24,17 @@ UnicodeForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
 class UnknownUnit(ValueError):
-    """A label contains units that are not in the alphabet.
-
-    Attributes:
-        units: The unknown units, each once, in the order of the label.
-    """
+    """A label contains units that are not in the alphabet."""
 
     def __init__(self, units: Sequence[str]):
         self.units = tuple(units)
+        """The unknown units, each once, in the order of the label."""
         super().__init__("not in the alphabet: " + ", ".join(repr(unit) for unit in self.units))
 
 
 @dataclass(frozen=True)
 class Alphabet:
     """The units that a model can output, in the order of their codes.
-
-    Args:
-        units: The units; the code of a unit is its index.
 
     Raises:
         UsageError: There are no units, or a unit is empty, repeated, or not valid Unicode.

@@ -1,54 +1,223 @@
-"""Files of a model directory."""
+"""Read and write model directories.
+
+A model directory contains everything that evaluation, prediction, export and serving need: the weights, the
+configuration, the alphabet, the scores, the calibration of confidences, and a model card. Loading it executes nothing.
+"""
 
 import hashlib
+import json
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from raycrnn import config, storage
+import safetensors.torch
+
+from raycrnn import __version__, config, storage
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.calibration import Calibration
+from raycrnn.model.crnn import CRNN
+
+WEIGHTS = "model.safetensors"
+CONFIGURATION, ALPHABET, METRICS = "config.json", "alphabet.json", "metrics.json"
+CALIBRATION = "calibration.json"
+"""Missing in models that were written before there was a calibration."""
+MODEL_CARD = "README.md"
+
+FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION)
+"""The files that are read."""
+
+IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
+"""The files that tell one model from another."""
+
+SCORES = {
+    "cer": ("Character error rate (CER)", "{:.2%}"),
+    "wer": ("Word error rate (WER)", "{:.2%}"),
+    "accuracy": ("Exact transcriptions", "{:.2%}"),
+    "loss": ("CTC loss", "{:.4g}"),
+}
+"""The scores in metrics.json that the model card lists, with their names and formats."""
 
 
-def file_digests(model: str) -> dict[str, str]:
-    """SHA-256 of each of a model's files that says what it reads."""
-    found = {}
-    for name in ("model.safetensors", "config.json", "alphabet.json", "calibration.json"):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            found[name] = hashlib.sha256(storage.read(storage.join(model, name))).hexdigest()
-    return found
+@dataclass(frozen=True)
+class StoredModel:
+    """The contents of a model directory."""
+
+    network: CRNN
+    configuration: config.Configuration
+    alphabet: Alphabet
+    metrics: dict[str, Any]
+    """Scores of the evaluation during training, with the epoch and the step of the weights."""
+    calibration: Calibration
 
 
-FILES = ("model.safetensors", "config.json", "alphabet.json", "metrics.json", "calibration.json")
-"""of a model directory, as far as they are read"""
+def read(location: str | Path, overrides: Sequence[str] = ()) -> StoredModel:
+    """Read a model directory, to the CPU.
+
+    If the directory is replaced in the meantime, the new one is read.
+
+    Args:
+        location: Path or URI.
+        overrides: Settings `key=value` that replace those of the model.
+
+    Raises:
+        UsageError: There is no model directory, or an override is invalid.
+        RaycrnnError: Files are missing, damaged or inconsistent.
+    """
+    with storage.copied(location, FILES) as folder:
+        before = fingerprint(folder)
+        try:
+            model = _read(folder, str(location), overrides)
+        except RaycrnnError:
+            if fingerprint(folder) == before:
+                raise
+        else:
+            if fingerprint(folder) == before:
+                return model
+    with storage.copied(location, FILES) as folder:
+        return _read(folder, str(location), overrides)
 
 
-def read_calibration(model: Path) -> Calibration:
-    """Of models that were exported before there was one, none. Raises `RaycrnnError` where it is damaged."""
-    path = model / "calibration.json"
-    return Calibration.from_json(config.read_json_object(path), str(path)) if path.exists() else Calibration()
-
-
-MODEL_FILES = ("model.safetensors", "config.json", "alphabet.json")
-
-
-def as_location(model: str | Path) -> str | Path:
-    """A URI as it is, else a path, however it is written."""
-    return str(model) if storage.is_uri(model) else Path(model)
-
-
-def fingerprint(model: str | Path) -> tuple:
-    """What changes when files of a model directory do; () where it is not there."""
+def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
+    if not (folder / WEIGHTS).is_file():
+        raise UsageError(f"{location}: not a model directory: it contains no {WEIGHTS}")
+    missing = [name for name in (CONFIGURATION, ALPHABET, METRICS) if not (folder / name).is_file()]
+    if missing:
+        raise RaycrnnError(f"{location}: the model directory is incomplete; copy it again with {', '.join(missing)}")
+    tree = config.read_json_object(folder / CONFIGURATION)
+    configuration = config.parse(tree, tuple(overrides), storage.join(location, CONFIGURATION))
+    alphabet = Alphabet.load(folder / ALPHABET, configuration.data.unicode_form)
+    network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1)
+    weights = storage.join(location, WEIGHTS)
     try:
-        if not isinstance(model, Path):
-            there = storage.names(model)
-            return tuple(there[name] for name in MODEL_FILES if name in there)
-        states = [(model / name).stat() for name in MODEL_FILES]
+        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise RaycrnnError(f"{weights}: damaged, or from another model than {CONFIGURATION}: {error}") from None
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise RaycrnnError(f"{weights}: some weights are not finite: the training diverged; retrain the model")
+    calibration = Calibration()
+    if (folder / CALIBRATION).exists():
+        calibration = Calibration.from_json(config.read_json_object(folder / CALIBRATION), str(folder / CALIBRATION))
+    return StoredModel(network, configuration, alphabet, config.read_json_object(folder / METRICS), calibration)
+
+
+def write(path: Path, model: StoredModel) -> None:
+    """Write a model directory. A reader finds either the old directory or the new one.
+
+    Raises:
+        OSError: The directory cannot be written.
+    """
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
+    texts = {
+        CONFIGURATION: model.configuration.model_dump_json(indent=2),
+        ALPHABET: model.alphabet.to_json(),
+        METRICS: json.dumps(model.metrics, indent=2),
+        CALIBRATION: model.calibration.to_json(),
+        MODEL_CARD: model_card(model),
+    }
+    with storage.replacing_directory(path) as folder:
+        # Not safetensors' save_file, which does not raise OSError on a full disk.
+        (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
+        for name, text in texts.items():
+            (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def model_card(model: StoredModel) -> str:
+    """Return the text of the directory's README.md: what the model reads, how to use it, and its scores."""
+    image = model.configuration.image
+    height, width = image.input_shape
+    colours = "grey" if image.input_channels == 1 else "colour"
+    scores = [
+        f"| {title} | {form.format(model.metrics[name])} |"
+        for name, (title, form) in SCORES.items()
+        if model.metrics.get(name) is not None
+    ]
+    training = ", ".join(f"{name} {model.metrics[name]}" for name in ("epoch", "step") if name in model.metrics)
+    lines = [
+        "# Text recognition model",
+        "",
+        f"A convolutional recurrent neural network (CRNN) that transcribes images of single text lines, trained with "
+        f"raycrnn {__version__}.",
+        "",
+        f"- Input: images of one text line in any size. They are converted to {colours} and scaled to a height of "
+        f"{height} pixels; wider ones than {width} pixels are compressed to that width.",
+        f"- Output: text in the {len(model.alphabet)} units of `{ALPHABET}`, usually characters.",
+        "",
+        "## Usage",
+        "",
+        "In this directory:",
+        "",
+        "    raycrnn predict . images/ -o transcriptions.csv",
+        "    raycrnn evaluate . data.csv",
+        "    raycrnn serve .",
+        "",
+        "In Python:",
+        "",
+        "    from raycrnn import Recognizer",
+        "",
+        '    recognizer = Recognizer.load(".")',
+        '    print(recognizer("line.png")[0].text)',
+        "",
+        "## Scores",
+        "",
+    ]
+    if scores:
+        lines += ["On the evaluation set:", "", "| Score | Value |", "| --- | --- |", *scores]
+    else:
+        lines += ["The model was trained without an evaluation set."]
+    if training:
+        lines += ["", f"The weights are those of {training}."]
+    return "\n".join(lines)
+
+
+def file_digests(location: str) -> dict[str, str]:
+    """Return the SHA-256 digest of each file on which transcriptions depend."""
+    digests = {}
+    for name in (*IDENTITY_FILES, CALIBRATION):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            digests[name] = hashlib.sha256(storage.read(storage.join(_current(location), name))).hexdigest()
+    return digests
+
+
+def as_location(location: str | Path) -> str | Path:
+    """Return a URI as a string, anything else as a path, so that equal locations compare equal."""
+    return str(location) if storage.is_uri(location) else Path(location)
+
+
+def fingerprint(location: str | Path) -> tuple[Hashable, ...]:
+    """Return a value that changes when the model is replaced, without reading its files.
+
+    Args:
+        location: The result of `as_location`.
+
+    Returns:
+        The fingerprint; an empty tuple if there is no model.
+    """
+    try:
+        if not isinstance(location, Path):
+            files = storage.names(location)
+            return tuple(files[name] for name in IDENTITY_FILES if name in files)
+        folder = storage.current_directory(location)
+        states = [(folder / name).stat() for name in IDENTITY_FILES]
     except OSError:
         return ()
     return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
 
 
-def version_of(model: str | Path) -> str:
+def version_of(location: str | Path) -> str:
+    """Return the version of a model: 12 hexadecimal digits of a digest of its files.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
     digest = hashlib.sha256()
-    for name in MODEL_FILES:
-        digest.update(storage.read(storage.join(str(model), name)))
+    for name in IDENTITY_FILES:
+        digest.update(storage.read(storage.join(_current(location), name)))
     return digest.hexdigest()[:12]
+
+
+def _current(location: str | Path) -> str:
+    """Return the directory to read, also while it is being replaced."""
+    return str(location) if storage.is_uri(location) else str(storage.current_directory(Path(location)))

@@ -1,4 +1,4 @@
-"""The model directory, and that what is read does not depend on how it is asked for."""
+"""Recognizers, and the model directories that they are saved to."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def recognizer(**decoding) -> Recognizer:
     torch.manual_seed(3)
     configuration = config.parse({**TREE, "decoding": {**TREE["decoding"], **decoding}})
     network = CRNN.from_settings(configuration.model, configuration.image, len(ALPHABET) + 1)
-    network.output.weight.data.mul_(8)  # an untrained network is near-uniform; this one has opinions
+    network.output.weight.data.mul_(8)  # the outputs of an untrained network are nearly uniform
     return Recognizer(network, configuration, ALPHABET, {"cer": 0.5})
 
 
@@ -41,7 +41,7 @@ def lines(count: int = 12) -> list[PreparedImage]:
     return [recognizer().prepare(draw(text)) for text in words(count)]
 
 
-def test_what_is_saved_reads_the_same(tmp_path):
+def test_a_saved_model_transcribes_like_the_original(tmp_path):
     original = recognizer()
     original.save(tmp_path / "model")
     loaded = Recognizer.load(tmp_path / "model", "cpu")
@@ -54,11 +54,11 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     original = recognizer()
     original.network.output.weight.data[0] = float("nan")
     original.save(tmp_path / "model")
-    with pytest.raises(RaycrnnError, match="not finite: its training diverged"):
+    with pytest.raises(RaycrnnError, match="not finite: the training diverged"):
         Recognizer.load(tmp_path / "model", "cpu")
 
 
-def test_what_is_no_number_is_no_reading():
+def test_a_network_that_produces_nan_is_refused():
     overflowing = recognizer()
     overflowing.network.output.weight.data.mul_(1e38)
     overflowing.network.output.bias.data[0] = 3e38
@@ -66,7 +66,7 @@ def test_what_is_no_number_is_no_reading():
         overflowing.transcribe(lines(1))
 
 
-def test_saving_again_replaces_the_whole_directory_and_leaves_no_rest(tmp_path):
+def test_saving_again_replaces_all_files_and_leaves_no_others(tmp_path):
     recognizer().save(tmp_path / "model")
     (tmp_path / "model" / "stale").write_text("from the old one")
     other = recognizer()
@@ -77,17 +77,14 @@ def test_saving_again_replaces_the_whole_directory_and_leaves_no_rest(tmp_path):
     assert Recognizer.load(tmp_path / "model", "cpu").metrics == {"cer": 0.25}
 
 
-def test_a_directory_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
-    from raycrnn.storage import atomic
-
-    monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
+def test_a_model_is_loaded_while_its_directory_is_being_replaced(tmp_path):
     recognizer().save(tmp_path / "model")
-    recognizer().save(tmp_path / "model")
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    # A process was killed between its two renames.
+    (tmp_path / "model").rename(tmp_path / ".model.99.old")
     assert Recognizer.load(tmp_path / "model", "cpu").alphabet == ALPHABET
 
 
-def test_order_and_batch_do_not_matter():
+def test_transcriptions_do_not_depend_on_order_and_batch():
     reader, images = recognizer(), lines()
     together = reader.transcribe(images)
     assert [t.text for t in reader.transcribe(images[::-1])] == [t.text for t in together[::-1]]
@@ -97,7 +94,7 @@ def test_order_and_batch_do_not_matter():
         assert alone.log_prob == pytest.approx(expected.log_prob, abs=1e-3)
 
 
-def test_alternatives_are_ranked_and_the_score_is_the_gap_of_the_two_best():
+def test_alternatives_are_ranked_and_the_score_is_the_difference_of_the_two_best():
     for transcription in recognizer().transcribe(lines()):
         assert len(transcription.alternatives) == 3
         log_probs = [each.log_prob for each in transcription.alternatives]
@@ -114,7 +111,7 @@ def test_one_path_still_has_a_score_and_greedy_has_none():
     assert [t.score for t in recognizer(method="greedy", num_beam_paths=1).transcribe(lines(3))] == [None] * 3
 
 
-def test_paths_and_bytes_are_read_alike(tmp_path):
+def test_every_kind_of_input_gives_the_same_transcription(tmp_path):
     path = tmp_path / "a.png"
     draw("abba").save(path)
     reader = recognizer()
@@ -130,21 +127,21 @@ def test_paths_and_bytes_are_read_alike(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (b"text", "bytes that are no image"),
+        (b"text", "bytes in no known image format"),
         (np.zeros((4, 4)), "float64"),
         (np.zeros((4, 4, 2), np.uint8), r"\[4, 4, 2\]"),
         (np.zeros((0, 4), np.uint8), "no pixels"),
         (Image.new("L", (4, 0)), "no pixels"),
-        (3, "a int: give a path"),
+        (3, "type int: give a path"),
     ],
 )
-def test_what_is_no_image_is_refused(given, said):
+def test_inputs_that_are_not_images_are_refused(given, said):
     with pytest.raises(Rejected, match="not an image") as error:
         recognizer()([given])
     assert re.search(said, error.value.detail)
 
 
-def test_an_image_that_is_given_stays_as_it_is():
+def test_the_given_image_is_not_changed():
     turned = draw("abba").rotate(90, expand=True)
     exif = turned.getexif()
     exif[ExifTags.Base.Orientation] = 6
@@ -153,8 +150,8 @@ def test_an_image_that_is_given_stays_as_it_is():
     assert turned.size == draw("abba").size[::-1]
 
 
-def test_spans_are_columns_of_the_image_as_it_was_given():
-    """The network knows nothing, but a frame's log-probabilities can be written by hand."""
+def test_spans_are_columns_of_the_original_image():
+    """The network is replaced by one whose log-probabilities are known."""
     reader = recognizer(method="greedy", num_beam_paths=1)
     frames = 40
     wide = Image.new("L", (2 * 4 * (frames + 1), 64))
@@ -179,25 +176,25 @@ def test_spans_are_columns_of_the_image_as_it_was_given():
     assert reader(wide, log_probs=True)[0].log_probs.shape == (frames, len(ALPHABET) + 1)
 
 
-def test_a_lone_unit_is_as_wide_as_the_line_is_high_and_never_beyond_the_image():
+def test_a_single_unit_is_as_wide_as_the_line_is_high_and_ends_with_the_image():
     assert image.spans([(9, 10)], (32, 200, 1), 200) == [(24, 56)]
     assert image.spans([(0, 1)], (32, 16, 1), 32) == [(0, 32)]
     assert image.spans([], (32, 200, 1), 200) == []
 
 
-def test_n_best_is_asked_for_by_the_call_and_no_more_than_there_are():
+def test_n_best_sets_the_number_of_alternatives_up_to_the_beam_width():
     reader = recognizer(num_beam_paths=1)
     one, four = reader(draw("abba")), reader(draw("abba"), n_best=4)
     assert len(one[0].alternatives) == 1
     assert len(four[0].alternatives) == 4
     assert (one[0].text, one[0].score, one[0].units) == (four[0].text, four[0].score, four[0].units)
-    with pytest.raises(UsageError, match="beam decoding finds 1 to 10"):
+    with pytest.raises(UsageError, match="beam decoding returns 1 to 10 alternatives"):
         reader(draw("abba"), n_best=11)
-    with pytest.raises(UsageError, match="greedy decoding finds 1 to 1"):
+    with pytest.raises(UsageError, match="greedy decoding returns 1 to 1 alternatives"):
         recognizer(method="greedy", num_beam_paths=1)(draw("a"), n_best=2)
 
 
-def test_the_temperature_changes_confidences_alone_and_is_kept_in_the_model_directory(tmp_path):
+def test_the_temperature_changes_only_confidences_and_is_saved_with_the_model(tmp_path):
     sure, unsure = recognizer(), recognizer()
     unsure.calibration = Calibration(3.0, 100)
     unsure.save(tmp_path / "model")
@@ -207,15 +204,15 @@ def test_the_temperature_changes_confidences_alone_and_is_kept_in_the_model_dire
         # The beam sums over the alignments that it keeps, the confidence over all.
         assert max(other.confidence, math.exp(one.log_prob)) < one.confidence
     (tmp_path / "model" / "calibration.json").write_text('{"temperature": -1, "samples": 3}')
-    with pytest.raises(RaycrnnError, match="no calibration"):
+    with pytest.raises(RaycrnnError, match="not a calibration"):
         Recognizer.load(tmp_path / "model", "cpu")
 
 
-def test_nothing_gives_nothing():
+def test_no_images_give_no_transcriptions():
     assert recognizer().transcribe([]) == []
 
 
-def test_transcriptions_survive_json():
+def test_transcriptions_can_be_converted_to_json_and_back():
     for transcription in recognizer().transcribe(lines(4)):
         again = Transcription.from_json(json.loads(json.dumps(transcription.to_json())))
         assert again.codes == transcription.codes
@@ -223,7 +220,7 @@ def test_transcriptions_survive_json():
         assert again.to_json() == transcription.to_json()
 
 
-def test_decoding_can_be_changed_in_a_trained_model_the_network_cannot(tmp_path):
+def test_overrides_change_decoding_but_not_the_network(tmp_path):
     recognizer().save(tmp_path / "model")
     changed = Recognizer.load(tmp_path / "model", "cpu", ["decoding.num_beam_paths=2"])
     assert len(changed.transcribe(lines(1))[0].alternatives) == 2
@@ -231,8 +228,8 @@ def test_decoding_can_be_changed_in_a_trained_model_the_network_cannot(tmp_path)
         Recognizer.load(tmp_path / "model", "cpu", ["model.lstm_size=3"])
 
 
-def test_what_is_no_model_directory_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"holds no model\.safetensors"):
+def test_invalid_model_directories_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"contains no model\.safetensors"):
         Recognizer.load(tmp_path)
     recognizer().save(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
@@ -241,11 +238,24 @@ def test_what_is_no_model_directory_is_refused(tmp_path):
         Recognizer.load(tmp_path / "model", "cpu")
     recognizer().save(tmp_path / "model")
     (tmp_path / "model" / "alphabet.json").write_text('{"a": 0}')
-    with pytest.raises(RaycrnnError, match="of another model"):
+    with pytest.raises(RaycrnnError, match="from another model"):
         Recognizer.load(tmp_path / "model", "cpu")
 
 
-def test_batches_hold_every_image_once_within_the_limit():
+def test_the_model_card_describes_input_usage_and_scores(tmp_path):
+    reader = recognizer()
+    reader.metrics = {"cer": 0.0123, "wer": 0.1, "accuracy": 0.9, "loss": 1.5, "epoch": 3.0, "step": 120}
+    reader.save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "height of 32 pixels" in card
+    assert "| Character error rate (CER) | 1.23% |" in card
+    assert "epoch 3.0, step 120" in card
+    reader.metrics = {"epoch": 3.0, "step": 120}
+    reader.save(tmp_path / "model")
+    assert "without an evaluation set" in (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_batches_contain_every_image_once_within_the_limit():
     widths = np.random.default_rng(0).integers(8, 3000, 300).tolist()
     batches = batches_by_width(widths, 32, 2**17)
     assert sorted(index for batch in batches for index in batch) == list(range(300))

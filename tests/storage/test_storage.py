@@ -110,7 +110,7 @@ def test_a_deleted_folder_leaves_nothing_behind(bucket):
 def test_of_a_folder_that_is_no_model_nothing_is_copied(bucket, monkeypatch):
     storage.write(storage.join(bucket, "run", "checkpoints", "step_1", "tensors.safetensors"), b"1")
     monkeypatch.setattr(files, "_download", lambda *_: pytest.fail("copied"))
-    with pytest.raises(UsageError, match="no model directory"):
+    with pytest.raises(UsageError, match="not a model directory"):
         Recognizer.load(storage.join(bucket, "run"))
 
 
@@ -287,7 +287,7 @@ def test_a_model_in_object_storage_reads_and_scores_what_lies_there(local_ray, t
     assert Evaluate.call([model, own, "--report", storage.join(bucket, "own"), "--overwrite"], "evaluate") == 2
     assert "lines.csv in it is one of the CSVs" in capsys.readouterr().err
     assert Predict.call([storage.join(bucket, "nothing"), labels], "predict") == 2
-    assert "no model directory" in capsys.readouterr().err
+    assert "not a model directory" in capsys.readouterr().err
 
 
 def test_a_service_takes_a_new_model_from_object_storage(tmp_path, bucket):
