@@ -4,7 +4,7 @@ from raycrnn.cluster.allocation import TrainingAllocation, allocate, even_share
 from raycrnn.cluster.autoscaling import wait_for_nodes
 from raycrnn.cluster.background import Background, Threads
 from raycrnn.cluster.connection import connect, set_environment
-from raycrnn.cluster.nodes import Nodes, describe_nodes, is_local, list_nodes
+from raycrnn.cluster.nodes import Nodes, describe_free_cpus, describe_nodes, is_local, list_nodes
 
 __all__ = [
     "Background",
@@ -13,6 +13,7 @@ __all__ = [
     "TrainingAllocation",
     "allocate",
     "connect",
+    "describe_free_cpus",
     "describe_nodes",
     "even_share",
     "is_local",

@@ -1,14 +1,15 @@
-"""Rows -> batches of tensors, in the order that `order` gives, decoded in Ray's workers.
+"""Batches of decoded images, made in Ray's decoding tasks.
 
-What is streamed are whole batches: batch `i` of a run, and the share of it that one worker takes, are pure functions
-of the configuration, so a decoding task needs nothing but a range of batch numbers. Every worker streams its own
-share, in order.
+Batch `i` of a run, and each worker's share of it, are pure functions of the configuration (`batch_order`). A decoding
+task therefore needs only a range of batch numbers, every worker streams its own shares in order, and after a resume or
+with another number of workers the batches are the same.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from typing import TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -24,45 +25,37 @@ from raycrnn.ingest import map_ranges
 from raycrnn.ingest.image_cache import ImageCache
 from raycrnn.ingest.sample_table import SampleTable, check_frames
 
-IMAGES_PER_TASK = 256
-MOST_IMAGES_PER_TASK = 2048
-"""A task is small at first, so that its batches come soon; while training has to wait tasks grow, so that what Ray
-takes for each of them (some 50 ms) counts for little."""
-
-MOST_BYTES = 256 * 2**20
-"""of decoded images, by the set's mean width, in one execution; three are in the object store at a time"""
-
-
-# --- decoding, in Ray's workers
-
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """All that a decoding task needs to make any batch of a run."""
+    """All that a decoding task needs to make one worker's share of any batch of a run."""
 
-    sample_set: SampleTable
+    samples: SampleTable
     image: config.Image
     batch_size: int
-    """global: over all workers"""
+    """Images in a batch, over all workers."""
     by_area: bool
+    """Whether batches have about the same total width instead of the same number of images."""
     weights: tuple[float, ...] | None
-    """of the set's CSVs"""
+    """Sampling weight of each CSV; None: every row once an epoch."""
     seed: int
     augmenter: Augmenter | None
-    """None: evaluation, one pass in the order of width"""
+    """None for evaluation, which takes one pass in the order of width."""
     rank: int
     world_size: int
     image_cache: ImageCache | None = None
 
     @property
     def batches_per_epoch(self) -> int:
-        return batch_order.batch_count(self.sample_set.usable, self.batch_size)
+        """Number of batches in an epoch."""
+        return batch_order.batch_count(self.samples.usable, self.batch_size)
 
 
-def train_batch_spec(settings: config.Configuration, sample_set: SampleTable, rank: int, world_size: int) -> BatchSpec:
-    """The spec of a worker's share of the training set."""
+def train_batch_spec(settings: config.Configuration, samples: SampleTable, rank: int, world_size: int) -> BatchSpec:
+    """Return the spec of a worker's share of the training batches."""
     return BatchSpec(
-        sample_set=replace(sample_set, rejections=(), warnings=()),
+        # Tasks do not need the lists, which may be long.
+        samples=replace(samples, rejections=(), warnings=()),
         image=settings.image,
         batch_size=settings.training.train_batch_size,
         by_area=settings.training.batch_by == "area",
@@ -74,10 +67,26 @@ def train_batch_spec(settings: config.Configuration, sample_set: SampleTable, ra
     )
 
 
-def eval_batch_spec(settings: config.Configuration, sample_set: SampleTable, rank: int, world_size: int) -> BatchSpec:
-    """The spec of a worker's share of the evaluation set: not augmented, by width."""
-    spec = train_batch_spec(settings, sample_set, rank, world_size)
+def eval_batch_spec(settings: config.Configuration, samples: SampleTable, rank: int, world_size: int) -> BatchSpec:
+    """Return the spec of a worker's share of the evaluation batches: not augmented, in the order of width."""
+    spec = train_batch_spec(settings, samples, rank, world_size)
     return replace(spec, augmenter=None, weights=None, batch_size=settings.training.eval_batch_size)
+
+
+def batch_bytes(spec: BatchSpec) -> int:
+    """Return the size in bytes of one worker's share of a batch, by the mean width of the images."""
+    images = max(1, spec.batch_size // spec.world_size)
+    pixels = int(spec.image.input_shape[0] * spec.samples.mean_width) * spec.image.input_channels
+    return max(1, images * pixels)
+
+
+def warm_up(allocation: TrainingAllocation) -> None:
+    """Start Ray Data's actors, and a decoding process with its imports, before they are needed."""
+    map_ranges.map_ranges(_empty_block, [(0, 0)], allocation)
+
+
+def _empty_block(first: int, stop: int) -> pa.Table:
+    return pa.table({})
 
 
 BLOCK = pa.schema(
@@ -91,73 +100,64 @@ BLOCK = pa.schema(
         "rejected": pa.string(),
     }
 )
-"""One row a batch; all but the images is int64. `rejected` is a JSON list of `Rejection` fields, each with its row
-number first."""
+"""Schema of a block, with one row per batch. `images` is uint8 [B, C, H, W], the other binary columns are int64.
+`rejected` is a JSON list with the row number and the fields of each `Rejection`."""
 
 
-def batches_of(spec: BatchSpec, images: int) -> int:
-    """So many that one worker's share of them holds about that many images."""
-    return max(1, images * spec.world_size // spec.batch_size)
+class BlockRow(TypedDict):
+    """A row with the schema `BLOCK`."""
 
-
-def bytes_of_batch(spec: BatchSpec) -> int:
-    """Size of one worker's share of a batch, by the mean width."""
-    samples_each = max(1, spec.batch_size // spec.world_size)
-    pixels = int(spec.image.input_shape[0] * spec.sample_set.mean_width) * spec.image.input_channels
-    return max(1, samples_each * pixels)
-
-
-def warm_up(allocation: TrainingAllocation) -> None:
-    """Start what Ray Data needs, before it is needed: its own actors, and a decoding worker with its imports."""
-    map_ranges.map_ranges(_no_block, [(0, 0)], 1, allocation)
-
-
-def _no_block(first: int, stop: int) -> pa.Table:
-    return pa.table({})
+    images: bytes
+    shape: tuple[int, ...]
+    widths: bytes
+    codes: bytes
+    lengths: bytes
+    rows: bytes
+    rejected: str
 
 
 def make_block(spec: BatchSpec, first: int, stop: int) -> pa.Table:
-    """One worker's share of a range of batches."""
+    """Return one worker's shares of the batches `first` … `stop` − 1."""
     return pa.Table.from_pylist([make_batch(spec, number) for number in range(first, stop)], BLOCK)
 
 
-def make_batch(spec: BatchSpec, number: int) -> dict:
-    """Decode one worker's share of a batch: a row of `BLOCK`. What cannot be used is left out and listed."""
-    rows = _rows(spec.sample_set.table)
+def make_batch(spec: BatchSpec, number: int) -> BlockRow:
+    """Decode one worker's share of a batch. Samples that cannot be used are left out and listed."""
+    rows = _rows(spec.samples.table)
     epoch, position = divmod(number, spec.batches_per_epoch)
-    places, passes = (
-        batch_order.worker_share(of_batch, spec.rank, spec.world_size) for of_batch in _epoch(spec, epoch)[position]
+    indices, passes = (
+        batch_order.worker_share(part, spec.rank, spec.world_size) for part in _epoch(spec, epoch)[position]
     )
-    images, taken, rejected = [], [], []
-    paths = rows.paths(places)
+    images, used, rejected = [], [], []
+    paths = rows.paths(indices)
     read = image_files.prefetching_reader(
-        [path for place, path in zip(places, paths, strict=True) if not _is_kept(spec, place)]
+        [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
     )
-    for place, path, times in zip(places, paths, passes.tolist(), strict=True):
+    for index, path, times in zip(indices, paths, passes.tolist(), strict=True):
         try:
-            images.append(_load(spec, rows, int(place), partial(read, path), times))
-            taken.append(place)
+            images.append(_load(spec, rows, int(index), partial(read, path), times))
+            used.append(index)
         except Rejected as error:
-            where = (spec.sample_set.csvs[rows.source[place]], int(rows.line[place]), path)
-            rejected.append([int(rows.row[place]), *where, error.reason, error.detail])
+            csv, line = spec.samples.csv_paths[rows.source[index]], int(rows.line[index])
+            rejected.append([int(rows.row[index]), csv, line, path, error.reason, error.detail])
     height, channels = spec.image.input_shape[0], spec.image.input_channels
-    blank = np.zeros((height, MIN_WIDTH, channels), np.uint8)
-    images_BCHW, widths_B = collate(images or [blank])
-    codes = [rows.codes(place) for place in taken]
+    empty = np.zeros((height, MIN_WIDTH, channels), np.uint8)
+    images_BCHW, widths_B = collate(images or [empty])
+    codes = [rows.codes(index) for index in used]
     return {
-        # Not a view, which pyarrow would never let go again.
+        # A copy: pyarrow would never free the memory of a view.
         "images": images_BCHW.tobytes(),
         "shape": images_BCHW.shape,
         "widths": widths_B.tobytes(),
-        "codes": np.concatenate(codes or [()]).astype(np.int64).tobytes(),
+        "codes": np.concatenate([np.zeros(0, np.int64), *codes]).astype(np.int64).tobytes(),
         "lengths": np.array([len(label) for label in codes], np.int64).tobytes(),
-        "rows": rows.row[taken].tobytes(),
+        "rows": rows.row[used].tobytes(),
         "rejected": json.dumps(rejected),
     }
 
 
 class _Rows:
-    """The columns of a set's table, for access by place."""
+    """The columns of a sample table as arrays."""
 
     def __init__(self, table: pa.Table):
         table = table.combine_chunks()
@@ -168,11 +168,11 @@ class _Rows:
         labels = table["codes"].chunk(0) if len(table) else pa.array([], pa.list_(pa.int32()))
         self._bounds, self._codes = labels.offsets.to_numpy(), labels.values.to_numpy()
 
-    def paths(self, places: np.ndarray) -> list[str]:
-        return self._paths.take(places).to_pylist()
+    def paths(self, indices: np.ndarray) -> list[str]:
+        return self._paths.take(indices).to_pylist()
 
-    def codes(self, place: int) -> np.ndarray:
-        return self._codes[self._bounds[place] : self._bounds[place + 1]]
+    def codes(self, index: int) -> np.ndarray:
+        return self._codes[self._bounds[index] : self._bounds[index + 1]]
 
 
 @lru_cache(maxsize=2)
@@ -181,7 +181,7 @@ def _rows(table: ray.ObjectRef) -> _Rows:
 
 
 def _epoch(spec: BatchSpec, epoch: int) -> batch_order.Epoch:
-    table, size = spec.sample_set.table, spec.batch_size
+    table, size = spec.samples.table, spec.batch_size
     if spec.augmenter is None:
         return _eval_epoch(table, size)
     return _train_epoch(table, size, spec.by_area, spec.weights, spec.seed, epoch)
@@ -201,21 +201,22 @@ def _train_epoch(
     return batch_order.train_epoch(rows.width, batch_size, seed, epoch, by_area, sources)
 
 
-def _is_kept(spec: BatchSpec, place: int) -> bool:
-    return spec.image_cache is not None and spec.image_cache.get(int(place)) is not None
+def _cached(spec: BatchSpec, index: int) -> np.ndarray | None:
+    return spec.image_cache.get(int(index)) if spec.image_cache else None
 
 
-def _load(spec: BatchSpec, rows: _Rows, place: int, read: Callable[[], bytes], times: int) -> np.ndarray:
+def _load(spec: BatchSpec, rows: _Rows, index: int, read: Callable[[], bytes], times: int) -> np.ndarray:
+    """Return an image [H, W, C], augmented if the spec says so."""
     shape, channels = spec.image.input_shape, spec.image.input_channels
     if spec.augmenter is None:
         return prepare(read(), shape, channels)
-    augment = spec.augmenter.for_sample(times, int(rows.row[place]))
-    begun = spec.image_cache.get(place) if spec.image_cache else None
-    if begun is None:
-        begun = decode_and_limit(read(), shape, channels, augment is not None)
-    array = augment_and_fit(begun, shape, augment)
-    if rows.frames[place] > frames(array.shape[1]):
-        # Augmentation may narrow an image; a sample that is good without it stays.
-        array = prepare(read(), shape, channels)
-        check_frames(len(rows.codes(place)), int(rows.frames[place]), array.shape[1])
-    return array
+    augment = spec.augmenter.for_sample(times, int(rows.row[index]))
+    decoded = _cached(spec, index)
+    if decoded is None:
+        decoded = decode_and_limit(read(), shape, channels, augment is not None)
+    fitted = augment_and_fit(decoded, shape, augment)
+    if rows.frames[index] > frames(fitted.shape[1]):
+        # Augmentation may make an image too narrow for its label; the image is then used without it.
+        fitted = prepare(read(), shape, channels)
+        check_frames(len(rows.codes(index)), int(rows.frames[index]), fitted.shape[1])
+    return fitted

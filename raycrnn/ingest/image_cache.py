@@ -123,14 +123,13 @@ def fill(
     chunks = [(start, min(start + size, samples.usable)) for start in range(0, samples.usable, size)]
     shape, channels = settings.image.input_shape, settings.image.input_channels
     make = partial(make_chunk, samples.table, shape, channels, is_augmented(settings))
-    chunk_bytes = samples.decoded_bytes // max(1, len(chunks))
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_PER_EXECUTION):
         ranges = chunks[number : number + CHUNKS_PER_EXECUTION]
-        blocks = map_ranges.map_ranges(make, ranges, chunk_bytes, allocation)
+        blocks = map_ranges.map_ranges(make, ranges, allocation)
         if len(blocks) != len(ranges):
             raise RaycrnnError(f"Ray Data made {len(blocks)} blocks of {len(ranges)} chunks")
-        references += blocks
+        references += [ray.put(block) for block in blocks]
         if not publish(ImageCache(tuple(references), size)):
             return
 

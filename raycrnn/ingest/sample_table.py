@@ -1,7 +1,8 @@
-"""CSV -> rows in Ray's object store: labels encoded, images measured, what cannot be used told apart."""
+"""Tables of samples in Ray's object store: labels encoded, images measured, unusable rows listed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,28 +25,32 @@ SAMPLES = pa.schema(
         "width": pa.int32(),
     }
 )
-"""`row` numbers all rows of all CSVs, so that one left out does not shift the others' augmentation; `source` is the
-number of the CSV, `frames` what the label needs at least, `width` the fitted image's in pixels."""
+"""Schema of a sample table. `row` is the number of the row among all rows of all CSVs, so that a row that is left out
+does not change the augmentation of the others. `source` is the number of the CSV, `frames` the number of frames that
+the label needs at least, and `width` the width of the fitted image in pixels."""
 
 ROWS_PER_MEASURING_TASK = 20_000
-"""Opening an image's header takes some 0.1 ms: larger sets are measured by several tasks."""
+"""Rows that one task measures, and the most that the command measures itself. One image takes about 0.1 ms."""
 
 
 @dataclass(frozen=True)
 class SampleTable:
-    """The usable rows of one or more CSVs, in the object store. Small itself, and safe to send anywhere."""
+    """The usable rows of one or more CSVs, in the object store. Small itself; can be sent to any process."""
 
     table: ray.ObjectRef
-    csvs: tuple[str, ...]
+    """A table with the schema `SAMPLES`."""
+    csv_paths: tuple[str, ...]
     rows: int
+    """Number of rows in the CSVs."""
     usable: int
-    """rows less those rejected at once"""
+    """Number of rows in the table, without the rejected ones."""
     mean_width: float
-    """of the fitted images in pixels"""
+    """Mean width of the fitted images in pixels."""
     decoded_bytes: int
-    """that all images take as `image.begin` makes them, at most; of those behind a URI the greatest is assumed"""
+    """Bytes that all images take at most after `image.decode_and_limit`; images behind URIs count with the greatest
+    size."""
     rejections: tuple[Rejection, ...]
-    """rows that the label or the image's header rules out"""
+    """Rows that cannot be used, by their label or by the header of their image."""
     warnings: tuple[str, ...]
 
 
@@ -54,22 +59,28 @@ def put_samples(
 ) -> SampleTable:
     """Encode the labels, measure the images and put the rows into the object store.
 
-    In training a row without a usable label is rejected. In evaluation only a malformed row is; unknown units
-    are kept as `samples.UNKNOWN` and cost errors. Images are opened as far as their header.
+    Images are read only as far as their header.
+
+    Args:
+        files: The CSVs.
+        alphabet: Codes of the units.
+        settings: The run's configuration.
+        training: Reject rows without a usable label. Otherwise only malformed rows are rejected, and unknown units
+            become `csv_files.UNKNOWN`, which counts as an error.
     """
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     paths = [files[source].resolve(row.path) for source, row in pairs]
     sizes = _measure_all(paths)
     shape = settings.image.input_shape
     augmented = settings.augmentation.data_augmentation
-    columns: dict[str, list] = {name: [] for name in SAMPLES.names}
+    columns: dict[str, list[Any]] = {name: [] for name in SAMPLES.names}
     rejections, decoded = [], 0
     for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes, strict=True)):
         try:
             codes = _codes(row, alphabet, settings.data, training)
             if isinstance(size, Rejected):
                 raise size
-            # A request for each image behind a URI before the first step would cost more than padding does.
+            # The size of an image behind a URI is unknown: a request for each would take longer than padding costs.
             width = shape[1] if size is None else image.fitted_width(size, shape)
             frames = csv_files.min_frames(codes)
             if training:
@@ -82,7 +93,7 @@ def put_samples(
     table = pa.table(columns, SAMPLES)
     return SampleTable(
         table=ray.put(table),
-        csvs=tuple(file.path for file in files),
+        csv_paths=tuple(file.path for file in files),
         rows=len(pairs),
         usable=len(table),
         mean_width=pc.mean(table["width"]).as_py() or 0.0,
@@ -92,16 +103,16 @@ def put_samples(
     )
 
 
-def some_paths(sample_set: SampleTable, count: int) -> list[str]:
-    """Paths of about so many of a set's images, from all over it."""
-    paths = ray.get(sample_set.table)["path"]
-    return [str(paths[place]) for place in range(0, len(paths), max(1, len(paths) // count))]
+def some_paths(samples: SampleTable, count: int) -> list[str]:
+    """Return the paths of about `count` images, evenly spread over a table."""
+    paths = ray.get(samples.table)["path"]
+    return [str(paths[index]) for index in range(0, len(paths), max(1, len(paths) // count))]
 
 
 def _warnings(files: Sequence[csv_files.CsvFile], split_delimiter: str) -> tuple[str, ...]:
     return tuple(
-        f"{file.path}: some labels begin with {split_delimiter!r} and are sequences of units, others "
-        "are plain text: is that meant?"
+        f"{file.path}: some labels begin with {split_delimiter!r} and are split into units there, others are plain "
+        "text: check that this is intended (data.string_split_delimiter)"
         for file in files
         if csv_files.mixes_label_forms(file.rows, split_delimiter)
     )
@@ -125,13 +136,13 @@ Size = tuple[int, int]
 
 
 def _measure_all(paths: Sequence[str]) -> list[Size | Rejected | None]:
-    """Width and height of each image in pixels, None behind a URI, or why there is none."""
+    """Return the width and height of each image in pixels, None behind a URI, or the reason why it cannot be used."""
     if len(paths) <= ROWS_PER_MEASURING_TASK:
         return _measure(paths)
     starts = range(0, len(paths), ROWS_PER_MEASURING_TASK)
-    # Ray's default, a whole CPU, may not be free beside other runs; none at all may be had on a head too.
-    measure: Callable = ray.remote(num_cpus=0.1)(_measure).remote
-    chunks = [measure(paths[start : start + ROWS_PER_MEASURING_TASK]) for start in starts]
+    # A whole CPU, Ray's default, may not be free. With 0 CPUs, tasks would also run on a head node that has none.
+    measure = ray.remote(num_cpus=0.1)(_measure)
+    chunks = [measure.remote(paths[start : start + ROWS_PER_MEASURING_TASK]) for start in starts]
     return [size for chunk in chunks for size in ray.get(chunk)]
 
 
@@ -146,7 +157,16 @@ def _measure(paths: Sequence[str]) -> list[Size | Rejected | None]:
 
 
 def check_frames(units: int, needed: int, width: int) -> None:
-    """Raises `Rejected` if an image of this width has fewer frames than a label of so many units needs."""
+    """Check that an image has as many frames as its label needs.
+
+    Args:
+        units: Number of units in the label.
+        needed: Number of frames that the label needs.
+        width: Width of the fitted image in pixels.
+
+    Raises:
+        Rejected: It has fewer.
+    """
     available = image.frames(width)
     if needed > available:
         raise Rejected("label too long", f"{units} units need {needed} frames, {width} pixels give {available}")

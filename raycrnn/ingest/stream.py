@@ -1,4 +1,4 @@
-"""A stream of training batches with their tasks ahead."""
+"""A worker's stream of training batches, decoded ahead of the training."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -8,32 +8,44 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from raycrnn.cluster import TrainingAllocation
 from raycrnn.data.rejections import Rejection
 from raycrnn.ingest import batches, map_ranges
-from raycrnn.ingest.batches import IMAGES_PER_TASK, MOST_BYTES, MOST_IMAGES_PER_TASK, BatchSpec
+from raycrnn.ingest.batches import BatchSpec
 from raycrnn.ingest.image_cache import ImageCache
 from raycrnn.ingest.prefetch import Prefetcher
 
 if TYPE_CHECKING:
+    import torch
+
     from raycrnn.model.batch import Batch
 
+FIRST_BATCHES = 4
+"""Batches that the worker decodes itself at the start, so that it need not wait for Ray Data."""
 
-TASKS_AT_FIRST = (1, 2, 4)
-"""of the first executions of `ranges.execute`"""
-
-BATCHES_AT_FIRST = 4
-"""Made by the worker itself, so that it need not wait for Ray Data's start, which takes some seconds."""
-
-BATCHES_AHEAD = 4
+TENSOR_BATCHES = 4
 """Batches that wait as tensors in the worker."""
+
+FIRST_TASKS = (1, 2, 4)
+"""Tasks of the first executions: the first batches come soon, and the executions grow from there."""
+
+TASKS_PER_SLOT = 8
+"""Tasks of a later execution for each decoding task that runs at a time."""
+
+IMAGES_PER_TASK = 256
+MAX_IMAGES_PER_TASK = 2048
+"""Tasks are small at first, so that their batches come soon. While training has to wait for batches the tasks grow,
+because Ray takes about 50 ms for each task."""
+
+MAX_EXECUTION_BYTES = 256 * 2**20
+"""Bytes of decoded images in one execution, by the set's mean width. Three executions are in the object store at a
+time."""
 
 
 @dataclass
 class BatchStream:
-    """One worker's share of the batches `first` … `stop` − 1, in order; close it to end the decoding."""
+    """One worker's shares of the batches `first` … `stop` − 1, in order. Close its iterator to end the decoding."""
 
     spec: BatchSpec
     allocation: TrainingAllocation
@@ -41,22 +53,22 @@ class BatchStream:
     stop: int
     pin_memory: bool = False
     get_image_cache: Callable[[], ImageCache | None] = lambda: None
-    """what is kept of the set's images by now"""
+    """Returns the decoded images that are in memory by now."""
     waited: float = 0.0
-    """seconds that the consumer waited for batches"""
+    """Seconds that the consumer has waited for batches."""
     pixels: int = 0
-    """columns of pixels in the batches so far"""
+    """Columns of pixels in the batches so far, padding included."""
     padding: int = 0
-    """of them those that only make images as wide as the widest"""
+    """Columns of padding in the batches so far."""
     rejected: dict[int, Rejection] = field(default_factory=dict)
-    """what was left out so far, by row number"""
+    """Samples that were left out so far, by row number."""
     _images_per_task: int = IMAGES_PER_TASK
 
     def __iter__(self) -> "Iterator[Batch]":
-        ahead = Prefetcher(self._read, BATCHES_AHEAD)
+        prefetcher = Prefetcher(self._read, TENSOR_BATCHES)
         try:
-            for batch, rejected in ahead:
-                self.waited += ahead.waited
+            for batch, rejected in prefetcher:
+                self.waited += prefetcher.waited
                 self.rejected.update(rejected)
                 if len(batch):
                     pixels = len(batch) * batch.images_BCHW.shape[3]
@@ -64,56 +76,60 @@ class BatchStream:
                     self.padding += pixels - int(batch.widths_B.sum())
                 yield batch
         finally:
-            ahead.close()
+            prefetcher.close()
 
     def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
         executions = Prefetcher(self._executions, depth=1)
         try:
-            at_first = batches.make_block(
-                replace(self.spec, image_cache=self.get_image_cache()), self.first, self._after_first()
-            )
-            yield from (_to_batch(at_first, row, self.pin_memory) for row in range(len(at_first)))
+            yield from self._to_batches(batches.make_block(self._current_spec(), self.first, self._first_stop))
             for number, blocks in enumerate(executions):
-                if number >= len(TASKS_AT_FIRST) and executions.waited > 0.05:
-                    self._images_per_task = min(2 * self._images_per_task, MOST_IMAGES_PER_TASK)
+                if number >= len(FIRST_TASKS) and executions.waited > 0.05:
+                    self._images_per_task = min(2 * self._images_per_task, MAX_IMAGES_PER_TASK)
                 for block in blocks:
-                    table = ray.get(block)
-                    for row in range(len(table)):
-                        yield _to_batch(table, row, self.pin_memory)
+                    yield from self._to_batches(block)
         finally:
             executions.close()
 
-    def _after_first(self) -> int:
-        return min(self.first + BATCHES_AT_FIRST, self.stop)
+    @property
+    def _first_stop(self) -> int:
+        """The end of the batches that the worker decodes itself."""
+        return min(self.first + FIRST_BATCHES, self.stop)
 
-    def _executions(self) -> Iterator[list[ray.ObjectRef]]:
-        """Blocks of whole batches, execution by execution."""
-        first, at_first = self._after_first(), iter(TASKS_AT_FIRST)
-        bytes_each = batches.bytes_of_batch(self.spec)
+    def _current_spec(self) -> BatchSpec:
+        return replace(self.spec, image_cache=self.get_image_cache())
+
+    def _executions(self) -> Iterator[list[pa.Table]]:
+        """Yield the blocks of one execution after the other, each block with several batches."""
+        first, task_counts = self._first_stop, iter(FIRST_TASKS)
+        batch_bytes = batches.batch_bytes(self.spec)
         while first < self.stop:
-            step = min(batches.batches_of(self.spec, self._images_per_task), max(1, MOST_BYTES // bytes_each))
-            most = max(1, MOST_BYTES // (bytes_each * step))
-            tasks = min(next(at_first, max(TASKS_AT_FIRST[-1], 8 * self.allocation.decode_tasks)), most)
+            # Batches for each task, of which the worker's shares hold about `_images_per_task` images.
+            step = max(1, self._images_per_task * self.spec.world_size // self.spec.batch_size)
+            step = min(step, max(1, MAX_EXECUTION_BYTES // batch_bytes))
+            tasks = next(task_counts, max(FIRST_TASKS[-1], TASKS_PER_SLOT * self.allocation.decode_tasks))
+            tasks = min(tasks, max(1, MAX_EXECUTION_BYTES // (batch_bytes * step)))
             stop = min(first + tasks * step, self.stop)
-            starts = range(first, stop, step)
-            make = partial(batches.make_block, replace(self.spec, image_cache=self.get_image_cache()))
-            parts = [(start, min(start + step, stop)) for start in starts]
-            yield map_ranges.map_ranges(make, parts, step * bytes_each, self.allocation)
+            ranges = [(start, min(start + step, stop)) for start in range(first, stop, step)]
+            yield map_ranges.map_ranges(partial(batches.make_block, self._current_spec()), ranges, self.allocation)
             first = stop
+
+    def _to_batches(self, block: pa.Table) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
+        return (_to_batch(block, row, self.pin_memory) for row in range(len(block)))
 
 
 def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict[int, Rejection]]":
-    # Imported here: the decoding tasks share this module and do without torch's memory and seconds.
+    """Return a batch and its rejected samples by row number, of a row of a block with the schema `batches.BLOCK`."""
+    # Imported here, because decoding tasks import this module and need neither torch's memory nor its import time.
     import torch
 
     from raycrnn.model.batch import Batch
 
-    def tensor(name: str, kind: type) -> torch.Tensor:
-        # A copy, because the object store's memory is read-only and given back when the block goes.
-        return torch.from_numpy(np.frombuffer(block[name][row].as_buffer(), kind).copy())
+    def tensor(name: str, dtype: type[np.generic]) -> "torch.Tensor":
+        # A copy: the object store's memory is read-only, and it is freed with the block.
+        return torch.from_numpy(np.frombuffer(block[name][row].as_buffer(), dtype).copy())
 
     images_BCHW = tensor("images", np.uint8).view(block["shape"][row].as_py())
-    numbers = [tensor(name, np.int64) for name in ("widths", "codes", "lengths", "rows")]
-    batch = Batch(images_BCHW.pin_memory() if pin_memory else images_BCHW, *numbers)
+    integers = [tensor(name, np.int64) for name in ("widths", "codes", "lengths", "rows")]
+    batch = Batch(images_BCHW.pin_memory() if pin_memory else images_BCHW, *integers)
     rejected = json.loads(block["rejected"][row].as_py())
     return batch, {number: Rejection(*fields) for number, *fields in rejected}

@@ -254,7 +254,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_there(local_ray, images, t
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_images_that_vanish_in_mid_training_are_listed_or_no_longer_needed(local_ray, tmp_path, keep, monkeypatch):
-    from raycrnn.ingest import batches, image_cache
+    from raycrnn.ingest import image_cache, stream
 
     source = write_set(tmp_path, words(8 * STEPS_AN_EPOCH))
     output = tmp_path / "output"
@@ -266,7 +266,7 @@ def test_images_that_vanish_in_mid_training_are_listed_or_no_longer_needed(local
 
     monkeypatch.setattr(image_cache, "fill", fill_and_tell)
     # Batches are not made long before they are wanted: soon none is left that was begun before the images were kept.
-    monkeypatch.setattr(batches, "MOST_BYTES", 1)
+    monkeypatch.setattr(stream, "MAX_EXECUTION_BYTES", 1)
 
     def act() -> None:
         wait_until(lambda: filled.is_set() or not keep)
