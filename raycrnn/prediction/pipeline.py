@@ -80,7 +80,7 @@ def _pulses(job: PredictionJob, inputs: pa.Table) -> Generator[pa.Table, None, N
     try:
         while done < len(inputs):
             try:
-                block = blocks.within(PULSE_SECONDS)
+                block = blocks.next_within(PULSE_SECONDS)
             except queue.Empty:
                 block = RESULTS.empty_table()
             done += len(block)
