@@ -142,7 +142,7 @@ def model_card(model: StoredModel) -> str:
         f"raycrnn {__version__}.",
         "",
         f"- Input: images of one text line in any size. They are converted to {colours} and scaled to a height of "
-        f"{height} pixels; wider ones than {width} pixels are compressed to that width.",
+        f"{height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
         f"- Output: text in the {len(model.alphabet)} units of `{ALPHABET}`, usually characters.",
         "",
         "## Usage",

@@ -42,7 +42,7 @@ class Alternative:
 class Transcription:
     """The transcription of an image.
 
-    Example:
+    Examples:
         >>> transcription = recognizer("line.png")[0]
         >>> transcription.text, transcription.confidence
         ('quondam', 0.97)

@@ -1,4 +1,4 @@
-"""Alphabets: what a table means, what is refused, and that codes lead back to units."""
+"""Alphabets: reading, validation, encoding and decoding."""
 
 import json
 import string
@@ -30,18 +30,18 @@ def write(tmp_path, table) -> str:
         ("lookup_letters_digits_symbols", 79, LETTERS | DIGITS | SYMBOLS),
     ],
 )
-def test_a_shipped_table_holds_what_its_name_says(name, size, units):
+def test_shipped_alphabets_contain_the_units_of_their_names(name, size, units):
     alphabet = Alphabet.load(name)
     assert name in SHIPPED
     assert len(alphabet) == alphabet.blank == len(alphabet.units) == size
     assert set(alphabet.units) == units
 
 
-def test_there_is_no_shipped_table_that_is_not_tested():
+def test_all_shipped_alphabets_are_tested():
     assert set(SHIPPED) == {"lookup_digits", "lookup_letters_symbols", "lookup_letters_digits_symbols"}
 
 
-def test_the_digits_have_their_own_values_as_codes():
+def test_the_code_of_a_digit_is_its_value():
     assert Alphabet.load("lookup_digits").encode("0123456789") == list(range(10))
 
 
@@ -57,7 +57,7 @@ def test_the_digits_have_their_own_values_as_codes():
         ({"\u2028": 0, "😀": 1, '"': 2}, ("\u2028", "😀", '"')),
     ],
 )
-def test_integers_of_any_kind_are_codes_mapped_in_their_order(tmp_path, table, units):
+def test_any_integers_are_codes_and_are_mapped_in_ascending_order(tmp_path, table, units):
     alphabet = Alphabet.load(write(tmp_path, table))
     assert alphabet.units == units
     assert alphabet.encode(units) == list(range(len(units)))
@@ -73,7 +73,7 @@ def test_the_dollar_is_an_ordinary_unit():
 
 
 @pytest.mark.parametrize(
-    ("table", "said"),
+    ("table", "expected"),
     [
         ({"a": 1, "b": 1}, ["'a'", "'b'", "same code 1"]),
         ('{"a": 0, "a": 1}', ["'a'", "twice"]),
@@ -89,24 +89,24 @@ def test_the_dollar_is_an_ordinary_unit():
         ('{"a": 0,\n"b"}', ["line 2", "not JSON"]),
     ],
 )
-def test_a_table_that_is_no_alphabet_is_refused_by_file_and_unit(tmp_path, table, said):
+def test_errors_of_alphabet_files_name_the_file_and_the_unit(tmp_path, table, expected):
     path = write(tmp_path, table)
     with pytest.raises(UsageError) as caught:
         Alphabet.load(path)
     message = str(caught.value)
     assert message.startswith(path)
-    for words in said:
+    for words in expected:
         assert words in message
 
 
-def test_two_units_are_one_or_two_by_the_unicode_form(tmp_path):
+def test_units_that_are_equal_after_normalisation_are_refused(tmp_path):
     path = write(tmp_path, {"ﬁ": 0, "fi": 1})
     assert Alphabet.load(path).units == ("ﬁ", "fi")
     with pytest.raises(UsageError, match="NFKC"):
         Alphabet.load(path, unicode_form="NFKC")
 
 
-def test_a_file_that_is_not_there_is_refused_and_the_shipped_tables_are_named(tmp_path):
+def test_the_error_of_a_missing_file_names_the_shipped_alphabets(tmp_path):
     with pytest.raises(UsageError) as caught:
         Alphabet.load(tmp_path / "nowhere.json")
     assert "nowhere.json: no such alphabet file" in str(caught.value)
@@ -114,14 +114,16 @@ def test_a_file_that_is_not_there_is_refused_and_the_shipped_tables_are_named(tm
         assert name in str(caught.value)
 
 
-def test_a_folder_is_no_alphabet(tmp_path):
+def test_a_folder_is_not_an_alphabet(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         Alphabet.load(tmp_path)
 
 
-@pytest.mark.parametrize(("units", "said"), [((), "empty"), (("a", ""), "empty unit"), (("a", "b", "a"), "'a' twice")])
-def test_units_that_make_no_alphabet_are_refused_when_it_is_made(units, said):
-    with pytest.raises(UsageError, match=said):
+@pytest.mark.parametrize(
+    ("units", "expected"), [((), "empty"), (("a", ""), "empty unit"), (("a", "b", "a"), "'a' twice")]
+)
+def test_invalid_units_are_refused(units, expected):
+    with pytest.raises(UsageError, match=expected):
         Alphabet(units)
 
 
@@ -129,7 +131,7 @@ UNITS = st.lists(st.text(min_size=1, max_size=3), min_size=1, max_size=12, uniqu
 
 
 @given(UNITS, st.data())
-def test_codes_lead_back_to_the_label(units, data):
+def test_decoding_reverses_encoding(units, data):
     alphabet = Alphabet(tuple(units))
     label = data.draw(st.lists(st.sampled_from(units)))
     codes = alphabet.encode(label)
@@ -138,13 +140,13 @@ def test_codes_lead_back_to_the_label(units, data):
 
 
 @given(UNITS.filter(lambda units: len({unicodedata.normalize("NFC", unit) for unit in units}) == len(units)))
-def test_an_alphabet_written_as_json_is_a_table_of_the_same_alphabet(units):
+def test_an_alphabet_can_be_converted_to_json_and_back(units):
     alphabet = Alphabet(tuple(unicodedata.normalize("NFC", unit) for unit in units))
     assert Alphabet._from_table(json.loads(alphabet.to_json()), "test", "NFC") == alphabet
 
 
 @given(st.lists(st.text(alphabet="abcdefgh", max_size=6)), st.text(alphabet="abcdefghij$", max_size=10))
-def test_an_unknown_unit_is_reported_once_and_no_known_one_is(labels, label):
+def test_every_unknown_unit_is_reported_once(labels, label):
     alphabet = Alphabet.from_labels([*labels, "z"])
     missing = [unit for i, unit in enumerate(label) if unit not in "".join(labels) and unit not in label[:i]]
     if not missing:
@@ -157,7 +159,7 @@ def test_an_unknown_unit_is_reported_once_and_no_known_one_is(labels, label):
         assert repr(unit) in str(caught.value)
 
 
-def test_units_are_looked_up_whole():
+def test_units_of_several_characters_are_not_divided():
     alphabet = Alphabet(("ab", "c"))
     assert alphabet.encode(["ab", "c"]) == [0, 1]
     with pytest.raises(UnknownUnit) as caught:
@@ -165,7 +167,7 @@ def test_units_are_looked_up_whole():
     assert caught.value.units == ("a", "b")
 
 
-def test_a_label_may_be_given_unit_by_unit():
+def test_a_label_can_be_an_iterator():
     assert Alphabet(("a", "b")).encode(iter("ab")) == [0, 1]
 
 
@@ -183,7 +185,7 @@ def test_an_alphabet_from_labels_does_not_depend_on_the_order_of_the_rows(labels
     assert len(alphabet) == len(units)
 
 
-def test_half_a_surrogate_pair_is_no_unit(tmp_path):
+def test_half_of_a_surrogate_pair_is_refused(tmp_path):
     path = tmp_path / "alphabet.json"
     path.write_text('{"\\ud800": 0, "a": 1}')
     with pytest.raises(UsageError, match="half of a surrogate pair"):

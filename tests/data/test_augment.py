@@ -1,4 +1,4 @@
-"""Augmentation: decided by (seed, epoch, row) alone, each effect within its strength, and off when off."""
+"""Augmentation: reproducible by seed, epoch and row, with each effect within its strength."""
 
 import colorsys
 import math
@@ -29,7 +29,7 @@ GREATEST = {
     "hue": 0.5,
     "saturation": 1.0,
 }
-"""The greatest strengths that the configuration takes."""
+"""The greatest strengths that the configuration allows."""
 
 
 def only(effect: str, strength: float) -> Augmentation:
@@ -51,7 +51,7 @@ def same(first: Image.Image, second: Image.Image) -> bool:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_seed_epoch_and_row_alone_decide(mode):
+def test_the_result_depends_only_on_seed_epoch_and_row(mode):
     picture, channels = noise(mode), len(mode)
     first = Augmenter(Augmentation(), channels, seed=3).apply(picture, 2, 7)
     again = Augmenter(Augmentation(), channels, seed=3)
@@ -62,7 +62,7 @@ def test_seed_epoch_and_row_alone_decide(mode):
     assert not same(Augmenter(Augmentation(), channels, seed=4).apply(picture, 2, 7), first)
 
 
-def test_epochs_and_rows_are_not_mixed_up():
+def test_every_epoch_and_row_has_another_result():
     augmenter = Augmenter(Augmentation(), 1, seed=0)
     pictures = {augmenter.apply(noise("L"), epoch, row).tobytes() for epoch in range(8) for row in range(8)}
     assert len(pictures) == 64
@@ -76,7 +76,7 @@ def test_the_augmentation_of_a_row_is_the_same_after_pickling():
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("settings_", [{"data_augmentation": False}, ALL_OFF])
-def test_when_it_is_off_there_is_none(settings_, channels):
+def test_without_effects_the_image_is_unchanged(settings_, channels):
     augmenter = Augmenter(Augmentation.model_validate(settings_), channels, seed=0)
     assert augmenter.for_sample(epoch=0, row=0) is None
     picture = noise("L" if channels == 1 else "RGB")
@@ -85,7 +85,7 @@ def test_when_it_is_off_there_is_none(settings_, channels):
 
 @pytest.fixture
 def called(monkeypatch) -> list[str]:
-    """The names of the effects as they are called, which is all that they do then."""
+    """The names of the effects in the order of their calls; the effects are replaced by ones that only record these."""
     names = []
     for effect in list(EFFECTS):
 
@@ -99,7 +99,7 @@ def called(monkeypatch) -> list[str]:
 
 @pytest.mark.parametrize("effect", EFFECTS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_effect_alone_is_applied_alone_and_colour_effects_not_to_grey(effect, channels, called):
+def test_only_enabled_effects_are_applied_and_colour_effects_only_to_colour(effect, channels, called):
     Augmenter(only(effect, GREATEST[effect] / 2), channels, seed=0).apply(noise("L"), 0, 0)
     assert called == ([] if channels == 1 and effect in COLOUR_ONLY else [effect])
 
@@ -112,7 +112,7 @@ def test_an_effect_of_strength_0_is_not_applied(effect, called):
     assert called == [name for name in EFFECTS if name != effect]
 
 
-def test_every_block_of_the_configuration_is_an_effect_and_the_reverse():
+def test_the_configuration_has_a_group_for_every_effect():
     blocks = {name for name, field in Augmentation.model_fields.items() if isinstance(field.default, Effect)}
     assert EFFECTS.keys() == blocks | {"rotation"}
     assert blocks > COLOUR_ONLY
@@ -124,7 +124,7 @@ SIZE = st.tuples(st.integers(1, 90), st.integers(1, 40))
 
 
 @given(st.sampled_from(IN_COLOUR + IN_GREY), SIZE, st.floats(1e-6, 1), st.integers(0, 1000))
-def test_every_effect_keeps_the_mode_and_the_image_it_was_given(effect_and_mode, size, share, seed):
+def test_effects_keep_the_mode_and_do_not_change_the_given_image(effect_and_mode, size, share, seed):
     effect, mode = effect_and_mode
     picture = noise(mode, *size)
     before = picture.tobytes()
@@ -140,7 +140,7 @@ def test_every_effect_keeps_the_mode_and_the_image_it_was_given(effect_and_mode,
 
 
 def plane_of(picture: Image.Image) -> tuple[float, float, float]:
-    """Slopes along x and y of the plane nearest to the values, and the greatest distance from it."""
+    """Return the slopes along x and y of the plane fitted to the values, and the greatest distance from it."""
     values = np.asarray(picture).astype(float)
     y, x = np.indices(values.shape)
     matrix = np.stack([x.ravel(), y.ravel(), np.ones(x.size)], axis=1)
@@ -152,7 +152,7 @@ SIDE = st.integers(6, 120)
 
 
 def ramp(width: int, height: int) -> tuple[Image.Image, int]:
-    """An image that grows evenly from left to right, and by how much a pixel."""
+    """Return an image that brightens linearly from left to right, and its slope per pixel."""
     slope = 240 // width
     return Image.fromarray(np.tile(np.arange(width, dtype=np.uint8) * slope, (height, 1))), slope
 
@@ -160,7 +160,7 @@ def ramp(width: int, height: int) -> tuple[Image.Image, int]:
 @given(SIDE, SIDE, st.floats(0.001, GREATEST["rotation"]), st.integers(0, 1000))
 @example(12, 96, 0.3, 0)
 @example(12, 96, 0.785, 1)
-def test_rotation_leaves_no_corner_uncovered(width, height, strength, seed):
+def test_rotation_exposes_no_corners(width, height, strength, seed):
     picture, slope = ramp(width, height)
     found = EFFECTS["rotation"](picture, strength, np.random.default_rng(seed))
     # A ramp stays one when it is rotated: a corner in the colour of the border's median would stick out.
@@ -172,7 +172,7 @@ def test_rotation_leaves_no_corner_uncovered(width, height, strength, seed):
 
 
 class Extreme:
-    """A random generator that draws an end of the range."""
+    """A random generator that returns an end of the range."""
 
     def __init__(self, end: int):
         self.end = end
@@ -184,14 +184,14 @@ class Extreme:
 @given(SIDE, SIDE, st.floats(0.001, GREATEST["rotation"]), st.integers(0, 1))
 @example(60, 60, 0.785, 0)
 @example(60, 240, 0.785, 1)
-def test_even_the_greatest_rotation_loses_no_more_than_a_quarter(width, height, strength, end):
+def test_rotation_removes_at_most_a_quarter_of_each_side(width, height, strength, end):
     found = EFFECTS["rotation"](Image.new("L", (width, height)), strength, Extreme(end))
     # Within the one pixel that rounding takes.
     assert found.height >= 0.75 * height - 1
     assert found.width >= 0.75 * width - 1
 
 
-def test_rotation_goes_both_ways_as_far_as_its_strength():
+def test_rotation_uses_the_whole_range_of_its_strength():
     picture, _ = ramp(100, 80)
     angles = []
     for seed in range(100):
@@ -203,7 +203,7 @@ def test_rotation_goes_both_ways_as_far_as_its_strength():
 
 
 @pytest.mark.parametrize(("mode", "ink", "paper"), [("L", 7, 200), ("RGB", (7, 8, 9), (210, 200, 190))])
-def test_padding_adds_nothing_but_pixels_in_the_colour_of_the_border(mode, ink, paper):
+def test_padding_adds_pixels_in_the_colour_of_the_border(mode, ink, paper):
     picture = Image.new(mode, (50, 20), paper)
     picture.putpixel((0, 0), ink)
     sides = []
@@ -221,7 +221,7 @@ def test_padding_adds_nothing_but_pixels_in_the_colour_of_the_border(mode, ink, 
 
 
 @given(st.sampled_from(["L", "RGB"]), st.floats(0.01, 1), st.integers(0, 1000))
-def test_brightness_shifts_every_value_alike_within_its_strength(mode, strength, seed):
+def test_brightness_shifts_all_values_equally_within_its_strength(mode, strength, seed):
     picture = noise(mode)
     found = np.asarray(EFFECTS["brightness"](picture, strength, np.random.default_rng(seed))).astype(int)
     shifts = found - np.asarray(picture)
@@ -231,7 +231,7 @@ def test_brightness_shifts_every_value_alike_within_its_strength(mode, strength,
     assert np.abs(shifts).max() <= strength * 255 + 0.5
 
 
-def test_brightness_goes_both_ways_as_far_as_its_strength():
+def test_brightness_uses_the_whole_range_of_its_strength():
     grey = Image.new("L", (1, 1), 128)
     generators = [np.random.default_rng(seed) for seed in range(200)]
     levels = [EFFECTS["brightness"](grey, 0.2, random).getpixel((0, 0)) for random in generators]
@@ -240,7 +240,7 @@ def test_brightness_goes_both_ways_as_far_as_its_strength():
 
 
 @given(st.sampled_from(["L", "RGB"]), st.floats(0.01, 0.99), st.integers(0, 1000))
-def test_contrast_stretches_about_the_mean_within_its_strength(mode, strength, seed):
+def test_contrast_scales_around_the_mean_within_its_strength(mode, strength, seed):
     picture = noise(mode, low=100, high=156)
     found = EFFECTS["contrast"](picture, strength, np.random.default_rng(seed))
     before, after = np.asarray(picture).astype(float), np.asarray(found).astype(float)
@@ -250,7 +250,7 @@ def test_contrast_stretches_about_the_mean_within_its_strength(mode, strength, s
 
 
 def colours() -> Image.Image:
-    """Each a saturated colour of another hue."""
+    """Return an image of one row, in which each pixel is a saturated colour of another hue."""
     hues = [[round(255 * band) for band in colorsys.hsv_to_rgb(hue / 24, 0.8, 0.9)] for hue in range(24)]
     return Image.fromarray(np.array([hues], dtype=np.uint8))
 
@@ -261,7 +261,7 @@ def hsv(picture: Image.Image) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("strength", [0.05, 0.5])
-def test_hue_turns_all_colours_alike_within_its_strength(strength, seed):
+def test_hue_shifts_all_colours_equally_within_its_strength(strength, seed):
     before, after = hsv(colours()), hsv(EFFECTS["hue"](colours(), strength, np.random.default_rng(seed)))
     turns = (after[:, 0] - before[:, 0] + 0.5) % 1 - 0.5
     from_first = (turns - turns[0] + 0.5) % 1 - 0.5
@@ -270,14 +270,14 @@ def test_hue_turns_all_colours_alike_within_its_strength(strength, seed):
     assert np.abs(after[:, 1:] - before[:, 1:]).max() <= 0.02
 
 
-def test_hue_turns_some_colours_far():
+def test_hue_uses_the_whole_range_of_its_strength():
     turned = [hsv(EFFECTS["hue"](colours(), 0.5, np.random.default_rng(seed)))[0, 0] for seed in range(20)]
     assert np.std(turned) > 0.2
 
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("strength", [0.3, 1.0])
-def test_saturation_moves_colours_to_and_from_their_grey_within_its_strength(strength, seed):
+def test_saturation_scales_the_distance_from_grey_within_its_strength(strength, seed):
     picture = Image.fromarray((np.asarray(colours()) // 4 + 96).astype(np.uint8))
     found = EFFECTS["saturation"](picture, strength, np.random.default_rng(seed))
     before, after = (np.asarray(p).astype(float) for p in (picture, found))
@@ -288,7 +288,7 @@ def test_saturation_moves_colours_to_and_from_their_grey_within_its_strength(str
 
 
 @pytest.mark.parametrize("effect", sorted(COLOUR_ONLY))
-def test_colour_effects_leave_greys_as_they_are(effect):
+def test_colour_effects_do_not_change_grey(effect):
     greys = noise("L").convert("RGB")
     for seed in range(5):
         assert same(EFFECTS[effect](greys, GREATEST[effect], np.random.default_rng(seed)), greys)

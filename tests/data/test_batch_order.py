@@ -1,4 +1,4 @@
-"""Orders: each row once or by weight, decided by (seed, epoch) alone, little padding, shares that make the whole."""
+"""The order of rows: complete, reproducible by seed and epoch, with little padding."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def batches(epoch: batch_order.Epoch) -> list[list[int]]:
 
 
 def padding(widths: np.ndarray, epoch: batch_order.Epoch) -> int:
-    """Columns that an epoch's batches add to make their images as wide as the widest."""
+    """Return the columns of padding in all batches of an epoch."""
     return sum(int(widths[rows].max() * len(rows) - widths[rows].sum()) for rows in batches(epoch))
 
 
@@ -28,7 +28,7 @@ def shuffled(widths: np.ndarray, batch_size: int) -> batch_order.Epoch:
 
 
 @given(*ANY)
-def test_each_row_comes_once_an_epoch(widths, batch_size, seed, number, by_area):
+def test_an_epoch_contains_every_row_once(widths, batch_size, seed, number, by_area):
     epoch = batch_order.train_epoch(widths, batch_size, seed, number, by_area)
     assert sorted(epoch.rows.tolist()) == list(range(len(widths)))
     assert [row for rows in batches(epoch) for row in rows] == epoch.rows.tolist()
@@ -36,7 +36,7 @@ def test_each_row_comes_once_an_epoch(widths, batch_size, seed, number, by_area)
 
 
 @given(*ANY)
-def test_the_order_is_a_function_of_seed_and_epoch_alone(widths, batch_size, seed, number, by_area):
+def test_the_order_depends_only_on_seed_and_epoch(widths, batch_size, seed, number, by_area):
     before = widths.copy()
     first = batch_order.train_epoch(widths, batch_size, seed, number, by_area)
     batch_order.train_epoch(widths, batch_size, seed, number + 1, by_area)
@@ -45,7 +45,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_alone(widths, batch_size, see
 
 
 @given(*ANY)
-def test_the_number_of_batches_is_known_before_and_none_is_empty(widths, batch_size, seed, number, by_area):
+def test_the_number_of_batches_is_batch_count_and_none_is_empty(widths, batch_size, seed, number, by_area):
     sizes = [len(rows) for rows in batches(batch_order.train_epoch(widths, batch_size, seed, number, by_area))]
     assert len(sizes) == batch_order.batch_count(len(widths), batch_size)
     assert all(sizes)
@@ -62,20 +62,20 @@ def test_epochs_and_seeds_have_different_orders():
 @pytest.mark.parametrize("batch_size", [4, 16, 50])
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("by_area", [False, True])
-def test_rows_of_like_width_share_a_batch(batch_size, number, by_area):
+def test_batches_contain_rows_of_similar_width(batch_size, number, by_area):
     widths = np.random.default_rng(number).integers(8, 1000, 3000)
     found = padding(widths, batch_order.train_epoch(widths, batch_size, 0, number, by_area))
     assert found < padding(widths, shuffled(widths, batch_size)) / 3
 
 
-def test_within_a_window_every_batch_holds_neighbours_by_width():
+def test_batches_of_a_window_contain_neighbours_by_width():
     widths = np.random.default_rng(1).permutation(batch_order.WINDOW_BATCHES * 16)
     for window in np.split(batch_order.train_epoch(widths, 8, seed=0, epoch=0).rows.reshape(-1, 8), 2):
         ranks = np.argsort(np.argsort(widths[window], axis=None)).reshape(-1, 8)
         assert (np.ptp(ranks, axis=1) == 7).all()
 
 
-def test_the_batches_do_not_come_by_width():
+def test_batches_are_not_sorted_by_width():
     widths = np.random.default_rng(2).integers(8, 1000, 32 * 64)
     means = widths[batch_order.train_epoch(widths, 16, 0, 0).rows].reshape(-1, 16).mean(axis=1)
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
@@ -83,7 +83,7 @@ def test_the_batches_do_not_come_by_width():
 
 
 @pytest.mark.parametrize("rows", [40, 200, 2000])
-def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(rows):
+def test_epochs_batch_different_rows_together(rows):
     widths = np.random.default_rng(3).permutation(rows)
     pairs = [
         {frozenset(batch) for batch in batches(batch_order.train_epoch(widths, 2, 0, number))} for number in range(2)
@@ -91,13 +91,13 @@ def test_which_rows_share_a_batch_changes_from_epoch_to_epoch(rows):
     assert len(pairs[0] & pairs[1]) < 0.5 * rows / 2
 
 
-def test_what_fills_no_batch_comes_last_and_is_any_row():
+def test_the_incomplete_batch_is_last_and_can_contain_any_row():
     widths = np.arange(103)
     last = [frozenset(batch_order.train_epoch(widths, 10, 0, epoch).rows[-3:].tolist()) for epoch in range(500)]
     assert len(set().union(*last)) == 103
 
 
-def test_by_area_wide_rows_come_in_small_batches_of_about_the_same_width_in_all():
+def test_by_area_batches_have_about_the_same_total_width():
     widths = np.random.default_rng(5).choice([40, 1000], 4096)
     epoch = batch_order.train_epoch(widths, 16, 0, 0, by_area=True)
     assert len(epoch) == 256
@@ -121,7 +121,7 @@ def sources(counts: list[int], weights: tuple[float, ...]) -> batch_order.Source
     st.integers(0, 20),
     st.booleans(),
 )
-def test_an_epoch_has_as_many_draws_as_rows_by_weight(counted, batch_size, seed, number, by_area):
+def test_draws_are_divided_among_sources_by_weight(counted, batch_size, seed, number, by_area):
     of_rows = sources([count for count, _ in counted], tuple(weight for _, weight in counted))
     rows = len(of_rows.source_of_row)
     widths = np.random.default_rng(seed).integers(8, 500, rows)
@@ -133,8 +133,8 @@ def test_an_epoch_has_as_many_draws_as_rows_by_weight(counted, batch_size, seed,
 
 
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=3), SEED)
-def test_of_a_source_every_row_comes_once_before_one_comes_again(counts, seed):
-    """Over all epochs together, and a row's passes number its draws."""
+def test_every_row_of_a_source_is_drawn_before_one_is_drawn_again(counts, seed):
+    """This holds across epochs, and the passes of a row are all different."""
     of_rows = sources(counts, (1.0, 3.0, 0.5)[: len(counts)])
     widths = np.ones(sum(counts))
     drawn = {row: [] for row in range(sum(counts))}
@@ -149,7 +149,7 @@ def test_of_a_source_every_row_comes_once_before_one_comes_again(counts, seed):
         assert len(set(passes)) == len(passes)
 
 
-def test_every_batch_holds_its_share_of_each_source_however_wide_they_are():
+def test_every_batch_has_the_share_of_each_source_whatever_its_widths():
     of_rows = sources([900, 100], (1.0, 1.0))
     widths = np.concatenate([np.random.default_rng(0).integers(8, 100, 900), np.full(100, 900)])
     epoch = batch_order.train_epoch(widths, 10, 0, 0, sources=of_rows)
@@ -158,7 +158,7 @@ def test_every_batch_holds_its_share_of_each_source_however_wide_they_are():
     assert max(shares) <= 0.6
 
 
-def test_a_source_without_usable_rows_leaves_its_draws_to_the_others():
+def test_the_draws_of_a_source_without_rows_go_to_the_others():
     of_rows = batch_order.Sources(np.array([0, 0, 2]), (1.0, 5.0, 1.0))
     epoch = batch_order.train_epoch(np.array([9, 9, 9]), 2, 0, 0, sources=of_rows)
     assert len(epoch.rows) == 3
@@ -169,7 +169,7 @@ def test_a_source_without_usable_rows_leaves_its_draws_to_the_others():
 
 
 @given(WIDTHS, BATCH)
-def test_evaluation_goes_by_width_and_keeps_the_order_of_equals(widths, batch_size):
+def test_evaluation_is_sorted_by_width_and_stable(widths, batch_size):
     epoch = batch_order.eval_epoch(widths, batch_size)
     assert epoch.rows.tolist() == sorted(range(len(widths)), key=lambda row: (widths[row], row))
     assert all(len(batch) == batch_size for batch in batches(epoch)[:-1])
@@ -177,7 +177,7 @@ def test_evaluation_goes_by_width_and_keeps_the_order_of_equals(widths, batch_si
 
 
 @given(st.integers(0, 200), st.integers(1, 33))
-def test_the_workers_shares_make_the_batch_with_none_twice_and_none_much_larger(size, world_size):
+def test_the_shares_of_workers_add_up_to_the_batch_and_are_of_equal_size(size, world_size):
     batch = np.random.default_rng(size).permutation(1000)[:size]
     shares = [batch_order.worker_share(batch, rank, world_size) for rank in range(world_size)]
     assert sorted(np.concatenate(shares).tolist()) == sorted(batch.tolist())

@@ -1,4 +1,4 @@
-"""CSV rows and labels: every rule of the data contract as a case, and what is written reads back."""
+"""CSV rows and labels: the rules of the format, and round trips."""
 
 import itertools
 import os
@@ -46,7 +46,7 @@ from raycrnn.errors import UsageError
         ("a.png;\u2028 \x0b\x0c\x85", "a.png", "\u2028 \x0b\x0c\x85"),
     ],
 )
-def test_a_row_is_a_path_and_a_label(line, path, label):
+def test_a_row_consists_of_path_and_label(line, path, label):
     assert parse_row(line, 7) == Row(path, label, 7)
 
 
@@ -68,7 +68,7 @@ def test_a_row_is_a_path_and_a_label(line, path, label):
         ('"a.png" ;text', "follow a closing quote"),
     ],
 )
-def test_a_malformed_row_keeps_its_line_and_says_what_is_wrong(line, problem):
+def test_a_malformed_row_has_its_line_and_the_problem(line, problem):
     row = parse_row(line, 3)
     assert (row.path, row.label, row.line) == (line, None, 3)
     assert problem in row.problem
@@ -84,7 +84,7 @@ def test_a_malformed_row_keeps_its_line_and_says_what_is_wrong(line, problem):
         ("é", "a.pngéb", "a.png", "b"),
     ],
 )
-def test_another_delimiter_splits_as_well(delimiter, line, path, label):
+def test_the_delimiter_is_a_setting(delimiter, line, path, label):
     assert parse_row(line, 1, delimiter) == Row(path, label, 1)
 
 
@@ -93,7 +93,7 @@ DELIMITERS = st.sampled_from(";,\t|: é")
 
 
 @given(path=LINES.filter(bool), label=st.none() | LINES, delimiter=DELIMITERS)
-def test_what_is_written_as_a_row_is_read_back(path, label, delimiter):
+def test_a_written_row_is_parsed_to_the_same_row(path, label, delimiter):
     line = write_field(path, delimiter)
     if label is not None:
         line += delimiter + write_field(label, delimiter)
@@ -104,7 +104,7 @@ ROWS = st.lists(st.tuples(LINES.filter(str.strip), LINES), max_size=6)
 
 
 @given(ROWS, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_what_is_written_as_a_file_is_read_back(tmp_path_factory, rows, line_end, mark):
+def test_a_written_file_is_read_to_the_same_rows(tmp_path_factory, rows, line_end, mark):
     assume(mark or not rows or not rows[0][0].startswith("\ufeff"))
     text = "".join(f"{write_field(path)};{write_field(label)}{line_end}" for path, label in rows)
     file = tmp_path_factory.getbasetemp() / "round_trip.csv"
@@ -113,7 +113,7 @@ def test_what_is_written_as_a_file_is_read_back(tmp_path_factory, rows, line_end
 
 
 @given(st.text(alphabet='ab";|\u2028 ', max_size=12), st.integers(1, 99))
-def test_every_line_is_a_row_or_a_problem(line, number):
+def test_every_line_is_a_row_or_has_a_problem(line, number):
     row = parse_row(line, number)
     assert row.line == number
     if row.problem:
@@ -133,7 +133,7 @@ def test_a_line_end_cannot_be_written(text):
     ("text", "field"),
     [("a", "a"), ("a;b", '"a;b"'), ('"a"', '"""a"""'), ('a"b', 'a"b'), ("", ""), ('a";b', '"a"";b"')],
 )
-def test_a_field_is_quoted_only_where_it_must_be(text, field):
+def test_a_field_is_quoted_only_if_necessary(text, field):
     assert write_field(text) == field
 
 
@@ -166,13 +166,13 @@ def csv(tmp_path, content: bytes):
         (b"\n", []),
     ],
 )
-def test_a_file_holds_rows_with_their_line_numbers(tmp_path, content, rows):
+def test_rows_have_their_line_numbers(tmp_path, content, rows):
     file = read_csv(csv(tmp_path, content))
     assert [(row.path, row.label, row.line) for row in file.rows] == rows
     assert file.path == str(tmp_path / "data.csv")
 
 
-def test_a_malformed_row_does_not_take_its_neighbours_along(tmp_path):
+def test_a_malformed_row_does_not_affect_its_neighbours(tmp_path):
     rows = read_csv(csv(tmp_path, b'a;1\nb;"2\n;3\nc;4\n')).rows
     assert [row.problem is None for row in rows] == [True, False, False, True]
     assert [row.line for row in rows] == [1, 2, 3, 4]
@@ -188,13 +188,13 @@ def test_a_malformed_row_does_not_take_its_neighbours_along(tmp_path):
         ("shift_jis", "a;日\n"),
     ],
 )
-def test_another_encoding_is_a_setting(tmp_path, encoding, text):
+def test_the_encoding_is_a_setting(tmp_path, encoding, text):
     rows = read_csv(csv(tmp_path, text.encode(encoding)), encoding=encoding).rows
     assert [f"{row.path};{row.label}\n" for row in rows] == text.splitlines(keepends=True)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "UTF8", "utf_8", "utf-8-sig", "U8"])
-def test_a_byte_order_mark_is_dropped_by_whatever_name_the_encoding_goes(tmp_path, encoding):
+def test_a_byte_order_mark_is_removed_under_every_name_of_utf_8(tmp_path, encoding):
     assert read_csv(csv(tmp_path, b"\xef\xbb\xbfa;1"), encoding=encoding).rows == [Row("a", "1", 1)]
 
 
@@ -209,7 +209,7 @@ def test_a_byte_order_mark_is_dropped_by_whatever_name_the_encoding_goes(tmp_pat
         ("a;1\nb;é".encode(), "ascii", 2),
     ],
 )
-def test_bytes_of_another_encoding_are_refused_with_their_line(tmp_path, content, encoding, line):
+def test_the_error_of_invalid_bytes_names_their_line(tmp_path, content, encoding, line):
     path = csv(tmp_path, content)
     with pytest.raises(UsageError) as caught:
         read_csv(path, encoding=encoding)
@@ -219,13 +219,13 @@ def test_bytes_of_another_encoding_are_refused_with_their_line(tmp_path, content
     assert "data.encoding" in message
 
 
-def test_a_csv_that_is_not_there_is_a_usage_error_by_name(tmp_path):
+def test_a_missing_csv_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.csv: no such CSV file") as caught:
         read_csv(tmp_path / "nowhere.csv")
     assert caught.value.exit_code == 2
 
 
-def test_a_folder_is_no_csv(tmp_path):
+def test_a_folder_is_not_a_csv(tmp_path):
     with pytest.raises(UsageError, match="cannot be read"):
         read_csv(tmp_path)
 
@@ -241,8 +241,8 @@ def test_a_folder_is_no_csv(tmp_path):
         ("file:///abs/a.png", "file:///abs/a.png"),
     ],
 )
-def test_a_relative_path_is_looked_for_beside_its_csv_from_any_working_directory(field, resolved):
-    """`..` stays as it is: behind a symbolic link, folding it would lead elsewhere."""
+def test_relative_paths_are_relative_to_the_folder_of_the_csv(field, resolved):
+    """`..` is not normalised, because after a symbolic link it leads elsewhere."""
     expected = resolved.replace("HERE", os.getcwd())
     assert csv_files.CsvFile("sets/one/data.csv", []).resolve(field) == expected
     assert csv_files.CsvFile(os.path.join(os.getcwd(), "sets/one/data.csv"), []).resolve(field) == expected
@@ -275,7 +275,7 @@ def test_a_relative_path_is_looked_for_beside_its_csv_from_any_working_directory
         ("😀", ("😀",)),
     ],
 )
-def test_a_label_is_units_between_delimiters_or_characters(label, units):
+def test_a_label_is_split_at_delimiters_or_into_characters(label, units):
     assert split_label(label) == units
 
 
@@ -299,13 +299,13 @@ def test_the_unicode_form_is_a_setting(form, units):
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="|"), max_size=4)))
-def test_units_between_delimiters_are_read_back_but_for_the_empty_ones(units):
+def test_delimited_units_are_split_and_empty_ones_ignored(units):
     expected = tuple(unicodedata.normalize("NFC", unit) for unit in units if unit != "")
     assert split_label("|" + "|".join(units) + "|") == expected
 
 
 @given(st.text().filter(lambda text: not text.startswith("|")))
-def test_a_plain_label_loses_nothing(label):
+def test_a_plain_label_is_split_into_all_its_characters(label):
     units = split_label(label)
     assert "".join(units) == unicodedata.normalize("NFC", label)
     assert all(len(unit) == 1 for unit in units)
@@ -322,11 +322,11 @@ def test_a_plain_label_loses_nothing(label):
         (["ab", "", None], False),
     ],
 )
-def test_a_file_that_mixes_both_forms_of_label_is_noticed(labels, mixes):
+def test_mixed_forms_of_labels_are_detected(labels, mixes):
     assert csv_files.mixes_label_forms([Row("a", label, 1) for label in labels]) is mixes
 
 
-def test_the_form_of_a_label_is_judged_by_the_delimiter_in_use():
+def test_the_form_of_a_label_depends_on_the_split_delimiter():
     rows = [Row("a", "^a^", 1), Row("a", "|a|", 2)]
     assert csv_files.mixes_label_forms(rows, "^")
     assert csv_files.mixes_label_forms(rows, "|")
@@ -334,7 +334,7 @@ def test_the_form_of_a_label_is_judged_by_the_delimiter_in_use():
 
 
 @given(st.lists(st.integers(0, 2), max_size=4))
-def test_least_frames_is_the_length_of_the_shortest_path_that_collapses_to_the_label(codes):
+def test_min_frames_is_the_length_of_the_shortest_path_of_the_label(codes):
     def collapses_to_label(path):
         return [code for code, _ in itertools.groupby(path) if code != 3] == codes
 
@@ -346,7 +346,7 @@ def test_least_frames_is_the_length_of_the_shortest_path_that_collapses_to_the_l
 # Reasons
 
 
-def test_every_reason_to_leave_a_sample_out_has_a_remedy():
+def test_every_reason_for_a_rejection_has_a_remedy():
     for reason, remedy in REMEDIES.items():
         assert remedy
         rejected = Rejected(reason, "a.png")
@@ -358,7 +358,7 @@ def test_a_reason_without_a_remedy_is_refused():
         Rejected("bad mood", "a.png")
 
 
-def test_lines_that_end_in_cr_alone_are_refused_and_not_read_as_one(tmp_path):
+def test_lines_that_end_in_cr_alone_are_refused(tmp_path):
     (tmp_path / "mac.csv").write_bytes(b"a.png;x\rb.png;y\r")
     with pytest.raises(UsageError, match="CR alone"):
         csv_files.read_csv(tmp_path / "mac.csv")

@@ -1,4 +1,4 @@
-"""Images of every format and mode against NumPy's answer, and broken ones against a clean refusal."""
+"""Decoding of every format and mode, rejection of corrupt files, measuring and fitting."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def cmyk(inks_HWC: np.ndarray) -> Image.Image:
 
 
 def grey_of(colours_HWC: np.ndarray) -> np.ndarray:
-    """Luma of ITU-R BT.601."""
+    """Return the luma of ITU-R BT.601."""
     return colours_HWC @ np.array([0.299, 0.587, 0.114])
 
 
@@ -50,20 +50,20 @@ LOSSLESS += [("WEBP", {"lossless": True}), ("JPEG2000", {}), ("TIFF", {"compress
 
 
 @pytest.mark.parametrize(("file_format", "options"), LOSSLESS)
-def test_a_lossless_format_gives_every_pixel_back(file_format, options):
+def test_lossless_formats_are_decoded_exactly(file_format, options):
     data = encoded(Image.fromarray(COLOURS_HWC), file_format, **options)
     assert np.array_equal(image.decode(data, 3), COLOURS_HWC)
     assert np.abs(np.asarray(image.decode(data, 1)) - grey_of(COLOURS_HWC)).max() <= 1
 
 
 @pytest.mark.parametrize("options", [{}, {"interlace": 1}])
-def test_a_gif_gives_its_greys_back(options):
+def test_a_grey_gif_is_decoded_exactly(options):
     data = encoded(Image.fromarray(GRADIENT_HW), "GIF", **options)
     assert np.array_equal(image.decode(data), GRADIENT_HW)
 
 
 @pytest.mark.parametrize("options", [{"quality": 95}, {"quality": 95, "progressive": True}])
-def test_a_jpeg_comes_close(options):
+def test_a_jpeg_is_decoded_approximately(options):
     ramp_HWC = np.dstack([np.add.outer(np.arange(20), np.arange(40) * k) for k in (1, 2, 3)]).astype(np.uint8)
     data = encoded(Image.fromarray(ramp_HWC), "JPEG", subsampling=0, **options)
     assert np.abs(np.asarray(image.decode(data, 3)).astype(int) - ramp_HWC).max() <= 8
@@ -71,7 +71,7 @@ def test_a_jpeg_comes_close(options):
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "GIF", "WEBP"])
-def test_of_several_pages_the_first_is_taken(file_format):
+def test_only_the_first_page_is_decoded(file_format):
     pages = [Image.new("L", (12, 8), level) for level in (200, 20, 90)]
     options = {"lossless": True} if file_format == "WEBP" else {}
     data = encoded(pages[0], file_format, save_all=True, append_images=pages[1:], **options)
@@ -94,14 +94,14 @@ def test_grey_becomes_three_equal_channels():
     assert np.array_equal(array, np.stack([GRADIENT_HW] * 3, axis=2))
 
 
-def test_grey_with_alpha_lies_on_white():
+def test_grey_with_alpha_is_blended_with_white():
     grey_HW, alpha_HW = np.meshgrid(np.arange(0, 256, 5, np.uint8), np.arange(0, 256, 15, np.uint8))
     data = encoded(Image.merge("LA", [Image.fromarray(grey_HW), Image.fromarray(alpha_HW)]), "PNG")
     expected = grey_HW * (alpha_HW / 255) + 255 * (1 - alpha_HW / 255)
     assert np.abs(np.asarray(image.decode(data)) - expected).max() <= 1
 
 
-def test_colour_with_alpha_lies_on_white():
+def test_colour_with_alpha_is_blended_with_white():
     alpha_HW = np.tile(np.arange(40, dtype=np.uint8) * 6, (20, 1))
     data = encoded(Image.fromarray(np.dstack([COLOURS_HWC, alpha_HW])), "PNG")
     share = alpha_HW[:, :, None] / 255
@@ -110,7 +110,7 @@ def test_colour_with_alpha_lies_on_white():
     assert np.abs(np.asarray(image.decode(data, 1)) - grey_of(expected)).max() <= 2
 
 
-def test_a_palette_is_looked_up_and_its_transparent_entry_is_white():
+def test_palettes_are_applied_and_their_transparent_entry_is_white():
     picture = Image.new("P", (3, 1))
     picture.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
     picture.putdata([0, 1, 2])
@@ -125,13 +125,13 @@ def test_a_palette_is_looked_up_and_its_transparent_entry_is_white():
 
 
 @pytest.mark.parametrize(("mode", "ink"), [("L", 7), ("RGB", (7, 8, 9)), ("1", 0)])
-def test_a_colour_that_stands_for_transparent_is_white(mode, ink):
+def test_a_colour_declared_transparent_is_white(mode, ink):
     data = encoded(Image.new(mode, (8, 8), ink), "PNG", transparency=ink)
     for channels in (1, 3):
         assert np.asarray(image.decode(data, channels)).min() == 255
 
 
-def test_cmyk_becomes_what_light_the_inks_leave():
+def test_cmyk_is_converted_to_rgb():
     inks_HWC = np.dstack([COLOURS_HWC, GRADIENT_HW // 2])
     data = encoded(cmyk(inks_HWC), "TIFF")
     expected = (255 - inks_HWC[:, :, :3].astype(float)) * (255 - inks_HWC[:, :, 3:].astype(float)) / 255
@@ -153,7 +153,7 @@ def pgm(deep_HW: np.ndarray) -> bytes:
     ids=["PNG", "TIFF", "PGM"],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_16_bit_grey_is_scaled_and_not_clipped(data, channels):
+def test_16_bit_grey_is_scaled_not_clipped(data, channels):
     array = np.asarray(image.decode(data, channels)).reshape(20, 40, -1)
     assert np.abs(array - (DEEP_HW / 257)[:, :, None]).max() <= 1
 
@@ -165,7 +165,7 @@ def test_dark_16_bit_grey_stays_dark_in_every_format():
         assert np.abs(np.asarray(image.decode(data)) - dark_HW / 257).max() <= 1
 
 
-def test_floats_are_scaled_and_what_is_no_number_is_black():
+def test_floats_are_scaled_and_nan_is_black():
     floats_HW = np.linspace(0, 1000, 800, dtype=np.float32).reshape(20, 40)
     expected_HW = floats_HW * (255 / 1000)
     floats_HW[3, 4], floats_HW[5, 6] = np.nan, -np.inf
@@ -188,12 +188,12 @@ TURNED = {
     7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
     8: lambda a: np.rot90(a, 1),
 }
-"""What each EXIF orientation asks for."""
+"""The rotation or reflection for each EXIF orientation."""
 
 
 @pytest.mark.parametrize("orientation", TURNED)
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
-def test_an_image_is_turned_as_its_exif_orientation_says(orientation, file_format):
+def test_an_image_is_rotated_by_its_exif_orientation(orientation, file_format):
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if file_format == "WEBP" else {}
@@ -201,7 +201,7 @@ def test_an_image_is_turned_as_its_exif_orientation_says(orientation, file_forma
     assert np.array_equal(image.decode(data, 3), TURNED[orientation](COLOURS_HWC))
 
 
-def test_a_camera_s_jpeg_is_turned():
+def test_a_jpeg_is_rotated_by_its_exif_orientation():
     exif = Image.Exif()
     exif[0x0112] = 6
     left_dark_HW = np.repeat([[0] * 16 + [255] * 16], 16, axis=0).astype(np.uint8)
@@ -214,7 +214,7 @@ def test_a_camera_s_jpeg_is_turned():
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0garbage", b"Exif\0\0", b"II*\0\xff\xff\xff\xff"])
 @pytest.mark.filterwarnings("ignore")
-def test_broken_exif_data_do_not_cost_the_picture(file_format, exif):
+def test_an_image_with_corrupt_exif_data_is_decoded(file_format, exif):
     picture = Image.fromarray(COLOURS_HWC)
     plain = image.decode(encoded(picture, file_format), 3)
     assert np.array_equal(image.decode(encoded(picture, file_format, exif=exif), 3), plain)
@@ -228,31 +228,31 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, height: int, rows: bytes) -> bytes:
-    """A PNG of 8-bit grey by its specification, whether or not the rows are what the header says."""
+    """Return a PNG of 8-bit grey, whose rows need not match its header."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", zlib.compress(rows)), png_chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
-def test_a_png_made_by_hand_is_read():
+def test_a_png_from_its_parts_is_decoded():
     assert np.array_equal(image.decode(png(3, 2, b"\0\x01\x02\x03\0\x04\x05\x06")), [[1, 2, 3], [4, 5, 6]])
 
 
 @pytest.mark.parametrize(
     "size", [(30_000, 30_000), (8001, 8000), (64_000_001, 1), (1, 64_000_001), (2**31 - 1, 2**31 - 1)]
 )
-def test_an_image_of_too_many_pixels_is_refused_by_its_header(size, monkeypatch):
+def test_an_image_with_too_many_pixels_is_rejected_by_its_header(size, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were loaded"))
     assert rejection(png(*size, b"")).reason == "too many pixels"
 
 
-def test_a_gif_of_too_many_pixels_is_refused_by_its_header():
+def test_a_gif_with_too_many_pixels_is_rejected_by_its_header():
     data = encoded(Image.new("P", (4, 4)), "GIF")
     assert rejection(data[:6] + b"\xff\xff\xff\xff" + data[10:]).reason == "too many pixels"
 
 
 def with_segments(data: bytes, segments: bytes) -> bytes:
-    """A JPEG with more behind its first two bytes."""
+    """Return a JPEG with additional segments after its first two bytes."""
     return data[:2] + segments + data[2:]
 
 
@@ -261,7 +261,7 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def with_scans(count: int) -> bytes:
-    """A progressive JPEG with so many more scans."""
+    """Return a progressive JPEG with additional scans."""
     data = encoded(Image.new("L", (64, 48), 128), "JPEG", progressive=True)
     second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 1)
     # Behind it come the tables of the third.
@@ -274,7 +274,7 @@ COMMENT = segment(0xFE, b"")
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (with_scans(2000), "more than 100 scans"),
         (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), EXIF * 17), "16 segments of Exif data"),
@@ -287,11 +287,11 @@ COMMENT = segment(0xFE, b"")
     ],
     ids=["scans", "exif", "exif behind an end", "segments", "padding", "restarts", "nothing else"],
 )
-def test_a_jpeg_that_takes_far_longer_than_its_pixels_is_refused_before_it_is_decoded(data, said, monkeypatch):
+def test_a_jpeg_that_would_take_long_to_decode_is_rejected_before(data, expected, monkeypatch):
     monkeypatch.setattr(Image, "open", None)
     found = rejection(data)
     assert found.reason == "damaged image"
-    assert said in found.detail
+    assert expected in found.detail
 
 
 @pytest.mark.parametrize(
@@ -306,12 +306,12 @@ def test_a_jpeg_that_takes_far_longer_than_its_pixels_is_refused_before_it_is_de
     ],
     ids=["scans", "exif", "a comment", "behind", "restarts"],
 )
-def test_a_jpeg_of_many_parts_is_read_all_the_same(data):
+def test_a_jpeg_with_many_segments_is_decoded(data):
     assert image.decode(data).width
 
 
 def tiled(width: int, height: int, *more: tuple[int, int]) -> bytes:
-    """A TIFF of 40 × 32 pixels in one compressed tile, with more tags."""
+    """Return a TIFF of 40 × 32 pixels in one compressed tile, with additional tags."""
     pixels = zlib.compress(bytes(1024 * 1024))
     tags = {256: 40, 257: 32, 258: 8, 259: 8, 262: 1, 277: 1}
     tags = [*tags.items(), (322, width), (323, height), *more, (324, 0), (325, len(pixels))]
@@ -321,24 +321,24 @@ def tiled(width: int, height: int, *more: tuple[int, int]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("data", "reason", "said"),
+    ("data", "reason", "expected"),
     [
         (tiled(20_000, 20_000), "too many pixels", "tiles of 20000 × 20000"),
         (tiled(16, 16, (322, 20_000), (323, 20_000)), "damaged image", "ambiguous tile sizes"),
     ],
 )
-def test_a_tiff_of_tiles_of_too_many_pixels_is_refused_by_its_header(data, reason, said, monkeypatch):
+def test_a_tiff_with_too_large_tiles_is_rejected_by_its_header(data, reason, expected, monkeypatch):
     monkeypatch.setattr(TiffImagePlugin.TiffImageFile, "load", None)
     found = rejection(data)
     assert found.reason == reason
-    assert said in found.detail
+    assert expected in found.detail
 
 
-def test_a_tiff_of_tiles_larger_than_itself_is_read():
+def test_a_tiff_with_a_tile_larger_than_the_image_is_decoded():
     assert image.decode(tiled(1024, 1024)).size == (40, 32)
 
 
-def test_the_limit_itself_is_no_excess():
+def test_an_image_with_exactly_max_pixels_is_decoded():
     assert image.decode(png(10, 10, b"\0" * 110), max_pixels=100).size == (10, 10)
     with pytest.raises(Rejected) as error:
         image.decode(png(10, 11, b"\0" * 121), max_pixels=100)
@@ -365,7 +365,7 @@ def test_the_limit_itself_is_no_excess():
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_no_image_and_what_is_a_damaged_one_are_told_apart(data, reason):
+def test_damaged_images_are_distinguished_from_other_files(data, reason):
     assert rejection(data).reason == reason
 
 
@@ -389,7 +389,7 @@ WHOLE = {
 
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.filterwarnings("ignore")
-def test_a_truncated_image_is_refused_unless_nothing_of_the_picture_is_missing(name):
+def test_a_truncated_image_is_rejected_unless_all_pixels_are_there(name):
     data = WHOLE[name]
     picture = np.asarray(image.decode(data, 3))
     whole = 0
@@ -406,7 +406,7 @@ def test_a_truncated_image_is_refused_unless_nothing_of_the_picture_is_missing(n
 
 @pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 273, 277, 278, 279, 284])
 @pytest.mark.filterwarnings("ignore")
-def test_a_tiff_with_a_tag_of_any_type_is_read_or_refused(tag):
+def test_a_tiff_with_any_type_of_tag_is_decoded_or_rejected(tag):
     data = WHOLE["TIFF"]
     directory = struct.unpack_from("<I", data, 4)[0]
     entries = range(directory + 2, directory + 2 + 12 * struct.unpack_from("<H", data, directory)[0], 12)
@@ -441,7 +441,7 @@ STARTS = st.sampled_from([b"", *image.SIGNATURES, b"BM", b"P5 ", b"P1 ", b"RIFF\
 
 @given(st.binary(max_size=200), STARTS)
 @pytest.mark.filterwarnings("ignore")
-def test_random_bytes_are_read_or_refused(data, start):
+def test_random_bytes_are_decoded_or_rejected(data, start):
     read_or_refused(start + data)
 
 
@@ -451,7 +451,7 @@ CUT = st.none() | st.integers(0, 4000)
 
 
 def with_true_checksums(data: bytes) -> bytes:
-    """A PNG's chunks with the CRCs that they should have, so that a broken chunk is read at all."""
+    """Return a PNG with correct checksums, so that its corrupt chunks are read."""
     fixed, place = bytearray(data), 8
     while place + 12 <= len(fixed):
         end = place + 8 + struct.unpack_from(">I", fixed, place)[0]
@@ -464,7 +464,7 @@ def with_true_checksums(data: bytes) -> bytes:
 
 @given(st.sampled_from(sorted(WHOLE)), EDITS, CUT)
 @pytest.mark.filterwarnings("ignore")
-def test_a_broken_image_is_read_or_refused(name, edits, cut):
+def test_a_corrupt_image_is_decoded_or_rejected(name, edits, cut):
     data = bytearray(WHOLE[name])
     for place, longer, content in edits:
         # Headers stand at the front, a TIFF's also at the end: most of the places fall there.
@@ -478,14 +478,14 @@ def test_a_broken_image_is_read_or_refused(name, edits, cut):
 # Files
 
 
-def test_the_bytes_of_a_file_are_read_by_path_and_by_uri(tmp_path):
+def test_files_are_read_by_path_and_by_uri(tmp_path):
     path = tmp_path / "á b.png"
     path.write_bytes(b"content")
     assert image_files.read_bytes(str(path)) == b"content"
     assert image_files.read_bytes(path.as_uri()) == b"content"
 
 
-def test_a_file_that_is_not_there_is_rejected_by_name(tmp_path):
+def test_the_rejection_of_a_missing_file_names_it(tmp_path):
     for path in (f"{tmp_path}/nowhere.png", f"file://{tmp_path}/nowhere.png"):
         with pytest.raises(Rejected) as caught:
             image_files.read_bytes(path)
@@ -493,7 +493,7 @@ def test_a_file_that_is_not_there_is_rejected_by_name(tmp_path):
         assert "nowhere.png" in caught.value.detail
 
 
-def test_what_cannot_be_read_is_rejected_by_name(tmp_path):
+def test_the_rejection_of_an_unreadable_file_names_it(tmp_path):
     for path in (str(tmp_path), f"file://{tmp_path}", "a\0b.png", "gopher://host/a.png", "x" * 5000):
         with pytest.raises(Rejected) as caught:
             image_files.read_bytes(path)
@@ -501,14 +501,14 @@ def test_what_cannot_be_read_is_rejected_by_name(tmp_path):
         assert caught.value.detail.startswith(path)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_named_pipe_is_rejected(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(Rejected) as caught:
         image_files.read_bytes(str(tmp_path / "a.png"))
     assert caught.value.reason == "cannot be read"
 
 
-def test_an_empty_file_and_a_text_called_png_are_no_images(tmp_path):
+def test_an_empty_file_and_a_text_file_are_not_images(tmp_path):
     for content in (b"", b"This is a text.\n"):
         (tmp_path / "a.png").write_bytes(content)
         assert rejection(image_files.read_bytes(str(tmp_path / "a.png"))).reason == "not an image"
@@ -518,7 +518,7 @@ def test_an_empty_file_and_a_text_called_png_are_no_images(tmp_path):
 
 
 @pytest.mark.parametrize("name", WHOLE)
-def test_the_header_alone_gives_the_width_that_the_image_will_have(tmp_path, name, monkeypatch):
+def test_measuring_the_header_gives_the_width_of_the_fitted_image(tmp_path, name, monkeypatch):
     (tmp_path / "whole").write_bytes(WHOLE[name])
     expected = [image.prepare(WHOLE[name], shape, 3).shape[1] for shape in ((32, 1024), (48, 50))]
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were loaded"))
@@ -528,7 +528,7 @@ def test_the_header_alone_gives_the_width_that_the_image_will_have(tmp_path, nam
 
 @pytest.mark.parametrize("orientation", TURNED)
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_an_image_that_lies_on_its_side_is_measured_upright(tmp_path, orientation, file_format):
+def test_a_rotated_image_is_measured_upright(tmp_path, orientation, file_format):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif)
@@ -540,7 +540,7 @@ def test_an_image_that_lies_on_its_side_is_measured_upright(tmp_path, orientatio
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0garbage", b"Exif\0\0", b"II*\0\xff\xff\xff\xff"])
 @pytest.mark.filterwarnings("ignore")
-def test_broken_exif_data_do_not_hinder_measuring(tmp_path, file_format, exif):
+def test_an_image_with_corrupt_exif_data_is_measured(tmp_path, file_format, exif):
     # With a resolution given, Pillow does not look into a JPEG's EXIF data for it and find them broken.
     data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif, dpi=(72, 72))
     (tmp_path / "broken").write_bytes(data)
@@ -548,14 +548,14 @@ def test_broken_exif_data_do_not_hinder_measuring(tmp_path, file_format, exif):
 
 
 def measured(path: str) -> str:
-    """The reason of the rejection."""
+    """Return the reason of the rejection."""
     with pytest.raises(Rejected) as caught:
         image.fitted_width(image.measure(path), (32, 1024))
     return caught.value.reason
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_measured_is_rejected_as_it_is_when_it_is_read(tmp_path):
+def test_measuring_rejects_files_for_the_same_reasons_as_decoding(tmp_path):
     assert measured(f"{tmp_path}/nowhere.png") == "no such file"
     for path in (str(tmp_path), "a\0b.png", "x" * 5000):
         assert measured(path) == "cannot be read"
@@ -577,7 +577,7 @@ SIZES = st.tuples(st.integers(1, 400), st.integers(1, 120))
 
 
 @given(SIZES, st.sampled_from([32, 48, 64]), st.integers(8, 300))
-def test_an_image_is_fitted_to_the_height_with_its_aspect_within_the_width(size, height, greatest_width):
+def test_fitting_keeps_the_aspect_ratio_within_the_greatest_width(size, height, greatest_width):
     fitted = image.fit(Image.new("L", size), height, greatest_width)
     wanted = size[0] * height / size[1]
     assert fitted.height == height
@@ -588,13 +588,13 @@ def test_an_image_is_fitted_to_the_height_with_its_aspect_within_the_width(size,
         assert fitted.width == (8 if wanted < 8 else greatest_width)
 
 
-def test_an_image_that_fits_is_left_alone():
+def test_an_image_of_the_right_height_is_not_changed():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 100), dtype=np.uint8))
     assert np.array_equal(image.fit(picture, 32, 1024), picture)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_fitting_keeps_mode_and_place(mode):
+def test_fitting_keeps_mode_and_positions(mode):
     picture = Image.new(mode, (200, 100))
     picture.paste(Image.new(mode, (100, 100), "white"), (100, 0))
     fitted = np.asarray(image.fit(picture, 32, 1024)).reshape(32, 64, -1)
@@ -604,7 +604,7 @@ def test_fitting_keeps_mode_and_place(mode):
 
 
 @given(SIZES, st.integers(1, 100))
-def test_limit_height_only_shrinks_and_keeps_the_aspect(size, most):
+def test_limit_height_only_shrinks_and_keeps_the_aspect_ratio(size, most):
     picture = Image.new("L", size)
     limited = image.limit_height(picture, most)
     if size[1] <= most:
@@ -614,12 +614,12 @@ def test_limit_height_only_shrinks_and_keeps_the_aspect(size, most):
         assert limited.width == 1 or abs(limited.width - size[0] * most / size[1]) <= 0.5
 
 
-def test_the_least_width_is_the_first_that_gives_a_frame():
+def test_min_width_is_the_smallest_width_with_a_frame():
     assert min(width for width in range(1, 100) if image.frames(width) >= 1) == image.MIN_WIDTH
 
 
 @given(st.integers(8, 5000))
-def test_frames_are_what_two_halvings_and_a_convolution_of_two_columns_leave(width):
+def test_frames_follow_from_two_poolings_and_one_convolution(width):
     after_pools = len(range(0, len(range(0, width - 1, 2)) - 1, 2))
     assert image.frames(width) == len(range(after_pools - 1))
 
@@ -635,7 +635,7 @@ def test_an_image_is_prepared_to_the_shape_the_network_reads(channels):
     assert np.array_equal(array, np.asarray(expected).reshape(32, 64, channels))
 
 
-def test_augmentation_sees_the_decoded_image_of_at_most_twice_the_height():
+def test_augmented_images_are_at_most_twice_as_high_as_the_input():
     seen = []
 
     def augment(picture):
@@ -650,7 +650,7 @@ def test_augmentation_sees_the_decoded_image_of_at_most_twice_the_height():
 
 
 @given(st.lists(st.integers(8, 100), min_size=1, max_size=6), st.sampled_from([1, 3]))
-def test_a_batch_holds_each_image_then_zeros_to_a_multiple_of_16(widths, channels):
+def test_a_batch_is_padded_with_zeros_to_a_multiple_of_16(widths, channels):
     random = np.random.default_rng(0)
     images = [random.integers(1, 256, (32, width, channels), dtype=np.uint8) for width in widths]
     images_BCHW, widths_B = image.collate(images)

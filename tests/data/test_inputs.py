@@ -1,4 +1,4 @@
-"""What names on a command line stand for."""
+"""The images that names on a command line stand for."""
 
 import os
 
@@ -14,7 +14,7 @@ def listed(*names) -> list[str]:
     return list_inputs(list(map(str, names)), SETTINGS)["name"].to_pylist()
 
 
-def test_a_link_that_leads_nowhere_or_round_costs_no_other_its_row(tmp_path):
+def test_broken_links_do_not_affect_other_images(tmp_path):
     for name in ("a.png", "c.PNM", "d.jfif", "e.jpe"):
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to("loop")
@@ -22,7 +22,7 @@ def test_a_link_that_leads_nowhere_or_round_costs_no_other_its_row(tmp_path):
     assert listed(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.png", "b.png", "c.PNM", "d.jfif", "e.jpe")]
 
 
-def test_a_link_to_a_folder_is_said_to_be_left_out_and_read_if_it_is_named(tmp_path, capsys):
+def test_a_link_to_a_folder_is_skipped_with_a_warning_unless_it_is_named(tmp_path, capsys):
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.png").touch()
@@ -33,7 +33,7 @@ def test_a_link_to_a_folder_is_said_to_be_left_out_and_read_if_it_is_named(tmp_p
 
 
 @pytest.mark.parametrize("way", ["{}/a b.png", "file://{}/a%20b.png", "{}/link", "{}/hard", "{}/x/../a b.png"])
-def test_a_file_is_known_by_whatever_way_leads_to_it(tmp_path, way):
+def test_a_file_is_recognised_under_every_name(tmp_path, way):
     file = tmp_path / "a b.png"
     file.touch()
     (tmp_path / "x").mkdir()
@@ -45,7 +45,7 @@ def test_a_file_is_known_by_whatever_way_leads_to_it(tmp_path, way):
     assert not is_one_of(tmp_path / "gone", [f"{tmp_path}/gone"])
 
 
-def test_an_object_is_known_by_whatever_name_leads_to_it():
+def test_an_object_is_recognised_under_every_name():
     own = "s3://b/set/a%20b.png?region=us-east-1"
     assert is_one_of(own, ["s3://b/set/%61%20b.png?region=us-east-1&scheme=http"])
     assert not is_one_of(own, ["s3://b/set/a.png?region=us-east-1", "/b/set/a b.png", "gopher://b/set/a%20b.png"])

@@ -1,4 +1,4 @@
-"""The network: its shapes, that padding has no influence, and that it learns."""
+"""The network: shapes, padding, normalisation and initialisation."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def tiny(height: int = 32, channels: int = 1, classes: int = 7) -> CRNN:
 
 
 def images(widths: list[int], height: int = 32, channels: int = 1, padded: int | None = None) -> torch.Tensor:
-    """Random images; the padding is filled with noise that must not matter."""
+    """Return random images, whose padding is noise that must have no influence."""
     generator = torch.Generator().manual_seed(1)
     width = padded or max(widths)
     return torch.randint(0, 256, (len(widths), channels, height, width), generator=generator, dtype=torch.uint8)
@@ -45,7 +45,7 @@ def test_full_network_has_the_parameters_of_tf_crnn():
 
 
 @pytest.mark.parametrize(("height", "channels"), [(32, 1), (32, 3), (48, 1), (64, 3)])
-def test_log_probs_have_a_frame_for_four_pixels_less_one(height, channels):
+def test_log_probs_have_one_frame_per_four_pixels_less_one(height, channels):
     network = tiny(height, channels).eval()
     log_probs, frames_B = network(images([8, 33, 100], height, channels), torch.tensor([8, 33, 100]))
     assert log_probs.shape == (frames(100), 3, 7)
@@ -64,7 +64,7 @@ def test_transcription_does_not_depend_on_its_batch(widths, extra):
             assert torch.allclose(alone[:, 0], together[: frames_B[i], i], atol=1e-4)
 
 
-def test_padding_does_not_reach_the_batch_statistics_of_training():
+def test_padding_does_not_influence_batch_statistics():
     batch = images([40, 40])
     padded = torch.nn.functional.pad(batch, (0, 56), value=255)
     plain, other = tiny().train(), tiny().train()
@@ -74,8 +74,8 @@ def test_padding_does_not_reach_the_batch_statistics_of_training():
         assert torch.allclose(buffer, dict(other.named_buffers())[name], atol=1e-4), name
 
 
-def test_training_statistics_are_those_of_torch_where_nothing_is_padded():
-    """The gathered normalisation against torch's own on the whole tensor."""
+def test_without_padding_batch_normalisation_equals_that_of_torch():
+    """The normalisation gathers the pixels that are not padding."""
     network = tiny().train()
     layer = network.convolutions[2]
     x_BCHW = torch.randn(3, 16, 8, 20)
@@ -84,8 +84,8 @@ def test_training_statistics_are_those_of_torch_where_nothing_is_padded():
     assert torch.allclose(layer._normalise(layer.norm, x_BCHW, torch.full((3,), 20)), reference(x_BCHW), atol=1e-5)
 
 
-def test_a_lone_narrow_image_can_be_trained_on():
-    """It leaves one pixel to the last normalisation, which torch's refuses."""
+def test_a_single_image_of_one_frame_can_be_trained_on():
+    """The last normalisation has one pixel, which PyTorch rejects in training."""
     log_probs, _ = tiny().train()(images([8]), torch.tensor([8]))
     assert torch.isfinite(log_probs).all()
 
@@ -112,7 +112,7 @@ def test_backward_lstm_reads_each_sequence_from_its_own_end():
         assert torch.allclose(out[i, :length], expected[i, :length], atol=1e-6)
 
 
-def test_standardise_gives_each_image_mean_zero_and_deviation_one_and_keeps_blank_ones_blank():
+def test_standardise_gives_mean_0_and_deviation_1_and_keeps_empty_images_empty():
     batch = images([30, 17])
     batch[1] = 200
     out = standardise(batch, torch.tensor([30, 17]))
@@ -129,7 +129,7 @@ def test_initial_weights_are_orthogonal_with_a_forget_bias_of_one():
     assert [b.unique().tolist() for b in bias] == [[0.0], [1.0], [0.0], [0.0]]
 
 
-def test_settings_decide_the_network():
+def test_the_network_follows_the_settings():
     network = CRNN.from_settings(Model(size="quarter", lstm_size=32, lstm_layers=3, keep_prob=0.9), Image(), 11)
     assert [layer.convolution.out_channels for layer in network.convolutions] == [16, 32, 64, 64, 128, 128, 128]
     assert len(network.lstms) == 3

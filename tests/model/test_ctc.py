@@ -1,4 +1,4 @@
-"""The loss and the decoders against enumeration of every path."""
+"""The loss, the decoders and the alignment, compared with enumeration of all paths."""
 
 import itertools
 import math
@@ -17,7 +17,7 @@ def collapse(path: tuple[int, ...], blank: int) -> tuple[int, ...]:
 
 
 def brute_force(log_probs_TK: torch.Tensor) -> dict[tuple[int, ...], float]:
-    """The probability of every text, summed over all K^T alignments."""
+    """Return the probability of every text, summed over all K^T alignments."""
     frames, classes = log_probs_TK.shape
     probs = log_probs_TK.double().exp().tolist()
     texts: dict[tuple[int, ...], float] = {}
@@ -38,7 +38,7 @@ def random_log_probs(frames: int, batch: int, classes: int, seed: int, sharpness
     seed=st.integers(0, 2**20),
     sharpness=st.sampled_from([0.1, 1.0, 4.0]),
 )
-def test_beam_search_equals_brute_force(frames, classes, seed, sharpness):
+def test_a_wide_beam_search_equals_enumeration(frames, classes, seed, sharpness):
     log_probs = random_log_probs(frames, 3, classes, seed, sharpness)
     frames_B = torch.tensor([frames, max(1, frames - 1), 1])
     found = ctc.beam_search(log_probs, frames_B, width=500, paths=500)
@@ -54,7 +54,7 @@ def test_beam_search_equals_brute_force(frames, classes, seed, sharpness):
 
 
 @given(frames=st.integers(1, 7), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
-def test_narrow_beam_never_claims_more_than_there_is(frames, classes, seed):
+def test_a_narrow_beam_search_never_overestimates_probabilities(frames, classes, seed):
     log_probs = random_log_probs(frames, 1, classes, seed)
     expected = brute_force(log_probs[:, 0])
     for path in ctc.beam_search(log_probs, torch.tensor([frames]), width=2, paths=2)[0]:
@@ -62,7 +62,7 @@ def test_narrow_beam_never_claims_more_than_there_is(frames, classes, seed):
 
 
 @given(frames=st.integers(1, 7), classes=st.integers(2, 4), seed=st.integers(0, 2**20))
-def test_greedy_is_the_best_path(frames, classes, seed):
+def test_greedy_decoding_returns_the_best_alignment(frames, classes, seed):
     log_probs = random_log_probs(frames, 1, classes, seed)
     best = max(
         itertools.product(range(classes), repeat=frames),
@@ -90,7 +90,7 @@ def test_decoding_does_not_depend_on_the_batch():
     seed=st.integers(0, 2**20),
     label=st.lists(st.integers(0, 2), min_size=1, max_size=5),
 )
-def test_loss_equals_enumeration_and_is_finite_for_admissible_labels(frames, seed, label):
+def test_the_loss_equals_enumeration_and_is_finite_for_labels_that_fit(frames, seed, label):
     log_probs = random_log_probs(frames, 1, 4, seed)
     loss = ctc.loss(log_probs, torch.tensor([frames]), torch.tensor(label), torch.tensor([len(label)]))
     expected = brute_force(log_probs[:, 0]).get(tuple(label), 0.0)
@@ -99,7 +99,7 @@ def test_loss_equals_enumeration_and_is_finite_for_admissible_labels(frames, see
         assert loss.item() == pytest.approx(-math.log(expected), rel=1e-4)
 
 
-def test_loss_is_finite_when_the_network_is_certain_and_wrong():
+def test_the_loss_is_finite_if_the_network_is_certain_and_wrong():
     logits = torch.full((8, 1, 5), -3e4)
     logits[:, :, 0] = 3e4
     log_probs = logits.log_softmax(-1).requires_grad_()
@@ -110,7 +110,7 @@ def test_loss_is_finite_when_the_network_is_certain_and_wrong():
 
 
 def best_alignment(log_probs_TK: torch.Tensor, label: tuple[int, ...]) -> float:
-    """The log-probability of the best of all paths that collapse to a label."""
+    """Return the log-probability of the best path that collapses to a label."""
     frames, classes = log_probs_TK.shape
     paths = (p for p in itertools.product(range(classes), repeat=frames) if collapse(p, classes - 1) == label)
     return max(sum(log_probs_TK[t, c].item() for t, c in enumerate(path)) for path in paths)
@@ -121,7 +121,7 @@ def best_alignment(log_probs_TK: torch.Tensor, label: tuple[int, ...]) -> float:
     labels=st.lists(st.lists(st.integers(0, 1), max_size=4).map(tuple), min_size=1, max_size=3),
     seed=st.integers(0, 2**20),
 )
-def test_an_alignment_is_the_best_of_all_paths_of_a_label(frames, labels, seed):
+def test_an_alignment_is_the_best_path_of_a_label(frames, labels, seed):
     labels = [label for label in labels if min_frames(label) <= frames] or [()]
     own_frames = [max(min_frames(label), 1, frames - i) for i, label in enumerate(labels)]
     log_probs = random_log_probs(max(own_frames), len(labels), 3, seed, sharpness=3.0)
@@ -139,8 +139,8 @@ def test_an_alignment_is_the_best_of_all_paths_of_a_label(frames, labels, seed):
     runs=st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(1, 2)), min_size=60, max_size=200),
     shorter=st.integers(1, 60),
 )
-def test_long_texts_are_aligned_where_they_stand(runs, shorter):
-    """Each unit with its frames and those of the blank after it; beside it in the batch its beginning."""
+def test_long_texts_are_aligned_exactly(runs, shorter):
+    """Each unit has some frames, followed by blanks; the other image of the batch is the beginning of the first."""
     path, spans = [], []
     for code, frames, blanks in runs:
         spans.append((len(path), len(path) + frames))

@@ -125,7 +125,7 @@ def test_every_kind_of_input_gives_the_same_transcription(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "expected"),
     [
         (b"text", "bytes in no known image format"),
         (np.zeros((4, 4)), "float64"),
@@ -135,10 +135,10 @@ def test_every_kind_of_input_gives_the_same_transcription(tmp_path):
         (3, "type int: give a path"),
     ],
 )
-def test_inputs_that_are_not_images_are_refused(given, said):
+def test_inputs_that_are_not_images_are_refused(given, expected):
     with pytest.raises(Rejected, match="not an image") as error:
         recognizer()([given])
-    assert re.search(said, error.value.detail)
+    assert re.search(expected, error.value.detail)
 
 
 def test_the_given_image_is_not_changed():

@@ -1,4 +1,4 @@
-"""`raycrnn numbers`: what it writes against idx files parsed and composed here."""
+"""`raycrnn numbers`: the images, CSVs and messages that it writes."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def idx(array: np.ndarray) -> bytes:
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[np.ndarray, np.ndarray]:
-    """50 noise images, no two alike in the columns kept, and labels."""
+    """50 images of noise, which differ in the columns that are used, and labels."""
     random = np.random.default_rng(7)
     return random.integers(0, 256, (DIGITS, 28, 28), np.uint8), random.integers(0, 10, DIGITS, np.uint8)
 
@@ -44,7 +44,7 @@ def files(tmp_path, digits) -> tuple[Path, Path]:
 
 
 def numbers_of(folder: Path, name: str, images: np.ndarray) -> list[tuple[list[int], tuple[str, ...]]]:
-    """Each number of a set: which digit images it shows, and its label."""
+    """Return for each number of a set the indices of its digit images, and its label."""
     index_of = {image[:, 4:24].tobytes(): index for index, image in enumerate(images)}
     csv = read_csv(folder / f"{name}.csv")
     numbers = []
@@ -65,7 +65,7 @@ def all_files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_numbers_show_the_digits_of_their_labels(tmp_path, files, digits):
+def test_images_show_the_digits_of_their_labels(tmp_path, files, digits):
     images, labels = digits
     assert call(*files, tmp_path / "out", "--count", 200, "--eval-count", 60) == 0
     train, evaluation = (numbers_of(tmp_path / "out", name, images) for name in ("train", "eval"))
@@ -75,14 +75,14 @@ def test_numbers_show_the_digits_of_their_labels(tmp_path, files, digits):
     assert {len(label) for _, label in train} == {3, 4, 5, 6, 7, 8}
 
 
-def test_no_digit_image_stands_in_both_sets(tmp_path, files, digits):
+def test_no_digit_image_is_used_in_both_sets(tmp_path, files, digits):
     assert call(*files, tmp_path / "out", "--count", 200, "--eval-count", 100, "--eval-share", 0.3) == 0
     train, evaluation = (shown_in(tmp_path / "out", name, digits[0]) for name in ("train", "eval"))
     assert not train & evaluation
     assert (len(train), len(evaluation)) == (35, 15)
 
 
-def test_layout(tmp_path, files):
+def test_the_directory_contains_csvs_and_numbered_images(tmp_path, files):
     assert call(*files, tmp_path / "out", "--count", 2, "--eval-count", 1) == 0
     images = {"images/train_000000.png", "images/train_000001.png", "images/eval_000000.png"}
     assert all_files(tmp_path / "out").keys() == {"train.csv", "eval.csv"} | images
@@ -94,7 +94,7 @@ def test_layout(tmp_path, files):
         assert label[0] == label[-1] == "|" and label.replace("|", "").isdigit()
 
 
-def test_paper_is_white(tmp_path):
+def test_images_are_black_on_white(tmp_path):
     images, labels = np.zeros((4, 28, 28), np.uint8), np.arange(4, dtype=np.uint8)
     images[:, 10, 4] = 255
     images[:, :, :4] = images[:, :, 24:] = 99
@@ -105,12 +105,12 @@ def test_paper_is_white(tmp_path):
     assert pixels[10, 0] == 0
 
 
-def test_lengths(tmp_path, files, digits):
+def test_least_and_most_limit_the_number_of_digits(tmp_path, files, digits):
     assert call(*files, tmp_path / "out", "--count", 30, "--eval-count", 5, "--least", 1, "--most", 1) == 0
     assert {len(label) for _, label in numbers_of(tmp_path / "out", "train", digits[0])} == {1}
 
 
-def test_seed_decides_every_byte(tmp_path, files):
+def test_the_same_seed_gives_the_same_files(tmp_path, files):
     options = ("--count", 20, "--eval-count", 5)
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         assert call(*files, tmp_path / name, *options, "--seed", seed) == 0
@@ -119,13 +119,13 @@ def test_seed_decides_every_byte(tmp_path, files):
     assert a["train.csv"] != c["train.csv"] and a["eval.csv"] != c["eval.csv"]
 
 
-def test_training_numbers_do_not_depend_on_how_many_are_evaluated(tmp_path, files):
+def test_the_training_set_does_not_depend_on_the_size_of_the_evaluation_set(tmp_path, files):
     for name, count in (("a", 1), ("b", 9)):
         assert call(*files, tmp_path / name, "--count", 5, "--eval-count", count) == 0
     assert (tmp_path / "a" / "train.csv").read_bytes() == (tmp_path / "b" / "train.csv").read_bytes()
 
 
-def test_compressed_files_give_the_same(tmp_path, files):
+def test_compressed_files_give_the_same_result(tmp_path, files):
     compressed = [path.with_suffix(".any") for path in files]
     for plain, packed in zip(files, compressed, strict=True):
         packed.write_bytes(gzip.compress(plain.read_bytes()))
@@ -134,7 +134,7 @@ def test_compressed_files_give_the_same(tmp_path, files):
     assert all_files(tmp_path / "a") == all_files(tmp_path / "b")
 
 
-def test_mnist_itself(tmp_path):
+def test_mnist_is_read(tmp_path):
     idx_files = MNIST / "t10k-images-idx3-ubyte.gz", MNIST / "t10k-labels-idx1-ubyte.gz"
     images, labels = (np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8) for path in idx_files)
     images, labels = images[16:].reshape(10_000, 28, 28), labels[8:]
@@ -145,7 +145,7 @@ def test_mnist_itself(tmp_path):
         assert all(label == tuple(map(str, labels[shown])) for shown, label in numbers)
 
 
-def test_what_is_printed(tmp_path, files, capsys):
+def test_the_result_is_printed_as_text_and_json(tmp_path, files, capsys):
     assert call(*files, tmp_path / "out", "--count", 7, "--eval-count", 3, "--json") == 0
     *lines, last = capsys.readouterr().out.splitlines()
     train, evaluation = str(tmp_path / "out" / "train.csv"), str(tmp_path / "out" / "eval.csv")
@@ -176,7 +176,7 @@ def refused(capsys, *arguments: object, code: int) -> str:
     return captured.err
 
 
-def test_only_an_empty_directory_is_written_to(tmp_path, files, capsys):
+def test_a_directory_that_is_not_empty_is_refused(tmp_path, files, capsys):
     options = ("--count", 1, "--eval-count", 1)
     for used in (tmp_path, files[0]):
         before = all_files(tmp_path)
@@ -186,7 +186,7 @@ def test_only_an_empty_directory_is_written_to(tmp_path, files, capsys):
     assert call(*files, tmp_path / "empty", *options) == 0
 
 
-def test_directory_that_cannot_be_made(tmp_path, files, capsys):
+def test_a_directory_that_cannot_be_created_is_reported(tmp_path, files, capsys):
     assert "cannot be written" in refused(capsys, *files, files[0] / "out", code=1)
 
 
@@ -194,7 +194,7 @@ IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.array([1, 2, 3], np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("images", "labels", "culprit", "said", "code"),
+    ("images", "labels", "culprit", "expected", "code"),
     [
         (None, idx(LABELS), "images", "no such file", 2),
         (idx(IMAGES), None, "labels", "no such file", 2),
@@ -216,17 +216,17 @@ IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.array([1, 2, 3], np.uint8)
         (gzip.compress(idx(IMAGES))[:10] + b"\xff" * 20, idx(LABELS), "images", "damaged", 1),
     ],
 )
-def test_bad_files_are_named(tmp_path, capsys, images, labels, culprit, said, code):
+def test_errors_of_files_name_the_file(tmp_path, capsys, images, labels, culprit, expected, code):
     for name, content in (("images", images), ("labels", labels)):
         if content is not None:
             (tmp_path / name).write_bytes(content)
     message = refused(capsys, tmp_path / "images", tmp_path / "labels", tmp_path / "out", code=code)
-    assert message.startswith(f"raycrnn numbers: {tmp_path / culprit}: ") and said in message
+    assert message.startswith(f"raycrnn numbers: {tmp_path / culprit}: ") and expected in message
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "expected"),
     [
         (["--least", "5", "--most", "4"], "--least 5 is greater than --most 4"),
         (["--least", "0"], "least"),
@@ -236,12 +236,12 @@ def test_bad_files_are_named(tmp_path, capsys, images, labels, culprit, said, co
         (["--seed", "-1"], "seed"),
     ],
 )
-def test_impossible_options(tmp_path, files, capsys, options, said):
-    assert said in refused(capsys, *files, tmp_path / "out", *options, code=2)
+def test_invalid_options_are_refused(tmp_path, files, capsys, options, expected):
+    assert expected in refused(capsys, *files, tmp_path / "out", *options, code=2)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_csv_stands_only_where_its_images_do(tmp_path, files, capsys, monkeypatch):
+def test_nothing_is_left_if_an_image_cannot_be_written(tmp_path, files, capsys, monkeypatch):
     def full_disk(image, path):
         raise OSError(28, "No space left on device")
 
@@ -250,14 +250,14 @@ def test_a_csv_stands_only_where_its_images_do(tmp_path, files, capsys, monkeypa
     assert not (tmp_path / "out").exists()
 
 
-def test_as_a_module(tmp_path, files):
+def test_the_module_can_be_run(tmp_path, files):
     command = [sys.executable, "-m", "raycrnn.tools.mnist_numbers", *files, tmp_path / "out", "--json"]
     done = subprocess.run([*command, "--count", "1", "--eval-count", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["train"]["numbers"] == 1
 
 
-def test_a_write_that_fails_leaves_room_for_the_next_try(tmp_path, monkeypatch):
+def test_the_command_can_be_repeated_after_a_failed_write(tmp_path, monkeypatch):
     digits, labels = np.zeros((3, 28, 20), np.uint8), np.zeros(3, np.uint8)
     sets = {"train": [np.array([0, 1])]}
     with monkeypatch.context() as broken:

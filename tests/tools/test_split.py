@@ -1,4 +1,4 @@
-"""`raycrnn split`: its two CSVs against the rows of its input."""
+"""`raycrnn split`: the two CSVs, compared with the input."""
 
 import json
 import os
@@ -39,12 +39,12 @@ def parts(folder: Path, name: str = "data") -> tuple[list[bytes], list[bytes]]:
 
 
 def both(folder: Path) -> list[bytes]:
-    """The rows of both parts, sorted."""
+    """Return the rows of both CSVs, sorted."""
     return sorted(line for part in parts(folder) for line in part)
 
 
 def numbered(count: int, group_size: int = 1) -> str:
-    """Rows of groups of one size: images/3_7.png is row 7, of group 3."""
+    """Return rows in groups of equal size: images/3_7.png is row 7, of group 3."""
     return "".join(f"images/{row // group_size}_{row}.png;|{row}|\n" for row in range(count))
 
 
@@ -60,7 +60,7 @@ shares, seeds = st.floats(0.01, 0.99), st.integers(0, 99)
 
 @st.composite
 def grouped_lines(draw) -> list[tuple[int, bytes]]:
-    """Rows of two or more groups in any order, each its group and its raw text without a line end."""
+    """Draw rows of two or more groups in any order; each is its group and its line without the line end."""
     groups = draw(st.permutations([0, 1, *draw(st.lists(st.integers(0, 6), max_size=25))]))
     paths = (draw(st.sampled_from(raw_paths)).format(group, row) for row, group in enumerate(groups))
     texts = (path + draw(raw_labels.map(";{}".format) | st.just("")) for path in paths)
@@ -68,7 +68,7 @@ def grouped_lines(draw) -> list[tuple[int, bytes]]:
 
 
 @given(grouped_lines(), shares, seeds, st.sampled_from([b"\n", b"\r\n"]), st.booleans())
-def test_rows_stay_as_they_are_and_groups_whole(rows, share, seed, line_end, last_has_end):
+def test_rows_are_unchanged_and_groups_are_not_divided(rows, share, seed, line_end, last_has_end):
     group_of = {line + line_end: group for group, line in rows}
     content = b"".join(group_of)
     with tempfile.TemporaryDirectory() as name:
@@ -84,14 +84,14 @@ def test_rows_stay_as_they_are_and_groups_whole(rows, share, seed, line_end, las
 @given(st.lists(st.integers(1, 30), min_size=2, max_size=8), shares, seeds)
 @example([5, 5], 0.9, 0)
 @example([9, 9], 0.01, 0)
-def test_share_is_met_as_nearly_as_any_choice_of_groups_does(sizes, share, seed):
+def test_no_choice_of_groups_is_closer_to_the_share(sizes, share, seed):
     held_back = hold_back(sizes, share, seed)
     choices = [choice for n in range(1, len(sizes)) for choice in combinations(range(len(sizes)), n)]
     missed = {choice: abs(sum(sizes[group] for group in choice) - share * sum(sizes)) for choice in choices}
     assert missed[tuple(sorted(held_back))] == min(missed.values())
 
 
-def test_every_group_may_be_held_back():
+def test_every_group_can_be_chosen_for_evaluation():
     sizes = [1, 2, 3, 4] * 10
     chances = Counter(group for seed in range(200) for group in hold_back(sizes, 0.2, seed))
     assert sum(sizes[group] for group in hold_back(sizes, 0.2, 0)) == 20
@@ -101,26 +101,26 @@ def test_every_group_may_be_held_back():
 @pytest.mark.parametrize(
     ("share", "expected"), [(0.1, 20), (0.25, 50), (0.29, 58), (0.9, 180), (0.0001, 1), (0.9999, 199)]
 )
-def test_share_without_groups_is_met_to_the_row(tmp_path, share, expected):
+def test_without_groups_the_share_is_met_exactly(tmp_path, share, expected):
     assert call(write(tmp_path, numbered(200)), "--share", share) == 0
     train, held_back = parts(tmp_path)
     assert (len(train), len(held_back)) == (200 - expected, expected)
 
 
-def test_share_by_groups_of_one_size(tmp_path):
+def test_the_share_is_met_with_groups_of_equal_size(tmp_path):
     assert call(write(tmp_path, numbered(300, group_size=10)), "--group", r"(\d+)_") == 0
     train, held_back = parts(tmp_path)
     assert (len(train), len(held_back)) == (270, 30)
 
 
-def test_held_back_rows_come_from_everywhere(tmp_path):
+def test_evaluation_rows_come_from_all_parts_of_the_file(tmp_path):
     call(write(tmp_path, numbered(400)), "--share", 0.25)
     lines = numbered(400).encode().splitlines(keepends=True)
     quarters = Counter(lines.index(line) // 100 for line in parts(tmp_path)[1])
     assert min(quarters[quarter] for quarter in range(4)) > 10
 
 
-def test_seed_decides(tmp_path):
+def test_the_choice_depends_on_the_seed(tmp_path):
     csv = write(tmp_path, numbered(100))
     held_back = []
     for seed in (0, 0, 1):
@@ -129,14 +129,14 @@ def test_seed_decides(tmp_path):
     assert held_back[0] == held_back[1] != held_back[2]
 
 
-def test_group_is_the_whole_match_where_the_pattern_has_no_group(tmp_path):
+def test_the_group_is_the_whole_match_if_the_pattern_has_no_group(tmp_path):
     csv = write(tmp_path, "".join(f"{book}/{page}.png;x\n" for page in range(5) for book in "abcd"))
     assert call(csv, "--group", "^[a-d]", "--share", 0.5) == 0
     train, held_back = ({line[:1] for line in part} for part in parts(tmp_path))
     assert len(train) == len(held_back) == 2 and train | held_back == {b"a", b"b", b"c", b"d"}
 
 
-def test_byte_order_mark_opens_both_files(tmp_path):
+def test_both_csvs_start_with_the_byte_order_mark(tmp_path):
     csv = write(tmp_path, "\ufeff" + numbered(4))
     assert call(csv, "--share", 0.5) == 0
     train, held_back = parts(tmp_path)
@@ -147,7 +147,7 @@ def test_byte_order_mark_opens_both_files(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16", "utf-16-le", "Latin-1"])
-def test_other_encodings(tmp_path, encoding):
+def test_the_encoding_is_a_setting(tmp_path, encoding):
     content = numbered(6).replace("|\n", "|é|\n")
     csv = write(tmp_path, content.encode(encoding))
     assert call(csv, "--encoding", encoding, "--share", 0.5) == 0
@@ -156,13 +156,13 @@ def test_other_encodings(tmp_path, encoding):
     assert [text.count("\n") for text in texts] == [3, 3]
 
 
-def test_delimiter(tmp_path):
+def test_the_delimiter_is_a_setting(tmp_path):
     csv = write(tmp_path, "a;1\tx\nb;2\ty\n")
     assert call(csv, "--delimiter", "\t", "--group", r";(\d)$", "--share", 0.5) == 0
     assert both(tmp_path) == [b"a;1\tx\n", b"b;2\ty\n"]
 
 
-def test_blank_lines_are_no_rows(tmp_path):
+def test_blank_lines_are_ignored(tmp_path):
     assert call(write(tmp_path, "\na;1\n\n  \nb;2\n\n")) == 0
     assert both(tmp_path) == [b"a;1\n", b"b;2\n"]
 
@@ -175,7 +175,7 @@ def test_files_are_named_after_the_input(tmp_path, capsys):
     assert str(tmp_path / "lines.v2_train.txt") in printed and str(tmp_path / "lines.v2_eval.txt") in printed
 
 
-def test_json_is_the_last_line(tmp_path, capsys):
+def test_the_last_line_of_the_output_is_json(tmp_path, capsys):
     assert call(write(tmp_path, numbered(40, group_size=4)), "--group", r"(\d+)_", "--json") == 0
     *table, last = capsys.readouterr().out.splitlines()
     assert json.loads(last) == {
@@ -190,7 +190,7 @@ def test_json_is_the_last_line(tmp_path, capsys):
 
 
 def make_images(root: Path) -> dict[str, Path]:
-    """Image files by the raw row that leads to each from `root`/data."""
+    """Return image files by the row that refers to each from `root`/data."""
     for folder in ("data/images", "beside", "far/away"):
         (root / folder).mkdir(parents=True)
     (root / "data" / "link").symlink_to(root / "far" / "away")
@@ -206,13 +206,13 @@ def make_images(root: Path) -> dict[str, Path]:
 
 
 def images_of(csv: Path) -> list[tuple[str, str]]:
-    """What the image file of each row holds, and the row's label."""
+    """Return the content of each row's image file, and its label."""
     file = read_csv(csv)
     return [(Path(file.resolve(row.path)).read_text(), row.label) for row in file.rows]
 
 
 @pytest.mark.parametrize("output", ["splits", "data/deep/er", "data", "far/away", 'semi;"colon', "."])
-def test_rewritten_paths_lead_to_the_same_files(tmp_path, monkeypatch, output):
+def test_rewritten_paths_refer_to_the_same_files(tmp_path, monkeypatch, output):
     images = make_images(tmp_path)
     for image in images.values():
         image.write_text(image.name)
@@ -224,7 +224,7 @@ def test_rewritten_paths_lead_to_the_same_files(tmp_path, monkeypatch, output):
     assert Counter(train + held_back) == Counter(images_of(csv))
 
 
-def test_output_through_a_symbolic_link(tmp_path):
+def test_paths_are_rewritten_for_an_output_behind_a_symbolic_link(tmp_path):
     csv = write(tmp_path / "data", "a.png;a\nb.png;b\n")
     (tmp_path / "data" / "a.png").touch(), (tmp_path / "data" / "b.png").touch()
     (tmp_path / "deep" / "folder").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_output_through_a_symbolic_link(tmp_path):
         assert os.path.samefile(tmp_path / "link" / row.path, tmp_path / "data" / f"{row.label}.png")
 
 
-def test_absolute_paths_and_uris_are_left_alone(tmp_path):
+def test_absolute_paths_and_uris_are_not_rewritten(tmp_path):
     fixed = ["/abs/a.png;a\n", '"s3://bucket/b;.png";b\n', "gs://bucket/c.png\n"]
     csv = write(tmp_path / "data", "".join(fixed) + 'd.png;|d|;x\n"e.png";"e"\n')
     assert call(csv, "--output", tmp_path / "out") == 0
@@ -253,7 +253,7 @@ def refused(capsys, *arguments: object, code: int = 2) -> str:
     return captured.err
 
 
-def test_existing_files_need_overwrite(tmp_path, capsys):
+def test_existing_files_are_replaced_only_with_overwrite(tmp_path, capsys):
     csv = write(tmp_path, numbered(10))
     kept = write(tmp_path, "mine", "data_eval.csv")
     message = refused(capsys, csv)
@@ -263,7 +263,7 @@ def test_existing_files_need_overwrite(tmp_path, capsys):
     assert len(parts(tmp_path)[1]) == 1
 
 
-def test_unmatched_path_is_named(tmp_path, capsys):
+def test_the_error_of_an_unmatched_path_names_it(tmp_path, capsys):
     csv = write(tmp_path, "a_1.png;x\n\nb.png;x\nc_3.png;x\n")
     message = refused(capsys, csv, "--group", r"_(\d)")
     assert f"{csv}, line 3: 'b.png'" in message and "a_1" not in message
@@ -271,12 +271,12 @@ def test_unmatched_path_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("pattern", [r"a(\d)?", r"(\d*)"])
-def test_a_group_without_a_name_is_no_match(tmp_path, capsys, pattern):
+def test_an_empty_group_name_is_not_a_match(tmp_path, capsys, pattern):
     csv = write(tmp_path, "a1.png\nab.png\na2.png")
     assert "line 2: 'ab.png'" in refused(capsys, csv, "--group", pattern)
 
 
-def test_long_lists_of_rows_are_cut(tmp_path, capsys):
+def test_long_lists_of_rows_are_truncated(tmp_path, capsys):
     message = refused(capsys, write(tmp_path, numbered(1000)), "--group", "nowhere")
     assert "line 20:" in message and "line 21:" not in message and "980 more" in message
 
@@ -289,7 +289,7 @@ def test_malformed_rows_are_listed(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("content", "arguments", "said"),
+    ("content", "arguments", "expected"),
     [
         ("", [], "no rows"),
         ("a.png;x\n", [], "1 row;"),
@@ -303,34 +303,34 @@ def test_malformed_rows_are_listed(tmp_path, capsys):
         (b"a;x\nb;\xe9\n", [], "line 2"),
     ],
 )
-def test_what_cannot_be_split_is_said(tmp_path, capsys, content, arguments, said):
+def test_invalid_input_and_options_are_refused(tmp_path, capsys, content, arguments, expected):
     message = refused(capsys, write(tmp_path, content), *arguments)
-    assert said.lstrip("-") in message
+    assert expected.lstrip("-") in message
     assert os.listdir(tmp_path) == ["data.csv"]
 
 
-def test_no_such_csv(tmp_path, capsys):
+def test_a_missing_csv_is_reported(tmp_path, capsys):
     assert "no such CSV" in refused(capsys, tmp_path / "data.csv")
 
 
-def test_output_that_is_a_file(tmp_path, capsys):
+def test_an_output_that_is_a_file_is_refused(tmp_path, capsys):
     csv = write(tmp_path, numbered(10))
     assert "is a file" in refused(capsys, csv, "--output", csv)
     assert "cannot be written" in refused(capsys, csv, "--output", csv / "below", code=1)
 
 
-def test_path_outside_the_encoding(tmp_path, capsys):
+def test_a_rewritten_path_outside_the_encoding_is_refused(tmp_path, capsys):
     csv = write(tmp_path / "数字", "é.png;é\nb.png;b\n".encode("cp1252"))
     message = refused(capsys, csv, "--encoding", "cp1252", "--output", tmp_path / "out")
     assert "cp1252" in message and not (tmp_path / "out").exists()
 
 
-def test_line_end_in_the_way(tmp_path, capsys):
+def test_a_rewritten_path_with_a_line_end_is_refused(tmp_path, capsys):
     csv = write(tmp_path / "a\nb", "a.png;a\nb.png;b\n")
     assert "line end" in refused(capsys, csv, "--output", tmp_path / "out")
 
 
-def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch):
+def test_no_incomplete_file_is_left(tmp_path, capsys, monkeypatch):
     def full_disk(source, target):
         raise OSError(28, "No space left on device")
 
@@ -340,7 +340,7 @@ def test_nothing_half_written_is_left(tmp_path, capsys, monkeypatch):
     assert os.listdir(tmp_path) == ["data.csv"]
 
 
-def test_as_a_module(tmp_path):
+def test_the_module_can_be_run(tmp_path):
     csv = write(tmp_path, numbered(10))
     command = [sys.executable, "-m", "raycrnn.tools.split", csv, "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -348,7 +348,7 @@ def test_as_a_module(tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["eval"]["rows"] == 1
 
 
-def test_neither_file_is_written_where_one_cannot_be(tmp_path, capsys):
+def test_neither_file_is_written_if_one_cannot_be(tmp_path, capsys):
     (tmp_path / "data.csv").write_text("a.png;x\nb.png;y\n")
     (tmp_path / "data_train.csv").write_text("older")
     (tmp_path / "data_eval.csv").mkdir()
