@@ -34,7 +34,7 @@ demo: .venv/ready
 	touch $@
 
 docs: .venv/docs-ready
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "The documentation: site/index.html"
 
 lint: .venv/ready
