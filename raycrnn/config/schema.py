@@ -7,7 +7,7 @@ search file. The attribute docstrings are the help text of `raycrnn train --help
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 CHANNELS_OF_SIZE = {
     "full": (64, 128, 256, 256, 512, 512, 512),
@@ -29,6 +29,22 @@ def one_as_several(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _check_delimiter(delimiter: str) -> str:
+    if delimiter in '"\r\n':
+        raise ValueError("a quote or a line end cannot be a delimiter")
+    return delimiter
+
+
+def _check_encoding(encoding: str) -> str:
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise ValueError("unknown encoding; use one that Python knows, such as utf-8, latin-1 or cp1252") from None
+    return encoding
+
+
+Delimiter = Annotated[str, Field(min_length=1, max_length=1), AfterValidator(_check_delimiter)]
+Encoding = Annotated[str, AfterValidator(_check_encoding)]
 Integer = Annotated[int, BeforeValidator(_integral_float_as_int)]
 Positive = Annotated[Integer, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -52,14 +68,14 @@ class Data(Group):
     batch draws from the files in these proportions."""
     csv_files_eval: Csvs = ()
     """CSV files to evaluate on: one path or a list of paths. Without any, the last model is exported, not the best."""
-    csv_delimiter: str = Field(";", min_length=1, max_length=1)
+    csv_delimiter: Delimiter = ";"
     """Character between path and label. The first one in a row separates them; the label may contain more."""
-    string_split_delimiter: str = Field("|", min_length=1, max_length=1)
+    string_split_delimiter: Delimiter = "|"
     """Character that marks a label as a sequence of units, as in |a|b| |c|, when the label starts with it."""
     lookup_alphabet_file: str | None = None
     """Alphabet: a JSON file {unit: code}, or one that raycrnn includes (lookup_digits, lookup_letters_symbols,
     lookup_letters_digits_symbols). By default the alphabet is built from the training labels."""
-    encoding: str = "utf-8"
+    encoding: Encoding = "utf-8"
     """Encoding of the CSV files. Files that start with a byte order mark are read as UTF-8 or UTF-16."""
     unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
     """Unicode normalisation form of labels and alphabets."""
@@ -80,22 +96,6 @@ class Data(Group):
     def train_weights(self) -> tuple[float, ...] | None:
         """The weight of each of `train_csvs`; None if all rows count the same."""
         return tuple(self.csv_files_train.values()) if isinstance(self.csv_files_train, dict) else None
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str) -> str:
-        try:
-            "".encode(encoding)
-        except LookupError:
-            raise ValueError("unknown encoding; use one that Python knows, such as utf-8, latin-1 or cp1252") from None
-        return encoding
-
-    @field_validator("csv_delimiter", "string_split_delimiter")
-    @classmethod
-    def _delimiter_can_split(cls, delimiter: str) -> str:
-        if delimiter in '"\r\n':
-            raise ValueError("a quote or a line end cannot be a delimiter")
-        return delimiter
 
     @model_validator(mode="after")
     def _delimiters_differ(self) -> "Data":

@@ -47,7 +47,7 @@ def same(first: Image.Image, second: Image.Image) -> bool:
     return first.mode == second.mode and np.array_equal(first, second)
 
 
-# What is applied
+# --- which effects are applied
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -136,7 +136,7 @@ def test_effects_keep_the_mode_and_do_not_change_the_given_image(effect_and_mode
         assert found.size == size
 
 
-# Each effect
+# --- the effects
 
 
 def plane_of(picture: Image.Image) -> tuple[float, float, float]:
@@ -163,11 +163,11 @@ def ramp(width: int, height: int) -> tuple[Image.Image, int]:
 def test_rotation_exposes_no_corners(width, height, strength, seed):
     picture, slope = ramp(width, height)
     found = EFFECTS["rotation"](picture, strength, np.random.default_rng(seed))
-    # A ramp stays one when it is rotated: a corner in the colour of the border's median would stick out.
+    # A rotated ramp is still a ramp; an exposed corner, filled with the median of the border, would deviate from it.
     along_x, along_y, distance = plane_of(found)
     assert distance <= 0.6 * slope + 1
     if min(found.size) > 30:
-        # Rounded to whole levels, a slope is known to two levels over the height.
+        # Rounding to integers limits the precision of the slope to two levels over the height.
         assert abs(math.atan2(along_y, along_x)) <= strength + 2 / (slope * found.height)
 
 
@@ -186,7 +186,7 @@ class Extreme:
 @example(60, 240, 0.785, 1)
 def test_rotation_removes_at_most_a_quarter_of_each_side(width, height, strength, end):
     found = EFFECTS["rotation"](Image.new("L", (width, height)), strength, Extreme(end))
-    # Within the one pixel that rounding takes.
+    # Rounding can remove one more pixel.
     assert found.height >= 0.75 * height - 1
     assert found.width >= 0.75 * width - 1
 

@@ -137,7 +137,7 @@ def test_a_field_is_quoted_only_if_necessary(text, field):
     assert write_field(text) == field
 
 
-# Files
+# --- files
 
 
 def csv(tmp_path, content: bytes):
@@ -248,7 +248,7 @@ def test_relative_paths_are_relative_to_the_folder_of_the_csv(field, resolved):
     assert csv_files.CsvFile(os.path.join(os.getcwd(), "sets/one/data.csv"), []).resolve(field) == expected
 
 
-# Labels
+# --- labels
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_min_frames_is_the_length_of_the_shortest_path_of_the_label(codes):
     assert length == 0 or not any(map(collapses_to_label, itertools.product(range(4), repeat=length - 1)))
 
 
-# Reasons
+# --- rejections
 
 
 def test_every_reason_for_a_rejection_has_a_remedy():

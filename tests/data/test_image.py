@@ -43,7 +43,7 @@ def rejection(data: bytes, channels: int = 1) -> Rejected:
     return caught.value
 
 
-# Formats
+# --- formats
 
 LOSSLESS = [("PNG", {}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("BMP", {}), ("PPM", {})]
 LOSSLESS += [("WEBP", {"lossless": True}), ("JPEG2000", {}), ("TIFF", {"compression": "tiff_adobe_deflate"})]
@@ -78,7 +78,7 @@ def test_only_the_first_page_is_decoded(file_format):
     assert set(np.asarray(image.decode(data)).ravel()) == {200}
 
 
-# Modes
+# --- modes
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -176,7 +176,7 @@ def test_floats_are_scaled_and_nan_is_black():
     assert np.abs(array - expected_HW).max() <= 1
 
 
-# Upright
+# --- orientation
 
 TURNED = {
     1: lambda a: a,
@@ -220,7 +220,7 @@ def test_an_image_with_corrupt_exif_data_is_decoded(file_format, exif):
     assert np.array_equal(image.decode(encoded(picture, file_format, exif=exif), 3), plain)
 
 
-# What is refused
+# --- rejection
 
 
 def png_chunk(kind: bytes, content: bytes) -> bytes:
@@ -264,7 +264,7 @@ def with_scans(count: int) -> bytes:
     """Return a progressive JPEG with additional scans."""
     data = encoded(Image.new("L", (64, 48), 128), "JPEG", progressive=True)
     second = data.index(b"\xff\xda", data.index(b"\xff\xda") + 1)
-    # Behind it come the tables of the third.
+    # It is followed by the tables of the third scan.
     scan = data[second : data.index(b"\xff\xc4", second)]
     return data[:second] + scan * (count + 1) + b"\xff\xd9"
 
@@ -278,7 +278,7 @@ COMMENT = segment(0xFE, b"")
     [
         (with_scans(2000), "more than 100 scans"),
         (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), EXIF * 17), "16 segments of Exif data"),
-        # Pillow reads on behind an end that comes too early.
+        # Pillow ignores an end-of-image marker that comes too early.
         (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), b"\xff\xd9" + EXIF * 17), "Exif"),
         (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), COMMENT * 11_000), "10,000 segments"),
         (with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), b"\xff" * 70_000), "65,536 bytes of padding"),
@@ -300,7 +300,7 @@ def test_a_jpeg_that_would_take_long_to_decode_is_rejected_before(data, expected
         with_scans(90),
         with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), EXIF * 10),
         with_segments(encoded(Image.fromarray(GRADIENT_HW), "JPEG"), segment(0xFE, b"\xff\xda" * 1000)),
-        # Behind the picture, as in files of several.
+        # After the image, as in files with several images.
         encoded(Image.fromarray(GRADIENT_HW), "JPEG") + EXIF * 50,
         encoded(Image.effect_noise((500, 500), 100), "JPEG", quality=98, restart_marker_blocks=1),
     ],
@@ -424,7 +424,7 @@ def read_or_refused(data: bytes) -> None:
         file.flush()
         assert 8 <= image.fitted_width(image.measure(file.name), (32, 256)) <= 256
     try:
-        # A lower limit: a broken header may ask for much, and the test is to end soon.
+        # A lower limit keeps the test fast: a corrupt header can state a large size.
         array = image.prepare_image(data, (32, 256), 3, max_pixels=1_000_000).pixels
     except Rejected as error:
         assert error.reason in ("not an image", "damaged image", "too many pixels")
@@ -467,7 +467,7 @@ def with_true_checksums(data: bytes) -> bytes:
 def test_a_corrupt_image_is_decoded_or_rejected(name, edits, cut):
     data = bytearray(WHOLE[name])
     for place, longer, content in edits:
-        # Headers stand at the front, a TIFF's also at the end: most of the places fall there.
+        # Most edits are at the front, where headers are, and at the end, where a TIFF's can be.
         place = place % 128 if place % 4 < 2 else -1 - place % 200 if place % 4 == 2 else place % len(data)
         place %= len(data)
         data[place : place + max(0, len(content) - longer)] = content
@@ -475,7 +475,7 @@ def test_a_corrupt_image_is_decoded_or_rejected(name, edits, cut):
     read_or_refused(with_true_checksums(data) if name.startswith("PNG") else data)
 
 
-# Files
+# --- files
 
 
 def test_files_are_read_by_path_and_by_uri(tmp_path):
@@ -514,7 +514,7 @@ def test_an_empty_file_and_a_text_file_are_not_images(tmp_path):
         assert rejection(image_files.read_bytes(str(tmp_path / "a.png"))).reason == "not an image"
 
 
-# Measuring
+# --- measuring
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -541,7 +541,7 @@ def test_a_rotated_image_is_measured_upright(tmp_path, orientation, file_format)
 @pytest.mark.parametrize("exif", [b"garbage", b"Exif\0\0garbage", b"Exif\0\0", b"II*\0\xff\xff\xff\xff"])
 @pytest.mark.filterwarnings("ignore")
 def test_an_image_with_corrupt_exif_data_is_measured(tmp_path, file_format, exif):
-    # With a resolution given, Pillow does not look into a JPEG's EXIF data for it and find them broken.
+    # Without a resolution, Pillow would look for it in a JPEG's EXIF data.
     data = encoded(Image.fromarray(COLOURS_HWC), file_format, exif=exif, dpi=(72, 72))
     (tmp_path / "broken").write_bytes(data)
     assert image.fitted_width(image.measure(str(tmp_path / "broken")), (32, 1024)) == 64
@@ -571,7 +571,7 @@ def test_measuring_rejects_files_for_the_same_reasons_as_decoding(tmp_path):
         assert measured(str(tmp_path / "a.png")) == reason
 
 
-# Fitting
+# --- fitting
 
 SIZES = st.tuples(st.integers(1, 400), st.integers(1, 120))
 

@@ -15,11 +15,11 @@ TINY = (8, 8, 16, 16, 16, 16, 16)
 def tiny(height: int = 32, channels: int = 1, classes: int = 7) -> CRNN:
     torch.manual_seed(0)
     network = CRNN(classes, channels, height, TINY, lstm_size=12)
-    # Statistics as after some training, so that a wrong normalisation would show.
+    # Statistics as after some training, so that errors of the normalisation have an effect.
     for buffer in network.buffers():
         if buffer.is_floating_point():
             buffer.copy_(torch.rand_like(buffer) + 0.5)
-    # Without biases hardly anything passes the last rectifiers, and all outputs are alike.
+    # Without biases, few values pass the last ReLUs, and all outputs are similar.
     for layer in network.convolutions:
         (layer.norm or layer.convolution).bias.data.normal_()
     return network
@@ -37,7 +37,7 @@ def test_full_network_has_the_parameters_of_tf_crnn():
     convolutions = [(1, 64, 3), (64, 128, 3), (128, 256, 3), (256, 256, 3), (256, 512, 3), (512, 512, 3), (512, 512, 2)]
     expected = sum(i * o * k * k for i, o, k in convolutions)
     expected += 64 + 128 + 256 + 512  # biases of the convolutions without batch normalisation
-    expected += 2 * (256 + 512 + 512)  # its gains and biases
+    expected += 2 * (256 + 512 + 512)  # scales and biases of batch normalisation
     for inputs in (512, 512):
         expected += 2 * 4 * 256 * (inputs + 256 + 2)
     expected += 512 * 80 + 80

@@ -168,7 +168,7 @@ def test_spans_are_columns_of_the_original_image():
     reader.network = Known()
     found = reader(wide)[0]
     assert found.text == "abb"
-    # Frame 9 sees columns 36 to 44, its middle is 40: doubled, for the image is scaled to half.
+    # Frame 9 covers columns 36 to 44 of the scaled image; its centre, 40, is column 80 of the original image.
     assert [(unit.left, unit.right) for unit in found.units] == [(40, 120), (120, 208), (208, 288)]
     assert [unit.confidence for unit in found.units] == pytest.approx([0.8] * 3, abs=1e-3)
     assert reader(wide, spans=False)[0].units is None
@@ -201,7 +201,7 @@ def test_the_temperature_changes_only_confidences_and_is_saved_with_the_model(tm
     unsure = Recognizer.load(tmp_path / "model", "cpu")
     for one, other in zip(sure.transcribe(lines()), unsure.transcribe(lines()), strict=True):
         assert (one.text, one.score, one.log_prob) == (other.text, other.score, other.log_prob)
-        # The beam sums over the alignments that it keeps, the confidence over all.
+        # log_prob is over the alignments that the beam search kept, the confidence over all.
         assert max(other.confidence, math.exp(one.log_prob)) < one.confidence
     (tmp_path / "model" / "calibration.json").write_text('{"temperature": -1, "samples": 3}')
     with pytest.raises(RaycrnnError, match="not a calibration"):
