@@ -6,12 +6,12 @@ alphabet maps n units to the codes 0 … n−1. Class n is the CTC blank and is 
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from raycrnn.config import read_json_object
 from raycrnn.errors import UsageError
@@ -133,7 +133,7 @@ class Alphabet:
         return cls._from_table(read_json_object(name_or_path), str(name_or_path), unicode_form)
 
     @classmethod
-    def _from_table(cls, table: dict[str, Any], origin: str, unicode_form: UnicodeForm) -> "Alphabet":
+    def _from_table(cls, table: Mapping[str, object], origin: str, unicode_form: UnicodeForm) -> "Alphabet":
         unit_of: dict[int, str] = {}
         for unit, code in table.items():
             if not isinstance(code, int) or isinstance(code, bool):

@@ -9,9 +9,8 @@ all transcriptions are exact, or none.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +37,7 @@ class Calibration:
     """Number of samples that the temperature was fitted on; 0 if it was not fitted."""
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], origin: str) -> "Calibration":
+    def from_json(cls, values: Mapping[str, object], origin: str) -> "Calibration":
         """Return the calibration of a JSON object that `to_json` returned.
 
         Args:

@@ -10,7 +10,6 @@ from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 
@@ -48,7 +47,7 @@ class StoredModel:
     network: CRNN
     configuration: config.Configuration
     alphabet: Alphabet
-    metrics: dict[str, Any]
+    metrics: dict[str, float]
     """Scores of the evaluation during training, with the epoch and the step of the weights."""
     calibration: Calibration
 

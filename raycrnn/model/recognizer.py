@@ -6,7 +6,6 @@ All verbs, the server and the Python API use this one path from images to text.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +57,7 @@ class Recognizer:
         network: CRNN,
         configuration: config.Configuration,
         alphabet: Alphabet,
-        metrics: dict[str, Any],
+        metrics: dict[str, float],
         device: torch.device | None = None,
         calibration: Calibration | None = None,
     ):
