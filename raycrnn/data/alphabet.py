@@ -39,7 +39,7 @@ class Alphabet:
     Raises:
         UsageError: There are no units, or a unit is empty, repeated, or not valid Unicode.
 
-    Example:
+    Examples:
         >>> alphabet = Alphabet(("a", "b", "ſt"))
         >>> alphabet.encode(["b", "ſt"])
         [1, 2]

@@ -43,7 +43,7 @@ class Recognizer:
         device: The device to compute on; default: the CPU.
         calibration: The calibration of its confidences; default: none.
 
-    Example:
+    Examples:
         >>> from raycrnn import Recognizer
         >>> recognizer = Recognizer.load("output/model")
         >>> for transcription in recognizer(["a.png", "b.png"]):
@@ -87,7 +87,7 @@ class Recognizer:
             UsageError: There is no model directory, or an override or the device is invalid.
             RaycrnnError: Files of the model directory are missing, damaged or inconsistent.
 
-        Example:
+        Examples:
             >>> Recognizer.load("s3://bucket/run/model", "cpu", ["decoding.beam_width=20"])
         """
         for override in overrides:
