@@ -55,9 +55,9 @@ def to_table(inputs: Iterator[Input]) -> pa.Table:
     """Return a table with the columns of `INPUTS`."""
     batches = []
     while rows := list(itertools.islice(inputs, ROWS_PER_BATCH)):
-        shown, paths, problems = zip(*rows, strict=True)
+        names, paths, problems = zip(*rows, strict=True)
         columns = [
-            pa.array(shown, pa.string()),
+            pa.array(names, pa.string()),
             pa.array(map(_absolute, paths), pa.binary()),
             pa.array(problems, pa.string()),
         ]
@@ -123,9 +123,9 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def is_one_of(place: str | os.PathLike, names: Iterable[str | bytes]) -> bool:
+def is_one_of(location: str | os.PathLike, names: Iterable[str | bytes]) -> bool:
     """Return whether a file is among the files that paths and URIs refer to, through links or other names as well."""
-    own = _identity(os.fspath(place))
+    own = _identity(os.fspath(location))
     return own is not None and any(_identity(os.fsdecode(name)) == own for name in names)
 
 
