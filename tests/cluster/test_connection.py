@@ -1,0 +1,78 @@
+"""Connections: addresses that do not answer, the size of the object store, tokens."""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from raycrnn.bench.serve import free_port
+from raycrnn.cluster import connect, ray_internals
+from raycrnn.cluster.connection import object_store_bytes
+from raycrnn.errors import UsageError
+from tests.training.test_recovery import apart
+
+
+def test_a_host_that_does_not_answer_is_reported_at_once():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        start = time.monotonic()
+        with pytest.raises(UsageError, match=f"no Ray cluster at '127.0.0.1:{port}'"), connect(f"127.0.0.1:{port}"):
+            pass
+        assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    ("free", "expected", "message"),
+    [
+        (8e9, None, ""),
+        # Ray would take 5 GB and place them on a disk.
+        (4e9, 3.8e9, ""),
+        (64e6, None, "/dev/shm has only 61 MB free"),
+    ],
+)
+def test_the_object_store_stays_within_shared_memory(monkeypatch, capsys, free, expected, message):
+    monkeypatch.setattr(ray_internals, "default_object_store_bytes", lambda: 5 * 10**9)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert object_store_bytes() == expected
+    assert message in capsys.readouterr().err
+
+
+def work_on_a_cluster(folder: str, mode: str) -> None:
+    """Run a task and an actor on a cluster with this authentication mode, from a process that has a token."""
+    token = Path(folder) / "token"
+    token.write_text("0123456789abcdef" * 4)
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    start = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=1", "--port=0"]
+    start += ["--include-dashboard=false", f"--temp-dir={folder}", f"--ray-client-server-port={free_port()}"]
+    environment = {**os.environ, "RAY_AUTH_MODE": mode, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(start, env=environment, stdout=subprocess.PIPE, text=True) as node:
+        try:
+            line = next(line for line in node.stdout if "--address=" in line)
+            [address] = re.findall(r"--address='([\d.:]+)'", line)
+            with connect(address):
+                import ray
+
+                actor = ray.remote(num_cpus=0)(Counter).remote("aab")
+                assert ray.get(ray.remote(lambda: 4).remote(), timeout=60) == 4
+                assert ray.get(actor.most_common.remote(), timeout=60) == [("a", 2), ("b", 1)]
+        finally:
+            node.terminate()
+
+
+@pytest.mark.ray
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_a_token_is_used_only_with_a_cluster_that_requires_one(mode):
+    # The folder holds sockets, whose paths must be short.
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        apart(work_on_a_cluster, folder, mode)
