@@ -84,7 +84,7 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
         raise UsageError(f"{location}: not a model directory: it contains no {WEIGHTS}")
     missing = [name for name in (CONFIGURATION, ALPHABET, METRICS) if not (folder / name).is_file()]
     if missing:
-        raise RaycrnnError(f"{location}: the model directory is incomplete; copy it again with {', '.join(missing)}")
+        raise RaycrnnError(f"{location}: the model directory lacks {', '.join(missing)}; copy all of its files")
     tree = config.read_json_object(folder / CONFIGURATION)
     configuration = config.parse(tree, tuple(overrides), storage.join(location, CONFIGURATION))
     alphabet = Alphabet.load(folder / ALPHABET, configuration.data.unicode_form)

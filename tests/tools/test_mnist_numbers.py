@@ -201,7 +201,7 @@ IMAGES, LABELS = np.zeros((3, 28, 28), np.uint8), np.array([1, 2, 3], np.uint8)
         (idx(LABELS), idx(IMAGES), "images", "give the images first, then the labels", 2),
         (idx(IMAGES), idx(IMAGES), "labels", "00 00 08 03, not 00 00 08 01", 2),
         (b"", idx(LABELS), "images", "it is empty", 2),
-        (b"\x89PNG\r\n", idx(LABELS), "images", "not an idx file", 2),
+        (b"\x89PNG\r\n", idx(LABELS), "images", "not an IDX file", 2),
         (idx(IMAGES[:, 1:]), idx(LABELS), "images", "28 × 28", 2),
         (idx(IMAGES)[:-1], idx(LABELS), "images", "2,368 bytes, it has 2,367", 1),
         (idx(IMAGES)[:9], idx(LABELS), "images", "it has 9", 1),
