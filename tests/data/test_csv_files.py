@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from raycrnn.data import csv_files
 from raycrnn.data.csv_files import Row, parse_row, read_csv, split_label, write_field
-from raycrnn.data.rejections import REMEDIES, Rejected
 from raycrnn.errors import UsageError
 
 
@@ -341,21 +340,6 @@ def test_min_frames_is_the_length_of_the_shortest_path_of_the_label(codes):
     length = csv_files.min_frames(codes)
     assert any(collapses_to_label(path) for path in itertools.product(range(4), repeat=length))
     assert length == 0 or not any(map(collapses_to_label, itertools.product(range(4), repeat=length - 1)))
-
-
-# --- rejections
-
-
-def test_every_reason_for_a_rejection_has_a_remedy():
-    for reason, remedy in REMEDIES.items():
-        assert remedy
-        rejected = Rejected(reason, "a.png")
-        assert (rejected.reason, rejected.detail) == (reason, "a.png")
-
-
-def test_a_reason_without_a_remedy_is_refused():
-    with pytest.raises(AssertionError):
-        Rejected("bad mood", "a.png")
 
 
 def test_lines_that_end_in_cr_alone_are_refused(tmp_path):
