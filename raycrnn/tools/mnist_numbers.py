@@ -35,29 +35,29 @@ class Numbers(Command):
     """
 
     epilog: ClassVar[str] = (
-        "example: raycrnn numbers t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz numbers --count 2000"
+        "Example: raycrnn numbers t10k-images-idx3-ubyte.gz t10k-labels-idx1-ubyte.gz numbers --count 2000"
     )
 
     images: CliPositionalArg[Path]
-    """idx file of MNIST's images, gzip-compressed or not"""
+    """IDX file of MNIST's images, gzip-compressed or not."""
     labels: CliPositionalArg[Path]
-    """idx file of their labels, gzip-compressed or not"""
+    """IDX file of their labels, gzip-compressed or not."""
     output: CliPositionalArg[Path]
-    """new or empty directory to write to"""
+    """New or empty directory to write to."""
     count: Count = 10_000
-    """numbers in the training set"""
+    """Number of training images."""
     eval_count: Count = 1_000
-    """numbers in the evaluation set"""
+    """Number of evaluation images."""
     eval_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of the digit images that are reserved for the evaluation set"""
+    """Share of the digit images that is reserved for the evaluation images."""
     least: Count = 3
-    """digits of the shortest numbers"""
+    """Minimum number of digits in an image."""
     most: Count = 8
-    """digits of the longest numbers"""
+    """Maximum number of digits in an image."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """seed of all random choices"""
+    """Seed of all random choices."""
     as_json: Annotated[bool, Field(alias="json")] = False
-    """also print the result as a JSON object, on the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         if self.least > self.most:
@@ -109,7 +109,7 @@ def read_digits(images_path: Path, labels_path: Path) -> tuple[np.ndarray, np.nd
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Read the uint8 array of an idx file (http://yann.lecun.com/exdb/mnist/).
+    """Read the uint8 array of an IDX file (http://yann.lecun.com/exdb/mnist/).
 
     The file consists of the bytes 0, 0, 8 and the number of dimensions, the sizes as big-endian uint32, and the values.
 
@@ -122,7 +122,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     if data[:4] != magic:
         kind = {1: "labels", 3: "images"}[dimensions]
         start = f"it starts with {data[:4].hex(' ')}, not {magic.hex(' ')}" if data else "it is empty"
-        raise UsageError(f"{path}: not an idx file of {kind}: {start}; give the images first, then the labels")
+        raise UsageError(f"{path}: not an IDX file of {kind}: {start}; give the images first, then the labels")
     # Sizes missing from a truncated header are read as 0; the length is then wrong, too.
     shape = struct.unpack_from(f">{dimensions}I", data.ljust(header, b"\0"), 4)
     if len(data) != header + math.prod(shape):

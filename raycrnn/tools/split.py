@@ -18,7 +18,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
+from raycrnn.config.schema import Delimiter, Encoding
 from raycrnn.data.csv_files import CsvFile, Row, read_csv, write_field
 from raycrnn.data.rejections import REMEDIES
 from raycrnn.errors import RaycrnnError, UsageError
@@ -35,29 +36,29 @@ class Split(Command):
     """
 
     epilog: ClassVar[str] = (
-        "example: raycrnn split data.csv --group '([^/_]+)_[^/]*$' puts 017_001.png and 017_002.png into the same CSV"
+        "Example: raycrnn split data.csv --group '([^/_]+)_[^/]*$' puts 017_001.png and 017_002.png into the same CSV"
     )
 
     csv: CliPositionalArg[Path]
-    """CSV with rows `path;label`"""
+    """CSV with rows `path;label`."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share of the rows for evaluation, met as closely as whole groups allow"""
-    group: str | None = None
-    """regular expression that is searched in each path; the text that its first (group) matches, or the whole match
-    if it has no group, is the name of the row's group, and groups are never divided; default: every row by itself"""
+    """Share of the rows for evaluation, met as closely as whole groups allow."""
+    group: Annotated[str | None, Metavar("REGEX")] = None
+    """Regular expression that is searched in each path. The text that its first (group) matches, or the whole match if
+    it has no group, is the name of the row's group. Groups are never divided. Default: every row by itself."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """seed of the random choice"""
-    output: Path | None = None
-    """folder for NAME_train.csv and NAME_eval.csv, in which relative paths are rewritten; default: the folder of the
-    input"""
+    """Seed of the random choice."""
+    output: Annotated[Path | None, Metavar("DIR")] = None
+    """Directory for NAME_train.csv and NAME_eval.csv, in which relative paths are rewritten. Default: the directory of
+    the input."""
     overwrite: bool = False
-    """replace the two CSVs if they exist"""
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ";"
-    """character between path and label"""
-    encoding: str = "utf-8"
-    """encoding of the CSV, read and written"""
+    """Replace the two CSVs if they exist."""
+    delimiter: Annotated[Delimiter, Metavar("CHAR")] = ";"
+    """Character between path and label."""
+    encoding: Annotated[Encoding, Metavar("NAME")] = "utf-8"
+    """Encoding of the input and of the two CSVs."""
     as_json: Annotated[bool, Field(alias="json")] = False
-    """also print the result as a JSON object, on the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     @field_validator("group")
     @classmethod
@@ -67,22 +68,6 @@ class Split(Command):
         except re.error as error:
             raise ValueError(f"must be a regular expression ({error})") from None
         return group
-
-    @field_validator("delimiter")
-    @classmethod
-    def _can_split(cls, delimiter: str) -> str:
-        if delimiter in '"\r\n':
-            raise ValueError("must not be a quote or a line end")
-        return delimiter
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str) -> str:
-        try:
-            "".encode(encoding)
-        except LookupError:
-            raise ValueError("must be a Python encoding, such as utf-8 or cp1252") from None
-        return codecs.lookup(encoding).name
 
     def run(self) -> None:
         train_file, eval_file = self._files()
@@ -251,7 +236,7 @@ def write_parts(csv: CsvFile, parts: Sequence[Part], delimiter: str, encoding: s
 def _raw_lines(path: str, encoding: str) -> tuple[str, list[str]]:
     """Return the byte order mark, if any, and the lines with their line ends, which are added to the last line."""
     text = Path(path).read_bytes().decode(encoding)
-    mark = "\ufeff" if encoding == "utf-8" and text.startswith("\ufeff") else ""
+    mark = "\ufeff" if codecs.lookup(encoding).name == "utf-8" and text.startswith("\ufeff") else ""
     if not text.endswith("\n"):
         text += "\r\n" if "\r\n" in text else "\n"
     return mark, [line + "\n" for line in text.removeprefix(mark).split("\n")]
