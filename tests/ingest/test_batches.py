@@ -1,4 +1,4 @@
-"""From CSV to batches: every row once an epoch, the same for any number of workers, bad rows alone left out."""
+"""From CSV to batches: every row once an epoch, the same for any number of workers, only unusable rows left out."""
 
 import tracemalloc
 
@@ -33,18 +33,18 @@ def put(configuration, training=True):
     return sample_table.put_samples(files, ALPHABET, configuration, training)
 
 
-def read(configuration, sample_set, first, stop, rank=0, world_size=1, evaluation=False):
+def read(configuration, samples, first, stop, rank=0, world_size=1, evaluation=False):
     make = eval_batch_spec if evaluation else train_batch_spec
-    spec = make(configuration, sample_set, rank, world_size)
+    spec = make(configuration, samples, rank, world_size)
     stream = BatchStream(spec, ALLOCATION, first, stop)
     return list(stream), stream
 
 
-def test_an_epoch_holds_every_row_once_and_epochs_differ(local_ray, tmp_path):
+def test_an_epoch_has_every_row_once_and_epochs_differ(local_ray, tmp_path):
     labels = words(50)
     configuration = settings(write_set(tmp_path, labels))
-    sample_set = put(configuration)
-    batches, _ = read(configuration, sample_set, 0, 14)
+    samples = put(configuration)
+    batches, _ = read(configuration, samples, 0, 14)
     assert [len(batch) for batch in batches] == [8] * 6 + [2] + [8] * 6 + [2]
     epochs = [torch.cat([batch.rows_B for batch in half]).tolist() for half in (batches[:7], batches[7:])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
@@ -54,12 +54,12 @@ def test_an_epoch_holds_every_row_once_and_epochs_differ(local_ray, tmp_path):
         assert texts == [labels[row] for row in batch.rows_B]
 
 
-def test_images_are_those_of_a_plain_loop_over_the_same_rows(local_ray, tmp_path):
-    """Order, augmentation and fitting done again here, without Ray."""
+def test_images_equal_those_of_a_plain_loop(local_ray, tmp_path):
+    """The expected images are made without Ray."""
     csv = write_set(tmp_path, words(30))
     configuration = settings(csv, seed=5)
-    sample_set = put(configuration)
-    batches, _ = read(configuration, sample_set, 4, 8)
+    samples = put(configuration)
+    batches, _ = read(configuration, samples, 4, 8)
     augmenter = Augmenter(configuration.augmentation, 1, 5)
     file = csv_files.read_csv(csv)
     paths = [file.resolve(row.path) for row in file.rows]
@@ -78,11 +78,11 @@ def test_images_are_those_of_a_plain_loop_over_the_same_rows(local_ray, tmp_path
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_workers_share_each_batch_of_one_worker(local_ray, tmp_path, world_size):
+def test_workers_divide_each_batch_of_a_single_worker(local_ray, tmp_path, world_size):
     configuration = settings(write_set(tmp_path, words(20)))
-    sample_set = put(configuration)
-    alone, _ = read(configuration, sample_set, 0, 3)
-    shares = [read(configuration, sample_set, 0, 3, rank, world_size)[0] for rank in range(world_size)]
+    samples = put(configuration)
+    alone, _ = read(configuration, samples, 0, 3)
+    shares = [read(configuration, samples, 0, 3, rank, world_size)[0] for rank in range(world_size)]
     for number, batch in enumerate(alone):
         rows = [row for share in shares for row in share[number].rows_B.tolist()]
         assert sorted(rows) == sorted(batch.rows_B.tolist())
@@ -90,22 +90,22 @@ def test_workers_share_each_batch_of_one_worker(local_ray, tmp_path, world_size)
 
 def test_a_worker_without_rows_still_gets_every_batch(local_ray, tmp_path):
     configuration = settings(write_set(tmp_path, ["abc"]))
-    sample_set = put(configuration)
-    (batch,), _ = read(configuration, sample_set, 0, 1, rank=1, world_size=2)
+    samples = put(configuration)
+    (batch,), _ = read(configuration, samples, 0, 1, rank=1, world_size=2)
     assert len(batch) == 0
     assert batch.images_BCHW.shape == (1, 1, 32, WIDTH_STEP)
 
 
-def test_a_stream_can_begin_anywhere(local_ray, tmp_path):
+def test_a_stream_can_start_at_any_batch(local_ray, tmp_path):
     configuration = settings(write_set(tmp_path, words(40)))
-    sample_set = put(configuration)
-    whole, _ = read(configuration, sample_set, 0, 10)
-    rest, _ = read(configuration, sample_set, 7, 10)
-    assert [b.rows_B.tolist() for b in rest] == [b.rows_B.tolist() for b in whole[7:]]
-    assert all(torch.equal(a.images_BCHW, b.images_BCHW) for a, b in zip(rest, whole[7:], strict=True))
+    samples = put(configuration)
+    complete, _ = read(configuration, samples, 0, 10)
+    rest, _ = read(configuration, samples, 7, 10)
+    assert [b.rows_B.tolist() for b in rest] == [b.rows_B.tolist() for b in complete[7:]]
+    assert all(torch.equal(a.images_BCHW, b.images_BCHW) for a, b in zip(rest, complete[7:], strict=True))
 
 
-def test_bad_rows_alone_are_left_out_each_with_its_reason(local_ray, tmp_path):
+def test_only_unusable_rows_are_left_out_with_their_reasons(local_ray, tmp_path):
     csv = write_set(tmp_path, words(30))
     (tmp_path / "text.png").write_text("no image")
     whole = (tmp_path / "images" / "labels_3.png").read_bytes()
@@ -121,44 +121,44 @@ def test_bad_rows_alone_are_left_out_each_with_its_reason(local_ray, tmp_path):
     }
     csv.write_text(csv.read_text() + "\n".join(bad) + "\n")
     configuration = settings(csv)
-    sample_set = put(configuration)
-    batches, stream = read(configuration, sample_set, 0, batch_order.batch_count(sample_set.usable, 8))
-    found = {r.line: r.reason for r in (*sample_set.rejections, *stream.rejected.values())}
+    samples = put(configuration)
+    batches, stream = read(configuration, samples, 0, batch_order.batch_count(samples.usable, 8))
+    found = {r.line: r.reason for r in (*samples.rejections, *stream.rejected.values())}
     assert found == dict(enumerate(bad.values(), 31))
     assert sorted(row for batch in batches for row in batch.rows_B.tolist()) == list(range(30))
 
 
-def test_evaluation_keeps_unknown_units_and_labels_too_long(local_ray, tmp_path):
+def test_evaluation_keeps_unknown_units_and_labels_that_are_too_long(local_ray, tmp_path):
     csv = write_set(tmp_path, ["abc", "de"])
     csv.write_text(f"images/labels_0.png;aXc\nimages/labels_1.png;{'d' * 200}\n")
     configuration = settings(csv)
-    sample_set = put(configuration, training=False)
-    (batch,), _ = read(configuration, sample_set, 0, 1, evaluation=True)
+    samples = put(configuration, training=False)
+    (batch,), _ = read(configuration, samples, 0, 1, evaluation=True)
     codes = dict(zip(batch.rows_B.tolist(), batch.labels(), strict=True))
     assert codes == {0: [0, csv_files.UNKNOWN, 2], 1: [3] * 200}
 
 
-def test_an_error_in_the_reading_thread_reaches_the_consumer():
+def test_an_error_in_the_prefetching_thread_reaches_the_consumer():
     def broken():
         yield 1
         raise OSError("gone")
 
-    ahead = prefetch.Prefetcher(broken, 2)
-    assert next(ahead) == 1
+    prefetcher = prefetch.Prefetcher(broken, 2)
+    assert next(prefetcher) == 1
     with pytest.raises(OSError, match="gone"):
-        next(ahead)
+        next(prefetcher)
     with pytest.raises(OSError, match="gone"):
-        next(ahead)
-    ahead.close()
+        next(prefetcher)
+    prefetcher.close()
 
 
-def test_sources_are_drawn_by_weight_in_every_batch(local_ray, tmp_path):
-    many = write_set(tmp_path, words(90), "many.csv")
-    few = write_set(tmp_path, words(6, seed=1), "few.csv")
-    tree = {"data": {"csv_files_train": {str(many): 1, str(few): 3}}, "training": {"train_batch_size": 8}}
+def test_every_batch_has_the_share_of_each_weighted_csv(local_ray, tmp_path):
+    large = write_set(tmp_path, words(90), "many.csv")
+    small = write_set(tmp_path, words(6, seed=1), "few.csv")
+    tree = {"data": {"csv_files_train": {str(large): 1, str(small): 3}}, "training": {"train_batch_size": 8}}
     configuration = config.parse(tree)
-    sample_set = put(configuration)
-    batches, _ = read(configuration, sample_set, 0, 12)
+    samples = put(configuration)
+    batches, _ = read(configuration, samples, 0, 12)
     shares = [int((batch.rows_B >= 90).sum()) for batch in batches]
     assert all(share in (5, 6, 7) for share in shares)
     assert sum(shares) == 72
@@ -169,7 +169,7 @@ def test_sources_are_drawn_by_weight_in_every_batch(local_ray, tmp_path):
     assert len({image.numpy().tobytes() for image in images}) == 12
 
 
-def test_padding_is_counted(local_ray, tmp_path):
+def test_a_stream_counts_its_padding(local_ray, tmp_path):
     configuration = settings(write_set(tmp_path, words(40)))
     batches, stream = read(configuration, put(configuration), 0, 5)
     real = sum(int(batch.widths_B.sum()) for batch in batches)
@@ -177,8 +177,8 @@ def test_padding_is_counted(local_ray, tmp_path):
     assert (stream.pixels, stream.padding) == (padded, padded - real)
 
 
-def test_blocks_leave_no_memory_behind(local_ray, tmp_path):
-    """pyarrow never lets a memory view go; numpy's memory is traced."""
+def test_making_blocks_leaks_no_memory(local_ray, tmp_path):
+    """pyarrow never frees memory views; tracemalloc sees NumPy's memory."""
     configuration = settings(write_set(tmp_path, words(40)))
     spec = train_batch_spec(configuration, put(configuration), 0, 1)
     size = make_block(spec, 0, 5).nbytes

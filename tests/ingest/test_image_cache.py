@@ -1,4 +1,4 @@
-"""Decoded images kept in the object store: the same batches without files, by setting and size."""
+"""The image cache: the same batches without files; when images are cached."""
 
 import numpy as np
 import pytest
@@ -15,55 +15,58 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.mark.parametrize("augment", [True, False])
-def test_kept_images_make_the_same_batches_and_read_no_file(local_ray, tmp_path, augment, monkeypatch):
+def test_cached_images_make_the_same_batches_and_no_file_is_read(local_ray, tmp_path, augment, monkeypatch):
     csv = write_set(tmp_path, words(30))
     tree = {"data": {"csv_files_train": str(csv)}, "augmentation": {"data_augmentation": augment}}
     configuration = config.parse({**tree, "training": {"train_batch_size": 8}})
-    sample_set = put(configuration)
-    read_from_files, _ = read(configuration, sample_set, 0, 8)
-    told = []
+    samples = put(configuration)
+    read_from_files, _ = read(configuration, samples, 0, 8)
+    published = []
     monkeypatch.setattr(image_cache, "IMAGES_PER_CHUNK", 4)
-    image_cache.fill(sample_set, configuration, ALLOCATION, lambda kept: told.append(kept) or True)
-    assert len(told[-1].chunks) == 8
+    image_cache.fill(samples, configuration, ALLOCATION, lambda cache: published.append(cache) or True)
+    assert len(published[-1].chunks) == 8
     for path in (tmp_path / "images").iterdir():
         path.unlink()
-    spec = batches.train_batch_spec(configuration, sample_set, 0, 1)
-    stream = BatchStream(spec, ALLOCATION, 0, 8, get_image_cache=lambda: told[-1])
-    with_kept = list(stream)
+    spec = batches.train_batch_spec(configuration, samples, 0, 1)
+    stream = BatchStream(spec, ALLOCATION, 0, 8, get_image_cache=lambda: published[-1])
+    cached = list(stream)
     assert not stream.rejected
-    for batch, expected in zip(with_kept, read_from_files, strict=True):
+    for batch, expected in zip(cached, read_from_files, strict=True):
         assert torch.equal(batch.images_BCHW, expected.images_BCHW)
         assert torch.equal(batch.rows_B, expected.rows_B)
 
 
-def test_an_unreadable_image_is_not_kept_but_tried_again(local_ray, tmp_path):
+def test_an_unreadable_image_is_not_cached(local_ray, tmp_path):
     csv = write_set(tmp_path, words(5))
     configuration = settings(csv)
-    sample_set = put(configuration)
+    samples = put(configuration)
     (tmp_path / "images" / "labels_2.png").unlink()
-    told = []
-    image_cache.fill(sample_set, configuration, ALLOCATION, lambda kept: told.append(kept) or True)
-    found = [told[-1].get(index) for index in range(5)]
-    assert [begun is None for begun in found] == [False, False, True, False, False]
+    published = []
+    image_cache.fill(samples, configuration, ALLOCATION, lambda cache: published.append(cache) or True)
+    found = [published[-1].get(index) for index in range(5)]
+    assert [decoded is None for decoded in found] == [False, False, True, False, False]
     assert found[0].shape == (*np.asarray(draw(words(5)[0])).shape, 1)
 
 
-def test_filling_ends_when_it_is_told_to(local_ray, tmp_path, monkeypatch):
+def test_filling_ends_when_publish_returns_false(local_ray, tmp_path, monkeypatch):
     monkeypatch.setattr(image_cache, "IMAGES_PER_CHUNK", 2)
     monkeypatch.setattr(image_cache, "CHUNKS_PER_EXECUTION", 1)
     configuration = settings(write_set(tmp_path, words(10)))
-    told = []
+    published = []
     image_cache.fill(
-        put(configuration), configuration, ALLOCATION, lambda kept: told.append(len(kept.chunks)) or len(told) < 3
+        put(configuration),
+        configuration,
+        ALLOCATION,
+        lambda cache: published.append(len(cache.chunks)) or len(published) < 3,
     )
-    assert told == [1, 2, 3]
+    assert published == [1, 2, 3]
 
 
-def test_what_is_kept_follows_the_setting_and_the_size(local_ray, tmp_path, monkeypatch):
+def test_images_are_cached_by_setting_and_size(local_ray, tmp_path, monkeypatch):
     csv = write_set(tmp_path, words(10))
-    sample_set = put(settings(csv))
+    samples = put(settings(csv))
     sizes = [image.measure(str(path)) for path in (tmp_path / "images").iterdir()]
-    assert sample_set.decoded_bytes == sum(width * height for width, height in sizes)
+    assert samples.decoded_bytes == sum(width * height for width, height in sizes)
     for wanted, allowed, expected in [
         ("auto", 10**9, True),
         ("auto", 100, False),
@@ -72,4 +75,4 @@ def test_what_is_kept_follows_the_setting_and_the_size(local_ray, tmp_path, monk
     ]:
         monkeypatch.setattr(image_cache, "max_bytes", lambda allowed=allowed: allowed)
         data = {"csv_files_train": str(csv), "keep_decoded": wanted}
-        assert image_cache.should_cache(sample_set, config.parse({"data": data})) == expected
+        assert image_cache.should_cache(samples, config.parse({"data": data})) == expected

@@ -1,4 +1,4 @@
-"""Rows in the object store: what is rejected at once, and when that is too much."""
+"""Sample tables: which rows are rejected, and when there are too many of them."""
 
 import pytest
 import ray
@@ -13,29 +13,29 @@ from tests.ingest.test_batches import put, settings
 pytestmark = pytest.mark.ray
 
 
-def test_too_many_bad_rows_fail_with_the_table_of_reasons_and_remedies(local_ray, tmp_path):
+def test_too_many_unusable_rows_fail_with_reasons_and_remedies(local_ray, tmp_path):
     csv = write_set(tmp_path, words(10))
     csv.write_text(csv.read_text() + "gone.png;abc\nimages/labels_0.png;xyz\n")
     configuration = settings(csv)
-    sample_set = put(configuration)
+    samples = put(configuration)
     with pytest.raises(RaycrnnError) as raised:
-        rejections.check_rejections("train", sample_set.rejections, sample_set.rows, configuration.data)
+        rejections.check_rejections("train", samples.rejections, samples.rows, configuration.data)
     message = str(raised.value)
     assert "2 of 12 samples" in message
     assert f"{csv}, line 11: gone.png" in message
     assert rejections.REMEDIES["unknown unit"] in message
     tolerant = configuration.data.model_copy(update={"max_rejected": 0.2})
-    rejections.check_rejections("train", sample_set.rejections, sample_set.rows, tolerant)
+    rejections.check_rejections("train", samples.rejections, samples.rows, tolerant)
 
 
-def test_large_sets_are_measured_by_tasks_with_the_same_result(local_ray, tmp_path, monkeypatch):
+def test_tasks_measure_images_with_the_same_result(local_ray, tmp_path, monkeypatch):
     configuration = settings(write_set(tmp_path, words(25)))
     alone = ray.get(put(configuration).table)
     monkeypatch.setattr(sample_table, "ROWS_PER_MEASURING_TASK", 10)
     assert ray.get(put(configuration).table).equals(alone)
 
 
-def test_a_csv_without_rows_or_labels_is_refused(local_ray, tmp_path):
+def test_csvs_without_rows_or_labels_are_refused(local_ray, tmp_path):
     (tmp_path / "empty.csv").write_text("\n\n")
     with pytest.raises(UsageError, match="no rows"):
         csv_files.read_labelled_csvs([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))

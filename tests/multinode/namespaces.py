@@ -1,9 +1,9 @@
-"""Machines that are namespaces of this one: what needs several computers, ssh and a network, on one and without one.
+"""Simulated machines, made of Linux namespaces, for tests that need several computers, ssh and a network.
 
-Each machine has processes, mounts, shared memory, a name and a network of its own, so that Ray's sessions, its
-`ray stop` and its ports do not meet those of another machine or of a Ray that runs on the host. Its files are the
-host's but for those folders in which programs leave what is theirs. The first machine is the user's own and holds the
-switch between all of them: nothing is added to the host's network, and nothing leads out of theirs.
+Each machine has its own processes, mounts, shared memory, host name and network, so that Ray's sessions, `ray stop` and
+ports do not collide with those of another machine or of a Ray on the host. It shares the host's files, except folders
+into which programs write. The first machine is the user's and contains the switch that connects all machines: nothing
+is added to the host's network, and the machines cannot reach it.
 """
 
 import contextlib
@@ -25,24 +25,24 @@ REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = ("bash", "ip", "mount", "nsenter", "rsync", "ssh", "ssh-keygen", "sshd", "unshare")
 
 KEPT = (sys.prefix, sys.base_prefix, str(REPOSITORY))
-"""Folders that all machines have, wherever they lie: Python, its packages, the project."""
+"""Folders of the host that all machines see: Python, its packages, the project."""
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 PREFIX = "10.199.0."
-"""Addresses of the machines; they meet no others, for neither the host's network nor another test's reaches theirs."""
+"""Prefix of the machines' addresses. They cannot collide with others, because the network is isolated."""
 
 UNSHARE = ("unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--ipc", "--uts", "--net")
 
-# The folders are made beside their places, and put there together: one of them may hold what is to show in another. The
-# first process ends when its input does, so that no machine outlives the test, and with it all others of its namespace.
+# The folders are made elsewhere first and mounted together, because one may contain what another shows. The first
+# process ends with its input, and the kernel ends the rest of the namespace with it, so no machine outlives the test.
 FIRST_PROCESS = r"""
 set -euo pipefail
-room=$1 name=$2 hosts=$3; shift 3
+folder=$1 name=$2 hosts=$3; shift 3
 mount --bind "$hosts" /etc/hosts
 while [ $# -gt 0 ]; do
     case $1 in
-        cover) place=$room/$((number = ${number:-0} + 1)); mkdir "$place"; mount -t tmpfs -o mode="$3" tmpfs "$place"
+        cover) place=$folder/$((number = ${number:-0} + 1)); mkdir "$place"; mount -t tmpfs -o mode="$3" tmpfs "$place"
                covers+=("$place" "$2"); shift 3 ;;
         keep)  mkdir -p "$place/$3"; mount --bind "$2/$3" "$place/$3"; shift 3 ;;
     esac
@@ -58,26 +58,26 @@ read -r _ || true
 
 
 def missing() -> str | None:
-    """Why there can be no such machines here, or None."""
+    """Return the reason why there can be no such machines here, or None."""
     if not sys.platform.startswith("linux"):
-        return "namespaces are Linux's"
+        return "namespaces need Linux"
     if os.geteuid() != 0:
-        return "making namespaces and mounting in them takes the rights of root"
+        return "making namespaces needs root"
     absent = [program for program in PROGRAMS if not _program(program)]
     if absent:
         return f"not installed: {', '.join(absent)} (Debian: openssh-server, openssh-client, rsync, iproute2)"
     trial = "mount -t tmpfs tmpfs /mnt && ip link add name s type bridge && ip link add name v1 type veth peer name v2"
     tried = subprocess.run([*UNSHARE, "sh", "-c", trial], capture_output=True, text=True, timeout=60, check=False)
-    return f"this machine permits no namespaces: {tried.stderr.strip()}" if tried.returncode else None
+    return f"namespaces are not permitted here: {tried.stderr.strip()}" if tried.returncode else None
 
 
 def _program(name: str) -> str | None:
-    """Where a program is; sshd and ip are often beyond a user's own path."""
+    """Return the path of a program; sshd and ip are often not on a user's PATH."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
 
 
 def wait_until(true: Callable[[], object], seconds: float, what: Callable[[], object]) -> None:
-    """Wait for a condition; `what` says in the failure what is instead."""
+    """Wait for a condition; `what` describes the actual state if it is not met in time."""
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, f"after {seconds:g} seconds: {what()}"
@@ -85,7 +85,7 @@ def wait_until(true: Callable[[], object], seconds: float, what: Callable[[], ob
 
 
 def stop(process: subprocess.Popen) -> None:
-    """End what `Machine.start` started, with all that it has started itself in the machine."""
+    """End a process of `Machine.start` and its children."""
     for way in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, way)
@@ -97,24 +97,24 @@ def stop(process: subprocess.Popen) -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine. Its files are under `path`, its commands are run by `run` and `start`."""
+    """One simulated machine."""
 
     name: str
     address: str
     keeper: subprocess.Popen
-    """the process outside whose child is the machine's first"""
+    """The process on the host that is the parent of the machine's first process."""
     first: int
-    """the number of that child, as seen from outside"""
+    """PID of the machine's first process, as seen from the host."""
     namespace: int
-    """an open file that stands for that of its processes: while it is open, no other namespace gets its number"""
+    """File descriptor of the PID namespace; while it is open, no other namespace gets its number."""
 
     def path(self, inside: str | Path) -> Path:
-        """One of the machine's files, as seen from outside; `~` is its own."""
+        """Return the path on the host of a file of the machine; `~` is the machine's."""
         whole = Path(f"{HOME}{str(inside)[1:]}") if str(inside).startswith("~") else Path(inside)
         return Path(f"/proc/{self.first}/root") / whole.relative_to("/")
 
     def start(self, command: Sequence[str], output: IO | int | None = None, **environment: str) -> subprocess.Popen:
-        """Start a command in the machine, in the home folder, with no more of the environment than a login gives."""
+        """Start a command in the machine's home folder, with the environment of a login shell."""
         inside = ["nsenter", "--target", str(self.first), "--mount", "--uts", "--ipc", "--net", "--pid", "env", "-i"]
         given = {**login(), **environment}
         variables = [f"{name}={value}" for name, value in given.items()]
@@ -129,8 +129,8 @@ class Machine:
         )
 
     def run(self, command: Sequence[str], seconds: float = 60, **environment: str) -> tuple[int, str]:
-        """Run a command in the machine to its end; returns its exit code and all that it wrote."""
-        # To a file: daemons that a command leaves behind would hold a pipe open.
+        """Run a command in the machine and return its exit code and output."""
+        # To a file, because daemons that a command starts would keep a pipe open.
         with tempfile.TemporaryFile("w+") as output:
             process = self.start(command, output.fileno(), **environment)
             try:
@@ -144,24 +144,24 @@ class Machine:
         return code, written
 
     def must(self, command: Sequence[str], seconds: float = 60, **environment: str) -> str:
-        """`run` what may not fail."""
+        """Run a command that must succeed, and return its output."""
         code, written = self.run(command, seconds, **environment)
         assert code == 0, f"{self.name}: {' '.join(command)}: exit code {code}:\n{written}"
         return written
 
     def processes(self) -> list[str]:
-        """The command lines of all that runs in the machine but for its first process; empty if it is lost."""
+        """Return the command lines of the machine's processes without the first one; empty if the machine is lost."""
         own = os.fstat(self.namespace).st_ino
         lines = {number: line for number, line in _command_lines() if _namespace(number) == own}
         return [line for number, line in lines.items() if number != self.first]
 
     def lose(self) -> None:
-        """Switch the machine off: its first process is killed, and the kernel kills all others with it."""
+        """Switch the machine off: kill its first process, and with it, by the kernel, all others."""
         os.kill(self.first, signal.SIGKILL)
         self.keeper.wait(30)
 
     def end(self) -> None:
-        """Switch it off if it is still on, and wait until nothing of it is left."""
+        """Switch the machine off if it is on, and wait until all of its processes have ended."""
         self.keeper.stdin.close()
         try:
             self.keeper.wait(10)
@@ -176,7 +176,7 @@ HOME = pwd.getpwuid(os.getuid()).pw_dir
 
 
 def login() -> dict[str, str]:
-    """The environment that a user has who has just logged in."""
+    """Return the environment of a user who has just logged in."""
     user = pwd.getpwuid(os.getuid()).pw_name
     return {"HOME": HOME, "USER": user, "LOGNAME": user, "PATH": SYSTEM_PATH, "LANG": "C.UTF-8", "SHELL": "/bin/bash"}
 
@@ -188,7 +188,7 @@ def _command_lines() -> Iterator[tuple[int, str]]:
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             except OSError:
                 continue
-            # Threads of the kernel and processes that have ended have none.
+            # Kernel threads and zombies have none.
             if line:
                 yield int(entry.name), line
 
@@ -201,7 +201,7 @@ def _namespace(number: int) -> int | None:
 
 
 def _covers() -> dict[str, str]:
-    """Folders that are a machine's own, and their modes."""
+    """Return the folders that each machine has for itself, and their modes."""
     temporary = {tempfile.gettempdir(): "1777", "/tmp": "1777", "/var/tmp": "1777", "/dev/shm": "1777"}
     found = {**temporary, HOME: "700", "/run": "755", "/opt": "755"}
     real = {os.path.realpath(folder): mode for folder, mode in found.items()}
@@ -213,10 +213,10 @@ def _within(folder: str, other: str) -> bool:
 
 
 def _arguments(shared: Path) -> list[str]:
-    """What FIRST_PROCESS is to cover, and what of it stays."""
+    """Return the arguments of FIRST_PROCESS: folders to cover, and what stays visible in them."""
     kept = {os.path.realpath(place) for place in (*KEPT, shared)}
     arguments = []
-    # Last the one that holds `shared` and the room beside it: once it is covered, the room cannot be seen.
+    # The folder that contains `shared` is last: once it is covered, the working folder beside it is not visible.
     for folder, mode in sorted(_covers().items(), key=lambda each: _within(os.path.realpath(shared), each[0])):
         arguments += ["cover", folder, mode]
         for place in sorted(kept):
@@ -225,9 +225,9 @@ def _arguments(shared: Path) -> list[str]:
     return arguments
 
 
-def _switch_on(room: Path, shared: Path, name: str, address: str) -> Machine:
-    (room / name).mkdir()
-    places = [str(room / name), name, str(room / "hosts")]
+def _switch_on(work: Path, shared: Path, name: str, address: str) -> Machine:
+    (work / name).mkdir()
+    places = [str(work / name), name, str(work / "hosts")]
     keeper = subprocess.Popen(
         [*UNSHARE, "bash", "-c", FIRST_PROCESS, "first", *places, *_arguments(shared)],
         stdin=subprocess.PIPE,
@@ -236,30 +236,30 @@ def _switch_on(room: Path, shared: Path, name: str, address: str) -> Machine:
         text=True,
         start_new_session=True,
     )
-    said = keeper.stdout.readline()
-    if said != "up\n":
+    line = keeper.stdout.readline()
+    if line != "up\n":
         keeper.kill()
-        raise AssertionError(f"{name} did not come up: {said}{keeper.stdout.read()}")
+        raise AssertionError(f"{name} did not come up: {line}{keeper.stdout.read()}")
     first = int(Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text())
     return Machine(name, address, keeper, first, os.open(f"/proc/{first}/ns/pid", os.O_RDONLY))
 
 
 def _plug_in(machine: Machine, switch: Machine) -> None:
-    """A cable from a machine to the switch, which is in the user's."""
+    """Connect a machine to the switch, which is in the user's machine."""
     cable = f"to-{machine.name}"
     ends = ["type", "veth", "peer", "name", "eth0", "netns", str(machine.first)]
-    # From outside, for the machine's number is the host's; only the network is the switch's.
+    # From the host, because the PID is the host's; only the network is the switch's.
     inside = ["nsenter", "--target", str(switch.first), "--net"]
     subprocess.run([*inside, "ip", "link", "add", "name", cable, *ends], check=True, timeout=30)
     switch.must(["ip", "link", "set", cable, "master", "switch", "up"])
     machine.must(["ip", "address", "add", f"{machine.address}/24", "dev", "eth0"])
     machine.must(["ip", "link", "set", "eth0", "up"])
-    # Which of its addresses others know, a program learns from the way out.
+    # Programs take the address of the default route as their own.
     machine.must(["ip", "route", "add", "default", "via", switch.address])
 
 
 def _serve_ssh(machine: Machine, public_key: str) -> None:
-    """An ssh server of its own that lets one key in."""
+    """Start an ssh server that accepts one key."""
     folder = machine.path("~/.ssh")
     folder.mkdir(mode=0o700)
     (folder / "authorized_keys").write_text(public_key)
@@ -281,31 +281,32 @@ def _serve_ssh(machine: Machine, public_key: str) -> None:
 
 @dataclass(frozen=True)
 class Lan:
-    """Some machines on one switch. The key of the user's, `~/.ssh/id_ed25519`, opens all others."""
+    """Machines on one switch. The user's key, `~/.ssh/id_ed25519`, gives access to all others."""
 
     user: Machine
     others: tuple[Machine, ...]
     shared: Path
-    """a folder that all machines have, at the same place"""
+    """A folder that all machines see under the same path."""
 
 
 @contextlib.contextmanager
 def lan(folder: Path, names: Sequence[str], bashrc: Mapping[str, str] | None = None) -> Iterator[Lan]:
-    """Machines of these names and one for the user, all ended on leaving, whatever happened.
+    """Start machines of these names and one for the user, and end all of them with the `with` block.
 
     Args:
-        folder: an empty one, for what the machines share.
-        bashrc: `~/.bashrc` by the name of a machine.
+        folder: An empty folder, for files that the machines share.
+        names: Host names.
+        bashrc: Contents of `~/.bashrc` by host name.
     """
     shared, machines = folder / "shared", []
     shared.mkdir()
     addresses = {name: f"{PREFIX}{number}" for number, name in enumerate(("user", *names), start=1)}
-    with tempfile.TemporaryDirectory(prefix="lan-", dir=folder) as room:
+    with tempfile.TemporaryDirectory(prefix="lan-", dir=folder) as work:
         hosts = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
-        Path(room, "hosts").write_text("".join(f"{line}\n" for line in hosts))
+        Path(work, "hosts").write_text("".join(f"{line}\n" for line in hosts))
         try:
             for name, address in addresses.items():
-                machines.append(_switch_on(Path(room), shared, name, address))
+                machines.append(_switch_on(Path(work), shared, name, address))
             _connect(machines, bashrc or {})
             yield Lan(machines[0], tuple(machines[1:]), shared)
         finally:
@@ -318,7 +319,7 @@ def _connect(machines: Sequence[Machine], bashrc: Mapping[str, str]) -> None:
     user.must(["ip", "link", "add", "name", "switch", "type", "bridge"])
     user.must(["ip", "address", "add", f"{user.address}/24", "dev", "switch"])
     user.must(["ip", "link", "set", "switch", "up"])
-    # What is meant for elsewhere is refused at once, for there is no way on; else programs would wait for an answer.
+    # Other addresses are refused at once; otherwise programs would wait for an answer.
     user.must(["ip", "route", "add", "unreachable", "default"])
     user.must(["bash", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])
     user.path("~/.ssh").mkdir(mode=0o700)

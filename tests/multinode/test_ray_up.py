@@ -1,5 +1,5 @@
-"""`ray up` for real, with the file that is shipped: a head and two workers over ssh, a job on both, one worker lost in
-mid-training, and nothing left after `ray down`. The machines are namespaces of this one (namespaces.py)."""
+"""`ray up` with the shipped file: a head and two workers over ssh, a job on both, the loss of a worker during training,
+and `ray down`. The machines are simulated with namespaces (namespaces.py)."""
 
 import json
 import re
@@ -25,7 +25,7 @@ BIN = f"{sys.prefix}/bin"
 SHIPPED = REPOSITORY / "deploy" / "cluster-onprem.yaml"
 FILE = f"{HOME}/cluster.yaml"
 INSTALLED = "/opt/raycrnn"
-"""where the file says that raycrnn is"""
+"""Where the file expects raycrnn."""
 
 STORAGE_SERVER = (f"{BIN}/python", "-m", "moto.server")
 STORAGE_PORT = 9000
@@ -58,16 +58,16 @@ def status(address, **headers):
 for address in sys.argv[1:]:
     print(status(address), status(address, Authorization='Bearer ' + 8 * '0123abcd'), address)
 """
-"""the status that each address answers without a token and with a wrong one"""
+"""Prints the HTTP status of each address without a token and with a wrong one."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What `ray up` made, and the machine from which its user commands it."""
+    """The cluster that `ray up` made, and the user's machine."""
 
     lan: Lan
     log: Path
-    """of the job"""
+    """Output of the job."""
 
     @property
     def head(self) -> Machine:
@@ -78,11 +78,11 @@ class Cluster:
         return self.lan.others[1:]
 
     def ray(self, *arguments: str, seconds: float = 60) -> str:
-        """A command of Ray's on the user's machine, with the token; returns all that it wrote."""
+        """Run a `ray` command on the user's machine with the token, and return its output."""
         return self.lan.user.must([f"{BIN}/ray", *arguments], seconds, RAY_AUTH_MODE="token")
 
     def active(self) -> int:
-        """How many nodes Ray has, the head among them."""
+        """Return the number of active nodes, including the head."""
         status = self.ray("exec", FILE, "ray status")
         active = status.partition("Active:")[2].partition("Pending:")[0]
         return sum(int(number) for number in re.findall(r"^ *(\d+) ", active, re.MULTILINE))
@@ -92,7 +92,7 @@ class Cluster:
 
 
 def storage(lan: Lan, log: Path) -> None:
-    """Object storage on the user's machine: a stand-in for S3 with one bucket, in which the images are."""
+    """Start a simulated S3 on the user's machine, with one bucket that holds the images."""
     with log.open("w") as output:
         lan.user.start([*STORAGE_SERVER, "-H", lan.user.address, "-p", str(STORAGE_PORT)], output.fileno())
     wait_until(lambda: listens(lan.user, STORAGE_PORT), 60, log.read_text)
@@ -101,13 +101,13 @@ def storage(lan: Lan, log: Path) -> None:
 
 
 def listens(machine: Machine, port: int) -> list[str]:
-    """The addresses on which a machine listens at a port."""
+    """Return the addresses on which a machine listens at a port."""
     sockets = machine.must(["ss", "-Htln", "sport", "=", str(port)]).splitlines()
     return [line.split()[3].rpartition(":")[0] for line in sockets]
 
 
 def copy(lan: Lan, source: object, target: object) -> None:
-    """Between a folder and the object storage."""
+    """Copy between a folder and the object storage."""
     lan.user.must([f"{BIN}/python", "-c", COPY, str(source), str(target)], **storage_environment(lan))
 
 
@@ -121,7 +121,7 @@ def storage_environment(lan: Lan) -> dict[str, str]:
 
 
 def adapted(lan: Lan) -> str:
-    """The shipped file, changed as it says: addresses, login, key; and object storage that is not Amazon's."""
+    """Return the shipped file with the changes that its comments ask for, and with object storage other than AWS."""
     text = SHIPPED.read_text(encoding="utf-8")
     for choice in ('"~/.aws/credentials": ', "- echo 'export AWS_ENDPOINT_URL="):
         assert text.count(f" #{choice}") == 1, choice
@@ -135,7 +135,7 @@ def adapted(lan: Lan) -> str:
 
 
 def prepare(lan: Lan) -> None:
-    """What the file asks of the user's machine and of the others before `ray up`."""
+    """Prepare the machines as the comments in the file say."""
     for machine in lan.others if sys.prefix != INSTALLED else ():
         machine.path(INSTALLED).symlink_to(sys.prefix)
     user = lan.user
@@ -167,7 +167,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
 
 @contextmanager
 def tunnel(cluster: Cluster) -> Iterator[None]:
-    """`ray dashboard`: the way to the head's loopback."""
+    """Run `ray dashboard`, a tunnel to the head's loopback interface."""
     log = cluster.lan.shared / "tunnel.log"
     with log.open("w") as output:
         process = cluster.lan.user.start([f"{BIN}/ray", "dashboard", FILE], output.fileno(), RAY_AUTH_MODE="token")
@@ -180,22 +180,22 @@ def tunnel(cluster: Cluster) -> Iterator[None]:
 
 @contextmanager
 def explained(cluster: Cluster) -> Iterator[None]:
-    """Show the logs that explain a failure."""
+    """Print the logs if the block fails."""
     try:
         yield
     except BaseException:
         logs = [cluster.log, cluster.lan.shared / "tunnel.log", cluster.head.path("/tmp/sshd.log")]
-        # The link that leads to the newest session is absolute: from outside it leads elsewhere.
+        # Not by the link to the newest session, which is absolute and leads elsewhere on the host.
         for log in [*logs, *sorted(cluster.head.path("/tmp/ray").glob("session_2*/logs/monitor.*"))]:
             if log.exists():
                 print(f"--- {log}:\n{log.read_text(errors='replace')[-5000:]}")
         raise
 
 
-# --- what it must show
+# --- tests
 
 
-def test_a_head_that_trains_nothing_and_two_workers_come_up(cluster):
+def test_a_head_without_cpus_and_two_workers_start(cluster):
     with explained(cluster):
         status = cluster.ray("exec", FILE, "ray status")
         assert re.search(r"/2\.0 CPU", status), status
@@ -209,13 +209,13 @@ def test_a_head_that_trains_nothing_and_two_workers_come_up(cluster):
         assert found == {cluster.head.address: False} | {each.address: True for each in cluster.workers}
 
 
-def test_nobody_without_the_token_submits_a_job_or_reads_the_dashboard(cluster):
+def test_jobs_and_dashboard_require_the_token(cluster):
     user = cluster.lan.user
     for machine in (cluster.head, *cluster.workers):
         for secret in ("~/.ray/auth_token", "~/.aws/credentials"):
             assert stat.S_IMODE(machine.path(secret).stat().st_mode) == 0o600
     assert stat.S_IMODE(user.path("~/.ray/auth_token").stat().st_mode) == 0o600
-    # Not even those who reach the head's network: the dashboard listens on its loopback.
+    # The dashboard listens on the loopback interface only.
     assert listens(cluster.head, DASHBOARD_PORT) == ["127.0.0.1"]
     with explained(cluster), tunnel(cluster):
         addresses = [
@@ -231,12 +231,12 @@ def test_nobody_without_the_token_submits_a_job_or_reads_the_dashboard(cluster):
         code, said = user.run(connect, 120, HOME="/tmp")
         assert code != 0
         assert "InvalidAuthToken" in said, said
-        # ... and who has it, may.
+        # With the token it works.
         assert "touch" not in cluster.ray("job", "list", "--address", DASHBOARD)
     assert not cluster.head.path("/tmp/was-here").exists()
 
 
-def test_results_that_other_nodes_would_not_see_are_refused_with_the_remedy(cluster):
+def test_an_output_directory_that_other_nodes_cannot_see_is_refused(cluster):
     folder = job_folder(cluster.lan, STORAGE)
     job = ["--working-dir", str(folder), "--", "raycrnn", "train", "config.json", "output_model_dir=/tmp/run"]
     with explained(cluster), tunnel(cluster):
@@ -247,13 +247,13 @@ def test_results_that_other_nodes_would_not_see_are_refused_with_the_remedy(clus
     assert "s3://" in said
 
 
-def test_a_job_outlives_the_loss_of_a_worker(cluster):
-    """Data come from object storage and the results go there; the worker is switched off in mid-training."""
+def test_a_job_survives_the_loss_of_a_worker(cluster):
+    """Data and results are in object storage; the worker is switched off during training."""
     lan, folder = cluster.lan, job_folder(cluster.lan, STORAGE)
     job = ["--working-dir", str(folder), "--", "raycrnn", "train", "config.json"]
     with explained(cluster), tunnel(cluster), cluster.log.open("w") as output:
         submit = [f"{BIN}/ray", "job", "submit", "--address", DASHBOARD, *job]
-        # Unbuffered, or the log would come when all is over.
+        # Unbuffered, so that the log can be read while the job runs.
         process = lan.user.start(submit, output.fileno(), RAY_AUTH_MODE="token", PYTHONUNBUFFERED="1")
         wait_until(lambda: evaluations(cluster) >= 2 or process.poll() is not None, 240, cluster.log.read_text)
         assert process.poll() is None
@@ -266,7 +266,7 @@ def test_a_job_outlives_the_loss_of_a_worker(cluster):
 
 
 def job_folder(lan: Lan, place: str) -> Path:
-    """What is submitted with the job: its configuration."""
+    """Return the folder that is submitted with the job; it holds the configuration."""
     folder = lan.shared / "job"
     folder.mkdir(exist_ok=True)
     tree = {
@@ -292,7 +292,7 @@ def evaluations(cluster: Cluster) -> int:
 
 
 def check_result(lan: Lan) -> None:
-    """Every epoch is there once, by two workers and then by one, and the model has learnt."""
+    """Check that every epoch was done once, by two workers and then by one, and that the model has learned."""
     output = lan.shared / "output"
     copy(lan, f"{STORAGE}/output", output)
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -307,8 +307,8 @@ def check_result(lan: Lan) -> None:
     assert exact >= 0.9 * len(rows)
 
 
-def test_nothing_is_left_after_ray_down(cluster):
-    """`ray down` reaches the head; the workers end by themselves when they have missed it for long enough."""
+def test_ray_down_ends_all_processes(cluster):
+    """`ray down` stops the head; the workers end by themselves some time after they have lost it."""
     with explained(cluster):
         cluster.ray("down", "-y", FILE)
         for machine in (cluster.head, *cluster.workers):
@@ -320,5 +320,5 @@ def idle(machine: Machine) -> bool:
 
 
 def others(machine: Machine) -> list[str]:
-    """What runs in a machine beside its ssh server."""
+    """Return the processes of a machine other than its ssh server."""
     return [line for line in machine.processes() if not line.startswith("sshd")]
