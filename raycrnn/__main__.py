@@ -1,42 +1,38 @@
-"""`python -m raycrnn VERB …` and the console script `raycrnn VERB …`."""
+"""The console script `raycrnn VERB ...` and `python -m raycrnn VERB ...`."""
 
 import importlib
 import sys
 from typing import NoReturn
 
-from raycrnn import __version__
+from raycrnn import __version__, cli
 
 VERBS = {
-    "train": ("train", "Train", "train a recogniser from CSV files of images and labels"),
-    "evaluate": ("evaluate", "Evaluate", "score a model on labelled images"),
-    "tune": ("tune", "Tune", "search for a better configuration"),
-    "predict": ("predict", "Predict", "transcribe images"),
-    "export": ("export", "Export", "write a model as one file: ONNX or torch.export"),
-    "serve": ("serve", "Serve", "read images over HTTP, with a page for people"),
-    "split": ("tools.split", "Split", "divide a CSV into training and evaluation rows"),
-    "numbers": ("tools.mnist_numbers", "Numbers", "make images of numbers from MNIST digits"),
+    "train": ("train", "Train", "Train a recogniser from CSV files of images and labels."),
+    "evaluate": ("evaluate", "Evaluate", "Score a model on labelled images."),
+    "tune": ("tune", "Tune", "Search for a better configuration."),
+    "predict": ("predict", "Predict", "Transcribe images."),
+    "export": ("export", "Export", "Write a model as one file for ONNX Runtime or PyTorch."),
+    "serve": ("serve", "Serve", "Transcribe images over HTTP, with a web page."),
+    "split": ("tools.split", "Split", "Divide a CSV into training and evaluation rows."),
+    "numbers": ("tools.mnist_numbers", "Numbers", "Make images of numbers from MNIST digits."),
 }
-"""Verb: its module, its class there, one line of help. Modules are imported when their verb is called."""
-
-USAGE = "usage: raycrnn VERB …\n\n" + "\n".join(f"  {verb:<10}{line}" for verb, (_, _, line) in VERBS.items())
-USAGE += "\n  bench     measure a figure beside its limit"
+"""The module, the class and one line of help of each verb. A module is imported when its verb is called."""
 
 
 def main() -> NoReturn:
-    verb, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
-    if verb in ("-h", "--help"):
-        print(f"{USAGE}\n\nraycrnn VERB --help tells more of each.")
-        sys.exit(0)
-    if verb == "--version":
+    """Run the verb that the command line names, and exit."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["--version"]:
         print(__version__)
         sys.exit(0)
+    lines = {verb: line for verb, (_, _, line) in VERBS.items()}
+    verb = cli.choose("raycrnn", "verb", lines | {"bench": "Measure the speed of a part of raycrnn."}, arguments)
     if verb == "bench":
-        importlib.import_module("raycrnn.bench.__main__").main(arguments)
-    if verb not in VERBS:
-        print(f"{USAGE}\n\nraycrnn: {f'no verb {verb!r}' if verb else 'a verb is missing'}", file=sys.stderr)
-        sys.exit(2)
+        from raycrnn.bench.__main__ import main as bench
+
+        bench(arguments[1:])
     module, command, _ = VERBS[verb]
-    getattr(importlib.import_module(f"raycrnn.{module}"), command).main(arguments, verb)
+    sys.exit(getattr(importlib.import_module(f"raycrnn.{module}"), command).call(arguments[1:], verb))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 import json
 import logging
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
 from raycrnn.config import is_override
 from raycrnn.errors import RaycrnnError
 from raycrnn.evaluation import report_files, run
@@ -21,25 +22,25 @@ logger = logging.getLogger(__name__)
 class Evaluate(Command):
     """Score a model on labelled CSVs: CER, WER and exact matches, each with its 95 % interval.
 
-    Scores are of the text as it is: no case folded, no space dropped. Rows whose label holds unknown units count
-    like any other; only images that cannot be read are left out.
+    Texts are compared as they are, including case and spaces. Rows with units that the model does not know count like
+    any other; only images that cannot be read are left out.
     """
 
     model: CliPositionalArg[str]
-    """the model directory, such as output/model"""
-    csvs: CliPositionalArg[list[str]] = Field(min_length=1)
-    """labelled CSVs; also decoding.key=value and data.key=value, such as data.csv_delimiter=,"""
-    report: str | None = None
-    """directory to write: index.html (scores, confusions, the worst lines as pictures, confidence), lines.csv (what
-    was read in each line, worst first), rejected.csv (what could not be read) and report.json"""
+    """Model directory, such as output/model."""
+    csvs: CliPositionalArg[Annotated[list[str], Metavar("CSV")]] = Field(min_length=1)
+    """Labelled CSVs, and settings of decoding and data as KEY=VALUE, such as data.encoding=cp1252."""
+    report: Annotated[str | None, Metavar("DIR")] = None
+    """Directory for a report: index.html (scores, confusions, images of the worst lines, confidence), lines.csv (the
+    transcription of each line, worst first), rejected.csv (images that cannot be read) and report.json."""
     overwrite: bool = False
-    """replace the report where the directory holds one"""
-    against: str | None = None
-    """directory of another model, to compare with on the same rows; overrides are for both"""
-    address: str | None = None
-    """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
+    """Replace an existing report."""
+    against: Annotated[str | None, Metavar("MODEL")] = None
+    """Model directory to compare with, on the same rows and with the same settings."""
+    address: Annotated[str | None, Metavar("ADDRESS")] = None
+    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         if self.report is None:

@@ -10,13 +10,14 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
 from raycrnn.data.inputs import list_inputs
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import UsageError
@@ -30,20 +31,21 @@ logger = logging.getLogger(__name__)
 class Export(Command):
     """Write a model as one file that runs without raycrnn: NAME.onnx as ONNX, NAME.pt2 as a torch.export archive.
 
-    The file is compared with the model before it gets its name: the same text by greedy decoding, log-probabilities
-    within 0.0001, by images in batches and alone. Alphabet, sizes and scores are in its metadata. What runs ONNX
-    needs no more than onnxruntime, Pillow and NumPy: see examples/onnx_predict.py.
+    The file is compared with the model before it gets its name: greedy decoding must give the same texts, and
+    log-probabilities may differ by at most 0.0001, for batches and for single images. The metadata of the file contains
+    the alphabet, the image sizes and the scores. An ONNX file needs only onnxruntime, Pillow and NumPy to run: see
+    examples/onnx_predict.py.
     """
 
     model: CliPositionalArg[str]
-    """the model directory, such as output/model"""
+    """Model directory, such as output/model."""
     output: CliPositionalArg[str]
-    """file to write, such as model.onnx, model.pt2 or s3://bucket/model.onnx"""
-    images: list[str] = Field(default_factory=list)
-    """image, folder or CSV to compare with the model on; may be given several times; default: images that are made
-    for it, of text and of noise"""
+    """File to write, such as model.onnx, model.pt2 or s3://bucket/model.onnx."""
+    images: Annotated[list[str], Metavar("INPUT")] = Field(default_factory=list)
+    """Image, folder or CSV to compare the two on; can be given more than once. Default: generated images of text and of
+    noise."""
     overwrite: bool = False
-    """replace the output where it exists"""
+    """Replace an existing output."""
 
     def run(self) -> None:
         _check_output(self.output, self.overwrite)

@@ -6,14 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 from pydantic import AliasChoices, Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
 from raycrnn.config import is_override
 from raycrnn.console import ImageProgress, defer_stop
 from raycrnn.data.inputs import is_one_of, list_inputs
@@ -29,34 +29,35 @@ logger = logging.getLogger(__name__)
 
 
 class Predict(Command):
-    """Transcribe images: files, folders and CSVs (their labels are ignored).
+    """Transcribe images, given as files, folders or CSVs (whose labels are ignored).
 
-    Writes one row an image, in input order: path, text, score, error, then text_2, score_2 … as
-    decoding.num_beam_paths says. The score is the gap of log-probability to the second best reading (empty for
-    greedy decoding); score_2 … are those readings' log-probabilities relative to the best one. JSON lines and Parquet
-    also tell the confidence, the probability that a text is exact.
+    Writes one row per image, in input order: path, text, score and error, then text_2, score_2 and so on, as many as
+    decoding.num_beam_paths. The score is the difference in log-probability to the second-best transcription (empty for
+    greedy decoding); score_2 and so on are log-probabilities relative to the best one. JSON Lines and Parquet also
+    contain the confidence, which is the probability that a text is exact.
     """
 
     model: CliPositionalArg[str]
-    """the model directory, such as output/model"""
-    inputs: CliPositionalArg[list[str]] = Field(min_length=1)
-    """images, folders and .csv files; also decoding.key=value, such as decoding.num_beam_paths=3"""
-    output: str | None = Field(None, validation_alias=AliasChoices("o", "output"))
-    """file to write: its name ends in .csv, .txt (CSV too), .jsonl (JSON lines) or .parquet; default: CSV on stdout"""
+    """Model directory, such as output/model."""
+    inputs: CliPositionalArg[Annotated[list[str], Metavar("INPUT")]] = Field(min_length=1)
+    """Images, folders and .csv files, and settings of decoding as KEY=VALUE, such as decoding.num_beam_paths=3."""
+    output: Annotated[str | None, Metavar("FILE")] = Field(None, validation_alias=AliasChoices("o", "output"))
+    """File to write. Its suffix selects the format: .csv or .txt (CSV), .jsonl (JSON Lines) or .parquet. Default: CSV
+    on stdout."""
     overwrite: bool = False
-    """replace the output where it exists, and what a stopped run left of it"""
+    """Replace an existing output, and the partial output of a run that was stopped."""
     resume: bool = False
-    """go on where a stopped run with the same output ended"""
+    """Resume a run with the same output that was stopped."""
     format: formats.Format | None = None
-    """csv, jsonl or parquet, whatever the output's name"""
+    """Format of the output. Default: the one that the name of the output selects."""
     confidence: bool = False
-    """a column of confidences in CSV; the other formats always have them"""
+    """Add a column with the confidence to CSV. The other formats always have it."""
     spans: bool = False
-    """in JSON lines and Parquet each unit of a text, where in the image it stands and how sure it is"""
+    """Add the position in the image and the confidence of each unit to JSON Lines and Parquet."""
     replicas: int | None = Field(None, ge=1)
-    """copies of the model that read at a time; default: one a GPU, without GPUs one a CPU"""
-    address: str | None = None
-    """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
+    """Number of copies of the model that run in parallel. Default: one per GPU, or without GPUs one per CPU."""
+    address: Annotated[str | None, Metavar("ADDRESS")] = None
+    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
 
     def run(self) -> int:
         overrides = [text for text in self.inputs if is_override(text)]

@@ -1,11 +1,12 @@
 """The verb serve: a model as an HTTP service on Ray Serve; also the application for `serve run` and `serve deploy`."""
 
 import signal
+from typing import Annotated
 
 from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
 from raycrnn.console import defer_stop
 from raycrnn.errors import UsageError
 from raycrnn.model.recognizer import Recognizer
@@ -25,13 +26,13 @@ class Serve(Command):
 
     model: CliPositionalArg[str]
     """Model directory, such as output/model."""
-    overrides: CliPositionalArg[list[str]] = Field([])
-    """decoding.key=value, such as decoding.method=greedy."""
-    host: str = "127.0.0.1"
+    overrides: CliPositionalArg[Annotated[list[str], Metavar("KEY=VALUE")]] = Field([])
+    """Settings of decoding, such as decoding.method=greedy."""
+    host: Annotated[str, Metavar("HOST")] = "127.0.0.1"
     """Address to listen on. 0.0.0.0 accepts requests from the network: set a token then."""
     port: int = Field(8000, ge=1, le=65535)
     """Port to listen on."""
-    replicas: str = "1"
+    replicas: Annotated[str, Metavar("N")] = "1"
     """Number of replicas, or a range such as 1-4 to scale with the load."""
     gpus: float | None = Field(None, ge=0)
     """GPUs per replica. Replicas with a fraction, such as 0.25, share a GPU. Default: 1 if the cluster has any."""
@@ -39,18 +40,18 @@ class Serve(Command):
     """CPUs reserved per replica."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of the network in each replica. Default: --cpus, or all for one replica without a GPU."""
-    token_file: str | None = None
+    token_file: Annotated[str | None, Metavar("FILE")] = None
     """File with the token that requests must send. Default: the environment variable RAYCRNN_TOKEN, else no token."""
     max_body_mb: float = Field(Limits().max_body_mb, gt=0)
-    """Megabytes of a request's body."""
+    """Maximum size of a request's body in megabytes."""
     max_pixels: int = Field(Limits().max_pixels, ge=64)
-    """Pixels of an image."""
+    """Maximum number of pixels of an image."""
     max_images: int = Field(Limits().max_images, ge=1)
-    """Images in a request."""
+    """Maximum number of images in a request."""
     max_waiting: int = Field(Limits().max_waiting, ge=1)
-    """Images that wait in a replica. Requests beyond that are refused at once with 503 and Retry-After."""
-    address: str | None = None
-    """Ray cluster to run on. Default: RAY_ADDRESS, else a local Ray."""
+    """Maximum number of images that wait in a replica. Requests beyond that are refused with 503 and Retry-After."""
+    address: Annotated[str | None, Metavar("ADDRESS")] = None
+    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
 
     def run(self) -> int:
         Recognizer.load(self.model, "cpu", self.overrides)

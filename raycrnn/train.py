@@ -2,13 +2,13 @@
 
 import json
 import time
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import config, storage
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
 from raycrnn.config import Configuration, describe_keys
 from raycrnn.training import run
 
@@ -16,19 +16,18 @@ from raycrnn.training import run
 class Train(Command):
     """Train a text recogniser from CSV files of images and labels.
 
-    Writes the best model to output_model_dir/model, checkpoints and TensorBoard logs beside it. Ctrl-C saves a
-    checkpoint and stops; restore_model=true goes on from there. CONFIG is JSON (grouped as below, or tf-crnn's
-    flat keys); each OVERRIDE is key=value.
+    Writes the best model to output_model_dir/model, and checkpoints and TensorBoard logs next to it. Ctrl-C saves a
+    checkpoint and stops; the same command with restore_model=true resumes from there.
     """
 
     config: CliPositionalArg[str]
-    """the configuration, a JSON file"""
-    overrides: CliPositionalArg[list[str]] = Field([])
-    """key=value, such as training.learning_rate=3e-4 output_model_dir=run2"""
-    address: str | None = None
-    """Ray cluster to run on; default: RAY_ADDRESS, else a local Ray of its own"""
+    """Configuration: a JSON file with the keys below, or one of tf-crnn with its flat keys."""
+    overrides: CliPositionalArg[Annotated[list[str], Metavar("KEY=VALUE")]] = Field([])
+    """Values that replace those of CONFIG, such as training.learning_rate=3e-4 output_model_dir=run2."""
+    address: Annotated[str | None, Metavar("ADDRESS")] = None
+    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     epilog: ClassVar[str] = "Keys of the configuration:\n\n" + describe_keys()
 

@@ -103,10 +103,10 @@ def test_what_is_not_given_does_not_come_from_the_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["you", "--how-often", "x"], ["how-often", "integer", "'x'"]),
-        (["you", "--how-often", "0"], ["how-often", "greater than or equal to 1", "'0'"]),
-        (["you", "--language", "fr"], ["language: must be en or de, not 'fr'"]),
-        (["you", "--language", "fr", "--how-often", "0"], ["language", "how-often"]),
+        (["you", "--how-often", "x"], ["--how-often: ", "integer", "'x'"]),
+        (["you", "--how-often", "0"], ["--how-often: input should be ", "greater than or equal to 1", "'0'"]),
+        (["you", "--language", "fr"], ["--language: must be en or de, not 'fr'"]),
+        (["you", "--language", "fr", "--how-often", "0"], ["--language: ", "--how-often: "]),
     ],
 )
 def test_a_wrong_value_is_refused_in_one_line_with_exit_code_2(arguments, said, capsys):
@@ -142,8 +142,9 @@ def test_help_teaches_and_exits_with_0(capsys, monkeypatch):
         "Greet somebody.\n\nA second paragraph.",
         "whom to greet",
         "what to say",
-        "--how-often int",
-        "times (default: 1)",
+        "--how-often N",
+        "times [default: 1]",
+        "--output FILE",
         "--json",
         "100 % sure",
         "example: raycrnn greet you",

@@ -1,6 +1,7 @@
-"""The console script: every verb has a --help that teaches, a wrong one is told."""
+"""The console script: the help of each verb, and messages about verbs that do not exist."""
 
 import importlib
+import re
 import subprocess
 import sys
 
@@ -22,11 +23,22 @@ def test_help_names_every_verb_on_stdout():
     assert raycrnn("--version").stdout.strip() == __version__
 
 
-@pytest.mark.parametrize("arguments", [[], ["trian"], ["bench"], ["bench", "nothing"]])
-def test_a_wrong_or_missing_verb_exits_with_2_and_the_usage_on_stderr(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "usage", "message"),
+    [
+        ([], "usage: raycrnn VERB ...\n", "raycrnn: a verb is required"),
+        (["bench"], "usage: raycrnn bench BENCHMARK ...\n", "raycrnn bench: a benchmark is required"),
+        (["trian"], "", "raycrnn: unknown verb 'trian'; did you mean train?"),
+        (["xyz"], "", "raycrnn: unknown verb 'xyz'; `raycrnn --help` lists all"),
+        (["bench", "strat"], "", "raycrnn bench: unknown benchmark 'strat'; did you mean start?"),
+        (["bench", "nosuch"], "", "raycrnn bench: unknown benchmark 'nosuch'; `raycrnn bench --help` lists all"),
+    ],
+)
+def test_a_missing_or_unknown_verb_exits_with_2_and_a_message_on_stderr(arguments, usage, message):
     done = raycrnn(*arguments)
     assert done.returncode == 2
-    assert "usage:" in done.stderr
+    assert done.stderr.startswith(usage)
+    assert done.stderr.splitlines()[-1] == message
     assert done.stdout == ""
 
 
@@ -37,9 +49,15 @@ def test_help_of_a_verb_explains_each_argument(verb, capsys):
     with pytest.raises(SystemExit) as exit:
         command.call(["--help"], verb)
     assert exit.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
+    text = capsys.readouterr().out
     for field in command.model_fields.values():
-        assert " ".join(field.description.split())[:60] in shown
+        description = " ".join(field.description.split())
+        assert description[0].isupper() or "=" in description
+        assert description.endswith(".")
+        assert description[:60] in " ".join(text.split())
+    for unwanted in ("default: None", "default: []", "default: False", "default factory", "null]"):
+        assert unwanted not in text
+    assert not re.search(r"-\w+ (str|int|float|Path|list)", text)
 
 
 def test_help_of_train_lists_every_key_of_the_configuration(capsys):
@@ -49,7 +67,7 @@ def test_help_of_train_lists_every_key_of_the_configuration(capsys):
         Train.call(["--help"], "train")
     lines = capsys.readouterr().out.splitlines()
     for key in config.fields():
-        assert any(line.startswith(f"  {key} ") for line in lines), key
+        assert any(line.split(" [")[0].removesuffix(" (required)") == f"  {key}" for line in lines), key
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

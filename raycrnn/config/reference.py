@@ -20,7 +20,9 @@ def describe_keys(tree: type[Group] = Configuration) -> str:
         if (key.partition(".")[0] if "." in key else "") != group:
             group = key.partition(".")[0] if "." in key else ""
             lines += ["", *([f"{group}: {_group(tree, group).__doc__}"] if group else [])]
-        lines += [f"  {key}{_default_in_help(field)}", f"      {meaning(field)}"]
+        lines.append(f"  {key}{_default_in_help(field)}")
+        if field.description:
+            lines.append(f"      {meaning(field)}")
     return "\n".join(lines)
 
 
