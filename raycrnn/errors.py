@@ -1,4 +1,4 @@
-"""The errors a user can mend: each names the culprit, what is wrong with it and what to do."""
+"""Errors that a user can correct. Each message names what is wrong, where it is and what to do."""
 
 
 class RaycrnnError(Exception):
@@ -8,14 +8,14 @@ class RaycrnnError(Exception):
 
 
 class WriteError(RaycrnnError):
-    """What was to be written could not be, as on a full disk: with room the run can go on."""
+    """A file cannot be written, for example because the disk is full. The run can be resumed once there is space."""
 
 
 class UsageError(RaycrnnError):
-    """Usage or configuration is wrong, a CSV is not there, an output directory exists."""
+    """The usage or the configuration is wrong, a CSV is missing, or an output directory exists already."""
 
     exit_code = 2
 
 
 class StorageError(UsageError):
-    """Object storage is not there, does not answer or refuses; when it does no more, a run can go on."""
+    """Object storage is missing, does not respond or denies access. The run can be resumed once it responds."""

@@ -1,4 +1,4 @@
-"""Benchmarks: `python -m raycrnn.bench NAME` measures a figure beside the limit it is held against, in one run."""
+"""Benchmarks: `raycrnn bench NAME` measures figures and prints each next to its limit."""
 
 import json
 import platform
@@ -15,14 +15,14 @@ class Figure:
     value: float
     unit: str
     limit: str = ""
-    """what it is held against"""
+    """The limit that the value should meet, as text."""
 
     def __str__(self) -> str:
         return f"{self.name:<44}{self.value:>10.2f} {self.unit:<8}{self.limit}"
 
 
 def report(title: str, figures: Sequence[Figure], as_json: bool) -> None:
-    """Print the table and, if asked for, the same as one JSON line."""
+    """Print a table of the figures, and with `as_json` also one line of JSON."""
     print(f"{title} ({platform.machine()}, {platform.system()})")
     for figure in figures:
         print(f"  {figure}")
@@ -31,5 +31,5 @@ def report(title: str, figures: Sequence[Figure], as_json: bool) -> None:
 
 
 def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
-    """Median of the ratios pair by pair: measured in turn, both sides meet the same noise."""
+    """Return the median of the ratios of pairs, which were measured in turn and so under the same load."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))

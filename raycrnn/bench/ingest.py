@@ -36,17 +36,17 @@ class Ingest(Command):
     """
 
     rows: int = Field(20_000, ge=BATCH)
-    """of an epoch"""
+    """Number of rows in an epoch."""
     height: int = Field(32, ge=1)
-    """of the images in pixels"""
+    """Height of the images in pixels."""
     width: int = Field(100, ge=8)
-    """of the images in pixels"""
+    """Width of the images in pixels."""
     augment: bool = False
-    """augment the images, as training does by default"""
+    """Augment the images, as training does by default."""
     rounds: int = Field(3, ge=1)
-    """each measures all sides"""
+    """Number of measurements of each side."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

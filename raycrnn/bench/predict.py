@@ -36,7 +36,7 @@ GREEDY = ("decoding.method=greedy",)
 
 
 class PredictBench(Command):
-    """Measure images a second, from files to lines of CSV, against the same network on the same images in memory.
+    """Measure images per second, from files to lines of CSV, against the same network on the same images in memory.
 
     Both in the same precision with as many threads as there are cores, in turn; paths are found greedily. The time
     runs from the first results on, without the start of Ray and of the replicas; decoding the images, much of which is
@@ -44,13 +44,13 @@ class PredictBench(Command):
     """
 
     size: Literal["full", "half", "quarter"] = "half"
-    """of the network"""
+    """Size of the network."""
     images: int = Field(6000, ge=300)
-    """to read in each measurement, for each core"""
+    """Number of images in each measurement, for each core."""
     rounds: int = Field(3, ge=1)
-    """each measures both sides"""
+    """Number of measurements of each side."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -30,9 +30,9 @@ class Recover(Command):
     """
 
     rounds: int = Field(3, ge=1)
-    """deaths of each kind"""
+    """Number of failures of each kind."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         kinds: dict[str, tuple[Callable[[Configuration], float], str]] = {

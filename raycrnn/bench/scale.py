@@ -61,7 +61,7 @@ class Site:
     gpu_node_cores: float
     decode_node_cores: float
     batch: int
-    """images a step of each worker"""
+    """Number of images in a step of each worker."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def forecast(measures: Measures, site: Site) -> Forecast:
 
 
 class Scale(Command):
-    """Forecast images a second and cost for n GPU nodes with one GPU each and m CPU nodes that decode.
+    """Forecast images per second and cost for n GPU nodes with one GPU each and m CPU nodes that decode.
 
     What one node does is measured here: a training step (on the GPU, if there is one), decoding on a core, the bytes of
     the gradients. Give --step-images of another machine's `bench step` to forecast for that one. --check trains on
@@ -105,30 +105,30 @@ class Scale(Command):
     """
 
     size: Literal["full", "half", "quarter"] = "full"
-    """of the network"""
+    """Size of the network."""
     batch: int = Field(64, ge=1)
-    """images a step of each worker"""
+    """Number of images in a step of each worker."""
     width: int = Field(400, ge=48)
-    """of the images in pixels; their height is 32"""
+    """Width of the images in pixels; their height is 32."""
     gpu_nodes: str = Field("1,2,4,8", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
-    """numbers of GPU nodes to forecast for"""
+    """Numbers of GPU nodes to forecast for, separated by commas."""
     decode_nodes: str = Field("0,1,4", pattern=r"^\d+(,\d+)*$")
-    """numbers of decoding nodes"""
+    """Numbers of decoding nodes to forecast for, separated by commas."""
     gpu_node_cores: float = Field(4, gt=1)
     decode_node_cores: float = Field(16, gt=0)
     gbits: float = Field(10, gt=0)
-    """a second between nodes, as they keep up for hours: clouds' "up to" is a burst"""
+    """Sustained gigabits per second between nodes; the "up to" of a cloud provider is a burst rate."""
     gpu_node_price: float = Field(0, ge=0)
-    """an hour, in any currency"""
+    """Price per hour, in any currency."""
     decode_node_price: float = Field(0, ge=0)
     step_images: float | None = Field(None, gt=0)
-    """images a second that a GPU learns from, of such images; default: measured here"""
+    """Images per second that a GPU trains on. Default: measured on this machine."""
     check: bool = False
-    """train on 1, 2 and 3 raylets here instead, with the quarter network, and compare"""
+    """Instead train on 1, 2 and 3 raylets on this machine, with the quarter network, and compare."""
     seconds: float = Field(20, gt=0)
-    """about how long each training of --check takes"""
+    """Approximate seconds of each training of --check."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         with tempfile.TemporaryDirectory() as name:

@@ -39,7 +39,7 @@ CLIENTS = (1, 8, 32)
 
 
 class ServeBench(Command):
-    """Measure requests a second and latencies of `raycrnn serve` with 1, 8 and 32 clients, and of a plain FastAPI,
+    """Measure requests per second and latencies of `raycrnn serve` with 1, 8 and 32 clients, and of a plain FastAPI,
     uvicorn and torch process that reads one image a call: same model, decoding, precision and threads, in turn.
 
     Then ten times as many requests as the service can answer: it must refuse the rest at once and keep its memory.
@@ -48,19 +48,19 @@ class ServeBench(Command):
     """
 
     size: Literal["full", "half", "quarter"] = "full"
-    """of the network"""
+    """Size of the network."""
     decoding: Literal["beam", "greedy"] = "beam"
-    """how it decodes"""
+    """Decoding method."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads of the network; default: all"""
+    """Number of CPU threads of the network. Default: all."""
     seconds: float = Field(10, gt=0)
-    """of each measurement"""
+    """Seconds of each measurement."""
     rounds: int = Field(3, ge=1)
-    """each starts and measures both servers"""
+    """Number of rounds; each starts and measures both servers."""
     overload: float = Field(60, ge=0)
-    """seconds of overload, in the last round"""
+    """Seconds of overload, in the last round."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         threads = self.threads or len(os.sched_getaffinity(0))

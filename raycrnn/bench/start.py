@@ -22,13 +22,13 @@ class Start(Command):
     """
 
     rows: int = Field(2600, ge=1)
-    """of the CSV"""
+    """Number of rows in the CSV."""
     workers: int = Field(1, ge=1)
-    """training workers"""
+    """Number of training workers."""
     rounds: int = Field(3, ge=1)
-    """commands, one after the other"""
+    """Number of commands to run, one after the other."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         with tempfile.TemporaryDirectory() as name:

@@ -25,17 +25,17 @@ class Step(Command):
     """
 
     size: Literal["full", "half", "quarter"] = "full"
-    """of the network"""
+    """Size of the network."""
     batch: int = Field(64, ge=1)
-    """images a step"""
+    """Number of images in a step."""
     width: int = Field(100, ge=8)
-    """of the images in pixels; their height is 32"""
+    """Width of the images in pixels; their height is 32."""
     threads: int | None = Field(None, ge=1)
-    """CPU threads; default: torch's"""
+    """Number of CPU threads. Default: that of torch."""
     rounds: int = Field(7, ge=1)
-    """each measures both sides"""
+    """Number of measurements of each side."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         if self.threads:

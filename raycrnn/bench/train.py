@@ -39,19 +39,19 @@ class TrainBench(Command):
     """
 
     size: Literal["full", "half", "quarter"] = "half"
-    """of the network"""
+    """Size of the network."""
     batch: int = Field(32, ge=1)
-    """images a step"""
+    """Number of images in a step."""
     width: int = Field(100, ge=8 * LABEL_UNITS)
-    """of the images in pixels; their height is 32"""
+    """Width of the images in pixels; their height is 32."""
     variable: bool = False
-    """images from 40 pixels to ten times the width instead, most of them short"""
+    """Use images from 40 pixels to ten times the width, most of them short."""
     seconds: float = Field(25, gt=0)
-    """about how long each measurement takes"""
+    """Approximate seconds of each measurement."""
     rounds: int = Field(3, ge=1)
-    """each measures both sides"""
+    """Number of measurements of each side."""
     json_line: bool = Field(False, validation_alias="json")
-    """print one JSON object as the last line of stdout"""
+    """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         rates: dict[str, list[float]] = {"ray": [], "memory": []}
