@@ -48,9 +48,9 @@ class Tune(Command):
         search, base = search_file.load(self.search, tree)
         both = [text for text in self.overrides if text.partition("=")[0] in search.fixed]
         if both:
-            raise UsageError(f"{both[0]}: {self.search} fixes it too: leave it out here or there")
+            raise UsageError(f"{both[0]}: {self.search} also sets it under fixed: remove one of the two")
         _check(search, config.parse(base, origin=self.config), self.model, self.resume)
-        if search.decoding_only:
+        if search.decoding_only and self.model is not None:
             from raycrnn.tuning import decoding_search
 
             result = decoding_search.search(search, base, self.model)
@@ -60,18 +60,18 @@ class Tune(Command):
             return 130
         print(result.describe(tree))
         if result.interrupted:
-            logger.info("stopped; the same command with --resume goes on")
+            logger.info("stopped; the same command with --resume continues")
         if self.json_line:
             print(json.dumps(result.as_json()))
         return 130 if result.interrupted else 0
 
 
 def _check(search: Search, configuration: Configuration, model: str | None, resume: bool) -> None:
-    """Raises `UsageError` where search, configuration and options do not go together."""
+    """Check that search, configuration and options fit together. Raises `UsageError`."""
     if not configuration.data.csv_files_eval:
-        raise UsageError("a search needs data.csv_files_eval, to tell which trial is better")
+        raise UsageError("a search needs data.csv_files_eval, to compare the trials")
     if search.decoding_only and model is None:
-        raise UsageError("a search over decoding.* alone decodes what a trained model gives: name it by --model")
+        raise UsageError("a search over decoding.* alone decodes the output of a trained model: pass it with --model")
     if search.decoding_only and "loss" in search.metric:
         raise UsageError("metric: loss: decoding does not change it: choose cer, wer, accuracy or speed")
     if search.decoding_only and resume:

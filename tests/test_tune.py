@@ -13,7 +13,7 @@ from raycrnn.model.recognizer import Recognizer
 from raycrnn.training.run import train
 from raycrnn.tune import Tune
 from raycrnn.tuning import search_file
-from raycrnn.tuning.results import Outcome
+from raycrnn.tuning.results import SearchResult
 from raycrnn.tuning.run import tune
 from tests.conftest import words, write_set
 from tests.test_train import NETWORK
@@ -34,7 +34,7 @@ def tree_of(folder: Path, count: int = 24, **groups: dict) -> dict:
     }
 
 
-def searched(folder: Path, text: str, resume: bool = False, address: str | None = None, **groups: dict) -> Outcome:
+def searched(folder: Path, text: str, resume: bool = False, address: str | None = None, **groups: dict) -> SearchResult:
     (folder / "search.yaml").write_text(text)
     wanted, base = search_file.load(folder / "search.yaml", tree_of(folder, **groups))
     return tune(wanted, base, resume, address)
@@ -47,7 +47,7 @@ def rows(folder: Path | str) -> dict[str, dict]:
 
 def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys):
     text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 2\nmetric: loss\n"
-    outcome = searched(tmp_path, text)
+    result = searched(tmp_path, text)
     output = tmp_path / "search"
     assert {path.name for path in output.iterdir()} == {
         "search.json",
@@ -62,13 +62,13 @@ def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys)
     assert all(row["status"] == "finished" and row["share"] == "1.0" for row in found.values())
     assert {row["training.learning_rate"] for row in found.values()} == {"0.003", "1e-09", "0.01"}
     # Nothing is learnt at 1e-9: whichever trial is best, it is another.
-    best = outcome.trials.best()
-    assert outcome.trials.values_of(best)["training.learning_rate"] > 1e-3
+    best = result.experiment.best()
+    assert result.experiment.values_of(best)["training.learning_rate"] > 1e-3
     assert Recognizer.load(output / "best" / "model", "cpu").configuration.training.learning_rate > 1e-3
     assert "trial 1  (learning_rate" in capsys.readouterr().err
     for name in found:
         records = [json.loads(line) for line in (output / "trials" / name / "metrics.jsonl").read_text().splitlines()]
-        assert outcome.trials.trials[name].evaluations == records
+        assert result.experiment.trials[name].evaluations == records
         assert not (output / "trials" / name / "checkpoints").exists()
         assert len(list((output / "trials" / name / "logs").iterdir())) >= 2
     assert "trial" in (output / "report.html").read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_
     text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3, 1e-2]}\nmetric: loss\nconcurrent: 1\nsamples: "
     place = storage.join(bucket, "search")
     searched(tmp_path, text + "1")
-    outcome = searched(tmp_path, text + "1", output_model_dir=place)
+    result = searched(tmp_path, text + "1", output_model_dir=place)
 
     def without_events(names: set[str]) -> set[str]:
         return {name for name in names if "/logs/events" not in name}
@@ -95,13 +95,13 @@ def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_
     remote_rows = rows(bucket)
     assert all({**row, **timed} == {**remote_rows[name], **timed} for name, row in rows(tmp_path).items())
     best = Recognizer.load(storage.join(place, "best", "model"), "cpu")
-    assert best.metrics["loss"] == outcome.trials.best().scores["loss"]
+    assert best.metrics["loss"] == result.experiment.best().scores["loss"]
 
-    with pytest.raises(UsageError, match="holds a search: --resume goes on with it"):
+    with pytest.raises(UsageError, match="contains a search: --resume continues it"):
         searched(tmp_path, text + "2", output_model_dir=place)
     capsys.readouterr()
     again = searched(tmp_path, text + "2", resume=True, output_model_dir=place)
-    assert [trial.status for trial in again.trials.trials.values()] == ["finished"] * 3
+    assert [trial.status for trial in again.experiment.trials.values()] == ["finished"] * 3
     after = storage.names(place)
     untouched = [name for name in names if name.startswith("trials/1/") and name.endswith((".safetensors", ".log"))]
     assert untouched and all(after[name] == names[name] for name in untouched)
@@ -113,19 +113,19 @@ def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_
 
 def test_train_takes_the_best_configuration_as_it_is_and_gets_the_same_scores(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e-2]}\nmetric: loss\n"
-    outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
-    assert outcome.trials.best().name == "1"
+    result = searched(tmp_path, text, training={"learning_rate": 1e-9})
+    assert result.experiment.best().name == "1"
     configuration = config.load(tmp_path / "search" / "best_config.json", [f"output_model_dir={tmp_path / 'again'}"])
     assert configuration.training.learning_rate == 1e-2
     # A trial has a thread, the command has all: sums are rounded otherwise.
-    assert train(configuration)["best"]["loss"] == pytest.approx(outcome.trials.best().scores["loss"], rel=1e-2)
+    assert train(configuration)["best"]["loss"] == pytest.approx(result.experiment.best().scores["loss"], rel=1e-2)
 
 
 def test_a_trial_that_fails_keeps_its_error_and_the_search_goes_on(local_ray, tmp_path):
     """Images of one frame hold no word: a greatest width of 8 leaves nothing to train on."""
     text = "search:\n  image.input_shape: {grid: [[32, 8], [32, 256]]}\nfixed:\n  training.n_epochs: 1\n"
-    outcome = searched(tmp_path, text)
-    first, second = (outcome.trials.trials[name] for name in ("1", "2"))
+    result = searched(tmp_path, text)
+    first, second = (result.experiment.trials[name] for name in ("1", "2"))
     assert (first.status, second.status) == ("failed", "finished")
     assert "cannot be used" in first.error and "label too long" in first.error
     assert "label too long" in rows(tmp_path)["1"]["error"]
@@ -147,19 +147,19 @@ metric: loss
 scheduler: {asha: {grace: 0.25, reduction: 2}}
 concurrent: 1
 """
-    outcome = searched(tmp_path, text, training={"learning_rate": 1e-9})
-    status = {name: trial.status for name, trial in outcome.trials.trials.items()}
+    result = searched(tmp_path, text, training={"learning_rate": 1e-9})
+    status = {name: trial.status for name, trial in result.experiment.trials.items()}
     assert status["base"] == "finished" and status["1"] == "finished"
     assert "stopped" in status.values()
-    assert all(trial.done < 0.9 for trial in outcome.trials.trials.values() if trial.status == "stopped")
+    assert all(trial.done < 0.9 for trial in result.experiment.trials.values() if trial.status == "stopped")
 
 
 def test_the_time_of_a_search_ends_it_and_what_was_reached_counts(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3]}\nsamples: 50\nmax_minutes: 0.5\n"
-    outcome = searched(tmp_path, text, training={"n_epochs": 100_000})
-    status = {trial.status for trial in outcome.trials.trials.values()}
+    result = searched(tmp_path, text, training={"n_epochs": 100_000})
+    status = {trial.status for trial in result.experiment.trials.values()}
     assert status == {"cut off"}
-    assert outcome.trials.best() is not None
+    assert result.experiment.best() is not None
     assert (tmp_path / "search" / "best" / "model" / "model.safetensors").exists()
 
 
@@ -172,10 +172,10 @@ fixed:
 metric: [cer, speed]
 concurrent: 1
 """
-    outcome = searched(tmp_path, text)
-    assert outcome.trials.front()
-    assert all(trial.scores["speed"] > 0 for trial in outcome.trials.trials.values())
-    assert "not beaten in both cer and speed" in outcome.describe(outcome.trials.tree)
+    result = searched(tmp_path, text)
+    assert result.experiment.pareto_front()
+    assert all(trial.scores["speed"] > 0 for trial in result.experiment.trials.values())
+    assert "not beaten in both cer and speed" in result.describe(result.experiment.tree)
 
 
 def test_a_search_in_which_all_diverge_fails_and_exports_nothing(local_ray, tmp_path):
@@ -197,11 +197,11 @@ DECODINGS = "search:\n  decoding.beam_width: {choice: [10, 100]}\n"
     [
         (SEARCH, ["data.csv_files_eval=[]"], "a search needs data.csv_files_eval"),
         (SEARCH, ["--model", "somewhere"], "--model is for a search over decoding"),
-        (SEARCH, ["--resume"], "holds no search to resume"),
-        (SEARCH + "resources: {cpus: 999}\n", [], "no trial can run: each takes 1 worker(s) with 999 CPUs"),
+        (SEARCH, ["--resume"], "contains no search to resume"),
+        (SEARCH + "resources: {cpus: 999}\n", [], "no trial can run: each needs 1 worker(s) with 999 CPUs"),
         (SEARCH, ["output_model_dir=HERE"], "exists and is not empty"),
         (SEARCH + "fixed: {training.n_epochs: 4}\n", ["training.n_epochs=3"], "training.n_epochs=3: "),
-        (DECODINGS, [], "name it by --model"),
+        (DECODINGS, [], "pass it with --model"),
         (DECODINGS, ["--model", "nowhere"], "not a model directory"),
         (DECODINGS, ["--model", "nowhere", "--resume"], "takes seconds and is not resumed"),
     ],
@@ -217,7 +217,7 @@ def test_what_cannot_be_searched_is_refused(local_ray, tmp_path, capsys, text, o
 def test_a_search_is_not_written_over(local_ray, tmp_path, capsys):
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "search.json").write_text("{}")
-    with pytest.raises(UsageError, match="holds a search: --resume goes on with it"):
+    with pytest.raises(UsageError, match="contains a search: --resume continues it"):
         searched(tmp_path, SEARCH)
 
 

@@ -1,10 +1,10 @@
-"""A search over `decoding.*` alone: the network reads the evaluation images once, each trial decodes what it gave."""
+"""A search over `decoding.*` alone: the network runs once, and each trial decodes its output."""
 
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
@@ -25,25 +25,26 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Read:
-    """What the network gave for a set of images, and what stands in them."""
+class NetworkOutputs:
+    """The output of the network for a set of images, and their labels."""
 
-    outputs: list[Outputs]
+    batches: list[Outputs]
     references: list[tuple[str, ...]]
+    """The units of each image's label."""
 
     def __len__(self) -> int:
         return len(self.references)
 
 
-def search(wanted: Search, base: dict, model: str) -> results.Outcome:
+def search(space: Search, base: dict[str, Any], model: str) -> results.SearchResult:
     """Run a search over decodings.
 
     Args:
-        base: the configuration with what the search fixes, grouped.
+        base: the grouped configuration, with the values that the search fixes.
         model: the model directory.
 
     Raises:
-        UsageError: no model, no CSV, an output directory that is in use.
+        UsageError: there is no such model or CSV, or the output directory is in use.
         RaycrnnError: more than `data.max_rejected` of the images cannot be read.
     """
     started = time.time()
@@ -52,96 +53,90 @@ def search(wanted: Search, base: dict, model: str) -> results.Outcome:
     if output.path.is_file() or output.entries():
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
     recognizer = Recognizer.load(model)
-    trials = Experiment(output, wanted, base)
-    read = _read(recognizer, configuration)
+    experiment = Experiment(output, space, base)
+    outputs = _run_network(recognizer, configuration)
     seconds = time.time() - started
-    logger.info(f"{len(read):,} images read once, in {seconds:.1f} s; {wanted.trials} trials and the base decode them")
-    sampler = Sampler(wanted, configuration.training.seed)
-    for number in range(wanted.trials + 1):
+    logger.info(
+        f"the network took {seconds:.1f} s for {len(outputs):,} images; {space.trials} trials and the base decode "
+        "its output"
+    )
+    sampler = Sampler(space, configuration.training.seed)
+    for number in range(space.trials + 1):
         trial = Trial(str(number) if number else BASE, sampler.ask(number) if number else {})
-        if wanted.max_minutes and time.time() - started > 60 * wanted.max_minutes:
+        if space.max_minutes and time.time() - started > 60 * space.max_minutes:
             trial.status = CUT_OFF
         else:
-            _try(trial, trials, recognizer, read)
-        trials.trials[trial.name] = trial
+            try:
+                _run_trial(trial, experiment, recognizer, outputs)
+            except UsageError as error:
+                # Values that are valid one by one may be invalid together.
+                trial.status, trial.error = FAILED, str(error)
+        experiment.trials[trial.name] = trial
         sampler.tell(trial.number, trial.values, trial.scores)
 
     output.take()
     output.path.mkdir(parents=True, exist_ok=True)
-    trials.save_search()
-    for trial in trials.trials.values():
-        trials.save(trial)
+    experiment.save_search()
+    for trial in experiment.trials.values():
+        experiment.save(trial)
 
     def save_model(best: Trial, path: Path) -> None:
-        _with_decoding(recognizer, _configuration(trials, best), best).save(path)
+        _with_decoding(recognizer, _configuration(experiment, best), best.scores or {}).save(path)
 
-    results.write(trials, save_model)
-    return results.Outcome(trials)
-
-
-def _configuration(trials: Experiment, trial: Trial) -> Configuration:
-    return config.parse(config.with_values(trials.tree, trial.values))
+    results.write(experiment, save_model)
+    return results.SearchResult(experiment)
 
 
-def _read(recognizer: Recognizer, configuration: Configuration) -> Read:
-    """Read the evaluation images. Raises `RaycrnnError` if too many cannot be."""
+def _configuration(experiment: Experiment, trial: Trial) -> Configuration:
+    return config.parse(config.with_values(experiment.tree, trial.values))
+
+
+def _run_network(recognizer: Recognizer, configuration: Configuration) -> NetworkOutputs:
+    """Run the network on the evaluation images. Raises `RaycrnnError` if too many cannot be read."""
     settings = configuration.data
-    pairs = [
+    rows = [
         (file, row) for file in csv_files.read_labelled_csvs(settings.csv_files_eval, settings) for row in file.rows
     ]
-    arrays, references, rejections = [], [], []
-    for file, row in pairs:
+    images, references, rejections = [], [], []
+    for file, row in rows:
         try:
             if row.problem:
                 raise Rejected("malformed row", row.problem)
-            arrays.append(recognizer.prepare(file.resolve(row.path)).pixels)
+            images.append(recognizer.prepare(file.resolve(row.path)).pixels)
         except Rejected as error:
             rejections.append(Rejection(file.path, row.line, row.path, error.reason, error.detail))
             continue
         label = row.label or ""
         references.append(csv_files.split_label(label, settings.string_split_delimiter, settings.unicode_form))
-    check_rejections("evaluation", rejections, len(pairs), settings)
+    check_rejections("evaluation", rejections, len(rows), settings)
     if rejections:
         logger.info(rejection_table(rejections))
-    return Read(list(recognizer.log_probs(arrays)), references)
+    return NetworkOutputs(list(recognizer.log_probs(images)), references)
 
 
-def _try(trial: Trial, trials: Experiment, recognizer: Recognizer, read: Read) -> None:
-    try:
-        _decode(trial, trials, recognizer, read)
-    except UsageError as error:
-        # Values that each do, together may not.
-        trial.status, trial.error = FAILED, str(error)
-
-
-def _decode(trial: Trial, trials: Experiment, recognizer: Recognizer, read: Read) -> None:
-    """Decode as a trial's values say, and score it."""
-    decoding = _configuration(trials, trial).decoding
+def _run_trial(trial: Trial, experiment: Experiment, recognizer: Recognizer, outputs: NetworkOutputs) -> None:
+    """Decode with a trial's values and score the transcriptions. Raises `UsageError` for invalid values."""
+    decoding = _configuration(experiment, trial).decoding
     start = time.perf_counter()
-    found = [(outputs, decode(outputs, decoding)) for outputs in read.outputs]
+    decoded = [(batch, decode(batch, decoding)) for batch in outputs.batches]
     seconds = time.perf_counter() - start
-    counts = sum(_scores(recognizer, read, found), Counts())
+    counts = Counts()
+    for batch, paths in decoded:
+        for index, (best, *_) in zip(batch.indices, paths, strict=True):
+            counts += error_rates.score(outputs.references[index], recognizer.alphabet.decode(best.codes))
     scores = {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
     speed = round(counts.samples / seconds, 1)
     trial.evaluations = [{"best": True, "epoch": 0, "step": 0, "share": 1.0, **scores, "speed": speed}]
     trial.done, trial.minutes, trial.status = 1.0, seconds / 60, FINISHED
 
 
-def _scores(recognizer: Recognizer, read: Read, found: list) -> Iterator[Counts]:
-    for outputs, paths in found:
-        for index, (best, *_) in zip(outputs.indices, paths, strict=True):
-            yield error_rates.score(read.references[index], recognizer.alphabet.decode(best.codes))
-
-
-def _with_decoding(recognizer: Recognizer, wanted: Configuration, best: Trial) -> Recognizer:
-    """The model as it is, but for how it decodes, and its scores by that."""
-    configuration = recognizer.configuration.model_copy(update={"decoding": wanted.decoding})
-    metrics_of_best = {**recognizer.metrics, **{name: best.scores[name] for name in ("cer", "wer", "accuracy")}}
+def _with_decoding(recognizer: Recognizer, configuration: Configuration, scores: dict[str, float]) -> Recognizer:
+    """Return the model with the decoding of another configuration, and the scores that it has with it."""
     return Recognizer(
         recognizer.network,
-        configuration,
+        recognizer.configuration.model_copy(update={"decoding": configuration.decoding}),
         recognizer.alphabet,
-        metrics_of_best,
+        {**recognizer.metrics, **{name: scores[name] for name in ("cer", "wer", "accuracy")}},
         recognizer.device,
         recognizer.calibration,
     )

@@ -1,6 +1,7 @@
-"""The trials of a search: what each tried and reached, on disk so that a search that was killed can go on.
+"""The trials of a search and their results, stored on disk so that an interrupted search can be resumed.
 
-In the output directory: `search.json` what is searched, `trials/NAME/` the run of each trial and its `trial.json`.
+The output directory holds `search.json`, the definition of the search, and for each trial `trials/NAME/`, the output
+directory of its training run, with its `trial.json`.
 """
 
 import json
@@ -17,55 +18,55 @@ from raycrnn.tuning.sampler import BASE
 from raycrnn.tuning.search_space import MODES, Search
 
 WAITING, RUNNING, FINISHED, STOPPED, FAILED = "waiting", "running", "finished", "stopped", "failed"
-"""A trial is stopped by the scheduler."""
+"""States of a trial. The scheduler stopped a trial that is `STOPPED`."""
 
 CUT_OFF = "cut off"
-"""when the search ended: its time was up, or somebody pressed Ctrl-C"""
+"""State of a trial that was running when the search ended, because of its time limit or Ctrl-C."""
 
 ENDED = (FINISHED, STOPPED, FAILED)
-"""Trials that a resumed search does not run again."""
+"""States of trials that a resumed search does not run again."""
 
-WHOLE = 0.999
-"""A trial that has done this share of its training has done all of it: sums of shares are rounded."""
+COMPLETE = 0.999
+"""Share of the training from which a trial counts as complete. Sums of shares have rounding errors."""
 
 SCORES = ("cer", "wer", "accuracy", "loss", "epoch", "share", "speed")
 
 
 @dataclass
 class Trial:
-    """One trial."""
+    """One trial. The fields are those of trial.json."""
 
     name: str
     values: dict[str, Any]
-    """by dotted key; empty for the base"""
+    """Values by dotted key. Empty for the base."""
     status: str = WAITING
-    evaluations: list[dict] = field(default_factory=list)
-    """lines of metrics.jsonl"""
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    """The records of metrics.jsonl."""
     done: float = 0.0
-    """share of its training"""
+    """Share of the training that is done, from 0 to 1."""
     minutes: float = 0.0
     node: str = ""
     error: str = ""
     took_over: list[str] = field(default_factory=list)
-    """by pbt, from which trials' weights it went on, and at which share of the training"""
+    """With pbt: the trials whose weights it continued from, and at which share of the training."""
 
     @property
     def number(self) -> int:
-        """0 for the base."""
+        """The number of the trial, 0 for the base."""
         return 0 if self.name == BASE else int(self.name)
 
     @property
     def scores(self) -> dict[str, float] | None:
-        """Of the model in its directory; None: there is none."""
+        """Scores of the model in the trial's directory. None if there is no model."""
         best = [record for record in self.evaluations if record["best"]]
         if not best:
             return None
         scores = {name: best[-1][name] for name in SCORES if name in best[-1]}
-        # What else runs on the machine only ever slows it.
+        # Other work on the machine can only lower the measured speed, so the highest value is the most accurate.
         return {**scores, "speed": max(record["speed"] for record in self.evaluations)}
 
     def score(self, metric: str) -> float:
-        """To sort by: the lower the better; infinity without scores."""
+        """Return a sort key for a metric: lower is better, infinity if the trial has no scores."""
         if self.scores is None or metric not in self.scores:
             return float("inf")
         return self.scores[metric] if MODES[metric] == "min" else -self.scores[metric]
@@ -73,67 +74,71 @@ class Trial:
 
 @dataclass
 class Experiment:
-    """All trials of a search, in the order of their numbers."""
+    """All trials of a search, ordered by number."""
 
-    place: Directory
-    """the output directory"""
+    output: Directory
+    """The output directory."""
     search: Search
-    tree: dict
-    """the base, grouped"""
+    tree: dict[str, Any]
+    """The grouped configuration of the base."""
     trials: dict[str, Trial] = field(default_factory=dict)
+    """Trials by name."""
     data: dict[str, Any] = field(default_factory=dict)
-    """what was read: the digest of each CSV by its path, and the alphabet's units"""
+    """What identifies the data: the digest of each CSV by path, and the units of the alphabet."""
 
     @property
-    def output(self) -> Path:
-        """The output directory, or this machine's copy of one in object storage: see `Directory`."""
-        return self.place.path
+    def path(self) -> Path:
+        """The output directory, or the local copy of one in object storage (see `Directory`)."""
+        return self.output.path
 
-    def directory(self, name: str) -> Path:
-        return self.output / "trials" / name
+    def trial_path(self, name: str) -> Path:
+        """Return the local path of a trial's directory."""
+        return self.path / "trials" / name
 
-    def fetch(self, name: str, *wanted: str) -> None:
-        """Copy what a trial wrote from object storage, if it is there. Raises `UsageError`."""
-        self.place.fetch(*(f"trials/{name}/{each}" for each in wanted))
+    def fetch(self, name: str, *files: str) -> None:
+        """Copy files of a trial from object storage, if they exist. Raises `UsageError` if storage fails."""
+        self.output.fetch(*(f"trials/{name}/{file}" for file in files))
 
     def add(self, trial: Trial) -> None:
+        """Add a trial and save it. Raises `OSError`."""
         self.trials[trial.name] = trial
         self.save(trial)
 
     def save(self, trial: Trial) -> None:
-        """Raises `OSError`."""
-        directory = self.directory(trial.name)
+        """Write trial.json. Raises `OSError`."""
+        directory = self.trial_path(trial.name)
         directory.mkdir(parents=True, exist_ok=True)
-        storage.write_whole(directory / "trial.json", json.dumps(asdict(trial), ensure_ascii=False, indent=1))
-        self.place.push()
+        storage.write_text(directory / "trial.json", json.dumps(asdict(trial), ensure_ascii=False, indent=1))
+        self.output.push()
 
     def save_search(self) -> None:
-        """Raises `OSError`."""
-        storage.write_whole(self.output / "search.json", json.dumps(self._identity(), ensure_ascii=False, indent=1))
-        self.place.push()
+        """Write search.json. Raises `OSError`."""
+        storage.write_text(self.path / "search.json", json.dumps(self._identity(), ensure_ascii=False, indent=1))
+        self.output.push()
 
-    def _identity(self) -> dict:
-        """What a resumed search must not change; how long, how many at a time and where may."""
-        told = {"max_minutes", "concurrent", "resources", "samples"}
-        written = self.search.model_dump(mode="json", exclude=told)
+    def _identity(self) -> dict[str, Any]:
+        """Return what must not change when the search is resumed, as JSON values.
+
+        The number of trials, the time limit and the resources may change.
+        """
+        search = self.search.model_dump(mode="json", exclude={"max_minutes", "concurrent", "resources", "samples"})
         tree = {key: value for key, value in self.tree.items() if key != "output_model_dir"}
-        # As JSON gives it back.
-        identity = {"raycrnn": __version__, "search": written, "configuration": tree, "data": self.data}
+        identity = {"raycrnn": __version__, "search": search, "configuration": tree, "data": self.data}
         return json.loads(json.dumps(identity))
 
     def load(self) -> None:
-        """The trials of the search that is in the output directory.
+        """Load the trials of the search in the output directory.
 
         Raises:
-            UsageError: there is none, or another one.
+            UsageError: the directory contains no search, or a different one.
         """
-        self.place.fetch("search.json")
-        path = self.output / "search.json"
+        self.output.fetch("search.json")
+        path = self.path / "search.json"
         if not path.is_file():
-            raise UsageError(f"{self.place}: holds no search to resume")
-        before, now = _flat(config.read_json_object(path)), _flat(self._identity())
+            raise UsageError(f"{self.output}: contains no search to resume")
+        before, now = _flatten(config.read_json_object(path)), _flatten(self._identity())
         changed = [
-            f"{key}: {config.to_json(before.get(key))} then, {config.to_json(now.get(key))} now"
+            f"{key}: was {config.to_json(before.get(key))}, is now {config.to_json(now.get(key))}"
             if not key.startswith("data: ")
             else f"{key} changed"
             for key in dict.fromkeys((*before, *now))
@@ -141,34 +146,34 @@ class Experiment:
         ]
         if changed:
             raise UsageError(
-                f"{self.place}: the search in it is another one ({'; '.join(changed)}): set it back, or choose "
+                f"{self.output}: contains a different search ({'; '.join(changed)}): undo the change, or choose "
                 "another output_model_dir"
             )
-        for name in self.place.entries("trials"):
+        for name in self.output.entries("trials"):
             self.fetch(name, "trial.json")
-        found = [Trial(**config.read_json_object(path)) for path in self.output.glob("trials/*/trial.json")]
-        self.trials = {trial.name: trial for trial in sorted(found, key=lambda trial: trial.number)}
+        trials = [Trial(**config.read_json_object(path)) for path in self.path.glob("trials/*/trial.json")]
+        self.trials = {trial.name: trial for trial in sorted(trials, key=lambda trial: trial.number)}
         for trial in self.trials.values():
-            self.catch_up(trial)
+            self.read_metrics(trial)
 
-    def catch_up(self, trial: Trial) -> None:
-        """Take a trial's evaluations as its run wrote them down: the last may not have been heard of.
+    def read_metrics(self, trial: Trial) -> None:
+        """Replace a trial's evaluations by those in its metrics.jsonl, which may contain unreported ones.
 
         Raises `UsageError` if object storage cannot be read.
         """
         self.fetch(trial.name, "metrics.jsonl")
-        path = self.directory(trial.name) / "metrics.jsonl"
+        path = self.trial_path(trial.name) / "metrics.jsonl"
         records = run_log.read_metrics(path) if path.exists() else []
         if records:
             trial.evaluations, last = records, records[-1]
             trial.done, trial.minutes = last["share"], last["seconds"] / 60
 
     def values_of(self, trial: Trial) -> dict[str, Any]:
-        """Its value of each key that is searched, the base's too."""
-        return {key: trial.values.get(key, value) for key, value in self._values_of_base.items()}
+        """Return a trial's value of each searched key. For the base these are the configuration's own."""
+        return {key: trial.values.get(key, value) for key, value in self._base_values.items()}
 
     @cached_property
-    def _values_of_base(self) -> dict[str, Any]:
+    def _base_values(self) -> dict[str, Any]:
         base = config.parse(self.tree).model_dump(mode="json")
         return {key: config.value_at(base, key) for key in self.search.search}
 
@@ -177,33 +182,37 @@ class Experiment:
         return self.trials.get(BASE)
 
     def ranked(self) -> list[Trial]:
-        """Best first: by the first metric, then the loss; then those without scores, and those that failed last."""
+        """Return the trials, best first: by the first metric, then by loss, then by number.
+
+        Trials without scores follow, and failed trials come last.
+        """
         metric = self.search.metric[0]
 
-        def key(trial: Trial) -> tuple:
-            # One that failed, as by diverging, is no candidate, whatever it reached before.
+        def key(trial: Trial) -> tuple[bool, float, float, int]:
+            # A failed trial, for example a diverged one, is no candidate even if it has scores.
             return trial.status == FAILED, trial.score(metric), trial.score("loss"), trial.number
 
         return sorted(self.trials.values(), key=key)
 
     def best(self) -> Trial | None:
+        """Return the best trial that has scores and did not fail."""
         ranked = self.ranked()
         return ranked[0] if ranked and ranked[0].scores and ranked[0].status != FAILED else None
 
-    def front(self) -> list[Trial]:
-        """With two metrics the trials that none other beats in both, best first in the first metric."""
+    def pareto_front(self) -> list[Trial]:
+        """Return the trials that no other trial beats in all metrics, best in the first metric first."""
         candidates = [trial for trial in self.ranked() if trial.scores and trial.status != FAILED]
         points = [(trial, tuple(map(trial.score, self.search.metric))) for trial in candidates]
         return [trial for trial, point in points if not any(_dominates(other, point) for _, other in points)]
 
 
-def _flat(identity: dict) -> dict[str, Any]:
-    """What a search is, by words that a user knows: dotted keys of the search file, the configuration, the data."""
-    found = {f"search.{key}": value for key, value in identity.get("search", {}).items() if key != "fixed"}
+def _flatten(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the parts of a search's identity by names that a user knows: `search.KEY`, `configuration.KEY`, …"""
+    flat = {f"search.{key}": value for key, value in identity.get("search", {}).items() if key != "fixed"}
     for group, values in identity.get("configuration", {}).items():
-        of_group = values if isinstance(values, dict) else {"": values}
-        found |= {f"configuration.{group}.{key}".rstrip("."): value for key, value in of_group.items()}
-    return found | {f"data: {name}": value for name, value in identity.get("data", {}).items()}
+        members = values if isinstance(values, dict) else {"": values}
+        flat |= {f"configuration.{group}.{key}".rstrip("."): value for key, value in members.items()}
+    return flat | {f"data: {name}": value for name, value in identity.get("data", {}).items()}
 
 
 def _dominates(other: tuple[float, ...], point: tuple[float, ...]) -> bool:

@@ -1,15 +1,14 @@
-"""What a search ends in: results.csv, best_config.json, best/model/, report.html, and what is said of them."""
+"""The results of a search: results.csv, best_config.json, best/model, report.html, and a summary for the terminal."""
 
 import csv
 import io
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,141 +19,127 @@ from raycrnn.tuning.experiment import SCORES, Experiment, Trial
 from raycrnn.tuning.report import render
 from raycrnn.tuning.sampler import BASE
 
-MOST_ROWS = 15
-"""of the table at the end; results.csv has them all"""
+MAX_ROWS = 15
+"""Most rows of the table in the summary. results.csv contains all trials."""
 
 
-def write(trials: Experiment, save_model: Callable[[Trial, Path], None]) -> None:
-    """Write all of them, by what is known now.
+def write(experiment: Experiment, save_model: Callable[[Trial, Path], None]) -> None:
+    """Write the files with the results of a search.
 
     Args:
         save_model: writes the model directory of a trial to a path.
 
     Raises:
-        OSError: as of a full disk.
+        OSError: a file cannot be written.
         RaycrnnError: no trial has scores.
     """
-    _write_csv(trials)
-    best = trials.best()
+    _write_csv(experiment)
+    best = experiment.best()
     if best is None:
-        errors = [f"trial {trial.name}: {trial.error}" for trial in trials.trials.values() if trial.error]
-        why = f"The first failed of:\n{errors[0]}" if errors else "none came to an evaluation in time"
-        raise RaycrnnError(f"no trial has scores. {why}")
-    storage.write_whole(trials.output / "best_config.json", _best_config(trials, best))
-    _replace_best(trials.output, partial(save_model, best))
-    storage.write_whole(trials.output / "report.html", render(trials))
-    trials.place.push()
+        errors = [f"trial {trial.name}: {trial.error}" for trial in experiment.trials.values() if trial.error]
+        reason = f"The first error:\n{errors[0]}" if errors else "The search ended before the first evaluation"
+        raise RaycrnnError(f"no trial has scores. {reason}")
+    storage.write_text(experiment.path / "best_config.json", _best_config(experiment, best))
+    with storage.replacing_directory(experiment.path / "best") as directory:
+        save_model(best, directory / "model")
+    storage.write_text(experiment.path / "report.html", render(experiment))
+    experiment.output.push()
 
 
-def _write_csv(trials: Experiment) -> None:
-    """results.csv: comma-separated (RFC 4180), a header, a line a trial; values of keys as JSON."""
-    keys = list(trials.search.search)
+def _write_csv(experiment: Experiment) -> None:
+    """Write results.csv: RFC 4180 with a header and one row per trial. Values of keys are JSON."""
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["trial", "status", *SCORES, "minutes", *keys, "node", "error"])
-    for trial in trials.trials.values():
+    writer.writerow(["trial", "status", *SCORES, "minutes", *experiment.search.search, "node", "error"])
+    for trial in experiment.trials.values():
         scores = trial.scores or {}
         cells = [scores.get(name, "") for name in SCORES]
-        values = [json.dumps(value, ensure_ascii=False) for value in trials.values_of(trial).values()]
-        row = [trial.name, trial.status, *cells, round(trial.minutes, 2), *values, trial.node, trial.error]
-        writer.writerow(row)
-    storage.write_whole(trials.output / "results.csv", file.getvalue())
+        values = [json.dumps(value, ensure_ascii=False) for value in experiment.values_of(trial).values()]
+        writer.writerow([trial.name, trial.status, *cells, round(trial.minutes, 2), *values, trial.node, trial.error])
+    storage.write_text(experiment.path / "results.csv", file.getvalue())
 
 
-def _best_config(trials: Experiment, best: Trial) -> str:
-    """A whole configuration that train takes as it is."""
-    configuration = config.parse(config.with_values(trials.tree, best.values)).model_dump(mode="json")
+def _best_config(experiment: Experiment, best: Trial) -> str:
+    """Return the complete configuration of a trial as JSON, ready for train."""
+    configuration = config.parse(config.with_values(experiment.tree, best.values)).model_dump(mode="json")
     configuration["output_model_dir"] = storage.with_suffix(configuration["output_model_dir"], "-best")
     return json.dumps(configuration, indent=2, ensure_ascii=False)
 
 
-def _replace_best(output: Path, save: Callable[[Path], None]) -> None:
-    new, old = output / ".best", output / "best"
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    save(new / "model")
-    shutil.rmtree(old, ignore_errors=True)
-    new.rename(old)
-
-
 @dataclass(frozen=True)
-class Outcome:
-    """How a search ended."""
+class SearchResult:
+    """The result of a search."""
 
-    trials: Experiment
+    experiment: Experiment
     interrupted: bool = False
 
-    def describe(self, tree: dict) -> str:
-        """For the terminal.
+    def describe(self, tree: dict[str, Any]) -> str:
+        """Return the summary for the terminal. There must be a best trial.
 
         Args:
-            tree: the user's configuration, without what the search fixes.
+            tree: the user's grouped configuration, without the values that the search file fixes.
         """
-        trials, best = self.trials, self.trials.best()
-        lines = [_rendered(trials), ""]
-        if trials.search.metric[1:]:
-            front = ", ".join(trial.name for trial in trials.front())
-            lines.append(f"not beaten in both {' and '.join(trials.search.metric)}: {front}")
-        lines += [f"best: {'the base' if best.name == BASE else f'trial {best.name}'}: {self._gain(best)}"]
-        lines += [f"      {key} = {console.show_value(value)}" for key, value in best.values.items()]
-        model, report, best_config, runs = map(self._typed, ("best/model", "report.html", "best_config.json", "trials"))
+        experiment, best = self.experiment, self.experiment.best()
+        assert best is not None
+        search = experiment.search
+        lines = [_table_text(experiment), ""]
+        if search.metric[1:]:
+            front = ", ".join(trial.name for trial in experiment.pareto_front())
+            lines.append(f"not beaten in both {' and '.join(search.metric)}: {front}")
+        lines += [f"best: {'the base' if best.name == BASE else f'trial {best.name}'}: {self._describe_scores(best)}"]
+        lines += [f"      {key} = {console.format_value(value)}" for key, value in best.values.items()]
+        names = ("best/model", "report.html", "best_config.json", "trials")
+        model, report, best_config, trials = map(self._shell_path, names)
         lines += [f"model:  {model}", f"report: {report}"]
         lines += [f"next:   python -m raycrnn.predict {model} images/ -o transcriptions.csv"]
-        if trials.search.decoding_only:
+        if search.decoding_only:
             return "\n".join(lines)
-        fixed = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in trials.search.fixed}
-        epochs = fixed.get("training.n_epochs", 0)
-        longer = [f"training.n_epochs={epochs}"] if epochs > trials.search.fixed.get("training.n_epochs", 0) else []
-        lines += [" ".join([f"        python -m raycrnn.train {best_config}", *longer])]
-        lines += [f"        tensorboard --logdir {runs}"]
+        own = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in search.fixed}
+        epochs = own.get("training.n_epochs", 0)
+        override = f" training.n_epochs={epochs}" if epochs > search.fixed.get("training.n_epochs", 0) else ""
+        lines += [f"        python -m raycrnn.train {best_config}{override}"]
+        lines += [f"        tensorboard --logdir {trials}"]
         return "\n".join(lines)
 
-    def _typed(self, name: str) -> str:
-        """What is in the output directory, as somebody in the working directory would type it."""
-        place, here = str(self.trials.place), f"{os.getcwd()}{os.sep}"
-        return shlex.quote(storage.join(place.removeprefix(here), name))
+    def _shell_path(self, name: str) -> str:
+        """Return the path of a result relative to the working directory, quoted for a shell."""
+        output, working_directory = str(self.experiment.output), f"{os.getcwd()}{os.sep}"
+        return shlex.quote(storage.join(output.removeprefix(working_directory), name))
 
-    def _gain(self, best: Trial) -> str:
-        base = self.trials.base
+    def _describe_scores(self, best: Trial) -> str:
+        base = self.experiment.base
+        own, base_scores = best.scores or {}, (base.scores if base and base is not best else None)
         parts = []
-        for metric in console.shown_metrics(self.trials.search):
-            name, percent, unit = console.COLUMNS[metric].partition(" %")
-            text = f"{name} {console.show_score(metric, best.scores[metric])}{percent}{unit}"
-            if base and base.scores and best.name != BASE:
-                text += f" (base {console.show_score(metric, base.scores[metric])}{percent})"
+        for metric in console.displayed_metrics(self.experiment.search):
+            name, percent, _ = console.COLUMNS[metric].partition(" %")
+            text = f"{name} {console.format_score(metric, own[metric])}{percent}"
+            if base_scores:
+                text += f" (base {console.format_score(metric, base_scores[metric])}{percent})"
             parts.append(text)
-        return ", ".join(parts) + self._budgets(best)
+        text = ", ".join(parts)
+        if base and abs(base.done - best.done) >= 0.01:
+            text += f"; the best trial did {100 * best.done:.0f} % of its training, the base {100 * base.done:.0f} %"
+        return text
 
-    def _budgets(self, best: Trial) -> str:
-        """Where the best and the base did not have the same budget, that."""
-        base = self.trials.base
-        if base is None or best.name == BASE or abs(base.done - best.done) < 0.01:
-            return ""
-        return f"; of their training the best did {100 * best.done:.0f} %, the base {100 * base.done:.0f} %"
-
-    def as_json(self) -> dict:
-        def of(trial: Trial | None) -> dict | None:
-            return trial and {
-                "trial": trial.name,
-                "status": trial.status,
-                "values": trial.values,
-                **(trial.scores or {}),
-            }
-
-        place = str(self.trials.place)
+    def as_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        output, best, base = str(self.experiment.output), self.experiment.best(), self.experiment.base
         return {
-            "best": of(self.trials.best()),
-            "base": of(self.trials.base),
-            "trials": [of(trial) for trial in self.trials.trials.values()],
-            "model": storage.join(place, "best", "model"),
-            "config": storage.join(place, "best_config.json"),
-            "report": storage.join(place, "report.html"),
+            "best": best and _trial_as_json(best),
+            "base": base and _trial_as_json(base),
+            "trials": [_trial_as_json(trial) for trial in self.experiment.trials.values()],
+            "model": storage.join(output, "best", "model"),
+            "config": storage.join(output, "best_config.json"),
+            "report": storage.join(output, "report.html"),
         }
 
 
-def _rendered(trials: Experiment) -> str:
-    text = io.StringIO()
-    ranked = trials.ranked()
-    Console(file=text, width=200).print(console.table(trials, ranked[:MOST_ROWS]))
-    more = f"… and {len(ranked) - MOST_ROWS} more in results.csv" if len(ranked) > MOST_ROWS else ""
+def _trial_as_json(trial: Trial) -> dict[str, Any]:
+    return {"trial": trial.name, "status": trial.status, "values": trial.values, **(trial.scores or {})}
+
+
+def _table_text(experiment: Experiment) -> str:
+    text, ranked = io.StringIO(), experiment.ranked()
+    Console(file=text, width=200).print(console.make_table(experiment, ranked[:MAX_ROWS]))
+    more = f"… and {len(ranked) - MAX_ROWS} more in results.csv" if len(ranked) > MAX_ROWS else ""
     return "\n".join(line.rstrip() for line in [*text.getvalue().splitlines(), more] if line.strip())

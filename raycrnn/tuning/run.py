@@ -6,7 +6,7 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
@@ -15,32 +15,42 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import Directory
 from raycrnn.tuning.search_space import Search
 
+# Imported in the functions where they are needed: with them come Ray and torch, and the environment of Ray must be set
+# before.
+if TYPE_CHECKING:
+    from raycrnn.ingest.training_data import LabelledCsvs
+    from raycrnn.tuning.experiment import Experiment, Trial
+    from raycrnn.tuning.resources import TrialResources
+    from raycrnn.tuning.results import SearchResult
+    from raycrnn.tuning.trainable import SharedState
+
 logger = logging.getLogger(__name__)
 
 
 CLOSING_SECONDS = 8.0
-"""kept of the search's `max_minutes` for ending the trials and for the report"""
+"""Seconds of the search's `max_minutes` reserved for stopping the trials and writing the results."""
 
 
 def tune(
-    wanted: Search, base: dict, resume: bool = False, address: str | None = None, started: float | None = None
-) -> Any:
-    """Run a whole search.
+    search: Search,
+    base: dict[str, Any],
+    resume: bool = False,
+    address: str | None = None,
+    started: float | None = None,
+) -> "SearchResult":
+    """Run a search and write its results.
 
     Args:
-        base: the configuration with what the search fixes, grouped.
-        started: seconds since 1970 from which the search's `max_minutes` counts; default now.
-
-    Returns:
-        A `results.Outcome`.
+        base: the grouped configuration, with the values that the search fixes.
+        started: Unix time from which the search's `max_minutes` counts. Default: now.
 
     Raises:
-        UsageError: a search that cannot run here, an output directory that is in use.
-        RaycrnnError: too many unusable samples, no trial with scores.
+        UsageError: the search cannot run on this cluster, or the output directory is in use.
+        RaycrnnError: too many samples are unusable, or no trial has scores.
     """
-    if "speed" in wanted.metric and wanted.concurrent != 1:
-        logger.warning("metric speed: trials that run beside each other slow each other: set concurrent: 1")
-    deadline = (started or time.time()) + 60 * wanted.max_minutes - CLOSING_SECONDS if wanted.max_minutes else None
+    if "speed" in search.metric and search.concurrent != 1:
+        logger.warning("metric speed: trials that run at the same time slow each other down: set concurrent: 1")
+    deadline = (started or time.time()) + 60 * search.max_minutes - CLOSING_SECONDS if search.max_minutes else None
     cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     from raycrnn.ingest import training_data
     from raycrnn.training import trainer
@@ -48,86 +58,93 @@ def tune(
     from raycrnn.tuning.experiment import Experiment
 
     configuration = config.parse(base)
-    trials = Experiment(Directory(storage.absolute(configuration.output_model_dir)), wanted, base)
-    _open_output(trials.place, resume)
+    experiment = Experiment(Directory(storage.absolute(configuration.output_model_dir)), search, base)
+    _check_output(experiment.output, resume)
     csvs = training_data.read(configuration)
-    trials.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
+    experiment.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
     if resume:
-        trials.load()
-    with storage.lock_output(trials.place), cluster.connect(address), cluster.Threads() as threads:
+        experiment.load()
+    with storage.lock_output(experiment.output), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
 
         cluster.wait_for_nodes(configuration.cluster)
-        share = resources.divide_resources(configuration, wanted, cluster.list_nodes())
-        common = _share_data(configuration, csvs, trials, share, threads)
+        allotted = resources.divide_resources(configuration, search, cluster.list_nodes())
+        shared = _share_data(configuration, csvs, experiment, allotted, threads)
         if not cluster.is_local():
-            trainer.check_shared(trials.place, common.data)
+            trainer.check_shared(experiment.output, shared.data)
             logger.info(f"cluster: {cluster.describe_nodes()}")
-        trials.place.take()
+        experiment.output.take()
         # The rows are in the object store now.
         del csvs
-        trials.save_search()
-        logger.info(f"{common.data}; {wanted.trials} trials and the base, {share}")
+        experiment.save_search()
+        logger.info(f"{shared.data}; {search.trials} trials and the base, {allotted}")
         with defer_stop() as stop:
-            ending = tuner.SearchStopper(deadline, stop)
-            tuner.run(trials, common, share, ending)
-        common.image_cache_registry.close.remote()
-        if ending.problem:
-            raise RaycrnnError(f"{ending.problem}\nThe search is as it was: make room, and --resume goes on with it")
-        if ending.interrupted and trials.best() is None:
-            logger.info("stopped before the first evaluation; the same command with --resume goes on")
-            return results.Outcome(trials, interrupted=True)
-        results.write(trials, partial(_copy_model, trials))
-    return results.Outcome(trials, ending.interrupted)
+            stopper = tuner.SearchStopper(deadline, stop)
+            tuner.run(experiment, shared, allotted, stopper)
+        shared.image_cache_registry.close.remote()
+        if stopper.problem:
+            raise RaycrnnError(f"{stopper.problem}\nfree some space, then continue with the same command and --resume")
+        if stopper.interrupted and experiment.best() is None:
+            logger.info("stopped before the first evaluation; the same command with --resume continues")
+            return results.SearchResult(experiment, interrupted=True)
+        results.write(experiment, partial(_copy_model, experiment))
+    return results.SearchResult(experiment, stopper.interrupted)
 
 
-def _copy_model(trials: Any, best: Any, path: Path) -> None:
-    """Raises `OSError`, `UsageError` where storage fails."""
-    trials.fetch(best.name, "model")
-    shutil.copytree(trials.directory(best.name) / "model", path)
+def _copy_model(experiment: "Experiment", best: "Trial", path: Path) -> None:
+    """Copy the model directory of a trial to a path. Raises `OSError` or `UsageError` if storage fails."""
+    experiment.fetch(best.name, "model")
+    shutil.copytree(experiment.trial_path(best.name) / "model", path)
 
 
-def _open_output(output: Directory, resume: bool) -> None:
-    """Find out whether the output directory is new, or holds a search to go on with. Raises `UsageError`."""
+def _check_output(output: Directory, resume: bool) -> None:
+    """Check that the output directory is new, or contains a search to resume. Raises `UsageError`."""
     if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
-    held = output.entries()
+    entries = output.entries()
     if resume:
-        if "search.json" not in held:
-            raise UsageError(f"{output}: holds no search to resume")
+        if "search.json" not in entries:
+            raise UsageError(f"{output}: contains no search to resume")
         return
-    # rejected.csv alone is left by a search that was refused for its data.
-    if "search.json" in held:
-        raise UsageError(f"{output}: holds a search: --resume goes on with it, or choose another output_model_dir")
-    if held - {"rejected.csv"}:
+    if "search.json" in entries:
+        raise UsageError(f"{output}: contains a search: --resume continues it, or choose another output_model_dir")
+    # A search that was refused because of its data leaves only rejected.csv.
+    if entries - {"rejected.csv"}:
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
 
 
-def _share_data(configuration: Configuration, csvs: Any, trials: Any, share: Any, threads: Any) -> Any:
-    """Put the rows, and beside the first trials the decoded images, where all trials find them."""
+def _share_data(
+    configuration: Configuration,
+    csvs: "LabelledCsvs",
+    experiment: "Experiment",
+    allotted: "TrialResources",
+    threads: cluster.Threads,
+) -> "SharedState":
+    """Put the rows into the object store, and start to cache the decoded images while the first trials run."""
     from raycrnn.ingest import image_cache, training_data
     from raycrnn.training.monitor import publish_image_cache, start_monitor
     from raycrnn.tuning.trainable import SharedState
 
-    for rest in trials.place.entries():
-        if rest.startswith(".ray-"):
-            trials.place.remove(rest)
+    for name in experiment.output.entries():
+        # Tune's record of an earlier command that was killed.
+        if name.startswith(".ray-"):
+            experiment.output.remove(name)
     image_cache_registry = start_monitor()
-    read = training_data.put(csvs, configuration, trials.place)
-    for warning in read.warnings:
-        logger.warning(f"{warning}")
-    cache_images = image_cache.should_cache(read.train, configuration)
-    logger.info(image_cache.describe(read.train, cache_images) + (", and shared by the trials" if cache_images else ""))
+    data = training_data.put(csvs, configuration, experiment.output)
+    for warning in data.warnings:
+        logger.warning(warning)
+    cache_images = image_cache.should_cache(data.train, configuration)
+    logger.info(image_cache.describe(data.train, cache_images) + (", and shared by the trials" if cache_images else ""))
     if cache_images:
         publish = partial(publish_image_cache, image_cache_registry)
-        threads.start(lambda: image_cache.fill_or_warn(read.train, configuration, share.allocation, publish))
+        threads.start(lambda: image_cache.fill_or_warn(data.train, configuration, allotted.allocation, publish))
     return SharedState(
-        tree=trials.tree,
-        output=str(trials.place),
+        tree=experiment.tree,
+        output=str(experiment.output),
         working_directory=str(Path.cwd()),
-        data=read,
+        data=data,
         image_cache_registry=image_cache_registry,
         cache_images=cache_images,
-        allocation=share.allocation,
-        exchange=trials.search.scheduler.pbt is not None,
+        allocation=allotted.allocation,
+        exchange=experiment.search.scheduler.pbt is not None,
     )

@@ -1,48 +1,55 @@
-"""Ray Tune's schedulers, as a search needs them: the base is never stopped or changed, so that it stays the measure.
+"""Ray Tune's schedulers, adapted to a search.
 
-They go by the share of its training that a trial has done, which is what trials of all kinds have in common.
+The base is never stopped or changed, because the other trials are compared with it. Time is the share of its training
+that a trial has done, which makes trials of different settings comparable.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 
-from raycrnn.tuning.experiment import WHOLE, Experiment
+from raycrnn import config
+from raycrnn.tuning.experiment import COMPLETE, Experiment
 from raycrnn.tuning.sampler import BASE
 from raycrnn.tuning.search_space import MODES, Distribution, Search
+
+if TYPE_CHECKING:
+    from ray.tune.execution.tune_controller import TuneController
 
 TIME = "share"
 
 
 def name_of(trial: TuneTrial) -> str:
-    """The name that a trial of Tune's has in the search."""
+    """Return the name in the search of one of Tune's trials."""
     return trial.config["trial"]["name"]
 
 
-def make(search: Search, trials: Experiment) -> TrialScheduler:
-    """The scheduler that a search file asks for; it knows what trials of an earlier command reached."""
+def make(search: Search, experiment: Experiment) -> TrialScheduler:
+    """Make the scheduler that a search file names. It takes the results of an earlier command into account."""
     metric = search.metric[0]
     if search.scheduler.asha:
         asha = search.scheduler.asha
-        halving = Halving(TIME, metric, MODES[metric], 1.0, asha.grace, asha.reduction, stop_last_trials=False)
-        halving.replay(trials)
+        halving = Halving(TIME, metric, MODES[metric], 1, asha.grace, asha.reduction, stop_last_trials=False)  # type: ignore[arg-type]  # Fractions work.
+        halving.replay(experiment)
         return halving
     if search.scheduler.pbt:
         pbt = search.scheduler.pbt
         return Population(
+            config.parse(experiment.tree).training.seed,
             time_attr=TIME,
             metric=metric,
             mode=MODES[metric],
-            # Sums of shares are rounded: 0.6 − 0.4 is less than 0.2.
+            # Shares have rounding errors: 0.6 − 0.4 is less than 0.2.
             perturbation_interval=pbt.every - 1e-6,
             quantile_fraction=pbt.quantile,
             resample_probability=pbt.resample,
             hyperparam_mutations={"trial": {"values": {key: _domain(of) for key, of in search.search.items()}}},
-            custom_explore_fn=_within(search),
+            custom_explore_fn=_clip_to(search),
             require_attrs=False,
         )
     return FIFOScheduler()
@@ -51,84 +58,105 @@ def make(search: Search, trials: Experiment) -> TrialScheduler:
 class Halving(AsyncHyperBandScheduler):
     """Asynchronous successive halving."""
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
+    def on_trial_result(self, tune_controller: "TuneController", trial: TuneTrial, result: dict) -> str:
         if TIME not in result:
             return TrialScheduler.CONTINUE
-        decision = self._hold(name_of(trial), result)
-        # One that has done all of its training ends by itself.
-        spared = name_of(trial) == BASE or result[TIME] > WHOLE
-        return TrialScheduler.CONTINUE if spared else decision
+        decision = self._compare(name_of(trial), result)
+        # A trial that has done all of its training ends by itself.
+        if name_of(trial) == BASE or result[TIME] > COMPLETE:
+            return TrialScheduler.CONTINUE
+        return decision
 
-    def on_trial_complete(self, tune_controller: Any, trial: TuneTrial, result: dict) -> None:
-        """Its last result was judged when it came."""
+    def on_trial_complete(self, tune_controller: "TuneController", trial: TuneTrial, result: dict) -> None:
+        """Do nothing: `on_trial_result` has seen the last result."""
 
-    def on_trial_remove(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """What it reached stays the mark for others."""
+    def on_trial_remove(self, tune_controller: "TuneController", trial: TuneTrial) -> None:
+        """Do nothing: the results of the trial remain valid for comparison."""
 
-    def _hold(self, name: str, result: dict) -> str:
-        """Judge a trial by its name: to Tune one that is resumed is another."""
-        return self._brackets[0].on_result(_Named(name), result[TIME], self._metric_op * result[self._metric])
+    def _compare(self, name: str, result: dict) -> str:
+        """Record a result and decide about its trial, identified by name: Tune's ids change on a resume."""
+        return self._brackets[0].on_result(_TrialId(name), result[TIME], self._metric_op * result[self._metric])
 
-    def replay(self, trials: Experiment) -> None:
-        """Take what trials reached under an earlier command as the marks that later ones are held to."""
-        for trial in trials.trials.values():
+    def replay(self, experiment: Experiment) -> None:
+        """Record the results of an earlier command, so that later trials are compared with them."""
+        for trial in experiment.trials.values():
             for record in trial.evaluations:
-                self._hold(trial.name, record)
+                self._compare(trial.name, record)
 
 
-@dataclass(frozen=True)
-class _Named:
-    """Of a trial of Tune's all that a bracket asks for."""
+class _TrialId(TuneTrial):
+    """The part of a Tune trial that a bracket uses: its id."""
 
-    trial_id: str
+    def __init__(self, trial_id: str):
+        self.trial_id = trial_id
 
 
 class Population(PopulationBasedTraining):
     """Population-based training."""
 
-    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict) -> str:
-        # One that has done all of its training has no use for other weights.
-        if name_of(trial) == BASE or result.get(TIME, 0.0) > WHOLE:
+    def __init__(self, seed: int, **options: Any):
+        super().__init__(**options)
+        self._random_state = random.Random(seed).getstate()
+
+    def on_trial_result(self, tune_controller: "TuneController", trial: TuneTrial, result: dict) -> str:
+        # A trial that has done all of its training cannot use other weights.
+        if name_of(trial) == BASE or result.get(TIME, 0.0) > COMPLETE:
             return TrialScheduler.CONTINUE
-        return super().on_trial_result(tune_controller, trial, result)
+        with self._own_random_state():
+            return super().on_trial_result(tune_controller, trial, result)
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Make Python's global generator, which Tune draws from, continue from this scheduler's state."""
+        before = random.getstate()
+        random.setstate(self._random_state)
+        try:
+            yield
+        finally:
+            self._random_state = random.getstate()
+            random.setstate(before)
 
     def _get_new_config(self, trial: TuneTrial, trial_to_clone: TuneTrial) -> tuple[dict, dict]:
-        """Values near those of the trial that is taken over; the name stays, for with it goes the directory."""
+        """Return values near those of the cloned trial. The trial keeps its name, and with it its directory."""
         new, operations = super()._get_new_config(trial, trial_to_clone)
         return {"trial": {**new["trial"], "name": name_of(trial)}}, operations
 
 
-def _domain(of: Distribution) -> Any:
-    """What Tune draws from, and steps along."""
-    match of.kind:
+def _domain(distribution: Distribution) -> Any:
+    """Return a distribution as Tune's mutations take it: a list or one of Tune's domains."""
+    match distribution.kind:
         case "choice" | "grid":
-            return list(of.values)
+            return list(distribution.values)
         case "uniform":
-            return tune.uniform(*of.values)
+            return tune.uniform(*distribution.values)
         case "loguniform":
-            return tune.loguniform(*of.values)
+            return tune.loguniform(*distribution.values)
         case "randint":
-            # Tune leaves the upper end out.
-            return tune.randint(of.values[0], of.values[1] + 1)
+            # Tune excludes the upper bound.
+            return tune.randint(distribution.values[0], distribution.values[1] + 1)
         case "quniform":
-            return tune.quniform(*of.values)
-    raise ValueError(f"no distribution {of.kind!r}")
+            return tune.quniform(*distribution.values)
+    raise ValueError(f"unknown distribution {distribution.kind!r}")
 
 
-def _within(search: Search) -> Callable[[dict], dict]:
-    """Tune changes a value by a fifth wherever that leads; it stays within what the search file says."""
+def _clip_to(search: Search) -> Callable[[dict], dict]:
+    """Return a function that moves the values of a configuration into the search space.
 
-    def explore(config: dict) -> dict:
+    Tune multiplies values by 0.8 or 1.2 without regard to the bounds.
+    """
+
+    def clip(config: dict) -> dict:
         values = dict(config["trial"]["values"])
-        for key, of in search.search.items():
-            if not of.listed:
-                low, high = of.values[:2]
-                values[key] = min(max(values[key], low), high)
-            if of.kind == "randint":
+        for key, distribution in search.search.items():
+            if distribution.listed:
+                continue
+            low, high = distribution.values[:2]
+            values[key] = min(max(values[key], low), high)
+            if distribution.kind == "randint":
                 values[key] = round(values[key])
-            if of.kind == "quniform":
-                step = of.values[2]
+            if distribution.kind == "quniform":
+                step = distribution.values[2]
                 values[key] = low + round((values[key] - low) / step) * step
         return {"trial": {**config["trial"], "values": values}}
 
-    return explore
+    return clip

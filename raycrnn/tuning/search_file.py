@@ -1,7 +1,7 @@
-"""A search file: which keys of the configuration to try which values of, and how.
+"""Read a search file: the keys to search, the values to try, and how.
 
-YAML, read aloud: `training.learning_rate: {loguniform: [1e-4, 1e-2]}`. Nothing of it is executed. Whatever is wrong
-with it is a `UsageError` with the file's line, before any trial starts.
+The file is YAML, for example `training.learning_rate: {loguniform: [1e-4, 1e-2]}`. Nothing in it is executed. Every
+mistake is reported as a `UsageError` with its line before any trial starts.
 """
 
 import difflib
@@ -15,12 +15,13 @@ import yaml
 from pydantic import ValidationError
 
 from raycrnn import config
+from raycrnn.config import Group
 from raycrnn.errors import UsageError
 from raycrnn.tuning.search_space import NOT_SEARCHED, Resources, Scheduler, Search
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, to which `1e-4` is a number, for which YAML 1.1 demands a point, and a date is a text."""
+    """PyYAML's safe loader with two changes: `1e-4` is a number (in YAML 1.1 only `1.0e-4` is), a date a string."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -41,10 +42,10 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
         tree: the configuration that the search starts from, grouped.
 
     Returns:
-        The search, and the tree with what it fixes: the base.
+        The search, and the base: the tree with the values that the search fixes.
 
     Raises:
-        UsageError: no such file, no YAML, an unknown key, values that the configuration refuses; with the line.
+        UsageError: the file does not exist, is not YAML, has an unknown key or a value that the configuration rejects.
     """
     written, lines = _read(Path(path))
     try:
@@ -59,11 +60,11 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
 
 Place = tuple[str, ...]
 Problem = tuple[Place, str]
-"""Keys from the file's top down to where something is wrong, and what."""
+"""The path of keys to a mistake, and its description."""
 
 
 def _refuse(path: str | Path, lines: dict[Place, int], problems: list[Problem]) -> None:
-    """Raises `UsageError` if there are problems, each with its line."""
+    """Raise `UsageError` with the line of each problem, if there are any."""
     if not problems:
         return
     found = sorted((_line(lines, place), text) for place, text in problems)
@@ -77,21 +78,21 @@ def _line(lines: dict[Place, int], place: Place) -> int:
 
 
 def _problems(error: ValidationError, lines: dict[Place, int]) -> list[Problem]:
-    """Where and what pydantic finds fault with; of a key of several types what each of them says."""
+    """Return the problems that pydantic found. Messages about one key of several types are joined."""
     messages: dict[Place, list[str]] = {}
-    for each in error.errors():
-        place = tuple(map(str, each["loc"]))
-        message = each["msg"].removeprefix("Value error, ")
+    for found in error.errors():
+        place = tuple(map(str, found["loc"]))
+        message = found["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if not place:
-            # Of the file as a whole; it names the key.
+            # A message about the whole file, which begins with the key.
             key, _, message = message.partition(": ")
             place = (key,)
-        # Pydantic appends the names of types to its path.
-        while len(place) > 1 and place not in lines and each["type"] != "extra_forbidden":
+        # Pydantic appends names of types to the location.
+        while len(place) > 1 and place not in lines and found["type"] != "extra_forbidden":
             place = place[:-1]
-        messages.setdefault(place, []).append(_unknown(place, each["type"]) or message)
-    return [(place, f"{_label(place)}: {' or '.join(dict.fromkeys(each))}") for place, each in messages.items()]
+        messages.setdefault(place, []).append(_unknown(place, found["type"]) or message)
+    return [(place, f"{_label(place)}: {' or '.join(dict.fromkeys(texts))}") for place, texts in messages.items()]
 
 
 def _label(place: Place) -> str:
@@ -99,39 +100,41 @@ def _label(place: Place) -> str:
 
 
 def _unknown(place: Place, kind: str) -> str | None:
-    """What is wrong with a key that is none."""
+    """Return what is wrong with an unknown key, or None if the key is known."""
     key = place[-1]
     if place[0] in ("search", "fixed") and any(known.startswith(f"{key}.") for known in config.fields()):
-        return f"is a group of keys: write each with its dots, such as {key}.key"
+        return f"is a group of keys: write the dotted name of each key, such as {key}.NAME"
     if kind != "extra_forbidden":
         return None
     if key in config.fields():
-        return "unknown key: keys of the configuration stand under search or fixed"
+        return "unknown key: keys of the configuration belong under search or fixed"
     if place[0] == "scheduler" and len(place) == 2:
-        return "is no scheduler: asha, pbt or none"
-    group = {1: Search, 2: {"scheduler": Scheduler, "resources": Resources}.get(place[0])}.get(len(place))
+        return "unknown scheduler: use asha, pbt or none"
+    groups: dict[str, type[Group]] = {"scheduler": Scheduler, "resources": Resources}
+    group = Search if len(place) == 1 else groups.get(place[0]) if len(place) == 2 else None
     close = difflib.get_close_matches(key, group.model_fields if group else (), n=1)
     return f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
 
 
 def _wrong_keys(search: Search) -> list[Problem]:
-    problems = []
+    """Return the keys that cannot be searched or fixed, and why."""
+    problems: list[Problem] = []
     for group in ("search", "fixed"):
         for key in getattr(search, group):
             if key not in config.fields():
-                problems.append(((group, key), f"{key}: no key of the configuration{config.suggestion(key)}"))
+                problems.append(((group, key), f"{key}: unknown key of the configuration{config.suggestion(key)}"))
     for key in search.search:
         for name in (key, key.partition(".")[0]):
             if name in NOT_SEARCHED:
                 problems.append((("search", key), f"{key}: cannot be searched: {NOT_SEARCHED[name]}"))
         if key in search.fixed:
-            problems.append((("fixed", key), f"{key}: is fixed and searched: keep one"))
+            problems.append((("fixed", key), f"{key}: is both fixed and searched: remove one of the two"))
         if search.scheduler.pbt and key in config.fields() and not _changes_in_training(key):
-            problem = f"{key}: pbt cannot change it: a trial goes on from another's weights, in which it is fixed"
+            problem = f"{key}: pbt cannot change it, because trials take over each other's weights"
             problems.append((("search", key), problem))
     decoded = [key for key in search.search if key.startswith("decoding.")]
     if decoded and not search.decoding_only:
-        problem = "training does not depend on it: search decoding.* alone, in a file of its own, with --model"
+        problem = "training does not depend on it: search decoding.* in a separate file, with --model"
         problems += [(("search", key), f"{key}: {problem}") for key in decoded]
     if search.decoding_only:
         idle = [key for key in search.fixed if not key.startswith(("decoding.", "data."))]
@@ -155,11 +158,11 @@ def _changes_in_training(key: str) -> bool:
 
 
 def _refused_values(search: Search, tree: dict, base: dict) -> list[Problem]:
-    """Values that the configuration would refuse; each alone, on top of the base."""
+    """Return the values that the configuration rejects. Each one is checked alone, on top of the base."""
     problems: list[Problem] = [(("fixed",), text) for text in config.problems_of(tree)]
     for key, value in search.fixed.items() if not problems else ():
         problems += [(("fixed", key), text) for text in _problems_with(tree, key, value)]
-    # What is wrong with several of them together.
+    # Values that are valid one by one may be invalid together.
     if not problems:
         problems = [(("fixed",), text) for text in config.problems_of(base)]
     if problems:
@@ -175,7 +178,7 @@ def _problems_with(tree: dict, key: str, value: Any) -> list[str]:
 
 
 def _read(path: Path) -> tuple[dict, dict[Place, int]]:
-    """What a YAML file holds, and the line of each of its keys. Raises `UsageError`."""
+    """Read a YAML file. Return its content and the line of each key. Raises `UsageError`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -194,23 +197,23 @@ def _read(path: Path) -> tuple[dict, dict[Place, int]]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from None
     if not isinstance(value, dict):
-        raise UsageError(f"{path}: holds no keys; a search file begins with search:")
+        raise UsageError(f"{path}: contains no keys; a search file begins with search:")
     return value, lines
 
 
 def _lines_of(path: Path, node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
-    """The place of each key and its line, from 1. Raises `UsageError` on one that stands twice."""
+    """Yield the path and the line (from 1) of each key. Raises `UsageError` if a key occurs twice."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
     for key, value in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, yaml.ScalarNode):
-            raise UsageError(f"{path}, line {line}: a key must be a word")
+            raise UsageError(f"{path}, line {line}: a key must be a string")
         if key.value in seen:
-            raise UsageError(f"{path}, line {line}: the key {key.value!r} stands twice")
+            raise UsageError(f"{path}, line {line}: the key {key.value!r} occurs twice")
         seen.add(key.value)
         yield (*place, key.value), line
-        # Deeper there is nothing that a message would name.
+        # No message names a deeper key.
         if len(place) < 2:
             yield from _lines_of(path, value, (*place, key.value))

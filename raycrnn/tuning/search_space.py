@@ -1,4 +1,4 @@
-"""The values that a search tries of a key: what a search file may say of them."""
+"""The content of a search file: distributions of values, metrics, schedulers and resources."""
 
 import difflib
 import itertools
@@ -16,25 +16,26 @@ from raycrnn.config import Group, Positive
 
 @dataclass(frozen=True)
 class Distribution:
-    """The values to try of one key."""
+    """The values to try for one key."""
 
     kind: str
     values: tuple
-    """choice and grid: what to choose from; uniform, loguniform, randint: low, high; quniform: low, high, step.
-    Both ends are included"""
+    """The options of choice and grid; low and high of uniform, loguniform and randint; low, high and step of quniform.
+    Both ends are included."""
 
     @property
     def listed(self) -> bool:
+        """Whether the values are a list of options."""
         return self.kind in ("choice", "grid")
 
     def probes(self) -> tuple:
-        """Values by which to find out whether a key takes what may be drawn."""
+        """Return sample values, to check whether a key accepts what may be drawn."""
         if self.listed:
             return self.values
         low, high, *step = self.values
         if step:
             return low, low + step[0], high
-        # A number that is neither whole nor round: a key that takes whole numbers refuses it.
+        # The third value is no integer, so that a key for integers rejects it.
         return (low, high) if self.kind == "randint" else (low, high, low + (high - low) / math.pi)
 
     def __str__(self) -> str:
@@ -43,9 +44,9 @@ class Distribution:
 
 def _check_list(values: tuple) -> None:
     if not values:
-        raise ValueError("has no value")
+        raise ValueError("the list is empty")
     if any((isinstance(a, bool), a) == (isinstance(b, bool), b) for a, b in itertools.combinations(values, 2)):
-        raise ValueError("names a value twice")
+        raise ValueError("the list contains a value twice")
 
 
 def _check_range(values: tuple, names: str = "low, high") -> None:
@@ -60,13 +61,13 @@ def _check_range(values: tuple, names: str = "low, high") -> None:
 def _check_log_range(values: tuple) -> None:
     _check_range(values)
     if values[0] <= 0:
-        raise ValueError("[low, high]: low must be above 0, for its logarithm")
+        raise ValueError("[low, high]: low must be above 0, because of the logarithm")
 
 
 def _check_whole_range(values: tuple) -> None:
     _check_range(values)
     if not all(isinstance(value, int) for value in values):
-        raise ValueError("[low, high] must be whole numbers")
+        raise ValueError("[low, high] must be integers")
 
 
 def _check_steps(values: tuple) -> None:
@@ -86,23 +87,23 @@ CHECKS: dict[str, Callable[[tuple], None]] = {
     "randint": _check_whole_range,
     "quniform": _check_steps,
 }
-"""Every kind of distribution, and what raises `ValueError` if it cannot be one of that kind."""
+"""The kinds of distributions. Each function raises `ValueError` if the values do not suit the kind."""
 
 
 def check_json(value: Any) -> Any:
-    """The value, if a configuration can hold it. Raises `ValueError`."""
+    """Return the value if it is a JSON value. Raises `ValueError`."""
     try:
         json.dumps(value)
     except TypeError:
-        raise ValueError(f"{value!r} is no value that a configuration holds: put it in quotes") from None
+        raise ValueError(f"{value!r} is not a JSON value: put it in quotes") from None
     return value
 
 
 def read(written: Any) -> Distribution:
-    """What a search file says of a key, such as `{choice: [128, 256]}`. Raises `ValueError`."""
+    """Read a distribution such as `{choice: [128, 256]}`. Raises `ValueError`."""
     kinds = ", ".join(CHECKS)
     if not isinstance(written, dict) or len(written) != 1:
-        raise ValueError(f"is no distribution: write one of {kinds}, such as {{choice: [128, 256]}}")
+        raise ValueError(f"is not a distribution: use one of {kinds}, such as {{choice: [128, 256]}}")
     [(kind, values)] = written.items()
     if kind not in CHECKS:
         close = difflib.get_close_matches(str(kind), CHECKS, n=1)
@@ -115,37 +116,37 @@ def read(written: Any) -> Distribution:
 
 
 NOT_SEARCHED = {
-    "output_model_dir": "each trial has a directory of its own",
-    "restore_model": "a search is resumed by --resume",
-    "training.n_epochs": "all trials have the same budget; fixed may set it",
-    "training.max_minutes": "all trials have the same budget; fixed may set it",
-    "cluster": "resources says what a trial takes; fixed may set it for all trials",
+    "output_model_dir": "each trial has its own directory",
+    "restore_model": "use --resume to resume a search",
+    "training.n_epochs": "all trials have the same budget; set it under fixed",
+    "training.max_minutes": "all trials have the same budget; set it under fixed",
+    "cluster": "set resources, or set it for all trials under fixed",
 }
-"""Keys, or groups, of which a search cannot try values, and why."""
+"""Keys and groups that cannot be searched, and why."""
 
 
 class Asha(Group):
-    """Asynchronous successive halving (Li et al. 2018): stops trials that are behind."""
+    """Asynchronous successive halving (Li et al. 2018): stops the trials with bad scores early."""
 
     grace: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share of its training before which no trial is stopped"""
+    """Share of the training before which no trial is stopped."""
     reduction: Annotated[float, Field(gt=1)] = 3.0
-    """of so many trials one goes on at each rung; the rungs lie this factor apart"""
+    """One of this many trials continues at each rung. Each rung is this many times as far as the one before."""
 
 
 class Pbt(Group):
-    """Population-based training (Jaderberg et al. 2017): trials behind go on from the weights of those ahead."""
+    """Population-based training (Jaderberg et al. 2017): bad trials continue from the weights of good ones."""
 
     every: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """share of its training after which a trial is compared"""
+    """Share of the training between two comparisons of a trial with the others."""
     quantile: Annotated[float, Field(gt=0, le=0.5)] = 0.25
-    """share of the trials that is replaced, by as many of the best"""
+    """Share of the trials that continue from the weights of the best ones."""
     resample: Annotated[float, Field(ge=0, le=1)] = 0.25
-    """probability that a value is drawn anew, rather than changed by a fifth"""
+    """Probability that a value is drawn again, instead of being multiplied by 0.8 or 1.2."""
 
 
 class Scheduler(Group):
-    """What ends or changes trials while they run; all None: nothing."""
+    """The scheduler, which stops or changes running trials. Both None: no scheduler."""
 
     asha: Asha | None = None
     pbt: Pbt | None = None
@@ -158,16 +159,16 @@ class Scheduler(Group):
 
 
 class Resources(Group):
-    """What each training worker of a trial takes."""
+    """The resources of each training worker of a trial."""
 
     cpus: Literal["auto"] | Annotated[float, Field(gt=0)] = "auto"
-    """CPUs, decoding included; auto: an equal share for as many trials as run at a time"""
+    """CPUs, including those for decoding images. auto: an equal share for each trial that runs at the same time."""
     gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = "auto"
-    """GPUs, or a part of one; auto: one, where the cluster has them"""
+    """GPUs, or a fraction of one. auto: one, if the cluster has GPUs."""
 
 
 def _scheduler(written: Any) -> Any:
-    """`asha` is short for `{asha: {}}`, and none for `{}`."""
+    """Expand the short forms: `asha` means `{asha: {}}`, and none means `{}`."""
     if written in (None, "none"):
         return {}
     if isinstance(written, str):
@@ -179,62 +180,64 @@ Metric = Literal["cer", "wer", "accuracy", "loss", "speed"]
 
 
 class Search(Group):
-    """What a search file says."""
+    """The content of a search file."""
 
     search: Annotated[dict[str, Annotated[Any, BeforeValidator(read)]], Field(min_length=1)]
-    """values to try, by dotted key of the configuration"""
+    """Values to try, by dotted key of the configuration."""
     fixed: dict[str, Annotated[Any, BeforeValidator(check_json)]] = Field({})
-    """values of dotted keys, for the base and every trial"""
+    """Values for the base and all trials, by dotted key of the configuration."""
     metric: Annotated[tuple[Metric, ...], BeforeValidator(config.one_as_several), Field(min_length=1, max_length=2)] = (
         "cer",
     )
-    """what is best: cer, wer, loss (the lowest), accuracy, speed (the highest: lines read a second); two of them: the
-    trials that none other beats in both"""
+    """Metric to optimise: cer, wer or loss (lowest), accuracy or speed in lines per second (highest). With two metrics
+    the report shows the trials that no other trial beats in both."""
     algorithm: Literal["random", "tpe"] = "random"
-    """tpe: tree-structured Parzen estimator (Bergstra et al. 2011, Optuna's), which learns from finished trials"""
+    """How values are drawn. tpe: tree-structured Parzen estimator (Bergstra et al. 2011), which learns from finished
+    trials."""
     scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] = Scheduler()
-    """asha, pbt, none"""
+    """asha, pbt or none, with settings if needed: {asha: {grace: 0.2}}."""
     samples: Annotated[Positive, Field(le=100_000)] = 1
-    """trials, beside the base; with grid keys so many for each point of the grid"""
+    """Number of trials besides the base. With grid keys: number of trials for each point of the grid."""
     max_minutes: Annotated[float, Field(ge=0.5)] | None = None
-    """wall time from the command's start; what runs then is stopped, and counts with what it has reached"""
+    """Time limit, counted from the start of the command. Running trials are stopped then and keep their scores."""
     concurrent: Literal["auto"] | Positive = "auto"
-    """trials at a time; auto: as many as the cluster has room for"""
+    """Trials that run at the same time. auto: as many as fit on the cluster."""
     resources: Resources = Resources()
+    """Resources of each training worker of a trial."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Search":
         if len(set(self.metric)) < len(self.metric):
-            raise ValueError("metric: names one twice")
+            raise ValueError("metric: contains a metric twice")
         if len(self.metric) == 2 and (self.scheduler.asha or self.scheduler.pbt):
-            raise ValueError("metric: a scheduler goes by one; two need scheduler: none")
+            raise ValueError("metric: a scheduler uses one metric; two metrics need scheduler: none")
         if self.scheduler.pbt and self.algorithm != "random":
-            raise ValueError("algorithm: pbt draws the values itself: set algorithm: random")
+            raise ValueError("algorithm: pbt draws values itself: set algorithm: random")
         return self
 
     @property
     def grid(self) -> list[dict[str, Any]]:
-        """The points of the grid, in order; one without keys where no key is of a grid."""
+        """The points of the grid, in order. Without grid keys: a single empty point."""
         keys = [key for key, of in self.search.items() if of.kind == "grid"]
         points = itertools.product(*(self.search[key].values for key in keys))
         return [dict(zip(keys, point, strict=True)) for point in points]
 
     @property
     def drawn(self) -> dict[str, Distribution]:
-        """The keys whose values are drawn."""
+        """The keys that are not part of the grid."""
         return {key: of for key, of in self.search.items() if of.kind != "grid"}
 
     @property
     def trials(self) -> int:
-        """Trials, the base not counted: no more than there are points, where keys have but a few values."""
+        """Number of trials without the base: at most the number of different points."""
         points = math.prod(len(of.values) if of.listed else math.inf for of in self.drawn.values())
         return len(self.grid) * (self.samples if self.scheduler.pbt else int(min(self.samples, points)))
 
     @property
     def decoding_only(self) -> bool:
-        """Whether every trial would decode what the same network gives."""
+        """Whether only decoding is searched, so that all trials share one network."""
         return all(key.startswith("decoding.") for key in self.search)
 
 
 MODES = {"cer": "min", "wer": "min", "loss": "min", "accuracy": "max", "speed": "max"}
-"""Which way each metric is better."""
+"""Whether the lowest or the highest value of a metric is best."""

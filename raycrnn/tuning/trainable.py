@@ -1,7 +1,7 @@
-"""One trial of a search: a training like any other, carried out in a process that Ray Tune starts, stops and restarts.
+"""Train one trial of a search in a process that Ray Tune starts, stops and restarts.
 
-With one worker the trial's process trains; with several it starts Ray Train's workers. Either way the trial's
-directory holds its checkpoints, from which it goes on after a failure.
+With one worker the trial's process trains itself, with several it starts Ray Train's workers. The trial's directory
+contains its checkpoints, from which it continues after a failure.
 """
 
 import errno
@@ -31,50 +31,50 @@ from raycrnn.training.monitor import start_monitor
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
 
-    from raycrnn.training.monitor import Monitor
+    from raycrnn.training.monitor import Monitor, TrainingResult
 
 SECONDS_BETWEEN_RESULTS = 2.0
-"""A trial tells its progress so often, for the table and so that it can be stopped."""
+"""Seconds between two results of a trial. Tune can stop a trial only between results."""
 
 SECONDS_TO_STOP = 8.0
-"""for the step that runs and a checkpoint; after ten Ray ends the process"""
+"""Seconds to finish the current step and write a checkpoint. Ray kills the process after ten."""
 
 SECONDS_TO_WAIT = 60.0
-"""for an earlier process of the same trial to end"""
+"""Seconds to wait for an earlier process of the same trial to end."""
 
 DONOR = "trial.txt"
-"""in a checkpoint that Tune holds: the name of the trial that wrote it"""
+"""File in a checkpoint that Tune stores: the name of the trial that wrote it."""
 
 LOG = "train.log"
 
 DONOR_RECORD = "donor.json"
-"""in the directory of a trial that went on from another's weights: whose, at which step, with which values"""
+"""File in the directory of a trial that took over weights: the donor, its step and the values to continue with."""
 
 
 @dataclass(frozen=True)
 class SharedState:
-    """What all trials of a search share. Small, and safe to send anywhere."""
+    """What all trials of a search share. Small and serializable."""
 
     tree: dict
-    """the base, grouped"""
+    """The grouped configuration of the base."""
     output: str
-    """the search's"""
+    """Output directory of the search."""
     working_directory: str
     data: TrainingData
-    """the base's"""
+    """Data of the base."""
     image_cache_registry: "ActorProxy[Monitor]"
-    """the monitor that knows which of its decoded images are kept"""
+    """The monitor that knows which decoded images of the base are cached."""
     cache_images: bool
     allocation: cluster.TrainingAllocation
     exchange: bool
-    """whether trials go on from each other's weights"""
+    """Whether trials continue from each other's weights."""
 
     def configuration(self, values: dict[str, Any], output: str) -> Configuration:
-        """Of a trial. Raises `UsageError`: values that each do, together may not."""
+        """Return the configuration of a trial. Raises `UsageError` if the values are invalid together."""
         return config.parse(config.with_values(self.tree, {**values, "output_model_dir": output}))
 
     def shares_data(self, configuration: Configuration) -> bool:
-        """Whether a trial learns from the very rows of the base, and from the same decoded images."""
+        """Return whether a trial uses the same rows and the same decoded images as the base."""
         base = config.parse(self.tree)
         return (
             configuration.data == base.data
@@ -83,39 +83,47 @@ class SharedState:
         )
 
 
-class TrainingTrainable(tune.Trainable):
-    """What Ray Tune runs. Its configuration is `{"trial": {"name": …, "values": {dotted key: value}}}`."""
+@dataclass(frozen=True)
+class RunningTraining:
+    """The training of a trial, which runs in a thread."""
 
-    def setup(self, config: dict, common: SharedState) -> None:
-        self._common = common
-        # Tune gives each trial a directory of its own; the CSVs' paths are relative to the user's.
-        if Path(common.working_directory).is_dir():
-            os.chdir(common.working_directory)
+    job: TrainingJob
+    thread: cluster.Background
+    stall: Stall
+
+
+class TrainingTrainable(tune.Trainable):
+    """The trainable that Ray Tune runs. Its configuration is `{"trial": {"name": …, "values": {key: value}}}`."""
+
+    def setup(self, config: dict, shared: SharedState) -> None:  # type: ignore[override]  # tune.with_parameters adds it.
+        self._shared = shared
+        # Tune starts the process in a directory of its own, but the paths of CSVs are relative to the user's.
+        if Path(shared.working_directory).is_dir():
+            os.chdir(shared.working_directory)
         self._name, self._values = config["trial"]["name"], config["trial"]["values"]
-        self._output = Directory(storage.join(common.output, "trials", self._name))
+        self._output = Directory(storage.join(shared.output, "trials", self._name))
         self._lock: ExitStack | None = None
-        self._job: TrainingJob | None = None
-        self._training: cluster.Background | None = None
+        self._training: RunningTraining | None = None
         self._evaluations: list[dict] = []
         self._donor: str | None = None
 
     def step(self) -> dict:
-        """Wait for the next evaluation, for the end, or for some seconds."""
+        """Wait for the next evaluation, for the end of the training, or for some seconds, and return a result."""
         node = f"{ray.util.get_node_ip_address()} {ray.get_runtime_context().get_node_id()[:8]}"
         try:
             if self._training is None:
-                self._begin()
-            return {"node": node, **self._next_result()}
+                self._training = self._start()
+            return {"node": node, **self._next_result(self._training)}
         except RaycrnnError as error:
-            # Trying again would not help.
+            # Another attempt would fail in the same way.
             can_go_on = isinstance(error, WriteError | StorageError)
             return {"node": node, "done": True, "error": str(error), "can_go_on": can_go_on}
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            return {"node": node, "done": True, "error": str(self._unwritable(error)), "can_go_on": True}
+            return {"node": node, "done": True, "error": str(self._write_error(error)), "can_go_on": True}
 
-    def _unwritable(self, error: OSError) -> WriteError:
+    def _write_error(self, error: OSError) -> WriteError:
         return WriteError(f"{error.filename or self._output}: cannot be written: {storage.describe(error)}")
 
     def _push(self) -> None:
@@ -123,120 +131,116 @@ class TrainingTrainable(tune.Trainable):
         try:
             self._output.push()
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise self._write_error(error) from None
 
-    def _hold(self) -> None:
-        """Hold the trial's directory, once no earlier process writes in it. Raises `UsageError` if it is not there."""
+    def _lock_output(self) -> None:
+        """Lock the trial's directory once no earlier process writes to it.
+
+        Raises `UsageError` if this node cannot see the output directory of the search.
+        """
         if self._lock is not None:
             return
-        if "search.json" not in Directory(self._common.output).entries():
+        if "search.json" not in Directory(self._shared.output).entries():
             raise UsageError(
-                f"{self._common.output}: not found here: output_model_dir must be on a disk all nodes share, or in "
-                "object storage"
+                f"{self._shared.output}: not found on this node: output_model_dir must be on a disk that all nodes "
+                "share, or in object storage"
             )
         self._output.take()
         self._output.path.mkdir(parents=True, exist_ok=True)
-        busy = RuntimeError(f"{self._output}: an earlier process of this trial does not end")
+        busy = RuntimeError(f"{self._output}: an earlier process of this trial is still running")
         with ExitStack() as lock:
             lock.enter_context(storage.lock(self._output.path / storage.LOCK, busy, SECONDS_TO_WAIT))
-            # The lock is held until the process ends.
+            # The process holds the lock until it ends.
             self._lock = lock.pop_all()
         self._output.fetch(DONOR_RECORD, LOG)
 
-    def _taken_over(self) -> dict | None:
-        """What the trial last went on from, if it is another's."""
-        heir = self._output.path / DONOR_RECORD
-        return json.loads(heir.read_text()) if heir.exists() else None
+    def _donor_record(self) -> dict | None:
+        """Return the record of the last takeover of weights, if there was one."""
+        record = self._output.path / DONOR_RECORD
+        return json.loads(record.read_text()) if record.exists() else None
 
-    def _begin(self) -> None:
-        self._hold()
-        taken = self._taken_over()
+    def _start(self) -> RunningTraining:
+        self._lock_output()
+        taken = self._donor_record()
         if taken is not None:
             self._values = taken["values"]
-        configuration = self._common.configuration(self._values, str(self._output))
-        image_cache_registry, cache_images = self._common.image_cache_registry, self._common.cache_images
+        configuration = self._shared.configuration(self._values, str(self._output))
+        image_cache_registry, cache_images = self._shared.image_cache_registry, self._shared.cache_images
         monitor = start_monitor()
-        if self._common.shares_data(configuration):
-            read = self._common.data
+        if self._shared.shares_data(configuration):
+            read = self._shared.data
         else:
             read = training_data.put(training_data.read(configuration), configuration, self._output)
             image_cache_registry, cache_images = monitor, False
-        self._job = TrainingJob(
+        job = TrainingJob(
             configuration,
             read,
             str(self._output),
-            self._common.allocation,
+            self._shared.allocation,
             time.time(),
             monitor,
             image_cache_registry,
             cache_images,
-            always_save=self._common.exchange,
+            always_save=self._shared.exchange,
             counts_all_minutes=True,
             taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],
             owner=self._output.owner,
         )
-        trainer.prepare_output(self._job, self._output)
-        self._stall = Stall()
-        self._training = cluster.Background(lambda: trainer.run_training(self._job))
+        trainer.prepare_output(job, self._output)
+        return RunningTraining(job, cluster.Background(lambda: trainer.run_training(job)), Stall())
 
-    def _next_result(self) -> dict:
+    def _next_result(self, training: RunningTraining) -> dict:
         start = time.monotonic()
         while not self._evaluations:
-            # In this order: a worker's last word is posted before its trainer ends.
-            ended = self._training.ended
-            news = ray.get(self._job.monitor.read.remote())
-            if news.lines:
+            # In this order: a worker posts its result before the training ends.
+            ended = training.thread.ended
+            update = ray.get(training.job.monitor.read.remote())
+            if update.lines:
                 with (self._output.path / LOG).open("a", encoding="utf-8") as log:
-                    log.writelines(f"{line}\n" for _, line in news.lines)
+                    log.writelines(f"{line}\n" for _, line in update.lines)
                 self._push()
-            self._evaluations += news.evaluations
+            self._evaluations += update.evaluations
             if self._evaluations:
                 break
-            if news.outcome is not None or ended:
-                return {"done": True, "error": self._failure(news.outcome)}
-            if self._stall.lasts(news.progress.get("step")):
-                return {"stalls": self._stall.describe(ray.get(self._job.monitor.doing.remote()))}
+            if update.result is not None or ended:
+                return {"done": True, "error": _failure(training, update.result)}
+            if training.stall.lasts(update.progress.get("step")):
+                return {"stalls": training.stall.describe(ray.get(training.job.monitor.activities.remote()))}
             if time.monotonic() - start > SECONDS_BETWEEN_RESULTS:
-                return {"progress": news.progress}
+                return {"progress": update.progress}
             time.sleep(0.1)
         record = self._evaluations.pop(0)
         donor, self._donor = self._donor, None
         return {**record, "evaluation": record, "values": self._values, "took_over": donor}
 
-    def _failure(self, outcome: dict | None) -> str | None:
-        """What a training that ended failed of, if it did. Raises what another attempt may get over."""
-        if outcome is None:
-            raise RuntimeError(trainer.describe_failure(self._job, self._training.error))
-        if outcome.get("can_go_on"):
-            raise WriteError(outcome["error"])
-        return outcome.get("error")
-
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Hand the last checkpoint to Tune, which hands it to a trial that goes on from it."""
+        """Copy the last checkpoint to Tune, which passes it to trials that continue from it."""
         steps = self._checkpoints()
         for attempt in range(5):
             try:
                 last = _last_step(steps)
+                if last is None:
+                    raise FileNotFoundError(f"{steps}: contains no checkpoint")
                 steps.fetch(last)
                 shutil.copytree(steps.path / last, Path(checkpoint_dir) / last)
                 break
             except (FileNotFoundError, shutil.Error, UsageError):
-                # Training goes on, and a newer one took its place meanwhile.
+                # Training continues, and a newer checkpoint has replaced this one.
                 for rest in Path(checkpoint_dir).glob("step_*"):
                     shutil.rmtree(rest)
                 if attempt == 4:
                     raise
         (Path(checkpoint_dir) / DONOR).write_text(self._name)
 
-    def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Go on from a checkpoint, of this trial or of another."""
-        self._hold()
+    def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # Always a path here.
+        """Continue from a checkpoint of this trial or of another one."""
+        self._lock_output()
         donor = (Path(checkpoint_dir) / DONOR).read_text()
         [step] = Path(checkpoint_dir).glob("step_*")
         taken = {"donor": donor, "step": step.name, "values": self._values}
         steps = self._checkpoints()
-        # Its own, or what it took before, it has gone on from: the checkpoints beside it are newer.
-        if _last_step(steps) is not None and (donor == self._name or taken == self._taken_over()):
+        # The directory has newer checkpoints if this one is its own, or if it was taken over before.
+        if _last_step(steps) is not None and (donor == self._name or taken == self._donor_record()):
             return
         for name in steps.entries():
             steps.remove(name)
@@ -251,14 +255,24 @@ class TrainingTrainable(tune.Trainable):
         return Directory(storage.join(str(self._output), "checkpoints"))
 
     def cleanup(self) -> None:
-        """End it with a checkpoint."""
+        """Stop the training with a checkpoint."""
         if self._training is None:
             return
-        self._job.monitor.stop.remote()
-        self._training.join(SECONDS_TO_STOP)
-        ray.kill(self._job.monitor)
+        monitor = self._training.job.monitor
+        monitor.stop.remote()
+        self._training.thread.join(SECONDS_TO_STOP)
+        ray.kill(monitor)  # type: ignore[arg-type]  # An ActorProxy is a handle.
 
 
 def _last_step(place: Directory, *below: str) -> str | None:
-    """The name of the last checkpoint in a directory."""
+    """Return the name of the last checkpoint in a directory."""
     return checkpoint.last_of(place.files(*below))
+
+
+def _failure(training: RunningTraining, result: "TrainingResult | None") -> str | None:
+    """Return the error of an ended training, or None. Raises an error if another attempt may succeed."""
+    if result is None:
+        raise RuntimeError(trainer.describe_failure(training.job, training.thread.error))
+    if result.get("can_go_on"):
+        raise WriteError(result["error"])
+    return result.get("error")

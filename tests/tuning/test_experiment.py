@@ -91,7 +91,7 @@ def test_without_scores_none_is_best(tmp_path):
 def test_the_front_is_what_none_beats_in_both(tmp_path_factory, points):
     evaluations = {f"t{i + 1}": [evaluation(1, cer, speed=speed)] for i, (cer, speed) in enumerate(points)}
     found = trials_of(tmp_path_factory.mktemp("front"), ["cer", "speed"], **evaluations)
-    front = {trial.name for trial in found.front()}
+    front = {trial.name for trial in found.pareto_front()}
     for i, (cer, speed) in enumerate(points):
         beaten = any(c <= cer and s >= speed and (c, s) != (cer, speed) for c, s in points)
         assert (str(i + 1) in front) != beaten
@@ -101,9 +101,9 @@ def test_another_search_is_refused_with_what_differs(tmp_path):
     before = trials_of(tmp_path, base=[])
     before.save_search()
     other = Search(search={"model.keep_prob": {"uniform": [0.6, 1]}}, samples=9)
-    with pytest.raises(UsageError, match=r"search\.search: .*0\.5.* then, .*0\.6.* now"):
+    with pytest.raises(UsageError, match=r"search\.search: was .*0\.5.*, is now .*0\.6"):
         Experiment(Directory(tmp_path), other, TREE).load()
-    with pytest.raises(UsageError, match=r"\(configuration\.training\.n_epochs: null then, 2 now\)"):
+    with pytest.raises(UsageError, match=r"\(configuration\.training\.n_epochs: was null, is now 2\)"):
         Experiment(Directory(tmp_path), before.search, {**TREE, "training": {"n_epochs": 2}}).load()
 
 
@@ -136,7 +136,7 @@ def test_what_a_run_wrote_down_counts_though_nobody_heard_of_it(tmp_path):
 
 
 def test_where_there_is_no_search_that_is_said(tmp_path):
-    with pytest.raises(UsageError, match="holds no search to resume"):
+    with pytest.raises(UsageError, match="contains no search to resume"):
         trials_of(tmp_path).load()
 
 

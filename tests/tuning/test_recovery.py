@@ -46,8 +46,8 @@ def test_a_killed_trial_goes_on_and_the_others_with_it(local_ray, tmp_path, caps
     with meanwhile(act):
         searched(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
     assert [row["status"] for row in rows(tmp_path).values()] == ["finished"] * 3
-    assert "trial 1 broke off, and goes on from its last checkpoint if it has one" in capsys.readouterr().err
-    assert "going on from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
+    assert "trial 1 failed and is restarted, from its last checkpoint if it has one" in capsys.readouterr().err
+    assert "resuming from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
     epochs = [record["epoch"] for record in evaluations(tmp_path, "1")]
     assert epochs == list(range(1, 41))
 
@@ -66,7 +66,7 @@ def test_a_killed_search_goes_on_and_runs_no_finished_trial_again(tmp_path):
     assert again.returncode == 0, again.stderr
     assert set(status(tmp_path).values()) == {"finished"} and len(rows(tmp_path)) == 3
     assert of_base.stat().st_mtime == before
-    assert "going on from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
+    assert "resuming from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
     assert [record["epoch"] for record in evaluations(tmp_path, "1")] == list(range(1, 31))
 
 
@@ -101,8 +101,8 @@ fixed:
 metric: loss
 scheduler: {asha: {grace: 0.3, reduction: 2}}
 """
-    outcome = searched(tmp_path, text)
-    trials = outcome.trials.trials
+    result = searched(tmp_path, text)
+    trials = result.experiment.trials
     assert [trial.status for trial in trials.values()].count("stopped") >= 1
     assert all(record["workers"] == 2 for trial in trials.values() for record in trial.evaluations)
     wait_until(lambda: not processes("RayTrainWorker"))
@@ -123,8 +123,8 @@ samples: 4
 metric: loss
 scheduler: {pbt: {every: 0.34, quantile: 0.5, resample: 0}}
 """
-    outcome = searched(tmp_path, text, training={"learning_rate": 1e-9}, output_model_dir=place)
-    trials = outcome.trials
+    result = searched(tmp_path, text, training={"learning_rate": 1e-9}, output_model_dir=place)
+    trials = result.experiment
     heirs = [trial for trial in trials.trials.values() if trial.took_over]
     assert heirs, {trial.name: trial.values for trial in trials.trials.values()}
     for heir in heirs:
@@ -137,7 +137,7 @@ scheduler: {pbt: {every: 0.34, quantile: 0.5, resample: 0}}
     best = trials.best()
     best_config = json.loads(storage.read(storage.join(place, "best_config.json")))
     assert best_config["training"]["learning_rate"] == best.values["training.learning_rate"]
-    assert "went on from the weights of" in storage.read(storage.join(place, "report.html")).decode()
+    assert "continued from the weights of" in storage.read(storage.join(place, "report.html")).decode()
     assert not [name for name in Directory(place).entries() if name.startswith(".ray-")]
 
 
@@ -149,8 +149,8 @@ def search_on_three_nodes(folder: str) -> None:
     for _ in range(2):
         nodes.add_node(num_cpus=1)
     text = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3, 3e-3]}\n"
-    outcome = searched(Path(folder), text, address=nodes.address, training={"n_epochs": 15})
-    assert {trial.status for trial in outcome.trials.trials.values()} == {"finished"}
+    result = searched(Path(folder), text, address=nodes.address, training={"n_epochs": 15})
+    assert {trial.status for trial in result.experiment.trials.values()} == {"finished"}
     ray.shutdown()
     nodes.shutdown()
 

@@ -97,4 +97,4 @@ def test_a_failed_trial_is_told_and_nothing_in_it_becomes_markup(tmp_path):
 def test_a_search_that_is_hardly_begun_is_shown(tmp_path):
     page = report.render(trials_of(tmp_path, base=[evaluation(1, 0.5)], t1=[]))
     assert set(figures(page)) == {"curves"}
-    assert "The base was not beaten" in page
+    assert "No trial beats the base" in page

@@ -29,7 +29,7 @@ def found(tmp_path, monkeypatch) -> Experiment:
 
 def test_results_csv_has_a_line_a_trial_the_base_too(found):
     results.write(found, save_model)
-    with (found.output / "results.csv").open(encoding="utf-8", newline="") as file:
+    with (found.path / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["trial"] for row in rows] == ["base", "1", "2", "3"]
     assert [row["model.keep_prob"] for row in rows] == ["0.8", "0.51", "0.52", "0.53"]
@@ -39,25 +39,25 @@ def test_results_csv_has_a_line_a_trial_the_base_too(found):
 
 def test_best_config_is_whole_and_train_takes_it(found):
     results.write(found, save_model)
-    configuration = config.load(found.output / "best_config.json")
+    configuration = config.load(found.path / "best_config.json")
     assert configuration.model.keep_prob == 0.51
     assert configuration.output_model_dir == "output-best"
-    assert config.read_json_object(found.output / "best_config.json") == configuration.model_dump(mode="json")
+    assert config.read_json_object(found.path / "best_config.json") == configuration.model_dump(mode="json")
 
 
 def test_the_best_model_takes_the_place_of_an_earlier_one(found):
     results.write(found, save_model)
     found.trials["3"].evaluations.append(evaluation(10, 0.1))
     results.write(found, save_model)
-    assert (found.output / "best" / "model" / "model.safetensors").read_text() == "3"
-    assert not list(found.output.glob(".best*"))
+    assert (found.path / "best" / "model" / "model.safetensors").read_text() == "3"
+    assert not list(found.path.glob(".best*"))
 
 
 def test_the_terminal_is_told_the_gain_over_the_base_and_what_to_type_next(found):
     results.write(found, save_model)
-    text = results.Outcome(found).describe({**found.tree, "training": {"n_epochs": 7}})
+    text = results.SearchResult(found).describe({**found.tree, "training": {"n_epochs": 7}})
     assert "best: trial 1: CER 25.00 % (base 50.00 %), exact 75.00 % (base 50.00 %)" in text
-    assert "of their training the best did 40 %, the base 100 %" in text
+    assert "the best trial did 40 % of its training, the base 100 %" in text
     assert "model.keep_prob = 0.51" in text
     assert "python -m raycrnn.predict out/best/model images/" in text
     assert "python -m raycrnn.train out/best_config.json\n" in text
@@ -65,18 +65,18 @@ def test_the_terminal_is_told_the_gain_over_the_base_and_what_to_type_next(found
 
 def test_where_the_search_fixed_the_epochs_the_user_s_are_proposed(found):
     search = found.search.model_copy(update={"fixed": {"training.n_epochs": 2}})
-    found = Experiment(found.place, search, found.tree, found.trials)
-    text = results.Outcome(found).describe({**found.tree, "training": {"n_epochs": 7}})
+    found = Experiment(found.output, search, found.tree, found.trials)
+    text = results.SearchResult(found).describe({**found.tree, "training": {"n_epochs": 7}})
     assert "best_config.json training.n_epochs=7" in text
 
 
 def test_where_the_base_is_best_that_is_said(found):
     found.trials.pop("1")
-    assert "best: the base: CER 50.00 %, exact 50.00 %\n" in results.Outcome(found).describe(found.tree)
+    assert "best: the base: CER 50.00 %, exact 50.00 %\n" in results.SearchResult(found).describe(found.tree)
 
 
 def test_json_has_them_all(found):
-    told = json.loads(json.dumps(results.Outcome(found).as_json()))
+    told = json.loads(json.dumps(results.SearchResult(found).as_json()))
     assert told["best"]["trial"] == "1" and told["best"]["cer"] == 0.25 and told["base"]["cer"] == 0.5
     assert [trial["trial"] for trial in told["trials"]] == ["base", "1", "2", "3"]
 
@@ -86,4 +86,4 @@ def test_a_search_without_scores_fails_and_says_of_what(found):
         trial.evaluations.clear()
     with pytest.raises(RaycrnnError, match=r"no trial has scores.*\ntrial 2: diverged"):
         results.write(found, save_model)
-    assert (found.output / "results.csv").exists()
+    assert (found.path / "results.csv").exists()

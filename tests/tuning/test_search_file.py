@@ -114,7 +114,7 @@ KEEP = "search:\n  model.keep_prob: {uniform: [0.5, 1]}\n"
 MISTAKES = {
     "no such key": (
         "search:\n  training.learnin_rate: {loguniform: [1e-4, 1e-2]}\n",
-        "s.yaml, line 2: training.learnin_rate: no key of the configuration; did you mean training.learning_rate?",
+        "s.yaml, line 2: training.learnin_rate: unknown key of the configuration; did you mean training.learning_rate?",
     ),
     "no such distribution": (
         "search:\n\n  training.learning_rate: {logunifrm: [1e-4, 1e-2]}\n",
@@ -134,7 +134,7 @@ MISTAKES = {
     ),
     "a list without a distribution": (
         "search:\n  model.lstm_size: [16, 64]\n",
-        "s.yaml, line 2: model.lstm_size: is no distribution: write one of choice, grid",
+        "s.yaml, line 2: model.lstm_size: is not a distribution: use one of choice, grid",
     ),
     "a range upside down": (
         "search:\n  model.keep_prob: {uniform: [1, 0.5]}\n",
@@ -150,11 +150,11 @@ MISTAKES = {
     ),
     "an empty choice": (
         "search:\n  model.keep_prob: {choice: []}\n",
-        "s.yaml, line 2: model.keep_prob: has no value",
+        "s.yaml, line 2: model.keep_prob: the list is empty",
     ),
     "a group instead of a key": (
         "search:\n  training:\n    learning_rate: {choice: [1e-3]}\n",
-        "s.yaml, line 2: training: is a group of keys: write each with its dots",
+        "s.yaml, line 2: training: is a group of keys: write the dotted name of each key",
     ),
     "an unknown word of the file": (
         KEEP + "samplse: 3\n",
@@ -162,16 +162,16 @@ MISTAKES = {
     ),
     "a key of the configuration in the wrong place": (
         KEEP + "training.n_epochs: 3\n",
-        "s.yaml, line 3: training.n_epochs: unknown key: keys of the configuration stand under search or fixed",
+        "s.yaml, line 3: training.n_epochs: unknown key: keys of the configuration belong under search or fixed",
     ),
     "no search at all": ("samples: 3\n", "s.yaml, line 1: search: field required"),
-    "an empty file": ("", "s.yaml: holds no keys; a search file begins with search:"),
+    "an empty file": ("", "s.yaml: contains no keys; a search file begins with search:"),
     "no YAML": ("search:\n  model.keep_prob: {uniform: [0.5, 1\n", "s.yaml, line 3: not YAML"),
-    "a key twice": (KEEP + "samples: 1\nsamples: 2\n", "s.yaml, line 4: the key 'samples' stands twice"),
+    "a key twice": (KEEP + "samples: 1\nsamples: 2\n", "s.yaml, line 4: the key 'samples' occurs twice"),
     "a number that is none": (KEEP + "samples: many\n", "s.yaml, line 3: samples: input should be a valid integer"),
     "a scheduler that is none": (
         KEEP + "scheduler: ashe\n",
-        "s.yaml, line 3: scheduler.ashe: is no scheduler: asha, pbt or none",
+        "s.yaml, line 3: scheduler.ashe: unknown scheduler: use asha, pbt or none",
     ),
     "two schedulers": (KEEP + "scheduler: {asha: {}, pbt: {}}\n", "s.yaml, line 3: scheduler: asha or pbt, not both"),
     "a setting of a scheduler": (
@@ -188,19 +188,19 @@ MISTAKES = {
     ),
     "pbt with an algorithm": (
         KEEP + "scheduler: pbt\nalgorithm: tpe\n",
-        "s.yaml, line 4: algorithm: pbt draws the values itself",
+        "s.yaml, line 4: algorithm: pbt draws values itself",
     ),
     "two metrics and a scheduler": (
         KEEP + "metric: [cer, speed]\nscheduler: asha\n",
-        "s.yaml, line 3: metric: a scheduler goes by one",
+        "s.yaml, line 3: metric: a scheduler uses one metric",
     ),
     "a key that is not for searching": (
         "search:\n  cluster.num_workers: {choice: [1, 2]}\n",
-        "s.yaml, line 2: cluster.num_workers: cannot be searched: resources says what a trial takes",
+        "s.yaml, line 2: cluster.num_workers: cannot be searched: set resources, or set it for all trials under fixed",
     ),
     "fixed and searched": (
         KEEP + "fixed:\n  model.keep_prob: 1\n",
-        "s.yaml, line 4: model.keep_prob: is fixed and searched: keep one",
+        "s.yaml, line 4: model.keep_prob: is both fixed and searched: remove one of the two",
     ),
     "a fixed value that is refused": (
         KEEP + "fixed:\n  training.n_epochs: 0\n",
@@ -208,7 +208,7 @@ MISTAKES = {
     ),
     "decoding beside training, which does not depend on it": (
         KEEP + "  decoding.beam_width: {choice: [10, 100]}\n",
-        "s.yaml, line 3: decoding.beam_width: training does not depend on it: search decoding.* alone",
+        "s.yaml, line 3: decoding.beam_width: training does not depend on it: search decoding.* in a separate file",
     ),
     "training fixed where nothing is trained": (
         "search:\n  decoding.beam_width: {choice: [10, 100]}\nfixed:\n  training.n_epochs: 2\n",
@@ -224,7 +224,7 @@ MISTAKES = {
     ),
     "something that is no value": (
         "search:\n  model.size: {choice: [!!binary aGVsbG8=]}\n",
-        "s.yaml, line 2: model.size: [b'hello'] is no value that a configuration holds",
+        "s.yaml, line 2: model.size: [b'hello'] is not a JSON value",
     ),
     "a date": (
         "search:\n  model.size: {choice: [2024-01-01]}\n",
@@ -232,7 +232,7 @@ MISTAKES = {
     ),
     "an output directory": (
         KEEP + "fixed:\n  output_model_dir: here\n",
-        "s.yaml, line 4: output_model_dir: each trial has a directory of its own",
+        "s.yaml, line 4: output_model_dir: each trial has its own directory",
     ),
 }
 

@@ -19,7 +19,7 @@ def shared(
 
 
 def reserved(found: TrialResources) -> dict[str, float]:
-    return dict(found.reserved().bundles[0])
+    return dict(found.placement_group().bundles[0])
 
 
 def test_two_cores_run_two_trials_of_a_thread_each():
@@ -71,7 +71,7 @@ def test_concurrent_is_the_most():
     ],
 )
 def test_where_not_a_single_trial_could_run_that_is_said_with_what_the_cluster_has(nodes, told):
-    with pytest.raises(UsageError, match=r"no trial can run: each takes \d worker.*and the cluster has"):
+    with pytest.raises(UsageError, match=r"no trial can run: each needs \d worker.*and the cluster has"):
         shared(nodes, **told)
 
 
@@ -82,7 +82,7 @@ def test_several_workers_share_no_gpu():
 
 def test_elastic_workers_are_refused():
     tree = {"data": {"csv_files_train": ["a.csv"]}, "cluster": {"num_workers": [1, 2]}}
-    with pytest.raises(UsageError, match="set a number"):
+    with pytest.raises(UsageError, match="set one number"):
         divide_resources(config.parse(tree), Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}), [(2, 0)])
 
 
@@ -107,5 +107,5 @@ def test_no_more_than_concurrent_fit_even_where_a_scheduler_starts_all_it_can():
 
 
 def test_a_share_that_leaves_nothing_to_train_with_is_refused():
-    with pytest.raises(UsageError, match=r"resources\.cpus: 0\.25: decoding alone needs 0\.25"):
+    with pytest.raises(UsageError, match=r"resources\.cpus: 0\.25: decoding images alone needs 0\.25"):
         shared([(2, 0)], resources={"cpus": 0.25})
