@@ -1,10 +1,10 @@
-# make demo and make test need nothing but a Python with venv: both set up .venv first.
+# Every target needs only a Python with venv: it sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo docs test test-long test-multinode lint
 
-# A file of its own: an install broken off half way leaves a fresh directory behind.
+# A stamp file: an interrupted installation also leaves a new directory behind.
 .venv/ready: setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
@@ -28,7 +28,7 @@ demo: .venv/ready
 	@echo "               $(BIN)/raycrnn train config_template.json \\"
 	@echo "                   data.csv_files_train=lines_train.csv data.csv_files_eval=lines_eval.csv"
 
-# A stamp of its own, so that the tests need not install what builds the site.
+# A second stamp file, so that the tests do not install the tools that build the site.
 .venv/docs-ready: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
@@ -45,11 +45,11 @@ lint: .venv/ready
 test: lint
 	$(BIN)/python -m pytest -q -m "not long and not cluster"
 
-# Besides the long tests the property tests again, with more examples than `make test` tries.
+# The long tests, and the property tests with more examples than in `make test`.
 test-long: .venv/ready
 	$(BIN)/python -m pytest -q -m "(long or hypothesis) and not cluster" --hypothesis-profile=long
 
-# Several machines. As root, with openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap;
-# what cannot be run here is skipped, with the reason.
+# Tests with several machines. They need root, openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap;
+# tests that cannot run on this machine are skipped, with the reason.
 test-multinode: .venv/ready
 	$(BIN)/python -m pytest -q -m cluster
