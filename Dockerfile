@@ -65,8 +65,8 @@ RUN apt-get update \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/* /var/cache/debconf/* /var/log/apt /var/log/dpkg.log
 # 1000 is also the id of the first user of Debian, Ubuntu and Amazon Linux, so mounted files mostly belong to the same
-# id. `--user` may set any other: Ray keeps its token in the home directory, so it is open to all users, like /tmp. Login
-# shells, which Ray and KubeRay use, reset PATH; the profile sets it again.
+# id. `--user` may set any other: Ray keeps its token in the home directory, so it is open to all users, like /tmp.
+# Login shells, which Ray and KubeRay use, reset PATH; the profile sets it again.
 RUN useradd --uid 1000 --user-group --create-home --shell /bin/bash raycrnn \
     && chmod 1777 /home/raycrnn \
     && install --directory --mode 1777 /config \
@@ -96,12 +96,12 @@ LABEL org.opencontainers.image.title="raycrnn" \
       org.opencontainers.image.revision="${REVISION}"
 
 USER 1000:1000
-# Configuration and results; images are in /sources. These are not declared as volumes: if the user forgot to mount them,
-# Docker would create anonymous volumes on the host.
+# Configuration and results; images are in /sources. These are not declared as volumes: if the user forgot to mount
+# them, Docker would create anonymous volumes on the host.
 WORKDIR /config
 # The port of `serve --host 0.0.0.0`. Without --host, it listens on the loopback interface of the container.
 EXPOSE 8000
-# A service is healthy if /health answers; any other command while it runs. Only Docker uses this; Kubernetes has probes.
+# A service is healthy if /health answers; any other command while it runs. Kubernetes has its own probes.
 HEALTHCHECK --interval=30s --timeout=10s --start-period=120s --retries=3 CMD ["raycrnn-health"]
 # -s: tini also reaps if it is not process 1 (`docker run --init`, or a pod whose containers share processes).
 ENTRYPOINT ["tini", "-s", "--", "raycrnn-entrypoint"]
