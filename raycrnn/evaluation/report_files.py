@@ -1,16 +1,16 @@
 """The directory of an evaluation report: made anew, and renamed into place when whole."""
 
-import fcntl
-import os
+import errno
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from raycrnn import config, storage
 from raycrnn.data.inputs import is_one_of
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.storage import LOCK
 
 # --- files
 
@@ -32,19 +32,16 @@ def directory(name: str, overwrite: bool, inputs: Sequence[str] = ()) -> Iterato
         RaycrnnError: the files cannot be put in their place.
     """
     path = Path(name).resolve()
-    try:
-        _check_free(name, path, overwrite, inputs)
-        temporary, lock = _make_temporary(path)
-    except OSError as error:
-        raise UsageError(f"{name}: cannot be written: {error.strerror}") from None
-    try:
+    with ExitStack() as stack:
+        try:
+            _check_free(name, path, overwrite, inputs)
+            temporary = stack.enter_context(_temporary_directory(path))
+        except OSError as error:
+            raise UsageError(f"{name}: cannot be written: {error.strerror}") from None
         yield temporary
         with translate_write_errors(name):
             _check_free(name, path, overwrite, inputs)
             _move(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
 
 
 def check_free_in_storage(place: storage.Directory, overwrite: bool, inputs: Sequence[str]) -> None:
@@ -84,38 +81,31 @@ def _is_report(path: Path) -> bool:
         return False
 
 
-def _make_temporary(path: Path) -> tuple[Path, int]:
-    """A folder to make a report in, and what holds it. Those that killed commands left are deleted."""
+@contextmanager
+def _temporary_directory(path: Path) -> Iterator[Path]:
+    """Make a directory for a report that is being written, and lock it. Those of killed commands are deleted."""
     # In the directory itself if it is there, whose neighbourhood may not be ours to write to.
     parent, prefix = (path, TEMPORARY) if path.is_dir() else (path.parent, f"{TEMPORARY}{path.name}.")
     parent.mkdir(parents=True, exist_ok=True)
-    for entry in parent.iterdir():
-        if entry.name.startswith(prefix) and entry.is_dir():
-            _delete_if_left(entry)
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    # It may become the report itself, which is not to be for its maker's eyes alone.
-    mask = os.umask(0)
-    os.umask(mask)
-    temporary.chmod(0o777 & ~mask)
-    return temporary, _lock(temporary)
+    for name in {entry.name.removesuffix(LOCK) for entry in parent.iterdir() if entry.name.startswith(prefix)}:
+        _delete_if_left(parent / name)
+    temporary = parent / f"{prefix}{uuid.uuid4().hex[:8]}"
+    with _lock(temporary):
+        try:
+            temporary.mkdir()
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _lock(folder: Path) -> int:
-    """Hold a folder until the descriptor is closed. Raises `BlockingIOError` if another command does."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
+def _lock(folder: Path) -> AbstractContextManager[None]:
+    # Beside the directory, whose files are those of the report.
+    return storage.lock(folder.with_name(f"{folder.name}{LOCK}"), BlockingIOError(errno.EWOULDBLOCK, "in use"))
 
 
 def _delete_if_left(folder: Path) -> None:
-    with suppress(OSError):
-        lock = _lock(folder)
+    with suppress(OSError), _lock(folder):
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import torch
@@ -39,12 +38,12 @@ def export(recognizer: Recognizer, path: str | os.PathLike, images: Iterable[np.
     path = os.fspath(path)
     form = FORMS[suffix(path)]
     form.check_installed()
-    with _on_this_machine(path) as local, _open_output(local) as file:
+    with _on_this_machine(path) as local, _write_output(local) as temporary:
         with _exporting(form.name):
             data = form.write(graph.trace(recognizer), formats.describe(recognizer))
             agreement = comparison.compare(recognizer, form.load(data), images)
         agreement.check(path)
-        file.write(data)
+        temporary.write_bytes(data)
     return agreement
 
 
@@ -64,24 +63,18 @@ def _on_this_machine(path: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _open_output(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its name when it is whole. Raises `UsageError` if it cannot be written."""
+def _write_output(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, which is renamed in the end. Raises `UsageError` at once if it cannot be written."""
     path = path.resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        file = temporary.open("wb")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with storage.replacing_file(path) as temporary:
+            try:
+                temporary.touch()
+            except OSError as error:
+                raise UsageError(f"{path}: cannot be written: {error.strerror}") from None
+            yield temporary
     except OSError as error:
         raise RaycrnnError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Parts of a prediction run on disk, from which an interrupted run resumes."""
 
 import errno
-import fcntl
 import io
 import json
 import logging
@@ -10,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ def open_shards(
     """
     output = os.fspath(output)
     directory = Directory(folder_of(output))
-    with _alone_in(directory.path, output):
+    with _lock(directory.path, output):
         parts = ShardStore(directory, output, rows, overwrite)
         shutil.rmtree(parts.finished, ignore_errors=True)
         try:
@@ -79,24 +78,15 @@ def open_shards(
 
 
 @contextmanager
-def _alone_in(folder: Path, output: str) -> Iterator[None]:
-    try:
-        folder.mkdir(exist_ok=True)
-        directory = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
-    try:
-        _lock(directory, output)
+def _lock(folder: Path, output: str) -> Iterator[None]:
+    busy = UsageError(f"{output}: another command writes it: wait, or name another output")
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(exist_ok=True)
+            stack.enter_context(storage.lock(folder / storage.LOCK, busy))
+        except OSError as error:
+            raise UsageError(f"{output}: cannot be written: {error.strerror}") from None
         yield
-    finally:
-        os.close(directory)
-
-
-def _lock(directory: int, output: str) -> None:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"{output}: another command writes it: wait, or name another output") from None
 
 
 def _begin(parts: "ShardStore", job: dict[str, Any], resume: bool, overwrite: bool) -> None:
@@ -117,7 +107,7 @@ def _begin(parts: "ShardStore", job: dict[str, Any], resume: bool, overwrite: bo
     try:
         directory.empty()
         directory.take()
-        _write_whole(parts.folder / RECORD, json.dumps(job, ensure_ascii=False, indent=1).encode())
+        storage.write_bytes(parts.folder / RECORD, json.dumps(job, ensure_ascii=False, indent=1).encode())
         directory.push()
     except OSError as error:
         raise UsageError(f"{parts.output}: cannot be written: {storage.describe(error)}") from None
@@ -207,7 +197,7 @@ class ShardStore:
             RaycrnnError: another command has begun to write the output.
         """
         try:
-            _write_whole(self.folder / name, data)
+            storage.write_bytes(self.folder / name, data)
         except OSError as error:
             raise _cannot_write(self.folder / name, error) from None
         self._push()
@@ -328,16 +318,3 @@ def _cannot_write(place: object, error: OSError) -> WriteError:
     return WriteError(
         f"{place}: cannot be written: {storage.describe(error)}; finished rows are kept, and --resume goes on with them"
     )
-
-
-def _write_whole(path: Path, data: bytes | memoryview) -> None:
-    """Raises `OSError`, and leaves nothing then."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

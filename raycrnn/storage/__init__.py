@@ -1,6 +1,16 @@
 """Files and directories by path or URI."""
 
-from raycrnn.storage.atomic import alone_in, replace_directory, write_whole
+from raycrnn.storage.atomic import (
+    LOCK,
+    current_directory,
+    lock,
+    lock_output,
+    replacing_directory,
+    replacing_file,
+    restore_directory,
+    write_bytes,
+    write_text,
+)
 from raycrnn.storage.directory import OWNER, Directory, copied
 from raycrnn.storage.files import (
     absolute,
@@ -25,11 +35,12 @@ from raycrnn.storage.files import (
 )
 
 __all__ = [
+    "LOCK",
     "OWNER",
     "Directory",
     "absolute",
-    "alone_in",
     "copied",
+    "current_directory",
     "delete",
     "describe",
     "exists",
@@ -39,15 +50,20 @@ __all__ = [
     "join",
     "listdir",
     "locate",
+    "lock",
+    "lock_output",
     "move",
     "names",
     "read",
     "read_many",
-    "replace_directory",
+    "replacing_directory",
+    "replacing_file",
     "resolve_relative",
+    "restore_directory",
     "size",
     "upload",
     "with_suffix",
     "write",
-    "write_whole",
+    "write_bytes",
+    "write_text",
 ]

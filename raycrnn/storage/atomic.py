@@ -1,67 +1,199 @@
-"""Files and directories that are replaced as a whole, and locks on them."""
+"""Files and directories that are replaced in one step, and locks.
 
-import ctypes
-import fcntl
+What is being written to `NAME` is named `.NAME.PID` until it is complete. While a directory is replaced, its old
+version is named `.NAME.PID.old`.
+"""
+
+import errno
+import glob
+import logging
 import os
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raycrnn.errors import UsageError
-from raycrnn.storage.directory import Directory
+
+if TYPE_CHECKING:
+    from raycrnn.storage.directory import Directory
+
+logger = logging.getLogger(__name__)
+
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
+"""What flock(2) fails with on file systems without locks: Lustre and NFS by their mount options, some of FUSE."""
+
+SECONDS_TO_REPLACE = 0.1
+"""Seconds that a reader waits for a directory that is being replaced, which takes two renames."""
+
+
+# --- replacing
 
 
 @contextmanager
-def alone_in(place: Directory) -> Iterator[None]:
-    """Make the output directory and hold it while training. Raises `UsageError` if it cannot be had.
+def replacing_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path, whose file is flushed to disk and renamed to `path` when the block ends.
 
-    One in object storage is to be taken besides (`Directory.take`), when nothing is refused any more: that ends another
-    command which writes there.
+    A reader sees the old file or the new one. Where the block fails, the old file stays and the temporary one is
+    deleted. Raises `OSError`.
     """
-    output = place.path
+    temporary = _temporary(path)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        raise UsageError(f"{place}: cannot be written: {error.strerror}") from None
-    directory = os.open(output, os.O_RDONLY)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UsageError(f"{place}: another command trains in it: wait, or choose another output_model_dir") from None
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
     finally:
-        os.close(directory)
+        temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    temporary.replace(path)
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, with the line ends of the text, in one step: see `replacing_file`. Raises `OSError`."""
+    write_bytes(path, text.encode())
 
 
-def replace_directory(new: Path, old: Path) -> None:
-    """Put a directory in the place of another, in one step where the system can exchange two names."""
-    if not old.exists():
-        new.rename(old)
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file in one step: see `replacing_file`. Raises `OSError`."""
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing_directory(path: Path) -> Iterator[Path]:
+    """Yield an empty directory, which takes the place of `path` when the block ends.
+
+    Its files are flushed to disk before. Where the block fails, the old directory stays. Readers call
+    `current_directory`, because the old directory is renamed before the new one is.
+
+    Raises:
+        OSError: the disk is full, for example.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        _replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def current_directory(path: Path) -> Path:
+    """Return where a directory is: `path`, or its old version if a process was killed while it replaced it."""
+    if path.exists() or not _old_versions(path):
+        return path
+    time.sleep(SECONDS_TO_REPLACE)
+    return path if path.exists() else next(iter(_old_versions(path)), path)
+
+
+def restore_directory(path: Path) -> None:
+    """Give a directory its name back if a process was killed while it replaced it. Raises `OSError`."""
+    if not path.exists():
+        for old in _old_versions(path)[:1]:
+            old.rename(path)
+
+
+def _replace(new: Path, path: Path) -> None:
+    old = new.with_name(f"{new.name}.old")
+    try:
+        path.rename(old)
+    except FileNotFoundError:
+        new.rename(path)
         return
-    if not _exchange(new, old):
-        aside = new.with_name(new.name + ".old")
-        old.rename(aside)
-        new.rename(old)
-        new = aside
-    shutil.rmtree(new)
+    try:
+        new.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _exchange(first: Path, second: Path) -> bool:
-    """Linux's renameat2(2) with RENAME_EXCHANGE; False where the system or the file system lacks it."""
-    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
-    working_directory, exchange = -100, 2
-    return (
-        renameat2 is not None
-        and renameat2(working_directory, os.fsencode(first), working_directory, os.fsencode(second), exchange) == 0
-    )
+def _old_versions(path: Path) -> list[Path]:
+    return list(path.parent.glob(f".{glob.escape(path.name)}.*.old"))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# --- locks
+
+LOCK = ".lock"
+"""Name of the file that a command locks in a directory while it writes there."""
+
+LOCKS = {LOCK, f"{LOCK}.soft"}
+"""Names of lock files: the second one is for file systems without locks."""
+
+
+@contextmanager
+def lock(file: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
+    """Hold a lock file, which is deleted in the end. The lock ends with the process, even if it is killed.
+
+    On a file system without locks a warning is logged, and a file that names the process serves as the lock.
+
+    Args:
+        file: `folder / LOCK` to lock a folder.
+        busy: what to raise if another process holds the lock.
+        timeout: seconds to wait for it.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import filelock
+
+    held: filelock.BaseFileLock = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
+    try:
+        try:
+            held.acquire(timeout)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning(
+                f"{file.parent}: its file system has no locks ({error.strerror}): "
+                "make sure that no other command writes there"
+            )
+            held = filelock.SoftFileLock(f"{file}.soft", thread_local=False)
+            held.acquire(timeout)
+    except filelock.Timeout:
+        raise busy from None
+    identity = _identity(file)
+    try:
+        yield
+    finally:
+        # Not the lock of another process, if the folder was moved or deleted.
+        if identity is not None and _identity(file) == identity:
+            file.unlink(missing_ok=True)
+        held.release()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        state = path.stat()
+        return state.st_dev, state.st_ino
+    return None
+
+
+@contextmanager
+def lock_output(place: "Directory") -> Iterator[None]:
+    """Make an output directory and lock it. Raises `UsageError` if it cannot be written or is in use.
+
+    One in object storage is claimed besides (`Directory.claim`), once nothing else can be refused: this ends another
+    command that writes there.
+    """
+    busy = UsageError(f"{place}: another command trains in it: wait, or choose another output_model_dir")
+    with ExitStack() as stack:
+        try:
+            place.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(place.path / LOCK, busy))
+        except OSError as error:
+            raise UsageError(f"{place}: cannot be written: {error.strerror}") from None
+        yield

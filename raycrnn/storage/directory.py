@@ -13,6 +13,7 @@ from pathlib import Path
 
 from raycrnn.errors import StorageError
 from raycrnn.storage import files
+from raycrnn.storage.atomic import LOCKS, current_directory
 
 OWNER = "owner"
 """Name of the object that says which command writes in a directory of object storage, where nothing can be locked."""
@@ -45,7 +46,7 @@ class Directory:
         """Names of what it holds, or a folder in it; none where there is no such directory. Raises `StorageError`."""
         if not self.uri:
             folder = self.path.joinpath(*below)
-            return {path.name for path in folder.iterdir()} if folder.exists() else set()
+            return {path.name for path in folder.iterdir()} - LOCKS if folder.exists() else set()
         try:
             return set(files.listdir(files.join(self.uri, *below))) - {OWNER}
         except OSError as error:
@@ -153,8 +154,9 @@ class Directory:
         if self.uri:
             with self._named():
                 files.delete(self.uri)
-        for rest in self.path.iterdir():
-            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+        for path in self.path.iterdir():
+            if path.name not in LOCKS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def delete(self) -> None:
         """Delete it with all that it holds. Raises `OSError`, as where another command has taken it, or none has."""
@@ -194,4 +196,4 @@ def copied(place: str | os.PathLike, wanted: Sequence[str]) -> Iterator[Path]:
     """
     directory = Directory(place)
     directory.fetch(*wanted)
-    yield directory.path
+    yield directory.path if directory.uri else current_directory(directory.path)
