@@ -83,7 +83,7 @@ class Evaluate(Command):
 
 
 def evaluate(model: str, csvs: Sequence[str], overrides: Sequence[str] = (), address: str | None = None) -> Evaluation:
-    """Transcribe the images of CSVs and score them; for the errors see `evaluate_all`."""
+    """Transcribe the images of CSVs and score them. Raises the errors of `evaluate_all`."""
     return run.evaluate_all([model], csvs, overrides, address)[0]
 
 

@@ -60,7 +60,7 @@ def test_evaluation_scores_what_the_recogniser_reads(local_ray, model, images, l
     assert all(line.spans is None for line in found.lines)
     assert Evaluate.call([model, labels, "--json"], "evaluate") == 0
     out = capsys.readouterr().out
-    assert "units that the model's alphabet lacks" in out
+    assert "units that are missing from the model's alphabet" in out
     assert "confidence 0.9 or more" in out
     assert "not calibrated" in out
     assert json.loads(out.splitlines()[-1])["cer"] == expected.cer
@@ -153,13 +153,13 @@ def test_another_model_is_held_against_it_on_the_same_rows(local_ray, model, ima
     call = [model, str(labels), *arguments, "--against", other, "--report", str(target), "--json"]
     assert Evaluate.call(call, "evaluate") == 0
     out = capsys.readouterr().out
-    assert f"against {other}:" in out
+    assert f"compared with {other}:" in out
     assert "McNemar" in out or "exact: no difference" in out
     told = json.loads(out.splitlines()[-1])
     expected = Comparison(first, second).as_json()
     assert told == json.loads(json.dumps(expected))
     assert told["against"]["differences"]["cer"]["value"] == pytest.approx(second.counts.cer - first.counts.cer)
-    assert "Against another model" in (target / "index.html").read_text(encoding="utf-8")
+    assert "Comparison with another model" in (target / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_model_that_lacks_a_file_is_named(model, capsys):

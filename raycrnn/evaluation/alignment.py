@@ -1,4 +1,4 @@
-"""A label and its transcription side by side, with their differences marked."""
+"""Align a label with its transcription for display, with the differences marked."""
 
 import itertools
 import unicodedata
@@ -8,19 +8,17 @@ from dataclasses import dataclass
 from raycrnn.evaluation.analysis import EvaluatedLine, Pair
 from raycrnn.metrics.error_rates import AlignmentStep
 
-# --- a line beside its reference
-
 
 @dataclass(frozen=True)
 class Cell:
-    """A piece of the reference above what was read for it."""
+    """A part of the reference and the transcription aligned with it."""
 
     kind: str
-    """same, replaced, missed, inserted"""
+    """same, replaced, missed or inserted."""
     reference: str
     read: str
     several: bool = False
-    """whether it is a unit of several characters"""
+    """Whether it is a unit of several characters."""
 
     @property
     def text(self) -> str:
@@ -32,13 +30,13 @@ class Aligned:
     """Cells in reading order."""
 
     direction: str
-    """ltr or rtl"""
+    """Base direction: ltr or rtl."""
     groups: tuple[tuple[bool, tuple[Cell, ...]], ...]
-    """runs of cells; whether they run against the direction, as digits do in Hebrew"""
+    """Runs of cells, and whether each runs against the base direction, as digits do in Hebrew."""
 
 
 def align(line: EvaluatedLine, first: int = 0, end: int | None = None) -> Aligned:
-    """The steps of a line's alignment, from the first to before the end."""
+    """Return the cells of a line's alignment, for the steps [first, end)."""
     cells = list(_cells(line, line.steps()[first:end]))
     strong = [direction for cell in cells if (direction := _direction(cell.text, ("L",)))]
     direction = strong[0] if strong else "ltr"
@@ -48,17 +46,17 @@ def align(line: EvaluatedLine, first: int = 0, end: int | None = None) -> Aligne
 
 
 def _cells(line: EvaluatedLine, steps: Sequence[AlignmentStep]) -> Iterator[Cell]:
-    """A cell a word or space of what is right, one a unit of what is wrong or of several characters."""
+    """Yield one cell per correct word or space, and one per wrong unit or unit of several characters."""
     run: list[str] = []
     for step in steps:
         pair = reference, _ = line.pair(step)
-        if step.equal and not _several(reference) and not reference.isspace():
+        if reference is not None and step.equal and not _several(reference) and not reference.isspace():
             run.append(reference)
             continue
         if run:
             yield _same(run)
             run = []
-        yield _same([reference]) if step.equal else _wrong(pair)
+        yield _same([reference]) if reference is not None and step.equal else _wrong(pair)
     if run:
         yield _same(run)
 
@@ -71,20 +69,20 @@ def _same(run: Sequence[str]) -> Cell:
 def _wrong(pair: Pair) -> Cell:
     reference, read = pair
     kind = "missed" if read is None else "inserted" if reference is None else "replaced"
-    texts = ("" if unit is None else visible(unit, spaces=True) for unit in pair)
-    return Cell(kind, *texts, several=any(unit is not None and _several(unit) for unit in pair))
+    shown_reference, shown_read = ("" if unit is None else visible(unit, spaces=True) for unit in pair)
+    return Cell(kind, shown_reference, shown_read, several=any(unit is not None and _several(unit) for unit in pair))
 
 
 def _several(unit: str) -> bool:
-    """Whether a unit is more than one character with its marks."""
+    """Return whether a unit is more than one character with its combining marks."""
     return sum(not unicodedata.category(character).startswith("M") for character in unit) > 1
 
 
 def visible(text: str, spaces: bool = False) -> str:
-    """Text to show: control characters by their numbers, a leading mark on a dotted circle.
+    """Return text for display: control characters as code points, a leading combining mark on a dotted circle.
 
     Args:
-        spaces: whether spaces and what else has no ink are to be seen.
+        spaces: whether to make spaces and other invisible characters visible too.
     """
     shown = "".join(_picture(character, spaces) for character in text)
     return f"◌{shown}" if unicodedata.category(shown[:1] or " ").startswith("M") else shown
@@ -98,7 +96,7 @@ def _picture(character: str, spaces: bool) -> str:
 
 
 def _direction(text: str, left_to_right: Sequence[str] = ("L", "EN", "AN")) -> str | None:
-    """That of the first character that has one."""
+    """Return the direction of the first character that has one."""
     for character in text:
         kind = unicodedata.bidirectional(character)
         if kind in ("R", "AL"):
@@ -109,7 +107,7 @@ def _direction(text: str, left_to_right: Sequence[str] = ("L", "EN", "AN")) -> s
 
 
 def _against(directions: Sequence[str | None], base: str) -> list[bool]:
-    """Which pieces run against the base direction; what has none belongs to them if it stands between two of them."""
+    """Return which pieces run against the base direction, including neutral pieces between two such pieces."""
     against, last = [False] * len(directions), None
     for place, direction in enumerate(directions):
         if direction == base:

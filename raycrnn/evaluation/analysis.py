@@ -1,4 +1,4 @@
-"""What a model read in a labelled set: its scores, where its errors lie, and how it compares with another model."""
+"""Analyse the transcriptions of a labelled set: scores, kinds of errors, and the comparison of two models."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,35 +15,34 @@ from raycrnn.metrics.reliability import Bin, Point
 from raycrnn.metrics.significance import Difference, Interval
 
 CONFIDENT = 0.9
-"""From here on a transcription counts as one that need not be looked at."""
+"""Confidence from which a transcription needs no review."""
 
 NAMES = {"cer": "CER", "wer": "WER", "accuracy": "exact"}
 
-LEAST_SURE = 0.05
-"""A difference whose p is not below this may be chance."""
+SIGNIFICANCE_LEVEL = 0.05
+"""A difference is statistically significant if its p-value is below this."""
 
-MOST_EXAMPLES = 3
-"""of a confusion"""
+MAX_EXAMPLES = 3
+"""Examples of each confusion."""
 
 
 @dataclass(frozen=True)
 class EvaluatedLine:
-    """A labelled image, and what was read in it."""
+    """A labelled image and its transcription."""
 
     csv: str
     number: int
-    """of its line in the CSV"""
+    """Line number in the CSV."""
     path: str
-    """as the CSV has it"""
+    """Path of the image as written in the CSV."""
     place: str
-    """its path as any process takes it"""
+    """Resolved path or URI of the image."""
     reference: tuple[str, ...]
     units: tuple[str, ...]
     confidence: float
     counts: Counts
     spans: np.ndarray | None = field(default=None, compare=False)
-    """int32 [units, 2]: first column and the column after the last of each unit, in pixels of the upright image; None
-    where they were not asked for"""
+    """int32 [units, 2]: the columns [left, right) of each unit, in pixels of the upright image. None: not requested."""
 
     @property
     def badness(self) -> tuple[float, int]:
@@ -58,29 +57,29 @@ class EvaluatedLine:
 
 
 Pair = tuple[str | None, str | None]
-"""A unit of the reference and what was read for it; None where there is none."""
+"""A unit of the reference and the unit read for it. None is a gap."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What there is to know of a model when its readings are judged."""
+    """What a report says about a model."""
 
     name: str
-    """its directory, as it was given"""
+    """Its directory, as the user typed it."""
     alphabet: Alphabet
     input_shape: tuple[int, int]
-    """height and greatest width, in pixels"""
+    """Height and maximum width, in pixels."""
     temperature: float = 1.0
-    """of its confidences"""
+    """Temperature of the confidences."""
     calibrated_on: int = 0
-    """samples that the temperature was fitted on; 0: it was not"""
+    """Number of samples that the temperature was fitted on. 0: not calibrated."""
     facts: dict[str, str] = field(default_factory=dict)
-    """for people to read"""
+    """Further facts, formatted for display."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The lines that a model read, and the rows that could not be read."""
+    """The lines that a model transcribed, and the rows that could not be read."""
 
     model: ModelInfo
     lines: tuple[EvaluatedLine, ...]
@@ -96,17 +95,17 @@ class Evaluation:
 
     @cached_property
     def unknown_units(self) -> Counter[str]:
-        """What the labels hold and the alphabet lacks, and how often."""
+        """Units of the labels that are missing from the alphabet, with their counts."""
         return Counter(unit for line in self.lines for unit in line.reference if unit not in self.model.alphabet)
 
     @cached_property
     def unknown(self) -> int:
-        """samples whose label holds a unit that the alphabet lacks"""
+        """Number of samples whose label has a unit that is missing from the alphabet."""
         return sum(any(unit in self.unknown_units for unit in line.reference) for line in self.lines)
 
     @property
     def empty(self) -> int:
-        """samples without a label, or with an empty one"""
+        """Number of samples without a label or with an empty one."""
         return sum(not line.reference for line in self.lines)
 
     @property
@@ -115,7 +114,7 @@ class Evaluation:
 
     @cached_property
     def worst(self) -> list[EvaluatedLine]:
-        """All lines, those with the most errors for their length first."""
+        """All lines, those with the highest error rate first."""
         return sorted(self.lines, key=lambda line: line.badness, reverse=True)
 
     @cached_property
@@ -147,7 +146,7 @@ class Evaluation:
         return [line.confidence for line in self.lines], [line.counts.exact for line in self.lines]
 
     def table(self) -> str:
-        """For the terminal."""
+        """Return the scores as text for the terminal."""
         lines = [f"{'':<7}{'':>9}   95 % interval"]
         for key, name in NAMES.items():
             value, bounds = getattr(self.counts, key), show_interval(self.intervals[key])
@@ -155,9 +154,11 @@ class Evaluation:
         lines.append(f"{self.counts.samples:,} samples, {self.counts.units:,} units, {self.counts.words:,} words")
         lines.append(self.about_confidence())
         if self.unknown:
-            lines.append(f"{self.unknown:,} samples have units that the model's alphabet lacks; they count as errors")
+            lines.append(
+                f"{self.unknown:,} samples have units that are missing from the model's alphabet; they count as errors"
+            )
         if self.empty:
-            lines.append(f"{self.empty:,} samples have no label; whatever is read in them counts as errors")
+            lines.append(f"{self.empty:,} samples have no label; all units read in them count as errors")
         if self.unreadable:
             lines.append(f"{self.unreadable:,} samples could not be read and are left out")
         return "\n".join(lines)
@@ -191,15 +192,15 @@ def show_interval(interval: Interval) -> str:
     return f"{100 * interval.low:.2f} – {100 * interval.high:.2f} %"
 
 
-# --- where the errors lie
+# --- kinds of errors
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Lines whose references are of like length."""
+    """Lines whose references have a similar length."""
 
     least: int
-    """units"""
+    """Fewest units of a reference."""
     most: int
     counts: Counts
     intervals: dict[str, Interval]
@@ -210,7 +211,7 @@ class Bucket:
 
 
 def by_length(lines: Sequence[EvaluatedLine]) -> list[Bucket]:
-    """Lines by the length of their reference, each bucket twice as wide as the one before: 0, 1, 2–3, 4–7 …"""
+    """Group lines by the length of their reference. Each bucket is twice as wide as the last: 0, 1, 2–3, 4–7, …"""
     groups: dict[int, list[Counts]] = {}
     for line in lines:
         groups.setdefault(len(line.reference).bit_length(), []).append(line.counts)
@@ -226,7 +227,7 @@ class Example:
 
     line: EvaluatedLine
     step: int
-    """which step of its alignment"""
+    """Index of the step in the line's alignment."""
 
 
 @dataclass(frozen=True)
@@ -237,17 +238,17 @@ class Confusion:
     read: str | None
     count: int
     examples: tuple[Example, ...]
-    """each of another line, the best read lines first: there it is plain what stands for what"""
+    """Examples from different lines. Lines with few errors come first, because their alignment is clearest."""
 
 
 def confusions(lines: Sequence[EvaluatedLine]) -> list[Confusion]:
-    """What is read for what, the most frequent first."""
+    """Return the confusions, most frequent first."""
     counts: Counter[Pair] = Counter()
     examples: dict[Pair, list[Example]] = {}
     for line, place, pair in _edits(sorted(lines, key=lambda line: line.badness)):
         counts[pair] += 1
         own = examples.setdefault(pair, [])
-        if len(own) < MOST_EXAMPLES and not (own and own[-1].line is line):
+        if len(own) < MAX_EXAMPLES and not (own and own[-1].line is line):
             own.append(Example(line, place))
     return [Confusion(*pair, count, tuple(examples[pair])) for pair, count in counts.most_common()]
 
@@ -260,16 +261,16 @@ def _edits(lines: Sequence[EvaluatedLine]) -> Iterator[tuple[EvaluatedLine, int,
 
 @dataclass(frozen=True)
 class Spaces:
-    """What became of the spaces, which are units that hold nothing else."""
+    """Counts of the errors in spaces, that is units of white space only."""
 
     total: int
-    """in the references"""
+    """Spaces in the references."""
     missed: int
     inserted: int
     replaced: int
-    """read as another unit"""
+    """Spaces read as another unit."""
     mistaken: int
-    """another unit read as a space"""
+    """Other units read as a space."""
 
 
 def spaces(lines: Sequence[EvaluatedLine], found: Sequence[Confusion]) -> Spaces:
@@ -298,12 +299,12 @@ class Comparison:
 
     @cached_property
     def differences(self) -> dict[str, Difference]:
-        """The other's rates less the model's."""
+        """The rates of the other model minus those of the model."""
         return significance.compare(*self._scores)
 
     @property
     def disagreements(self) -> tuple[int, int]:
-        """How many lines the model alone has exact, and how many the other alone."""
+        """Number of lines that only the model has exact, and that only the other has."""
         return significance.disagreements(*self._scores)
 
     @property
@@ -313,14 +314,14 @@ class Comparison:
 
     @property
     def apart(self) -> list[tuple[EvaluatedLine, EvaluatedLine]]:
-        """The lines of which one model made more errors than the other, those where they differ most first."""
+        """Lines on which the models made different numbers of errors, the largest difference first."""
         pairs = zip(self.model.lines, self.other.lines, strict=True)
         differing = [(own, others) for own, others in pairs if own.counts.unit_edits != others.counts.unit_edits]
         return sorted(differing, key=_gap, reverse=True)
 
     def table(self) -> str:
-        """For the terminal: the model's own, then both beside each other."""
-        lines = [self.model.table(), "", f"against {self.other.model.name}:"]
+        """Return the model's scores and the comparison as text for the terminal."""
+        lines = [self.model.table(), "", f"compared with {self.other.model.name}:"]
         lines.append(f"{'':<7}{'model':>9}{'other':>11}{'difference':>14}   95 % interval")
         for key, name in NAMES.items():
             own, others = (getattr(each.counts, key) for each in (self.model, self.other))
@@ -330,12 +331,12 @@ class Comparison:
         return "\n".join([*lines, *self.verdicts()])
 
     def verdicts(self) -> list[str]:
-        """What the differences mean, in words."""
+        """Return the conclusions in words."""
         alone, other_alone = self.disagreements
         return [
             self._verdict("cer", "paired bootstrap"),
             self._verdict("accuracy", "McNemar's exact test"),
-            f"exact by {self.model.model.name} alone: {alone:,}; by {self.other.model.name} alone: {other_alone:,}",
+            f"exact only by {self.model.model.name}: {alone:,}; only by {self.other.model.name}: {other_alone:,}",
         ]
 
     def _verdict(self, key: str, test: str) -> str:
@@ -344,9 +345,9 @@ class Comparison:
             return f"{NAMES[key]}: no difference"
         other_is_better = (found.value > 0) == (key == "accuracy")
         better = (self.other if other_is_better else self.model).model.name
-        sure = "hardly chance" if found.p < LEAST_SURE else "the difference may be chance"
+        outcome = "statistically significant" if found.p < SIGNIFICANCE_LEVEL else "not statistically significant"
         points = f"{100 * abs(found.value):.2f} percentage points"
-        return f"{NAMES[key]}: {better} is better by {points}; {sure} ({show_p(found.p)}, {test})"
+        return f"{NAMES[key]}: {better} is better by {points}; {outcome} ({show_p(found.p)}, {test})"
 
     def as_json(self) -> dict:
         alone, other_alone = self.disagreements

@@ -9,13 +9,9 @@ from raycrnn.evaluation.analysis import Comparison, Evaluation
 MODEL_COLOUR, OTHER_COLOUR = "#2f6db3", "#d1495b"
 
 
-# --- figures
-
-
 def render_figures(found: Evaluation | Comparison) -> dict[str, go.Figure]:
-    own = [("model", found)]
-    if isinstance(found, Comparison):
-        own = [("model", found.model), ("other", found.other)]
+    """Make the figures by name."""
+    own = [("model", found.model), ("other", found.other)] if isinstance(found, Comparison) else [("model", found)]
     figures = {"reliability": _reliability(own), "coverage": _coverage(own)}
     for figure in figures.values():
         figure.update_layout(
@@ -29,7 +25,7 @@ def render_figures(found: Evaluation | Comparison) -> dict[str, go.Figure]:
 
 
 def _reliability(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
-    """The share of exact transcriptions by confidence, above how many there are."""
+    """Plot the share of exact transcriptions by confidence, above a histogram of the confidences."""
     figure = go.Figure()
     figure.add_scatter(
         x=[0, 100],
@@ -61,14 +57,14 @@ def _reliability(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
     figure.update_layout(
         xaxis={"title": "confidence, %", "range": [-2, 102], "anchor": "y2"},
         yaxis={"title": "exact, %", "range": [-3, 103], "domain": [0.34, 1]},
-        yaxis2={"title": "how many", "domain": [0, 0.24], "nticks": 4, "rangemode": "tozero"},
+        yaxis2={"title": "count", "domain": [0, 0.24], "nticks": 4, "rangemode": "tozero"},
         bargap=0.1,
     )
     return figure
 
 
 def _coverage(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
-    """The share that is exact of those above a confidence, over the share that they are of all."""
+    """Plot accuracy over coverage, as the confidence threshold varies."""
     figure = go.Figure()
     for (name, own), colour in zip(named, (MODEL_COLOUR, OTHER_COLOUR), strict=False):
         figure.add_scatter(

@@ -11,44 +11,43 @@ from raycrnn.data.rejections import Rejected
 from raycrnn.evaluation.analysis import EvaluatedLine, Example
 
 HEIGHT, WIDTH = 64, 1200
-"""of a picture on the page, at most, in pixels"""
+"""Largest size of a picture on the page, in pixels."""
 
 LEAST_HEIGHT = 32
-"""that a picture is shown with, in pixels: a lower one is enlarged"""
+"""Smallest height of a picture on the page, in pixels. A lower picture is enlarged."""
 
 MOST_BYTES = 900_000
-"""of all pictures together: with Plotly, which takes most of it, the page stays below 6 MB."""
+"""Size limit of all pictures together. With Plotly, which is the largest part, the page stays below 6 MB."""
 
 CONTEXT = 2
 """Units on either side of an edit in its example's picture."""
 
 
-# --- pictures
-
-
 @dataclass(frozen=True)
 class Picture:
+    """A picture as a data URI."""
+
     uri: str
     width: int
-    """as shown, in pixels"""
+    """Displayed width in pixels."""
     height: int
     mark: tuple[float, float] | None = None
-    """where a mark begins and how wide it is, in percent of the width"""
+    """Left edge and width of a mark, in percent of the width."""
 
 
 class Album:
-    """Pictures for a page, as data URIs, until they take too much of it together."""
+    """Makes the pictures of a page, up to a total size."""
 
     def __init__(self, most_bytes: int = MOST_BYTES):
         self._left = most_bytes
 
     def whole(self, line: EvaluatedLine) -> Picture | None:
-        """None if it cannot be read any more, or there is no room."""
+        """Return the picture of a line. None if the image cannot be read, or the size limit is reached."""
         upright = _open(line)
-        return upright and self._add(upright)
+        return None if upright is None else self._add(upright)
 
     def crop(self, example: Example) -> Picture | None:
-        """An edit and what is around it, marked."""
+        """Return the picture of an edit and its surroundings, with the edit marked."""
         upright = _open(example.line)
         if upright is None:
             return None
@@ -78,14 +77,18 @@ def _open(line: EvaluatedLine) -> PIL.Image.Image | None:
 
 
 def columns(example: Example, width: int) -> tuple[int, int, int, int]:
-    """The columns [left, right) of an edit with its context in an image of a width, and those of the edit itself."""
+    """Return the columns [left, right) of an edit with its context, and those of the edit itself.
+
+    Args:
+        width: of the upright image, in pixels.
+    """
     spans = [] if example.line.spans is None else example.line.spans.tolist()
     if not spans:
         return 0, width, 0, width
     steps = example.line.steps()
     place = steps[example.step].hypothesis
     if place is None:
-        # Between the unit before it and the one after: from the middle of the one to the middle of the other.
+        # A missed unit: from the middle of the unit before it to the middle of the one after it.
         after = sum(step.hypothesis is not None for step in steps[: example.step])
         middles = [sum(span) // 2 for span in spans]
         mark = (middles[after - 1] if after else 0, middles[after] if after < len(spans) else width)

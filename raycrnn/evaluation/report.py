@@ -1,4 +1,4 @@
-"""The report of an evaluation: a page with all that it needs and no network, every line as CSV, the figures as JSON."""
+"""The report of an evaluation: a self-contained HTML page, all lines as CSV, and the scores as JSON."""
 
 import csv
 import json
@@ -24,23 +24,23 @@ from raycrnn.evaluation.pictures import CONTEXT, Album, Picture
 from raycrnn.metrics import reliability
 
 MOST_LINES = 40
-"""of the worst lines on the page; lines.csv has them all"""
+"""Worst lines on the page. lines.csv contains all lines."""
 
 MOST_APART = 20
-"""of the lines on which two models differ"""
+"""Lines on the page on which two models differ."""
 
 MOST_CONFUSIONS = 40
-"""on the page; report.json has them all"""
+"""Confusions on the page. report.json contains all."""
 
 MOST_UNKNOWN = 100
-"""of the units that an alphabet lacks, on the page; report.json has them all"""
+"""Units missing from the alphabet on the page. report.json contains all."""
 
 MOST_MEASURED = 2000
-"""Images whose header is opened for their size; of more lines an even choice."""
+"""Images whose size is measured. Of more lines an even selection is measured."""
 
 
 def write(folder: Path, found: Evaluation | Comparison) -> None:
-    """Write `FILES`. Raises `RaycrnnError`, as on a full disk."""
+    """Write the files of the report into a directory. Raises `RaycrnnError` if they cannot be written."""
     own = found.model if isinstance(found, Comparison) else found
     figures = json.dumps(_as_json(found, own), indent=2, ensure_ascii=False)
     page = render(found)
@@ -52,7 +52,7 @@ def write(folder: Path, found: Evaluation | Comparison) -> None:
 
 
 def _write_lines(path: Path, found: Evaluation | Comparison) -> None:
-    """Comma-separated (RFC 4180), a header, one row a line, worst first."""
+    """Write lines.csv: RFC 4180 with a header and one row per line, worst first."""
     evaluations = [found.model, found.other] if isinstance(found, Comparison) else [found]
     readings = zip(*(each.lines for each in evaluations), strict=True)
     columns = ["csv", "line", "path", "reference", "transcription", "edits", "units", "confidence"]
@@ -87,13 +87,10 @@ def _as_json(found: Evaluation | Comparison, own: Evaluation) -> dict:
     }
 
 
-# --- the page
-
-
 def render(found: Evaluation | Comparison) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     comparison = found if isinstance(found, Comparison) else None
-    own = comparison.model if comparison else found
+    own = found.model if isinstance(found, Comparison) else found
     template = resources.files("raycrnn.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {
@@ -133,7 +130,7 @@ def render(found: Evaluation | Comparison) -> str:
 
 
 def data_facts(own: Evaluation) -> dict[str, str]:
-    """Lengths of labels and sizes of images."""
+    """Return the lengths of labels and the sizes of images."""
     facts = {"units in a label": _range([len(line.reference) for line in own.lines])}
     sizes = _sizes(own.lines)
     if sizes:
@@ -141,7 +138,8 @@ def data_facts(own: Evaluation) -> dict[str, str]:
         wide = sum(round(size[0] * height / size[1]) > greatest_width for size in sizes)
         facts["width of images"] = f"{_range([size[0] for size in sizes])} pixels"
         facts["height of images"] = f"{_range([size[1] for size in sizes])} pixels"
-        facts["wider than the model takes"] = f"{wide:,} of {len(sizes):,} measured" + (", squeezed" if wide else "")
+        text = f"{wide:,} of {len(sizes):,} measured"
+        facts["wider than the model's input"] = f"{text}, compressed to fit" if wide else text
     return facts
 
 
@@ -150,7 +148,7 @@ def _range(values: Sequence[int]) -> str:
 
 
 def _sizes(lines: Sequence[EvaluatedLine]) -> list[tuple[int, int]]:
-    """Width and height of local images, in pixels."""
+    """Return width and height of local images, in pixels."""
     sizes = []
     for line in lines[:: -(-len(lines) // MOST_MEASURED)]:
         with suppress(Rejected):

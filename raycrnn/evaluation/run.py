@@ -1,6 +1,6 @@
 """Evaluate one or two models on labelled images."""
 
-import sys
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,6 +17,8 @@ from raycrnn.model.transcription import Transcription
 from raycrnn.prediction import pipeline
 from raycrnn.prediction.job import PredictionJob
 
+logger = logging.getLogger(__name__)
+
 
 def evaluate_all(
     models: Sequence[str],
@@ -27,26 +29,26 @@ def evaluate_all(
 ) -> list[Evaluation]:
     """Transcribe the images of CSVs by each of several models and score them.
 
-    A row that cannot be read for one of them is left out of all. The CSVs are read as the first model's settings say;
-    each model's references are normalised as its own do.
+    A row that one of the models cannot read is left out for all. The CSVs are read with the settings of the first
+    model, and the references are normalised with those of each model.
 
     Args:
-        spans: whether to keep where in the images the units stand.
+        spans: whether to keep the positions of the units in the images.
 
     Raises:
-        UsageError: no model, no CSV, a CSV without rows or labels.
+        UsageError: a model or a CSV does not exist, or a CSV has no rows or labels.
         RaycrnnError: more than `data.max_rejected` of the images cannot be read.
     """
     from raycrnn import cluster
     from raycrnn.data import csv_files
     from raycrnn.data.rejections import check_rejections, rejection_table
 
-    # First, so that a model that is replaced from here on is noticed.
+    # First, so that a model that is replaced later is noticed.
     digests = list(map(model_dir.file_digests, models))
     recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
     settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
     if not csvs:
-        raise UsageError("evaluate needs a labelled CSV")
+        raise UsageError("evaluate needs a labelled CSV: name at least one")
     pairs = [(file, row) for file in csv_files.read_labelled_csvs(csvs, settings) for row in file.rows]
     with cluster.connect(address):
         readings = [
@@ -57,10 +59,13 @@ def evaluate_all(
     rejections = tuple(filter(None, unread))
     check_rejections("evaluation", rejections, len(pairs), settings)
     if rejections:
-        print(rejection_table(rejections), file=sys.stderr)
-    kept = [[line for line, gone in zip(lines, unread, strict=True) if not gone] for lines in readings]
+        logger.info(rejection_table(rejections))
+    kept = [
+        [line for line, gone in zip(lines, unread, strict=True) if not gone and isinstance(line, EvaluatedLine)]
+        for lines in readings
+    ]
     if not any(line.reference for line in kept[0]):
-        raise RaycrnnError(f"{', '.join(csvs)}: all labels are empty: there is nothing to score against")
+        raise RaycrnnError(f"{', '.join(csvs)}: all labels are empty: check the second column")
     return [
         Evaluation(_describe(model, recognizer), tuple(lines), rejections)
         for model, recognizer, lines in zip(models, recognizers, kept, strict=True)
@@ -93,7 +98,7 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
 def _read(
     recognizer: Recognizer, pairs: Sequence[tuple[CsvFile, Row]], job: PredictionJob
 ) -> Iterator[EvaluatedLine | Rejection]:
-    """Of each row what was read, or why it could not be."""
+    """Yield for each row the transcription, or why there is none."""
     results = pipeline.transcribe(job, [file.resolve(row.path) for file, row in pairs if not row.problem])
     for file, row in pairs:
         if row.problem:
@@ -102,7 +107,7 @@ def _read(
         result = next(results)
         if result.rejected:
             yield Rejection(file.path, row.line, row.path, result.rejected.reason, result.rejected.detail)
-        else:
+        elif result.transcription:
             yield _line(file, row, result.transcription, recognizer)
 
 

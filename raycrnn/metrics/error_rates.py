@@ -1,7 +1,8 @@
-"""Error rates of transcriptions against references, in units: no case folded, no space dropped.
+"""Error rates of transcriptions against references. Case and spaces count.
 
-CER is edits over reference units, WER edits over reference words (what stands between spaces), accuracy the
-share of transcriptions that are exact. Edits are Levenshtein's (insertion, deletion, substitution cost 1).
+CER is the number of edits divided by the number of reference units, WER the same for words, which are separated by
+spaces. Accuracy is the share of exact transcriptions. Edits are those of the Levenshtein distance: an insertion,
+deletion or substitution costs 1.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from rapidfuzz.distance import Levenshtein
 
 @dataclass(frozen=True)
 class Counts:
-    """Sums over samples, so that the counts of batches, workers and resamples just add up."""
+    """Counts of errors, summed over samples. Counts of batches, workers and resamples can be added."""
 
     samples: int = 0
     exact: int = 0
@@ -42,12 +43,12 @@ class Counts:
 
 
 def _rate(edits: int, length: int) -> float:
-    """Edits over reference length. Against an empty reference any edit is an error rate of 1."""
+    """Return edits divided by reference length. For an empty reference the rate is 0 without edits, else 1."""
     return edits / length if length else float(edits > 0)
 
 
 def score(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
-    """Counts of one sample, both given as sequences of units."""
+    """Return the counts of one sample. Reference and hypothesis are sequences of units."""
     reference_words, hypothesis_words = words(reference), words(hypothesis)
     return Counts(
         samples=1,
@@ -60,12 +61,13 @@ def score(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
 
 
 def words(units: Sequence[str]) -> list[str]:
+    """Return the words of a sequence of units."""
     return "".join(units).split()
 
 
 @dataclass(frozen=True)
 class AlignmentStep:
-    """A unit of the reference beside one of the hypothesis, by their places; None is a gap."""
+    """The index of a unit of the reference and that of the aligned unit of the hypothesis. None is a gap."""
 
     reference: int | None
     hypothesis: int | None
@@ -73,7 +75,7 @@ class AlignmentStep:
 
 
 def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[AlignmentStep]:
-    """The steps from a reference to a hypothesis, of which as few as possible are edits."""
+    """Return an alignment of a reference and a hypothesis with the fewest edits."""
     steps = []
     for run in Levenshtein.opcodes(reference, hypothesis):
         ranges = range(run.src_start, run.src_end), range(run.dest_start, run.dest_end)

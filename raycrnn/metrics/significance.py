@@ -1,4 +1,4 @@
-"""Intervals of error rates, and whether two models differ."""
+"""Confidence intervals of error rates, and significance tests for the difference of two models."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ import numpy as np
 from raycrnn.metrics.error_rates import Counts
 
 RATES = ("cer", "wer", "accuracy")
-"""What of counts has an interval, by the name of the property."""
+"""Properties of `Counts` that have an interval."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Interval:
 def intervals(
     scores: Sequence[Counts], level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """Intervals of CER and WER by percentile bootstrap over samples (Efron 1979), of accuracy by `wilson`.
+    """Return intervals of CER and WER by percentile bootstrap over samples (Efron 1979), of accuracy by `wilson`.
 
-    Deterministic by `seed`. With no samples there is nothing to resample and the result is empty.
+    The result is deterministic for a given `seed`, and empty without samples.
     """
     if not scores:
         return {}
@@ -35,19 +35,22 @@ def intervals(
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> Interval:
-    """The interval of a share (Wilson 1927). That of 20 of 20 is no point, as by bootstrap, but begins at 84 %."""
+    """Return the score interval of a proportion (Wilson 1927).
+
+    Unlike the bootstrap it has a positive width at 0 and 1: for 20 of 20 it begins at 84 %.
+    """
     share, z = hits / n, statistics.NormalDist().inv_cdf((1 + level) / 2)
     middle, scale = share + z**2 / (2 * n), 1 + z**2 / n
     reach = z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
-    # At the ends a rounding error may lie between the bound and the share.
+    # Rounding errors must not put a bound on the wrong side of the proportion.
     return Interval(max(0.0, min(share, (middle - reach) / scale)), min(1.0, max(share, (middle + reach) / scale)))
 
 
 def _resample(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Sums of the rows of resamples. [samples, columns] -> [resamples, columns]."""
+    """Return the column sums of bootstrap resamples. [samples, columns] -> [resamples, columns]."""
     random = np.random.default_rng(seed)
     n = len(table)
-    # How often each sample is drawn is multinomial; a matrix product then sums all resamples at once.
+    # The number of times each sample is drawn is multinomial, so a matrix product sums a resample.
     return np.stack([random.multinomial(n, np.full(n, 1 / n)) @ table for _ in range(resamples)])
 
 
@@ -55,25 +58,23 @@ def _interval(values: Sequence[float], level: float) -> Interval:
     return Interval(*map(float, np.quantile(values, [(1 - level) / 2, (1 + level) / 2])))
 
 
-# --- two models on the same samples
-
-
 @dataclass(frozen=True)
 class Difference:
-    """A second model's rate less a first one's."""
+    """The rate of a second model minus that of a first one."""
 
     value: float
     interval: Interval
     p: float
-    """probability of a difference at least as large, either way, between models that are equally good"""
+    """Two-sided p-value: probability of a difference at least this large if the models were equally good."""
 
 
 def compare(
     first: Sequence[Counts], second: Sequence[Counts], level: float = 0.95, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Difference]:
-    """How CER, WER and accuracy of two models differ on the same samples, with paired bootstrap intervals.
+    """Compare CER, WER and accuracy of two models on the same samples, with paired bootstrap intervals.
 
-    p is McNemar's of the accuracy, the bootstrap's of the others. Deterministic by `seed`.
+    The p-value of accuracy is that of McNemar's test, the others are from the bootstrap. The result is deterministic
+    for a given `seed`.
 
     Args:
         first, second: counts of each sample, at least one, in the same order.
@@ -96,15 +97,15 @@ def compare(
 
 
 def disagreements(first: Sequence[Counts], second: Sequence[Counts]) -> tuple[int, int]:
-    """How many samples the first alone has exact, and how many the second alone."""
+    """Return how many samples only the first model has exact, and how many only the second."""
     pairs = [(counts.exact, others.exact) for counts, others in zip(first, second, strict=True)]
     return pairs.count((1, 0)), pairs.count((0, 1))
 
 
 def mcnemar(first_alone: int, second_alone: int) -> float:
-    """Two-sided exact p (McNemar 1947): how likely so uneven a split is, were each side equally probable."""
+    """Return the p-value of the two-sided exact test of McNemar (1947): a binomial test with probability 1/2."""
     n = first_alone + second_alone
-    # By logarithms: the binomial coefficients of a large set would be integers of thousands of digits.
+    # Logarithms, because binomial coefficients of a large set have thousands of digits.
     logs = (
         math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) - n * math.log(2)
         for k in range(min(first_alone, second_alone) + 1)
@@ -113,7 +114,7 @@ def mcnemar(first_alone: int, second_alone: int) -> float:
 
 
 def _bootstrap_p(differences: Sequence[float]) -> float:
-    """Twice the share of resamples in which the difference vanishes or turns round; never 0 of so few resamples."""
+    """Return twice the share of resamples whose difference is zero or has the opposite sign. It is never 0."""
     array = np.array(differences)
     fewer = min(int((array <= 0).sum()), int((array >= 0).sum()))
     return min(1.0, 2 * (fewer + 1) / (len(array) + 1))

@@ -86,7 +86,7 @@ def test_unknown_units_are_counted_and_so_are_the_lines_that_hold_some():
     assert found.unknown_units == {"x": 3, "y": 1}
     assert (found.unknown, found.empty, found.unreadable) == (2, 1, 1)
     assert found.as_json()["unknown"] == 2
-    assert "2 samples have units that the model's alphabet lacks" in found.table()
+    assert "2 samples have units that are missing from the model's alphabet" in found.table()
 
 
 def test_the_table_says_what_confidence_is_worth():
@@ -107,10 +107,10 @@ def test_two_models_are_compared_in_words():
     other = evaluation(*[line("abcd", "xxxx")] * 8, *[line("abcd", "abcd")] * 2, name="there")
     found = Comparison(model, other)
     cer, exact, alone = found.verdicts()
-    assert cer.startswith("CER: here is better by 70.00 percentage points; hardly chance (p = 0.002")
+    assert cer.startswith("CER: here is better by 70.00 percentage points; statistically significant (p = 0.002")
     # 8 against 2: p is 2 × (1 + 10 + 45) / 1024.
-    assert "exact: here is better by 60.00 percentage points; the difference may be chance (p = 0.109" in exact
-    assert alone == "exact by here alone: 8; by there alone: 2"
+    assert "exact: here is better by 60.00 percentage points; not statistically significant (p = 0.109" in exact
+    assert alone == "exact only by here: 8; only by there: 2"
     back = Comparison(other, model).verdicts()
     assert "CER: here is better by 70.00" in back[0]
     assert "exact: here is better by 60.00" in back[1]
@@ -118,7 +118,7 @@ def test_two_models_are_compared_in_words():
     assert against["exact_alone"] == {"model": 8, "other": 2}
     assert against["differences"]["cer"]["value"] == pytest.approx(0.7)
     assert against["model"] == "there"
-    assert "against there:" in found.table()
+    assert "compared with there:" in found.table()
 
 
 def test_like_models_do_not_differ():

@@ -80,11 +80,11 @@ def test_it_tells_scores_confusions_spaces_and_facts(picture):
     text = Reader(report.render(found)).text
     assert "33.3 % of 3 lines are read exactly" in text
     assert "22.22 %" in text  # two edits of nine units
-    assert "Of 1 spaces 1 are missed and 0 read as something else" in text
-    assert "␣ → nothing 1 × · 50.0 %" in text
+    assert "Of 1 spaces, 1 are missed and 0 are replaced" in text
+    assert "␣ → (none) 1 × · 50.0 %" in text
     assert "b → c 1 × · 50.0 %" in text
     assert "left out: not an image 1" in text
-    assert "units that the model's alphabet lacks x 1 ×; 1 lines have some" in text
+    assert "units missing from the model's alphabet x 1 ×; 1 lines contain such units" in text
     assert "units in a label 2 to 4, median 3" in text
     assert "network tiny" in text
     assert "Not calibrated" not in text
