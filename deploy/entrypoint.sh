@@ -1,9 +1,8 @@
 #!/bin/sh
-# What follows IMAGE in `docker run IMAGE …`: a verb of raycrnn with its arguments, or any other command.
+# Run the arguments of `docker run IMAGE …`: a verb of raycrnn with its arguments, or any other command.
 #
-# `ray up` starts its containers with `bash` and works inside by `docker exec`, so a command must stay a command.
-# KubeRay puts its own command in this script's place. A verb comes first, where both exist: `split` is a program of
-# Debian's too.
+# Commands must work because `ray up` starts its containers with `bash` and then uses `docker exec`; KubeRay replaces
+# this script by its own command. A verb takes precedence over a program of the same name: Debian has a program `split`.
 case "${1-}" in
     '' | -*) exec raycrnn "$@" ;;
 esac
@@ -13,5 +12,5 @@ fi
 if command -v -- "$1" > /dev/null; then
     exec "$@"
 fi
-# Neither: raycrnn tells which verbs there are.
+# Neither a verb nor a program: raycrnn prints the list of verbs.
 exec raycrnn "$@"

@@ -1,8 +1,8 @@
 #!/opt/raycrnn/bin/python -I
-"""The image's health check: 0 while all is well, 1 if a service was asked for and does not answer.
+"""The image's health check: exit 1 if the container runs `serve` and the service does not answer, otherwise exit 0.
 
-Whether one was asked for stands in the command line of process 1, which is the entry point's: `serve` and its `--host`
-and `--port`. Any other command (train, `ray start`, bash) is healthy as long as it runs; there is nothing to ask it.
+The command line of process 1, the entry point, shows whether that is `serve`, and with which `--host` and `--port`. Any
+other command (train, `ray start`, bash) is healthy as long as it runs.
 """
 
 import sys
@@ -10,12 +10,12 @@ import urllib.request
 from pathlib import Path
 
 ENTRY = "raycrnn-entrypoint"
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-"""Addresses that mean all of a machine's, which cannot be asked: one that can."""
+CONNECT_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+"""Addresses that mean all interfaces, and an address for connecting to each."""
 
 
 def service_of(command: list[str]) -> str | None:
-    """URL of the service that a command line starts; None if it starts none."""
+    """Return the health URL of the service that a command line starts; None if it starts no service."""
     names = [Path(argument).name for argument in command]
     arguments = command[names.index(ENTRY) + 1 :] if ENTRY in names else []
     if arguments[:1] == ["raycrnn"]:
@@ -23,12 +23,12 @@ def service_of(command: list[str]) -> str | None:
     if arguments[:1] != ["serve"] or {"-h", "--help"} & set(arguments):
         return None
     host = option(arguments, "--host", "127.0.0.1")
-    host = EVERYWHERE.get(host, host)
+    host = CONNECT_ADDRESS.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{option(arguments, '--port', '8000')}/health"
 
 
 def option(arguments: list[str], name: str, default: str) -> str:
-    """The value of `--name VALUE` or `--name=VALUE`, the last one given."""
+    """Return the last value given by `--name VALUE` or `--name=VALUE`."""
     value = default
     for argument, following in zip(arguments, [*arguments[1:], default], strict=True):
         if argument == name:
@@ -42,7 +42,7 @@ def main() -> int:
     url = service_of(Path("/proc/1/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0"))
     if url is None:
         return 0
-    # No proxy of the environment: the service is in this container.
+    # Ignore HTTP proxies from the environment: the service is in this container.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=8) as answer:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -11,6 +11,9 @@ from raycrnn import config, storage
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import Configuration, describe_keys
 from raycrnn.training import run
+
+if TYPE_CHECKING:
+    from raycrnn.training.monitor import TrainingResult
 
 
 class Train(Command):
@@ -41,7 +44,7 @@ class Train(Command):
         self._print(configuration, outcome)
         return 0
 
-    def _print(self, configuration: Configuration, outcome: dict) -> None:
+    def _print(self, configuration: Configuration, outcome: "TrainingResult") -> None:
         output = configuration.output_model_dir
         model = storage.join(output, "model")
         best = outcome["best"]

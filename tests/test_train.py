@@ -14,7 +14,7 @@ import pytest
 from raycrnn import config, storage
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.recognizer import Recognizer
-from raycrnn.storage import Directory, alone_in
+from raycrnn.storage import Directory, lock_output
 from raycrnn.train import Train
 from raycrnn.training import checkpoint
 from raycrnn.training.run import train
@@ -124,7 +124,7 @@ def test_same_seed_same_result(local_ray, tmp_path):
 def test_an_output_directory_in_use_is_refused(local_ray, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.doc").write_text("precious")
-    with pytest.raises(UsageError, match="none of a run"):
+    with pytest.raises(UsageError, match="holds no run"):
         train(configuration(tmp_path))
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["thesis.doc"]
     (tmp_path / "output" / "run.json").write_text("{}")
@@ -144,7 +144,7 @@ def test_a_finished_run_says_that_it_is_finished(local_ray, tmp_path, capsys):
 def test_a_folder_that_is_no_run_is_left_alone_even_to_go_on(local_ray, tmp_path):
     (tmp_path / "output" / ".git").mkdir(parents=True)
     (tmp_path / "output" / ".env").write_text("secret")
-    with pytest.raises(UsageError, match="none of a run"):
+    with pytest.raises(UsageError, match="holds no run"):
         train(configuration(tmp_path, restore_model=True))
     assert {path.name for path in (tmp_path / "output").iterdir()} == {".git", ".env"}
 
@@ -161,7 +161,7 @@ def test_only_rests_of_a_run_are_cleared_away(tmp_path, local_ray):
 
 
 def test_two_commands_do_not_share_an_output_directory(local_ray, tmp_path):
-    with alone_in(Directory(tmp_path / "output")), pytest.raises(UsageError, match="another command trains in it"):
+    with lock_output(Directory(tmp_path / "output")), pytest.raises(UsageError, match="another command trains in it"):
         train(configuration(tmp_path))
 
 
@@ -174,7 +174,7 @@ def test_an_output_directory_that_cannot_be_made_is_told_before_training(tmp_pat
 def test_a_finished_run_whose_model_is_gone_says_so(local_ray, tmp_path):
     train(configuration(tmp_path, training={"n_epochs": 1}))
     shutil.rmtree(tmp_path / "output" / "model")
-    with pytest.raises(UsageError, match="its model/ is gone"):
+    with pytest.raises(UsageError, match="its model/ is missing"):
         train(configuration(tmp_path, restore_model=True))
     with pytest.raises(UsageError, match=r"seed: 0 then, 1 now"):
         train(configuration(tmp_path, restore_model=True, training={"seed": 1}))
@@ -328,7 +328,7 @@ def test_ctrl_c_saves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "restore_model=true goes on" in stderr
+    assert "restore_model=true resumes" in stderr
     assert "Traceback" not in stderr
     found, _ = checkpoint.latest(tmp_path / "output" / "checkpoints")
     assert f"stopped at step {found.state['progress']['step']}" in stderr
@@ -378,7 +378,7 @@ def test_a_run_in_object_storage_goes_on_elsewhere_and_a_damaged_checkpoint_is_p
     outcome = train(configuration(tmp_path, **settings, restore_model=True))
     assert outcome["steps"] == 9
     said = capsys.readouterr().err
-    assert "step_00000009: not whole" in said and "going on from step_0000000" in said
+    assert "step_00000009: damaged checkpoint" in said and "resuming from step_0000000" in said
     lines = storage.read(storage.join(settings["output_model_dir"], "metrics.jsonl")).splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
@@ -401,7 +401,7 @@ def test_a_run_killed_while_it_copied_its_first_checkpoint_starts_afresh(local_r
     storage.write(storage.join(place, "run.json"), b"{}")
     storage.write(storage.join(place, "checkpoints", "step_00000009", "tensors.safetensors"), b"half")
     assert train(configuration(tmp_path, output_model_dir=place, restore_model=True))["steps"]
-    assert "no checkpoint: starting afresh" in capsys.readouterr().err
+    assert "no checkpoint: starting a new run" in capsys.readouterr().err
 
 
 def test_storage_that_refuses_ends_the_run_before_it_begins(local_ray, tmp_path, bucket):

@@ -1,7 +1,7 @@
 """A worker's stream of training batches, decoded ahead of the training."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -64,7 +64,7 @@ class BatchStream:
     """Samples that were left out so far, by row number."""
     _images_per_task: int = IMAGES_PER_TASK
 
-    def __iter__(self) -> "Iterator[Batch]":
+    def __iter__(self) -> "Generator[Batch]":
         prefetcher = Prefetcher(self._read, TENSOR_BATCHES)
         try:
             for batch, rejected in prefetcher:

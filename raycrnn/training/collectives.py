@@ -1,28 +1,46 @@
-"""Collective operations between training workers."""
+"""Collective operations between training workers. With a single worker they change nothing and cost nothing."""
 
+from typing import TypeVar
+
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# --- several workers
+T = TypeVar("T")
 
 
 def world_size() -> int:
+    """Return the number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return the number of this worker, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
-    """Sum over all workers, in place."""
+    """Sum a tensor over all workers, in place, and return it."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
+def from_worker_0(number: int, device: torch.device) -> int:
+    """Return the number that worker 0 passes. All workers must call it."""
+    return int(all_reduce(torch.tensor(number if rank() == 0 else 0, dtype=torch.int64, device=device)))
+
+
+def gather(value: T) -> list[T]:
+    """Return the values of all workers in the order of their ranks. All workers must call it."""
+    values: list[T] = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
 def share_statistics(network: nn.Module) -> None:
-    """Average the batch-norm statistics of all workers, so that each evaluates and saves the same network."""
+    """Average the batch-norm statistics over all workers, so that each evaluates and saves the same network."""
     for buffer in network.buffers():
         if buffer.is_floating_point():
             all_reduce(buffer).div_(world_size())

@@ -30,12 +30,13 @@ class Stall:
         self._next *= 2
         return True
 
-    def describe(self, doing: dict[int, WorkerActivity]) -> str:
+    def describe(self, activities: dict[int, WorkerActivity]) -> str:
         start = f"no step for {time.monotonic() - self._since:.0f} seconds: "
-        if not doing:
+        if not activities:
             return start + f"Ray has not started the workers yet; {describe_free_cpus()}"
         return start + "; ".join(
-            f"worker {rank} {each.what} ({each.seconds:.0f} s)" for rank, each in sorted(doing.items())
+            f"worker {rank}: {activity.description} ({activity.seconds:.0f} s)"
+            for rank, activity in sorted(activities.items())
         )
 
 

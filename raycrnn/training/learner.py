@@ -1,12 +1,12 @@
-"""Learning without a cluster: optimizer, schedule, training step, evaluation.
+"""The training step, without a cluster.
 
-Several workers may take part: each holds its share of the batch, and what is summed or decided is summed over
-all of them by `all_reduce`, which alone is no work at all.
+Several workers may take part. Each holds its share of the batch, and losses, gradients and signals are summed over all
+of them; a single worker sums nothing.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -19,55 +19,81 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives, optimizer
 
 MOST_BAD_STEPS = 20
-"""Steps in a row without a finite gradient after which a run ends."""
-
-
-# --- training
+"""Steps in a row without a finite loss and gradient after which a run ends."""
 
 
 @dataclass
 class TrainingState:
-    """Where a run stands: all that a checkpoint holds besides tensors."""
+    """The state of a run: all that a checkpoint holds besides tensors."""
 
     step: int = 0
-    """steps done; also the index of the next batch over all epochs"""
+    """Steps done; also the index of the next batch, over all epochs."""
     schedule: float = 0.0
-    """share of the schedule done"""
+    """Completed fraction of the schedule."""
     loss_sum: float = 0.0
-    """of which `mean_loss` is made"""
+    """Moving sum from which `mean_loss` is computed."""
     bad_steps: int = 0
-    """steps in a row without a finite gradient"""
+    """Steps in a row without a finite loss and gradient."""
     skipped: int = 0
-    """such steps over the whole run"""
+    """Steps without a finite loss and gradient over the whole run."""
     evaluated_at: int = -1
-    """step of the last evaluation"""
+    """Step of the last evaluation."""
     since_best: int = 0
-    """evaluations since the best one"""
-    best: dict = field(default_factory=dict)
-    """scores of the best evaluation"""
+    """Evaluations since the best one."""
+    best: dict[str, float] = field(default_factory=dict)
+    """Scores of the best evaluation."""
     finished: bool = False
 
     @property
     def mean_loss(self) -> float:
-        """Moving average (0.99) of the loss, without the lag of its start (Kingma and Ba 2015, section 3)."""
+        """Moving average (0.99) of the loss, corrected for its start (Kingma and Ba 2015, section 3)."""
         return self.loss_sum / (1 - 0.99 ** max(1, self.step))
+
+    def has_stopped_improving(self, evaluations: int | None) -> bool:
+        """Return whether so many evaluations, or more, were no better than the best one."""
+        return evaluations is not None and self.since_best >= evaluations
+
+
+@dataclass(frozen=True)
+class StepSignals:
+    """What the workers tell each other with a training step: one number each, summed over the workers.
+
+    After the sum a flag is True if any worker set it.
+    """
+
+    stop: bool = False
+    """The command asked to stop. Only worker 0 sets it."""
+    steps_left: int = 0
+    """Steps after this one. Only worker 0 sets it."""
+    new_rejections: bool = False
+    """A worker rejected samples that the others do not know of."""
+    may_evaluate: bool = False
+    """There is time for an evaluation besides the last one. Only worker 0 sets it."""
+    write_failed: bool = False
+    """Worker 0 could not write to the run's logs."""
+
+    @classmethod
+    def from_sums(cls, sums: Sequence[float]) -> "StepSignals":
+        """Return the signals of all workers from the sums of their fields."""
+        stop, steps_left, new_rejections, may_evaluate, write_failed = sums
+        return cls(stop > 0, int(steps_left), new_rejections > 0, may_evaluate > 0, write_failed > 0)
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one training step gave; the same on every worker."""
+    """The result of a training step; the same on every worker."""
 
     loss: float
-    """summed over units, mean over the global batch"""
+    """Sum over the units of a label, mean over the samples of the global batch."""
     learning_rate: float
     samples: int
-    """of the global batch"""
-    signals: tuple[float, ...]
-    """what the workers gave as signals, summed"""
+    """Samples in the global batch."""
+    signals: StepSignals
+    """The signals of all workers."""
 
 
 class Learner:
-    """A network in training. With several workers each holds one of them, kept equal by DDP."""
+    """A network in training. With several workers each holds a copy, and DDP keeps the copies equal."""
 
     def __init__(self, network: CRNN, settings: Training, device: torch.device):
         self.settings = settings
@@ -79,7 +105,7 @@ class Learner:
                 self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
             devices = [device] if device.type == "cuda" else None
             # Batch-norm statistics are averaged when they matter (`share_statistics`), not sent each step.
-            self.parallel = nn.parallel.DistributedDataParallel(
+            self.parallel: nn.Module = nn.parallel.DistributedDataParallel(
                 self.network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
         else:
@@ -87,15 +113,16 @@ class Learner:
         self.optimizer = optimizer.make_optimizer(self.network, settings)
         self.progress = TrainingState()
 
-    def train_step(self, batch: Batch, steps_left: int, signals: Sequence[float] = ()) -> StepResult:
-        """One step on one batch, in concert with the other workers.
+    def train_step(self, batch: Batch, steps_left: int, signals: StepSignals | None = None) -> StepResult:
+        """Take one step on one batch, together with the other workers.
 
         Args:
-            steps_left: estimate, this step included; the schedule ends with the last of them.
-            signals: numbers that travel with the step: each is summed over the workers.
+            batch: This worker's share of the global batch.
+            steps_left: Estimate of the steps left, this one included. The schedule ends with the last of them.
+            signals: What this worker tells the others.
 
         Raises:
-            RaycrnnError: the twentieth step in a row without a finite gradient.
+            RaycrnnError: `MOST_BAD_STEPS` steps in a row had no finite loss and gradient.
         """
         progress = self.progress
         rate = optimizer.learning_rate(self.settings, progress.step, progress.schedule)
@@ -105,11 +132,13 @@ class Learner:
         torch.manual_seed(hash((self.settings.seed, progress.step, collectives.rank())) & 0x7FFFFFFFFFFFFFFF)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        # Of a share without samples a blank image takes the step, but not into the batch-norm statistics.
+        # A share without samples is one blank image, which must not change the batch-norm statistics.
         statistics = None if len(batch) else [buffer.clone() for buffer in self.network.buffers()]
         local_loss = self._loss(batch)
-        totals = torch.tensor([local_loss.item(), len(batch), *signals], dtype=torch.float64, device=self.device)
-        loss_sum, samples, *signals = collectives.all_reduce(totals).tolist()
+        totals = torch.tensor(
+            [local_loss.item(), len(batch), *astuple(signals or StepSignals())], dtype=torch.float64, device=self.device
+        )
+        loss_sum, samples, *sums = collectives.all_reduce(totals).tolist()
         # DDP takes the mean of the workers' gradients; the loss is the mean over the global batch's samples.
         (local_loss * (collectives.world_size() / max(1.0, samples))).backward()
         if statistics is not None:
@@ -121,7 +150,7 @@ class Learner:
         progress.loss_sum = 0.99 * progress.loss_sum + 0.01 * (loss if math.isfinite(loss) else progress.mean_loss)
         progress.step += 1
         progress.schedule += (1 - progress.schedule) / max(1, steps_left)
-        return StepResult(loss, rate, int(samples), tuple(signals))
+        return StepResult(loss, rate, int(samples), StepSignals.from_sums(sums))
 
     def _loss(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device)
@@ -132,7 +161,7 @@ class Learner:
         return ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B)
 
     def _update(self, loss_sum: float) -> None:
-        """Step the optimizer, unless loss or gradient are not finite: both are the same on every worker."""
+        """Step the optimizer, unless the loss or gradient is not finite; both are the same on every worker."""
         limit = self.settings.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         if math.isfinite(loss_sum) and torch.isfinite(norm):
@@ -143,23 +172,24 @@ class Learner:
         self.progress.skipped += 1
         if self.progress.bad_steps >= MOST_BAD_STEPS:
             raise RaycrnnError(
-                f"training diverged: loss or gradient were not finite in {MOST_BAD_STEPS} steps in a row, "
-                f"up to step {self.progress.step + 1}. Likely causes: a learning rate too high "
+                f"training diverged: the loss or gradient was not finite for {MOST_BAD_STEPS} steps in a row, "
+                f"up to step {self.progress.step + 1}. Likely causes: a learning rate that is too high "
                 f"(training.learning_rate={self.settings.learning_rate:g}: try a tenth), no gradient clipping "
                 "(training.gradient_clip=5), or bfloat16 (training.precision=fp32). "
-                "The last checkpoint is from before it."
+                "The last checkpoint was saved before that."
             )
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """All tensors of the state: the network's and the optimizer's."""
+        """Return all tensors of the state: those of the network and of the optimizer."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
         return tensors
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The opposite of `state_tensors`. Raises `RaycrnnError` where the network is another one."""
-        network, state = {}, {}
+        """Load what `state_tensors` returned. Raises `RaycrnnError` if it is from a different network."""
+        network: dict[str, Tensor] = {}
+        state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
             if kind == "network":
@@ -170,5 +200,5 @@ class Learner:
         try:
             self.network.load_state_dict(network)
         except RuntimeError as error:
-            raise RaycrnnError(f"the checkpoint is of another network: {error}") from None
+            raise RaycrnnError(f"the checkpoint is from a different network: {error}") from None
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})

@@ -1,4 +1,4 @@
-"""From the training workers to the person at the terminal, and back: progress, errors, a wish to stop."""
+"""Messages between the training workers and the command: progress, log lines, the result, and the request to stop."""
 
 import logging
 import threading
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import ray
 
@@ -17,143 +17,180 @@ if TYPE_CHECKING:
 
     from raycrnn.ingest.image_cache import ImageCache
 
+SECONDS_BETWEEN_POSTS = 0.5
+SECONDS_BETWEEN_HEARTBEATS = 5.0
+
+
+class ProgressReport(TypedDict, total=False):
+    """What a progress bar shows; empty before the first step."""
+
+    epoch: str
+    step: int
+    share: float
+    """Completed fraction of the schedule."""
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+class TrainingResult(TypedDict, total=False):
+    """How a training ended: finished, stopped by the command, or failed."""
+
+    best: dict[str, float]
+    """Scores of the exported model."""
+    steps: int
+    rejected: int
+    """Samples that were left out."""
+    start: dict[str, float]
+    """Seconds that each part of the start took."""
+    start_times: dict[str, float]
+    """When the worker ended each of its parts of the start, in seconds since 1970."""
+    stopped: int
+    """The step after which the command stopped the run."""
+    error: str
+    can_go_on: bool
+    """Whether the run can be resumed once the cause of the error is removed, for example a full disk."""
+
+
+@dataclass(frozen=True)
+class WorkerActivity:
+    """What a worker is doing. A thread of its own sends it, because the worker may be stuck."""
+
+    description: str
+    seconds: float
+    """Seconds since it began."""
+
+
+@dataclass(frozen=True)
+class StatusUpdate:
+    """What the workers posted since the last update."""
+
+    progress: ProgressReport
+    lines: list[tuple[int, str]]
+    """Log lines with their levels."""
+    evaluations: list[dict[str, Any]]
+    """Records of metrics.jsonl."""
+    result: TrainingResult | None
+    """The result, once the training has ended."""
+
 
 class Monitor:
-    """Holds the last progress and what was said. Workers post, the command reads; neither waits for the other."""
+    """The actor through which workers and command communicate. Workers post, the command reads; neither waits."""
 
     def __init__(self) -> None:
-        self._progress: dict = {}
+        self._progress: ProgressReport = {}
         self._lines: list[tuple[int, str]] = []
-        self._evaluations: list[dict] = []
-        self._outcome: dict | None = None
+        self._evaluations: list[dict[str, Any]] = []
+        self._result: TrainingResult | None = None
         self._stop = False
-        self._doing: dict[int, tuple[float, WorkerActivity]] = {}
+        self._activities: dict[int, tuple[float, WorkerActivity]] = {}
         self._image_cache: ImageCache | None = None
         self._closed = False
 
     @ray.method
     def post(
         self,
-        progress: dict | None = None,
+        progress: ProgressReport | None = None,
         line: tuple[int, str] | None = None,
-        evaluation: dict | None = None,
-        outcome: dict | None = None,
+        evaluation: dict[str, Any] | None = None,
+        result: TrainingResult | None = None,
     ) -> bool:
-        """Returns whether the command wishes to stop."""
+        """Take what a worker posts, and return whether the command asked to stop."""
         if progress is not None:
             self._progress = progress
         if line is not None:
             self._lines.append(line)
         if evaluation is not None:
             self._evaluations.append(evaluation)
-        if outcome is not None:
-            self._outcome = outcome
+        if result is not None:
+            self._result = result
         return self._stop
 
     @ray.method
-    def read(self) -> "StatusUpdate":
-        news = StatusUpdate(self._progress, self._lines, self._evaluations, self._outcome)
+    def read(self) -> StatusUpdate:
+        """Return what was posted since the last call."""
+        update = StatusUpdate(self._progress, self._lines, self._evaluations, self._result)
         self._lines, self._evaluations = [], []
-        return news
+        return update
 
     @ray.method
-    def heartbeat(self, rank: int, doing: "WorkerActivity") -> None:
-        self._doing[rank] = (time.monotonic(), doing)
+    def heartbeat(self, rank: int, activity: WorkerActivity) -> None:
+        """Take what a worker is doing."""
+        self._activities[rank] = (time.monotonic(), activity)
 
     @ray.method
-    def doing(self) -> "dict[int, WorkerActivity]":
-        """What each worker does that was heard of lately: the others are gone."""
-        since = time.monotonic() - 3 * SECONDS_BETWEEN_BEATS
-        return {rank: doing for rank, (heard, doing) in self._doing.items() if heard > since}
+    def activities(self) -> dict[int, WorkerActivity]:
+        """Return what each worker is doing, by rank, without those that have sent no heartbeat lately."""
+        since = time.monotonic() - 3 * SECONDS_BETWEEN_HEARTBEATS
+        return {rank: activity for rank, (received, activity) in self._activities.items() if received > since}
 
     @ray.method
     def set_image_cache(self, cache: "ImageCache") -> bool:
-        """Takes what is kept of the decoded images; returns whether more is wanted."""
+        """Take the decoded images that are in memory so far, and return whether more of them are useful."""
         self._image_cache = cache
-        return self._outcome is None and not self._closed
+        return self._result is None and not self._closed
 
     @ray.method
     def close(self) -> None:
-        """The command has read its last."""
+        """Note that the command will read no more updates."""
         self._closed = True
 
     @ray.method
     def get_image_cache(self) -> "ImageCache | None":
+        """Return the decoded images that are in memory so far."""
         return self._image_cache
 
     @ray.method
     def stop(self) -> None:
+        """Ask the workers to stop after their current step."""
         self._stop = True
 
 
 def start_monitor() -> "ActorProxy[Monitor]":
-    """Start a monitor on this node, so that it is not lost with another one."""
+    """Start a monitor on this node, so that the loss of another node does not end it."""
     return ray.remote(Monitor).options(num_cpus=0, scheduling_strategy=on_this_node()).remote()
 
 
 def publish_image_cache(registry: "ActorProxy[Monitor]", cache: "ImageCache") -> bool:
-    """Give a monitor the decoded images that are kept so far; returns whether it wants more of them."""
+    """Give a monitor the decoded images that are in memory so far, and return whether more of them are useful."""
     return ray.get(registry.set_image_cache.remote(cache))
 
 
-@dataclass(frozen=True)
-class StatusUpdate:
-    """What was posted since the last look."""
-
-    progress: dict
-    lines: list[tuple[int, str]]
-    evaluations: list[dict]
-    """each a line of metrics.jsonl"""
-    outcome: dict | None
-    """the last word, if it was spoken"""
-
-
-SECONDS_BETWEEN_BEATS = 5.0
-
-
-@dataclass(frozen=True)
-class WorkerActivity:
-    """What a worker does, told by a thread of its own while the worker may be stuck in it."""
-
-    what: str
-    seconds: float
-    """for how long by now"""
-
-
 class Reporter:
-    """A worker's end: posts at most every half second and never waits."""
+    """A worker's side of the monitor. Posting does not wait for an answer, but for `result`."""
 
     def __init__(self, monitor: "ActorProxy[Monitor]"):
         self._monitor = monitor
         self._last = 0.0
         self._answer: ray.ObjectRef | None = None
-        self._doing = ("starts", time.monotonic())
+        self._activity = ("starting", time.monotonic())
         self._ended = threading.Event()
         self.stop_requested = False
 
-    def doing(self, what: str) -> None:
-        """Note what the worker does from now on: a stalled run says what it waits for."""
-        self._doing = (what, time.monotonic())
+    def set_activity(self, description: str) -> None:
+        """Note what the worker is doing from now on. If the run stalls, the command logs it."""
+        self._activity = (description, time.monotonic())
 
     @contextmanager
-    def beating(self, rank: int) -> Iterator[None]:
-        """Meanwhile a thread tells what the worker does."""
-        thread = threading.Thread(target=self._beat, args=(rank,), daemon=True)
+    def heartbeats(self, rank: int) -> Iterator[None]:
+        """Send the worker's activity from a thread until the context is left."""
+        thread = threading.Thread(target=self._send_heartbeats, args=(rank,), daemon=True)
         thread.start()
         try:
             yield
         finally:
             self._ended.set()
-            thread.join(SECONDS_BETWEEN_BEATS)
+            thread.join(SECONDS_BETWEEN_HEARTBEATS)
 
-    def _beat(self, rank: int) -> None:
+    def _send_heartbeats(self, rank: int) -> None:
         while not self._ended.is_set():
-            what, since = self._doing
-            self._monitor.heartbeat.remote(rank, WorkerActivity(what, time.monotonic() - since))
-            self._ended.wait(SECONDS_BETWEEN_BEATS)
+            description, since = self._activity
+            self._monitor.heartbeat.remote(rank, WorkerActivity(description, time.monotonic() - since))
+            self._ended.wait(SECONDS_BETWEEN_HEARTBEATS)
 
-    def progress(self, make: Callable[[], dict]) -> None:
-        if time.monotonic() - self._last < 0.5:
+    def progress(self, make: Callable[[], ProgressReport]) -> None:
+        """Post progress, if the last report is old enough, and receive the request to stop."""
+        if time.monotonic() - self._last < SECONDS_BETWEEN_POSTS:
             return
         self._last = time.monotonic()
         if self._answer is not None:
@@ -163,16 +200,18 @@ class Reporter:
             self.stop_requested = self.stop_requested or ray.get(self._answer)
         self._answer = self._monitor.post.remote(progress=make())
 
-    def line(self, text: str, level: int = logging.INFO) -> None:
+    def log(self, text: str, level: int = logging.INFO) -> None:
         """Have the command log a line."""
         self._monitor.post.remote(line=(level, text))
 
     def warning(self, text: str) -> None:
-        self.line(text, logging.WARNING)
+        """Have the command log a warning."""
+        self.log(text, logging.WARNING)
 
-    def evaluation(self, record: dict) -> None:
+    def evaluation(self, record: dict[str, Any]) -> None:
+        """Post a record of metrics.jsonl."""
         self._monitor.post.remote(evaluation=record)
 
-    def outcome(self, outcome: dict) -> None:
-        """The last word; waits until it is heard."""
-        ray.get(self._monitor.post.remote(outcome=outcome))
+    def result(self, result: TrainingResult) -> None:
+        """Post how the training ended, and wait until the monitor has it."""
+        ray.get(self._monitor.post.remote(result=result))

@@ -1,16 +1,16 @@
 """The optimizer and the learning-rate schedule."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
 
 from raycrnn.config import Training
 
-# --- optimizer and schedule
-
 
 def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Return the optimizer that `training.optimizer` names, over all parameters of a network."""
     rate = settings.learning_rate
     parameters = list(network.parameters())
     match settings.optimizer:
@@ -21,20 +21,20 @@ def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimi
         case "ada":
             return torch.optim.Adadelta(parameters, rate)
         case "adamw":
-            # Biases and normalisation gains are no matrices and not decayed (Loshchilov and Hutter 2019).
+            # Biases and normalisation gains are vectors and are not decayed (Loshchilov and Hutter 2019).
             matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
             vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-            groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+            groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
             return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay)
-    raise ValueError(f"no optimizer {settings.optimizer!r}")
+    raise ValueError(f"unknown optimizer {settings.optimizer!r}")
 
 
 def learning_rate(settings: Training, step: int, progress: float) -> float:
-    """The learning rate of a step.
+    """Return the learning rate of a step.
 
     Args:
-        step: from 0.
-        progress: of the schedule, from 0 to 1.
+        step: Number of the step, from 0.
+        progress: Completed fraction of the schedule, from 0 to 1.
     """
     peak = settings.learning_rate
     match settings.schedule:
@@ -47,4 +47,4 @@ def learning_rate(settings: Training, step: int, progress: float) -> float:
                 return peak * (0.04 + 0.96 * progress / settings.warm_up)
             falling = (progress - settings.warm_up) / max(1e-9, 1 - settings.warm_up)
             return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
-    raise ValueError(f"no schedule {settings.schedule!r}")
+    raise ValueError(f"unknown schedule {settings.schedule!r}")

@@ -1,58 +1,63 @@
-"""Whether a run goes on in a directory, from which checkpoint, and whether it is still the same run."""
+"""Decide whether a run is new or continues, from which checkpoint, and whether it is still the same run."""
 
 import logging
+from typing import TYPE_CHECKING, Any
 
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint
+from raycrnn.training.checkpoint import RunState
+
+if TYPE_CHECKING:
+    from raycrnn.training.monitor import TrainingResult
 
 logger = logging.getLogger(__name__)
 
 
-def resume_state(output: Directory, restore: bool) -> dict | None:
-    """The state of the last whole checkpoint, None to start afresh. Raises `UsageError`."""
+def resume_state(output: Directory, restore: bool) -> RunState | None:
+    """Return the state of the last undamaged checkpoint, or None to start a new run. Raises `UsageError`."""
     if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
-    held = output.entries()
-    # rejected.csv alone is left by a run that was refused for its data, and is no reason to refuse the next.
-    if held <= {"rejected.csv"}:
+    entries = output.entries()
+    # A run that was refused for its data leaves rejected.csv alone, which is no reason to refuse the next.
+    if entries <= {"rejected.csv"}:
         return None
-    if not held & {"run.json", "checkpoints"}:
-        raise UsageError(f"{output}: holds files, and none of a run: choose another output_model_dir")
+    if not entries & {"run.json", "checkpoints"}:
+        raise UsageError(f"{output}: is not empty and holds no run: choose another output_model_dir")
     if not restore:
         raise UsageError(
-            f"{output}: exists and is not empty: choose another output_model_dir, "
-            "or restore_model=true to go on with the run in it"
+            f"{output}: exists and is not empty: choose another output_model_dir, or continue the run in it with "
+            "restore_model=true"
         )
     output.fetch("checkpoints")
     if output.uri:
-        checkpoint.delete_half_copied(output.path / "checkpoints")
+        checkpoint.delete_incomplete(output.path / "checkpoints")
     found, problems = checkpoint.latest(output.path / "checkpoints")
     for problem in problems:
-        logger.warning(f"{problem}")
+        logger.warning(problem)
     if found is None and problems:
         raise UsageError(f"{output}: none of its checkpoints can be read: restore one, or choose another directory")
     if found is None:
-        logger.info(f"{output}: no checkpoint: starting afresh")
+        logger.info(f"{output}: no checkpoint: starting a new run")
         return None
     if problems:
         logger.info(f"the checkpoint before it is used: {found.path.name}")
     return found.state
 
 
-def finished(output: Directory, state: dict) -> dict:
-    """What a run that is over gave. Raises `UsageError` if its model is gone."""
+def finished(output: Directory, state: RunState) -> "TrainingResult":
+    """Return the result of a run that has ended. Raises `UsageError` if its model is missing."""
     progress = state["progress"]
     if "model" not in output.entries():
-        raise UsageError(f"{output}: this run is finished, but its model/ is gone: start a new output_model_dir")
+        raise UsageError(f"{output}: this run is finished, but its model/ is missing: start a new output_model_dir")
     logger.info(
-        f"{output}: this run is finished, at step {progress['step']}; for another choose a new output_model_dir"
+        f"{output}: this run is finished, at step {progress['step']}; choose a new output_model_dir for another run"
     )
     return {"best": progress["best"], "steps": progress["step"], "rejected": state["rejected_count"]}
 
 
-def check_same_data(resumed: dict, now: dict[str, str], units: tuple[str, ...], output: Directory) -> None:
-    """Raises `UsageError` if a run would go on with other data, or another alphabet, than it began with."""
+def check_same_data(resumed: RunState, now: dict[str, str], units: tuple[str, ...], output: Directory) -> None:
+    """Raise `UsageError` if the CSVs or the alphabet are not those of the checkpoint."""
     before = resumed["csv_digests"]
     changed = [path for path, digest in now.items() if path in before and before[path] != digest]
     differences = {
@@ -72,8 +77,8 @@ def check_same_data(resumed: dict, now: dict[str, str], units: tuple[str, ...], 
         raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {difference}")
 
 
-def check_same_settings(before: dict, now: dict) -> None:
-    """Raises `UsageError` if a run would go on with other steps than it began with."""
+def check_same_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `UsageError` if settings that must not change during a run differ from those of the checkpoint."""
     changed = [f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value]
     if changed:
         raise UsageError(

@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycrnn import cluster, storage
 from raycrnn.config import Configuration
@@ -13,24 +13,28 @@ from raycrnn.errors import RaycrnnError
 from raycrnn.storage import Directory
 from raycrnn.training import resume, trainer
 
+if TYPE_CHECKING:
+    from raycrnn.training.monitor import TrainingResult
+
 logger = logging.getLogger(__name__)
 
 
-def train(configuration: Configuration, address: str | None = None, started: float | None = None) -> dict:
-    """Run a whole training.
+def train(configuration: Configuration, address: str | None = None, started: float | None = None) -> "TrainingResult":
+    """Train a model.
 
     Args:
-        started: seconds since 1970 from which `training.max_minutes` counts; default now.
+        started: Seconds since 1970 from which `training.max_minutes` counts; default now.
 
     Returns:
         `{"best": scores, "steps": n, "rejected": n, "start": {part: seconds}}`, or `{"stopped": step}` after Ctrl-C.
 
     Raises:
-        UsageError: a configuration that cannot run here, an output directory that is in use.
-        RaycrnnError: too many unusable samples, divergence, more failures than `cluster.max_failures`.
+        UsageError: The configuration cannot run here, or the output directory is in use.
+        RaycrnnError: Too many samples are unusable, training diverged, or failed more often than
+            `cluster.max_failures`.
     """
     started = started or time.time()
-    marks = {}
+    start_times = {}
     output = Directory(storage.absolute(configuration.output_model_dir))
     cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     resumed = resume.resume_state(output, configuration.restore_model)
@@ -44,24 +48,24 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     csvs = training_data.read(configuration)
     if resumed:
         resume.check_same_data(resumed, csvs.digests, csvs.alphabet.units, output)
-    marks["imports, configuration, CSVs"] = time.time()
+    start_times["imports, configuration, CSVs"] = time.time()
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:
-        marks["Ray"] = time.time()
+        start_times["Ray"] = time.time()
         job = _make_job(configuration, csvs, output, started, threads)
         # The rows are in the object store now.
         del csvs
         trainer.prepare_output(job, output)
-        marks["alphabet, rows, image headers"] = time.time()
-        outcome = _watch(job, threads)
-        if "marks" in outcome:
-            outcome["start"] = _parts(started, {**marks, **outcome.pop("marks")})
-        return outcome
+        start_times["alphabet, rows, image headers"] = time.time()
+        result = _watch(job, threads)
+        if "start_times" in result:
+            result["start"] = _parts(started, {**start_times, **result.pop("start_times")})
+        return result
 
 
-def _parts(started: float, marks: dict[str, float]) -> dict[str, float]:
-    """Seconds that each part of the start took, by the times at which they ended."""
-    times = [started, *marks.values()]
-    return {part: round(stop - start, 2) for part, start, stop in zip(marks, times, times[1:], strict=False)}
+def _parts(started: float, start_times: dict[str, float]) -> dict[str, float]:
+    """Return the seconds that each part of the start took, from the times at which the parts ended."""
+    times = [started, *start_times.values()]
+    return {part: round(stop - start, 2) for part, start, stop in zip(start_times, times, times[1:], strict=False)}
 
 
 def _make_job(
@@ -75,7 +79,7 @@ def _make_job(
     parallel_calls = configuration.data.input_data_n_parallel_calls
     allocation = cluster.allocate(configuration.cluster, parallel_calls, cluster.list_nodes(), cluster.is_local())
     _warn_if_busy(allocation)
-    # Their processes start while the rows are encoded.
+    # These processes start while the rows are encoded.
     monitor = start_monitor()
     threads.start(lambda: batches.warm_up(allocation))
     read = training_data.put(csvs, configuration, output)
@@ -109,11 +113,13 @@ def _warn_if_busy(allocation: Any) -> None:
     )
     free = ray.available_resources().get("CPU", 0)
     if free < 0.99 * needed:
-        logger.warning(f"{free:g} CPUs are free of {needed:g} needed: training waits for what else runs on the cluster")
+        logger.warning(
+            f"{free:g} CPUs are free of {needed:g} needed: training waits until other work on the cluster ends"
+        )
 
 
-def _watch(job: Any, threads: cluster.Threads) -> dict:
-    """Run the trainer beside this thread, show what it does, pass Ctrl-C on."""
+def _watch(job: Any, threads: cluster.Threads) -> "TrainingResult":
+    """Train in a thread, show its progress and pass Ctrl-C on."""
     import ray
 
     from raycrnn.training.console import BAR_LAYOUT
@@ -123,7 +129,7 @@ def _watch(job: Any, threads: cluster.Threads) -> dict:
         with defer_stop() as stop:
             return _follow(job, threads, bar, stop)
     except ray.exceptions.RayError as error:
-        raise RaycrnnError(f"Ray was lost; restore_model=true goes on from the last checkpoint: {error}") from None
+        raise RaycrnnError(f"Ray was lost; restore_model=true continues from the last checkpoint: {error}") from None
     except KeyboardInterrupt:
         bar.close()
         _stop_at_once(job)
@@ -132,7 +138,7 @@ def _watch(job: Any, threads: cluster.Threads) -> dict:
         bar.close()
 
 
-def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequest) -> dict:
+def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequest) -> "TrainingResult":
     import ray
 
     from raycrnn.ingest import image_cache
@@ -144,28 +150,28 @@ def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequ
     keeper: cluster.Background | None = None
     stall, stopping = Stall(), False
     while True:
-        # In this order: a worker's last word is posted before its trainer ends.
+        # In this order: a worker posts the result before its trainer ends.
         ended = training.ended
-        news = ray.get(job.monitor.read.remote())
-        for level, line in news.lines:
+        update = ray.get(job.monitor.read.remote())
+        for level, line in update.lines:
             logger.log(level, line)
-        if news.progress:
-            show_progress(bar, news.progress)
-        if news.progress and keeper is None and job.cache_images:
-            # From the first step on, so that it does not come later.
+        if update.progress:
+            show_progress(bar, update.progress)
+        if update.progress and keeper is None and job.cache_images:
+            # Not before the first step, which it would delay.
             publish = partial(publish_image_cache, job.image_cache_registry)
             keeper = threads.start(
                 partial(image_cache.fill_or_warn, job.data.train, job.configuration, job.allocation, publish)
             )
-        if stall.lasts(news.progress.get("step")):
+        if stall.lasts(update.progress.get("step")):
             logger.info(_describe_stall(stall, job, before))
         if stop.requested and not stopping:
             stopping = True
             logger.info("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
             job.monitor.stop.remote()
-        if news.outcome is not None or ended:
+        if update.result is not None or ended:
             bar.close()
-            return _conclude(job, news.outcome, training)
+            return _conclude(job, update.result, training)
         time.sleep(0.5)
 
 
@@ -174,32 +180,32 @@ def _describe_stall(stall: Any, job: Any, before: cluster.Nodes) -> str:
 
     from raycrnn.training.console import describe_loss
 
-    doing = ray.get(job.monitor.doing.remote())
-    return stall.describe(doing) + describe_loss(before, cluster.list_nodes(), None if doing else job.allocation)
+    activities = ray.get(job.monitor.activities.remote())
+    return stall.describe(activities) + describe_loss(
+        before, cluster.list_nodes(), None if activities else job.allocation
+    )
 
 
 def _stop_at_once(job: Any) -> None:
     import ray
 
     if job.allocation.in_command:
-        # Python cannot end a thread that computes; leaving it to the interpreter's end may crash in the middle.
+        # Python cannot end the thread that trains, and the interpreter's end would crash it.
         logger.info("raycrnn train: stopped")
         ray.shutdown()
         os._exit(130)
 
 
-def _conclude(job: Any, outcome: dict | None, training: cluster.Background) -> dict:
+def _conclude(job: Any, result: "TrainingResult | None", training: cluster.Background) -> "TrainingResult":
     job.monitor.close.remote()
     # The workers' CPUs are given back; of a local Ray the rest ends with it.
     training.join()
-    if outcome is None:
+    if result is None:
         raise RaycrnnError(trainer.describe_failure(job, training.error))
-    if "error" in outcome:
-        raise RaycrnnError(outcome["error"])
-    if "stopped" in outcome:
-        logger.info(
-            f"stopped at step {outcome['stopped']}; the same command with restore_model=true goes on from there"
-        )
-    if outcome.get("rejected"):
-        logger.info(f"{outcome['rejected']} samples could not be used: see {job.output}/rejected.csv")
-    return outcome
+    if "error" in result:
+        raise RaycrnnError(result["error"])
+    if "stopped" in result:
+        logger.info(f"stopped at step {result['stopped']}; the same command with restore_model=true resumes from there")
+    if result.get("rejected"):
+        logger.info(f"{result['rejected']} samples could not be used: see {job.output}/rejected.csv")
+    return result

@@ -1,4 +1,4 @@
-"""What a run leaves to read beside its model: metrics.jsonl, rejected.csv, run.json and TensorBoard's logs."""
+"""The records of a run: metrics.jsonl, run.json, TensorBoard's logs, and the lines and progress that are shown."""
 
 import json
 import math
@@ -9,19 +9,24 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from raycrnn import __version__
-from raycrnn.storage import write_whole
-from raycrnn.training.validation import ValidationExample
+from raycrnn.storage import write_text
+from raycrnn.training.learner import StepResult, TrainingState
+from raycrnn.training.time_budget import Throughput
+from raycrnn.training.validation import ValidationExample, ValidationResult
+
+if TYPE_CHECKING:
+    from raycrnn.training.monitor import ProgressReport
 
 
-def write_run(path: Path, configuration: dict, csv_digests: dict[str, str]) -> None:
-    """run.json: what it would take to do the run again."""
+def write_run(path: Path, configuration: dict[str, Any], csv_digests: dict[str, str]) -> None:
+    """Write run.json: what is needed to repeat the run. Raises `OSError`."""
     packages = ("torch", "ray", "numpy", "pillow", "pyarrow")
     record = {
         "raycrnn": __version__,
@@ -32,46 +37,146 @@ def write_run(path: Path, configuration: dict, csv_digests: dict[str, str]) -> N
         "python": platform.python_version(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cpus": os.cpu_count()},
     }
-    write_whole(path, json.dumps(record, indent=2, ensure_ascii=False))
+    write_text(path, json.dumps(record, indent=2, ensure_ascii=False))
+
+
+class MetricsRecord(TypedDict):
+    """A line of metrics.jsonl: an evaluation."""
+
+    epoch: float
+    step: int
+    share: float
+    """Completed fraction of the schedule."""
+    seconds: float
+    """Wall time of the run so far, over all of its commands."""
+    workers: int
+    train_loss: float
+    images_per_second: float
+    data_wait: float
+    padding: float
+    skipped_steps: int
+    rejected: dict[str, int]
+    """Samples of each set that were rejected since training began."""
+    best: bool
+    cer: NotRequired[float]
+    wer: NotRequired[float]
+    accuracy: NotRequired[float]
+    loss: NotRequired[float]
+    speed: NotRequired[float]
+    """Lines per second during the evaluation."""
+
+
+def metrics_record(
+    result: ValidationResult | None,
+    progress: TrainingState,
+    throughput: Throughput,
+    epoch: float,
+    seconds: float,
+    workers: int,
+    rejected: dict[str, int],
+    best: bool,
+) -> MetricsRecord:
+    """Return the record of an evaluation; without an evaluation set `result` is None and the scores are missing."""
+    record: MetricsRecord = {
+        "epoch": round(epoch, 3),
+        "step": progress.step,
+        "share": round(progress.schedule, 4),
+        "seconds": round(seconds, 1),
+        "workers": workers,
+        "train_loss": progress.mean_loss,
+        "images_per_second": round(throughput.images_per_second(), 1),
+        "data_wait": round(throughput.data_wait(), 5),
+        "padding": round(throughput.padding(), 4),
+        "skipped_steps": progress.skipped,
+        "rejected": rejected,
+        "best": best,
+    }
+    if result:
+        counts = result.counts
+        record |= {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy, "loss": result.loss}
+        record["speed"] = round(result.speed, 1)
+    return record
+
+
+def describe(record: MetricsRecord, result: ValidationResult | None) -> str:
+    """Return the line that the command prints for an evaluation."""
+    minutes, seconds = divmod(round(record["seconds"]), 60)
+    parts = [f"epoch {record['epoch']:g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
+    if result:
+        scores = {"CER": result.counts.cer, "WER": result.counts.wer, "exact": result.counts.accuracy}
+        parts += [f"{name} {100 * score:.2f} %" for name, score in scores.items()]
+    parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
+    parts += [f"padding {100 * record['padding']:.0f} %", f"{minutes}:{seconds:02d}"]
+    return "  ".join(parts + (["best"] if record["best"] and result else []))
+
+
+def progress_report(
+    epoch: float, progress: TrainingState, throughput: Throughput, seconds_left: float
+) -> "ProgressReport":
+    """Return what a progress bar shows."""
+    return {
+        "epoch": f"{epoch:.1f}",
+        "step": progress.step,
+        "share": progress.schedule,
+        "loss": progress.mean_loss,
+        "images_per_second": throughput.images_per_second(),
+        "seconds_left": seconds_left,
+    }
 
 
 class RunLog:
-    """The running record: a line of metrics.jsonl an evaluation, and TensorBoard.
+    """metrics.jsonl and TensorBoard's logs, as a run writes them.
 
-    Every method raises `OSError`, as of a full disk.
+    Every method raises `OSError`, for example when the disk is full.
     """
 
     def __init__(self, output: Path, step: int):
-        """A record that goes on after `step`: what an interrupted run wrote past it is taken out."""
+        """Continue the records after a step, and remove what an interrupted run recorded after it."""
         self._metrics = output / "metrics.jsonl"
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
-            write_whole(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+            write_text(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         (output / "logs").mkdir(exist_ok=True)
-        # Not SummaryWriter: it writes in a thread, which dies of a full disk, and training then waits for it forever.
-        # The process and the step tell it from the log of a run that began in the same second.
+        # Not SummaryWriter: it writes in a thread, which ends when the disk is full, and training then waits for it
+        # forever. The process and the step distinguish the file from that of a run that began in the same second.
         self._events = EventsWriter(str(output / "logs" / "events"), f".{os.getpid()}.{step}")
         if step:
             self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Add points to TensorBoard's curves."""
         for name, value in values.items():
             self._add(step, summary=summary.scalar(name, value))
 
-    def evaluation(self, record: dict, examples: Sequence[ValidationExample]) -> None:
+    def step(self, step: StepResult, progress: TrainingState, throughput: Throughput) -> None:
+        """Add the scalars of a training step."""
+        values = {
+            "train/loss": step.loss,
+            "train/mean_loss": progress.mean_loss,
+            "train/learning_rate": step.learning_rate,
+            "train/images_per_second": throughput.images_per_second(),
+            "train/data_wait_percent": 100 * throughput.data_wait(),
+            "train/padding_percent": 100 * throughput.padding(),
+            "train/skipped_steps": progress.skipped,
+        }
+        self.scalars(progress.step, values)
+
+    def evaluation(self, record: MetricsRecord, result: ValidationResult | None) -> None:
+        """Add an evaluation: its line, its scores and its examples."""
         with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
         step = record["step"]
-        scores = ("cer", "wer", "accuracy", "loss")
-        self.scalars(step, {f"eval/{name}": record[name] for name in scores if name in record})
-        for number, example in enumerate(examples):
-            image_CHW = example.image_CHW.expand(3, -1, -1).contiguous().numpy()
-            self._add(step, summary=summary.image(f"examples/{number}", image_CHW))
-        if examples:
-            self._add(step, summary=summary.text("examples/transcriptions", _table(examples)))
+        if result:
+            self.scalars(step, {f"eval/{name}": score for name, score in result.scores().items()})
+            for number, example in enumerate(result.examples):
+                image_CHW = example.image_CHW.expand(3, -1, -1).contiguous().numpy()
+                self._add(step, summary=summary.image(f"examples/{number}", image_CHW))
+            if result.examples:
+                self._add(step, summary=summary.text("examples/transcriptions", _table(result.examples)))
         self._events.flush()
 
     def close(self) -> None:
+        """Write what is buffered and close the logs."""
         self._events.close()
 
     def _add(self, step: int, **content: Any) -> None:
@@ -79,14 +184,14 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The lines of a metrics.jsonl, without one torn by a kill or a full disk."""
+    """Return the lines of a metrics.jsonl, without one that was cut by a kill or a full disk."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
 
 def write_hyperparameters(logs: Path, values: dict[str, Any], scores: dict[str, float]) -> None:
-    """Tell TensorBoard what a run of a search tried and reached. Raises `OSError`."""
-    # It takes numbers, texts and truth values.
+    """Log the hyperparameters and scores of a trial for TensorBoard. Raises `OSError`."""
+    # TensorBoard accepts numbers, strings and booleans.
     plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
     events = EventsWriter(str(logs / "events"), f".{os.getpid()}.hparams")
     parts = summary.hparams(plain, {f"best/{name}": score for name, score in scores.items()})
@@ -97,7 +202,7 @@ def write_hyperparameters(logs: Path, values: dict[str, Any], scores: dict[str, 
 
 
 def _step_of(line: str) -> float:
-    """The step of a line of metrics.jsonl; infinity for one torn by a kill or a full disk."""
+    """Return the step of a line of metrics.jsonl; infinity for a line that was cut by a kill or a full disk."""
     try:
         return json.loads(line)["step"]
     except ValueError:
@@ -105,7 +210,7 @@ def _step_of(line: str) -> float:
 
 
 def _table(examples: Sequence[ValidationExample]) -> str:
-    """Markdown: TensorBoard shows it as a table."""
+    """Return the examples as a Markdown table, which TensorBoard renders."""
     rows = ["| | label | transcription |", "|---|---|---|"]
     for number, example in enumerate(examples):
         cells = (text.replace("|", "\\|") for text in (example.reference, example.transcription))

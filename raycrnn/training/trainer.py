@@ -69,11 +69,12 @@ def _train_here(job: Any) -> None:
 
 def _run_worker(settings: dict) -> None:
     """What the trainer has each of its workers do."""
+    import ray.train
     import ray.train.torch
 
     from raycrnn.training import worker
 
-    worker.run(settings["job"], ray.train.torch.get_device())
+    worker.run(settings["job"], ray.train.torch.get_device(), ray.train.report)
 
 
 def _fit(job: Any) -> None:
@@ -93,14 +94,15 @@ def _fit(job: Any) -> None:
                 num_workers=job.allocation.scaling,
                 use_gpu=job.allocation.use_gpu,
                 resources_per_worker=resources,
-                elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,
+                elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]
             ),
             run_config=RunConfig(
                 name="run",
                 storage_path=record,
                 # Workers that cannot be placed are tried again without end: a node may come back, and `Stall` says it.
                 failure_config=FailureConfig(
-                    max_failures=job.configuration.cluster.max_failures, controller_failure_limit=-1
+                    max_failures=job.configuration.cluster.max_failures,
+                    controller_failure_limit=-1,  # type: ignore[call-arg]
                 ),
             ),
         ).fit()
@@ -108,11 +110,11 @@ def _fit(job: Any) -> None:
 
 def describe_failure(job: Any, error: BaseException | None) -> str:
     if job.allocation.in_command:
-        cause = "".join(traceback.format_exception(error)).strip() if error else "no word of what happened"
-        return f"training failed; restore_model=true goes on from the last checkpoint. The failure:\n{cause}"
+        cause = "".join(traceback.format_exception(error)).strip() if error else "no error was reported"
+        return f"training failed; restore_model=true continues from the last checkpoint. The failure:\n{cause}"
     causes = getattr(error, "worker_failures", None) or {0: error}
     cause = str(next(iter(causes.values()))).strip()
     return (
         f"training failed more than cluster.max_failures={job.configuration.cluster.max_failures} times; "
-        f"restore_model=true goes on from the last checkpoint. The last failure:\n{cause}"
+        f"restore_model=true continues from the last checkpoint. The last failure:\n{cause}"
     )

@@ -2,8 +2,9 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.csv_files import UNKNOWN
+from raycrnn.data.rejections import Rejection
 from raycrnn.metrics.error_rates import Counts, score
 from raycrnn.model import ctc, runtime
 from raycrnn.model.batch import Batch
@@ -19,39 +21,76 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives
 
 UNKNOWN_UNIT = "\0"
-"""Its stand-in: no alphabet holds it, so that it always costs an edit."""
+"""Stands for a unit that is not in the alphabet, so that it always costs an edit."""
+
+MAX_CACHED_BYTES = 256 * 2**20
+"""Evaluation images of a worker, in bytes, up to which they are decoded only once."""
 
 
-# --- evaluation
+class RejectingBatches(Protocol):
+    """Batches, and the samples that were left out of them."""
+
+    rejected: dict[int, Rejection]
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+class EvaluationBatches:
+    """A worker's batches of the evaluation set, kept in memory after the first pass if they fit."""
+
+    def __init__(self, open_stream: Callable[[], RejectingBatches]):
+        self._open_stream = open_stream
+        self._cached: list[Batch] | None = None
+        self.rejected: dict[int, Rejection] = {}
+        """The samples that were left out of the last pass that read the images, by row number."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._cached is not None:
+            yield from self._cached
+            return
+        stream = self._open_stream()
+        batches: list[Batch] | None = []
+        for batch in stream:
+            yield batch
+            if batches is not None:
+                batches.append(batch)
+                if sum(each.images_BCHW.nbytes for each in batches) > MAX_CACHED_BYTES:
+                    batches = None
+        self.rejected = stream.rejected
+        # An image that could not be read is tried again in the next pass.
+        self._cached = None if stream.rejected else batches
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Scores of a set, by greedy decoding; the same on every worker."""
+    """The scores of a set with greedy decoding; the same on every worker, but for the examples."""
 
     counts: Counts
     loss: float
-    """summed over units, mean over the samples that the network can learn; 0 without any"""
+    """Sum over the units of a label, mean over the samples that the network can learn; 0 if there are none."""
     speed: float = 0.0
-    """lines read a second by all workers together, from images in memory to text"""
+    """Lines per second that all workers together transcribe, from images in memory to codes."""
     calibration: Calibration | None = None
-    """fitted on the set"""
+    """Fitted on the set."""
     examples: tuple["ValidationExample", ...] = ()
-    """the first few of this worker's share"""
+    """The first few samples of this worker's share."""
 
-    def better_than(self, best: dict) -> bool:
-        """Lower CER, then lower loss, then the later one; never one whose loss is not finite."""
+    def better_than(self, best: dict[str, float]) -> bool:
+        """Return whether these scores are better: lower CER, then lower or equal loss; the loss must be finite."""
         if not math.isfinite(self.loss):
             return False
         return not best or (self.counts.cer, self.loss) <= (best["cer"], best["loss"])
 
     def scores(self) -> dict[str, float]:
+        """Return CER, WER, accuracy and loss by their names in metrics.jsonl."""
         counts = self.counts
         return {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy, "loss": self.loss}
 
 
 @dataclass(frozen=True)
 class ValidationExample:
+    """A sample with its transcription."""
+
     image_CHW: Tensor
     reference: str
     transcription: str
@@ -61,10 +100,11 @@ class ValidationExample:
 def evaluate(
     network: CRNN, batches: Iterable[Batch], alphabet: Alphabet, precision: str, device: torch.device, examples: int = 6
 ) -> ValidationResult:
-    """Score this worker's batches and sum over all workers."""
+    """Score this worker's batches and sum the scores over all workers. All workers must call it."""
     network.eval()
-    counts, tally, loss_sum, learnable, seconds, shown = Counts(), TemperatureFitter(), 0.0, 0, 0.0, []
-    for batch in _with_samples(batches):
+    counts, fitter, loss_sum, learnable, seconds = Counts(), TemperatureFitter(), 0.0, 0, 0.0
+    shown: list[ValidationExample] = []
+    for batch in (batch for batch in batches if len(batch)):
         start = time.perf_counter()
         moved = batch.to(device)
         with runtime.autocast(precision, device):
@@ -74,7 +114,7 @@ def evaluate(
         batch_loss, batch_learnable = _loss_of_learnable(log_probs_TBK, frames_B, batch)
         loss_sum, learnable = loss_sum + batch_loss, learnable + batch_learnable
         exact = [list(path.codes) == codes for path, codes in zip(paths, batch.labels(), strict=True)]
-        tally.add(log_probs_TBK, frames_B, [path.codes for path in paths], exact)
+        fitter.add(log_probs_TBK, frames_B, [path.codes for path in paths], exact)
         for i, (path, codes) in enumerate(zip(paths, batch.labels(), strict=True)):
             reference, transcription = reference_units(codes, alphabet), alphabet.decode(path.codes)
             counts += score(reference, transcription)
@@ -83,30 +123,27 @@ def evaluate(
                 shown.append(ValidationExample(image_CHW, "".join(reference), "".join(transcription)))
     totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable, seconds], dtype=torch.float64, device=device)
     *sums, loss_sum, learnable, seconds = collectives.all_reduce(totals).tolist()
-    tally = TemperatureFitter(collectives.all_reduce(torch.from_numpy(tally.sums).to(device)).cpu().numpy())
+    fitter = TemperatureFitter(collectives.all_reduce(torch.from_numpy(fitter.sums).to(device)).cpu().numpy())
     counts = Counts(*map(int, sums))
-    # The workers read at the same time.
+    # The workers transcribe at the same time.
     speed = counts.samples * collectives.world_size() / seconds if seconds else 0.0
-    return ValidationResult(counts, loss_sum / max(1, learnable), speed, tally.fit(), tuple(shown))
-
-
-def _with_samples(batches: Iterable[Batch]) -> Iterator[Batch]:
-    return (batch for batch in batches if len(batch))
+    return ValidationResult(counts, loss_sum / max(1, learnable), speed, fitter.fit(), tuple(shown))
 
 
 def _loss_of_learnable(log_probs_TBK: Tensor, frames_B: Tensor, batch: Batch) -> tuple[float, int]:
-    """Loss over the samples whose label the network could give at all: known units, enough frames."""
+    """Return the summed loss and the number of the samples that can be learnt: known units and enough frames."""
     blank = log_probs_TBK.shape[2] - 1
     codes_S = batch.codes_S.clamp(min=0).to(frames_B.device)
     lengths_B = batch.lengths_B.to(frames_B.device)
     losses_B = F.ctc_loss(log_probs_TBK, codes_S, frames_B, lengths_B, blank=blank, reduction="none").cpu()
     unknown_B = torch.tensor([UNKNOWN in codes for codes in batch.labels()])
     if losses_B[~unknown_B].isnan().any():
-        # A network that has diverged is none that learnt what little is left.
+        # The network has diverged, even if a few samples have a finite loss.
         return math.inf, 1
     learnable_B = torch.isfinite(losses_B) & ~unknown_B
     return losses_B[learnable_B].sum().item(), int(learnable_B.sum())
 
 
 def reference_units(codes: Iterable[int], alphabet: Alphabet) -> list[str]:
+    """Return the units of a label, `UNKNOWN_UNIT` for those that are not in the alphabet."""
     return [UNKNOWN_UNIT if code == UNKNOWN else alphabet.units[code] for code in codes]

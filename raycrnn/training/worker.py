@@ -1,21 +1,19 @@
-"""One training worker, as Ray runs it on a CPU or a GPU: batches in, a model directory and checkpoints out.
+"""A training worker: it takes batches and writes a model directory and checkpoints.
 
-Every decision that ends or divides the work (stop, last step, too many bad samples) is taken by all workers in
-the same step, from numbers that travel with it. Worker 0 alone writes files.
+Every decision that ends or divides the work (stop, last step, too many rejected samples) is taken by all workers in the
+same step, from signals that travel with it. Worker 0 alone writes files.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict
+from functools import partial
+from typing import Any, cast
 
 import ray
 import torch
-import torch.distributed as dist
 
-from raycrnn import storage
-from raycrnn.data.rejections import Rejection, check_rejections, write_rejected
 from raycrnn.errors import RaycrnnError, StorageError, WriteError
 from raycrnn.ingest.batches import eval_batch_spec, train_batch_spec
 from raycrnn.ingest.stream import BatchStream
@@ -26,80 +24,98 @@ from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint, collectives, run_log, validation
 from raycrnn.training.job import TrainingJob
-from raycrnn.training.learner import Learner, StepResult, TrainingState
+from raycrnn.training.learner import Learner, StepResult, StepSignals, TrainingState
 from raycrnn.training.monitor import Reporter
+from raycrnn.training.output import RunOutput
+from raycrnn.training.rejected_samples import RejectedSamples
+from raycrnn.training.run_log import MetricsRecord, RunLog
 from raycrnn.training.time_budget import Throughput, TimeBudget
-from raycrnn.training.validation import ValidationResult
+from raycrnn.training.validation import EvaluationBatches, ValidationResult
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""A checkpoint after every evaluation would take longer than the epochs of a small set."""
+"""With a small data set, writing a checkpoint after every evaluation would take longer than the epochs."""
 
-MOST_CACHED_BYTES = 256 * 2**20
-"""Evaluation sets up to this size a worker are decoded once and kept."""
+STEPS_BETWEEN_SCALARS = 10
+"""Steps between two points of TensorBoard's training curves."""
+
+ReportMetrics = Callable[[dict[str, Any]], None]
+"""Takes the metrics of an evaluation. All workers call it equally often."""
 
 
-def run(job: TrainingJob, device: torch.device) -> None:
-    """Train as one of the workers, or as the only one."""
+def run(job: TrainingJob, device: torch.device, report_metrics: ReportMetrics | None = None) -> None:
+    """Train as one of the workers of a run, or as its only one.
+
+    Args:
+        report_metrics: Called with the metrics of each evaluation; `ray.train.report` in a worker of Ray Train.
+    """
     reporter = Reporter(job.monitor)
     try:
-        with reporter.beating(collectives.rank()):
-            Worker(job, reporter, device).run()
+        with reporter.heartbeats(collectives.rank()):
+            Worker(job, reporter, device, report_metrics).run()
     except RaycrnnError as error:
-        # Every worker meets it in the same step, and worker 0 knows most of it; trying again would not help.
+        # All workers raise it in the same step, and worker 0 has the full message. Another attempt would not help.
         if collectives.rank() == 0:
-            reporter.outcome({"error": str(error), "can_go_on": isinstance(error, WriteError | StorageError)})
+            reporter.result({"error": str(error), "can_go_on": isinstance(error, WriteError | StorageError)})
+
+
+def open_eval_stream(job: TrainingJob) -> BatchStream:
+    """Return this worker's share of the evaluation set."""
+    assert job.data.eval is not None
+    spec = eval_batch_spec(job.configuration, job.data.eval, collectives.rank(), collectives.world_size())
+    return BatchStream(spec, job.allocation, 0, spec.batches_per_epoch)
+
+
+def make_time_budget(job: TrainingJob, total_steps: int, seconds_before: float) -> TimeBudget:
+    """Return the time budget of a run on which earlier commands spent `seconds_before`."""
+    minutes = job.configuration.training.max_minutes
+    eval_rows = job.data.eval.usable if job.data.eval else 0
+    spent = seconds_before if job.counts_all_minutes else 0.0
+    deadline = job.started + 60 * minutes - spent if minutes else None
+    return TimeBudget(total_steps, deadline, eval_rows / job.configuration.training.train_batch_size)
 
 
 class Worker:
-    """A worker's state over a run."""
+    """The state of a worker over a run."""
 
-    def __init__(self, job: TrainingJob, reporter: Reporter, device: torch.device):
-        self.job, self.reporter = job, reporter
-        self.marks = {"trainer, worker, imports": time.time()}
-        """the parts of the start and when they ended, in seconds since 1970"""
+    def __init__(
+        self, job: TrainingJob, reporter: Reporter, device: torch.device, report_metrics: ReportMetrics | None
+    ):
+        self.job, self.reporter, self.device, self.report_metrics = job, reporter, device, report_metrics
+        self.start_times = {"trainer, worker, imports": time.time()}
+        """When each part of the start ended, in seconds since 1970."""
         self.settings = job.configuration.training
-        self.directory = Directory(job.output, job.owner)
-        self.output = self.directory.path
-        self.device = device
+        self.rank, self.world_size = collectives.rank(), collectives.world_size()
+        self.output = RunOutput(Directory(job.output, job.owner), reporter, device)
         torch.set_num_threads(job.allocation.threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
         torch.manual_seed(self.settings.seed)
         network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.data.alphabet) + 1)
-        self.learner = Learner(network, self.settings, self.device)
-        self.rank, self.world_size = collectives.rank(), collectives.world_size()
+        self.learner = Learner(network, self.settings, device)
         self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
-        self.rejected: dict[str, dict[int, Rejection]] = {"train": {}, "eval": {}}
+        self.eval_batches = EvaluationBatches(partial(open_eval_stream, job))
+        self.rejected = RejectedSamples(job.data, job.configuration.data)
         self.seconds_before = 0.0
-        """that earlier commands spent on this run"""
+        """Seconds that earlier commands spent on this run."""
         self._restore()
         self.progress = self.learner.progress
-        self.clock = self._make_clock()
-        self.steps_left = self._worker_0_says(self.clock.steps_left(self.progress.step))
-        self.problem: str | None = None
-        """of writing, known to worker 0 and told to the others with the next step"""
-        self.journal: run_log.RunLog | None = None
-        self._write_together("logs", self._open_journal)
-        self.window = Throughput()
-        # The first evaluation is followed by a checkpoint, however soon it comes.
+        self.last_step = self.settings.n_epochs * self.spec.batches_per_epoch
+        self.time_budget = make_time_budget(job, self.last_step, self.seconds_before)
+        self.steps_left = collectives.from_worker_0(self.time_budget.steps_left(self.progress.step), device)
+        self.write_problem: str | None = None
+        """Why worker 0 could not write to the logs; the others hear of it with the next step."""
+        self.run_log: RunLog | None = None
+        self._write("logs", self._open_run_log)
+        self.throughput = Throughput()
+        # The first evaluation is always followed by a checkpoint.
         self.last_save = -math.inf
-        self.marks["network"] = time.time()
-        self.last_record: dict = {}
-        """of the last evaluation"""
-        self._eval_batches: list[Batch] | None = None
-
-    def _make_clock(self) -> TimeBudget:
-        minutes = self.settings.max_minutes
-        total = self.settings.n_epochs * self.spec.batches_per_epoch
-        eval_rows = self.job.data.eval.usable if self.job.data.eval else 0
-        spent = self.seconds_before if self.job.counts_all_minutes else 0.0
-        deadline = self.job.started + 60 * minutes - spent if minutes else None
-        return TimeBudget(total, deadline, eval_rows / self.settings.train_batch_size)
+        self.start_times["network"] = time.time()
 
     def _restore(self) -> None:
-        self.directory.fetch("checkpoints", *(["metrics.jsonl"] if self.rank == 0 else []))
-        found, problems = checkpoint.latest(self.output / "checkpoints")
-        self._check_same_checkpoint(found.path.name if found else None)
+        directory = self.output.directory
+        directory.fetch("checkpoints", *(["metrics.jsonl"] if self.rank == 0 else []))
+        found, problems = checkpoint.latest(self.output.path / "checkpoints")
+        checkpoint.check_same(collectives.gather(found.path.name if found else None), directory)
         if self.rank == 0:
             for problem in problems:
                 self.reporter.warning(f"{problem}; the checkpoint before it is used")
@@ -109,37 +125,27 @@ class Worker:
         self.learner.progress = TrainingState(**found.state["progress"])
         if self.job.taken_over:
             self.learner.progress.best, self.learner.progress.since_best = {}, 0
-        before = found.state["seconds"]
-        # A worker of this command may have written it.
-        self.seconds_before = before["earlier" if before["command"] == self.job.started else "all"]
-        for name, rejected in found.state["rejected"].items():
-            self.rejected[name] = {row: Rejection(*fields) for row, *fields in rejected}
+        self.seconds_before = checkpoint.seconds_before(found.state, self.job.started)
+        self.rejected.while_training.update(checkpoint.read_rejected(found.state))
         if self.rank == 0:
-            self.reporter.line(f"going on from {found.path.name}, epoch {self._epochs_done():.2f}")
+            epoch = self.learner.progress.step / self.spec.batches_per_epoch
+            self.reporter.log(f"resuming from {found.path.name}, epoch {epoch:.2f}")
 
-    def _check_same_checkpoint(self, name: str | None) -> None:
-        """Raises `RaycrnnError` on all workers if they would go on from different steps."""
-        if self.world_size == 1:
-            return
-        names: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(names, name)
-        if len(set(names)) > 1:
-            found = ", ".join(f"worker {rank}: {each or 'none'}" for rank, each in enumerate(names))
-            raise RaycrnnError(
-                f"{self.directory}/checkpoints: the workers see different last checkpoints ({found}): output_model_dir "
-                "must be on a disk that all nodes share"
-            )
+    def _open_run_log(self) -> None:
+        self.run_log = RunLog(self.output.path, self.progress.step)
 
-    def _epochs_done(self) -> float:
-        return self.learner.progress.step / self.spec.batches_per_epoch
+    @property
+    def epoch(self) -> float:
+        """Epochs done."""
+        return self.progress.step / self.spec.batches_per_epoch
 
     def run(self) -> None:
-        last = self.settings.n_epochs * self.spec.batches_per_epoch
+        """Train to the end of the schedule, or until the command asks to stop."""
         stream = BatchStream(
             self.spec,
             self.job.allocation,
             self.progress.step,
-            last,
+            self.last_step,
             pin_memory=self.device.type == "cuda",
             get_image_cache=lambda: ray.get(self.job.image_cache_registry.get_image_cache.remote()),
         )
@@ -148,291 +154,175 @@ class Worker:
             # The run was stopped between the last step of an epoch and its evaluation.
             self._evaluate()
         with closing(iter(stream)) as batches:
-            while not self._no_longer_improves() and (batch := self._next(batches)) is not None:
-                step = self._step(batch, stream)
-                if step.signals[4] > 0:
-                    raise WriteError(self._write_failure("logs", self.problem))
-                self._share_rejections("train", stream.rejected, new=step.signals[2] > 0)
-                stopped = step.signals[0] > 0
+            while (
+                not self.progress.has_stopped_improving(self.settings.early_stopping)
+                and (batch := self._next(batches)) is not None
+            ):
+                signals = self._step(batch, stream).signals
+                if signals.write_failed:
+                    raise self.output.failure("logs", self.write_problem, self.progress.step)
+                if signals.new_rejections:
+                    self._share_rejections("train", stream.rejected)
+                stopped = signals.stop
                 if stopped or self.steps_left <= 0:
                     break
-                if self._evaluation_is_due() and step.signals[3] > 0:
+                if self._evaluation_is_due() and signals.may_evaluate:
                     self._evaluate()
                 if self.progress.step % self.settings.save_interval == 0:
                     collectives.share_statistics(self.learner.network)
                     self._save()
         if stopped:
-            self._stop()
+            collectives.share_statistics(self.learner.network)
+            self._close()
+            if self.rank == 0:
+                self.reporter.result({"stopped": self.progress.step})
             return
         if self.progress.evaluated_at != self.progress.step:
             self._evaluate()
         self._finish()
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        self.reporter.doing(f"waits for the images of step {self.progress.step + 1}")
+        step = self.progress.step + 1
+        self.reporter.set_activity(f"waiting for the images of step {step}")
         batch = next(batches, None)
-        self.marks.setdefault("first batch", time.time())
-        self.reporter.doing(f"takes step {self.progress.step + 1}, for which it may wait for the other workers")
+        self.start_times.setdefault("first batch", time.time())
+        self.reporter.set_activity(f"computing step {step}, or waiting for other workers in it")
         return batch
 
     def _step(self, batch: Batch, stream: BatchStream) -> StepResult:
-        # The numbers of the step before: what a worker learnt since then travels with this one.
-        stop = float(self.rank == 0 and self.reporter.stop_requested)
-        left, evaluate = 0, False
+        # The signals are about the step before: what a worker learnt since travels with this one.
+        signals = StepSignals(
+            new_rejections=self.rejected.has_new("train", stream.rejected), write_failed=self.write_problem is not None
+        )
         if self.rank == 0:
-            left = self.clock.steps_left(self.progress.step + 1)
-            evaluate = self.clock.has_time_to_evaluate(left, self.window.seconds_a_step())
-        new_rejections = bool(stream.rejected.keys() - self.rejected["train"].keys())
-        signals = (stop, left, new_rejections, evaluate, self.problem is not None)
+            left = self.time_budget.steps_left(self.progress.step + 1)
+            may_evaluate = self.time_budget.has_time_to_evaluate(left, self.throughput.seconds_per_step())
+            signals = StepSignals(
+                self.reporter.stop_requested, left, signals.new_rejections, may_evaluate, signals.write_failed
+            )
         step = self.learner.train_step(batch, self.steps_left, signals)
-        self.marks.setdefault("first step", time.time())
-        self.steps_left = int(step.signals[1])
-        self.window.add(step.samples, stream.waited, stream.pixels, stream.padding)
+        self.start_times.setdefault("first step", time.time())
+        self.steps_left = step.signals.steps_left
+        self.throughput.add(step.samples, stream.waited, stream.pixels, stream.padding)
         if self.rank == 0:
-            self.reporter.progress(lambda: self._progress_report(step))
-            self._log(step)
+            left_seconds = max(0, self.steps_left) * self.throughput.seconds_per_step()
+            self.reporter.progress(
+                lambda: run_log.progress_report(self.epoch, self.progress, self.throughput, left_seconds)
+            )
+            if self.run_log is not None and self.progress.step % STEPS_BETWEEN_SCALARS == 0:
+                try:
+                    self.run_log.step(step, self.progress, self.throughput)
+                except OSError as error:
+                    self.write_problem = error.strerror or str(error)
         return step
 
-    def _progress_report(self, step: StepResult) -> dict:
-        seconds_a_step = self.window.seconds_a_step()
-        return {
-            "epoch": f"{self._epochs_done():.1f}",
-            "step": self.progress.step,
-            "share": self.progress.schedule,
-            "loss": self.progress.mean_loss,
-            "images_per_second": self.window.images_per_second(),
-            "seconds_left": max(0, self.steps_left) * seconds_a_step,
-        }
-
-    def _log(self, step: StepResult) -> None:
-        if self.progress.step % 10:
-            return
-        values = {
-            "train/loss": step.loss,
-            "train/mean_loss": self.progress.mean_loss,
-            "train/learning_rate": step.learning_rate,
-            "train/images_per_second": self.window.images_per_second(),
-            "train/data_wait_percent": 100 * self.window.data_wait(),
-            "train/padding_percent": 100 * self.window.padding(),
-            "train/skipped_steps": self.progress.skipped,
-        }
+    def _share_rejections(self, name: str, own: Mapping[int, Any]) -> None:
         try:
-            self.journal.scalars(self.progress.step, values)
-        except OSError as error:
-            self.problem = error.strerror or str(error)
-
-    # --- samples that were left out
-
-    def _share_rejections(self, name: str, own: dict[int, Rejection], new: bool) -> None:
-        """Tell each other of new rejections, and fail together if there are too many. All workers call it."""
-        if not new:
-            return
-        known = self.rejected[name]
-        news = {row: rejection for row, rejection in own.items() if row not in known}
-        gathered = [news]
-        if self.world_size > 1:
-            gathered = [None] * self.world_size
-            dist.all_gather_object(gathered, news)
-        for each in gathered:
-            known.update(each)
-        sample_set = self.job.data.sets[name]
-        rejections = [*sample_set.rejections, *known.values()]
-        try:
-            check_rejections(name, rejections, sample_set.rows, self.job.configuration.data)
+            self.rejected.share(name, dict(own))
         except RaycrnnError:
-            self._write_together("rejected.csv", self._write_rejected)
+            self._write_rejected()
             raise
-
-    def _write_rejected(self) -> None:
-        rejections = [each for rejected in self.rejected.values() for each in rejected.values()]
-        for each in self.job.data.sets.values():
-            rejections += each.rejections
-        write_rejected(self.output / "rejected.csv", rejections)
-
-    # --- writing: worker 0 does, and all end together if it cannot
-
-    def _open_journal(self) -> None:
-        self.journal = run_log.RunLog(self.output, self.progress.step)
-
-    def _write_together(self, what: str, write: Callable[[], None]) -> None:
-        """Let worker 0 write; all workers call it. Raises `RaycrnnError` on all of them if it cannot."""
-        self.reporter.doing(f"writes {what}, or waits for worker 0 to write it")
-        problem = None
-        if self.rank == 0:
-            try:
-                write()
-                self.directory.push()
-            except OSError as error:
-                problem = storage.describe(error)
-        if self._agree(problem is not None):
-            raise WriteError(self._write_failure(what, problem))
-
-    def _write_failure(self, what: str, problem: str | None) -> str:
-        return (
-            f"{self.directory}/{what}: cannot be written at step {self.progress.step}: {problem}. The last checkpoint "
-            "and the model are as they were; make room and go on with restore_model=true"
-        )
-
-    def _agree(self, worker_0_says: bool) -> bool:
-        """What worker 0 says, on all workers; all of them call it."""
-        return bool(self._worker_0_says(int(worker_0_says)))
-
-    def _worker_0_says(self, number: int) -> int:
-        """Worker 0's number, on all workers; all of them call it."""
-        word = torch.tensor(number if self.rank == 0 else 0, dtype=torch.int64, device=self.device)
-        return int(collectives.all_reduce(word))
-
-    # --- evaluation
 
     def _evaluation_is_due(self) -> bool:
         step, interval = self.progress.step, self.settings.evaluate_every_epoch * self.spec.batches_per_epoch
         return step > 0 and step % interval == 0 and step != self.progress.evaluated_at
 
     def _evaluate(self) -> None:
-        self.reporter.doing("evaluates")
+        self.reporter.set_activity("evaluating")
         collectives.share_statistics(self.learner.network)
         start = time.monotonic()
-        evaluation = None
+        result = None
         if self.job.data.eval is not None:
             learner = self.learner
-            evaluation = validation.evaluate(
-                learner.network, self._batches_to_evaluate(), self.job.data.alphabet, learner.precision, self.device
+            result = validation.evaluate(
+                learner.network, self.eval_batches, self.job.data.alphabet, learner.precision, self.device
             )
+            self._share_rejections("eval", self.eval_batches.rejected)
         self.progress.evaluated_at = self.progress.step
-        self._record(evaluation)
-        self.clock.evaluated(time.monotonic() - start)
-        self.window.pause(time.monotonic() - start)
-        self._write_together("rejected.csv", self._write_rejected)
-        if self.job.always_save or self._agree(time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES):
+        record = self._record(result)
+        self.time_budget.evaluated(time.monotonic() - start)
+        self.throughput.pause(time.monotonic() - start)
+        self._write_rejected()
+        save_is_due = time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES
+        if self.job.always_save or collectives.from_worker_0(save_is_due, self.device):
             self._save()
         if self.rank == 0:
-            self.reporter.evaluation(self.last_record)
+            self.reporter.evaluation(cast(dict[str, Any], record))
+        if self.report_metrics is not None:
+            self.reporter.set_activity("reporting metrics to Ray Train, or waiting for other workers to report")
+            self.report_metrics(cast(dict[str, Any], record))
 
-    def _batches_to_evaluate(self) -> Iterator[Batch]:
-        if self._eval_batches is not None:
-            yield from self._eval_batches
-            return
-        spec = eval_batch_spec(self.job.configuration, self.job.data.eval, self.rank, self.world_size)
-        stream = BatchStream(spec, self.job.allocation, 0, spec.batches_per_epoch)
-        kept: list[Batch] | None = []
-        for batch in stream:
-            yield batch
-            if kept is not None:
-                kept.append(batch)
-                if sum(each.images_BCHW.nbytes for each in kept) > MOST_CACHED_BYTES:
-                    kept = None
-        # What could not be read may be read the next time.
-        self._eval_batches = None if stream.rejected else kept
-        # Every worker comes here at its own time, and only after its last batch: a good place to meet.
-        new = collectives.all_reduce(torch.tensor(float(len(stream.rejected)), device=self.device)) > 0
-        self._share_rejections("eval", stream.rejected, bool(new))
-
-    def _record(self, evaluation: ValidationResult | None) -> None:
-        """Note an evaluation, and export the model if it is the best one."""
+    def _record(self, result: ValidationResult | None) -> MetricsRecord:
+        """Record an evaluation, and export the model if it is the best one."""
         progress = self.progress
-        best = evaluation is None or evaluation.better_than(progress.best)
-        scores = evaluation.scores() if evaluation else {}
+        best = result is None or result.better_than(progress.best)
         progress.since_best = 0 if best else progress.since_best + 1
         if best:
-            progress.best = {**scores, "epoch": round(self._epochs_done(), 3), "step": progress.step}
-            self._write_together("model", lambda: self._export(evaluation))
-        self.last_record = self._make_record(evaluation, best)
-        self._write_together("metrics.jsonl", lambda: self._report(evaluation))
+            scores = result.scores() if result else {}
+            progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}
+            recognizer = Recognizer(
+                self.learner.network,
+                self.job.configuration,
+                self.job.data.alphabet,
+                progress.best,
+                self.device,
+                result.calibration if result else None,
+            )
+            self._write("model", lambda: recognizer.save(self.output.path / "model"))
+        record = run_log.metrics_record(
+            result,
+            progress,
+            self.throughput,
+            self.epoch,
+            self._seconds(),
+            self.world_size,
+            self.rejected.counts(),
+            best,
+        )
+        self._write("metrics.jsonl", lambda: self._log_evaluation(record, result))
+        return record
 
-    def _export(self, evaluation: ValidationResult | None) -> None:
-        configuration, alphabet = self.job.configuration, self.job.data.alphabet
-        calibration = evaluation.calibration if evaluation else None
-        network, scores = self.learner.network, self.progress.best
-        recognizer = Recognizer(network, configuration, alphabet, scores, self.device, calibration)
-        recognizer.save(self.output / "model")
-
-    def _make_record(self, evaluation: ValidationResult | None, best: bool) -> dict:
-        """A line of metrics.jsonl."""
-        speed = {"speed": round(evaluation.speed, 1)} if evaluation else {}
-        return {
-            "epoch": round(self._epochs_done(), 3),
-            "step": self.progress.step,
-            "share": round(self.progress.schedule, 4),
-            "seconds": round(self._seconds(), 1),
-            "workers": self.world_size,
-            "train_loss": self.progress.mean_loss,
-            "images_per_second": round(self.window.images_per_second(), 1),
-            "data_wait": round(self.window.data_wait(), 5),
-            "padding": round(self.window.padding(), 4),
-            "skipped_steps": self.progress.skipped,
-            "rejected": {name: len(rejected) for name, rejected in self.rejected.items()},
-            "best": best,
-            **(evaluation.scores() if evaluation else {}),
-            **speed,
-        }
-
-    def _report(self, evaluation: ValidationResult | None) -> None:
-        record = self.last_record
-        self.journal.evaluation(record, evaluation.examples if evaluation else ())
-        minutes, rest = divmod(round(record["seconds"]), 60)
-        parts = [f"epoch {record['epoch']:g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
-        if evaluation:
-            names = {"CER": "cer", "WER": "wer", "exact": "accuracy"}
-            parts += [f"{name} {100 * record[key]:.2f} %" for name, key in names.items()]
-        parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
-        parts += [f"padding {100 * record['padding']:.0f} %"]
-        parts += [f"{minutes}:{rest:02d}"] + (["best"] if record["best"] and evaluation else [])
-        self.reporter.line("  ".join(parts))
+    def _log_evaluation(self, record: MetricsRecord, result: ValidationResult | None) -> None:
+        if self.run_log is not None:
+            self.run_log.evaluation(record, result)
+        self.reporter.log(run_log.describe(record, result))
 
     def _seconds(self) -> float:
         return self.seconds_before + time.time() - self.job.started
 
-    def _no_longer_improves(self) -> bool:
-        limit = self.settings.early_stopping
-        return limit is not None and self.progress.since_best >= limit
+    # --- writing and the end; all workers call these
 
-    # --- checkpoints and the end
+    def _write(self, name: str, write: Callable[[], None]) -> None:
+        self.output.write(name, write, self.progress.step)
+
+    def _write_rejected(self) -> None:
+        self._write("rejected.csv", lambda: self.rejected.write(self.output.path / "rejected.csv"))
 
     def _save(self) -> None:
-        """Write a checkpoint. All workers call it, after the batch-norm statistics were shared."""
-        self._write_together(f"checkpoints, step {self.progress.step}", self._write_checkpoint)
+        """Write a checkpoint. Batch-norm statistics must have been shared before."""
+        self._write(f"checkpoints, step {self.progress.step}", self._write_checkpoint)
         self.last_save = time.monotonic()
 
     def _write_checkpoint(self) -> None:
-        state = {
-            "progress": asdict(self.progress),
-            "seconds": {"command": self.job.started, "earlier": self.seconds_before, "all": self._seconds()},
-            "alphabet": self.job.data.alphabet.units,
-            "csv_digests": self.job.data.csv_digests,
-            "identity": self.job.configuration.identity(),
-            "rejected_count": self._rejected_count(),
-            "rejected": {
-                name: [(row, *asdict(rejection).values()) for row, rejection in rejected.items()]
-                for name, rejected in self.rejected.items()
-            },
-        }
-        checkpoint.save(self.output / "checkpoints", self.progress.step, state, self.learner.state_tensors())
-
-    def _rejected_count(self) -> int:
-        at_once = sum(
-            len(sample_set.rejections) for sample_set in (self.job.data.train, self.job.data.eval) if sample_set
-        )
-        return at_once + sum(len(rejected) for rejected in self.rejected.values())
-
-    def _stop(self) -> None:
-        collectives.share_statistics(self.learner.network)
-        self._close()
-        if self.rank == 0:
-            self.reporter.outcome({"stopped": self.progress.step})
+        seconds = checkpoint.ElapsedSeconds(command=self.job.started, earlier=self.seconds_before, all=self._seconds())
+        state = checkpoint.make_state(self.job, self.progress, seconds, self.rejected)
+        checkpoint.save(self.output.path / "checkpoints", self.progress.step, state, self.learner.state_tensors())
 
     def _finish(self) -> None:
         if not self.progress.best:
             raise RaycrnnError(
-                "training diverged: no evaluation gave a finite loss. Likely a learning rate that is too high "
+                "training diverged: no evaluation had a finite loss. The learning rate is probably too high "
                 f"(training.learning_rate={self.settings.learning_rate:g}: try a tenth)"
             )
         self.progress.finished = True
         self._close()
         if self.rank == 0:
-            outcome = {"best": self.progress.best, "steps": self.progress.step, "rejected": self._rejected_count()}
-            self.reporter.outcome({**outcome, "marks": self.marks})
+            progress, rejected = self.progress, self.rejected.total()
+            self.reporter.result(
+                {"best": progress.best, "steps": progress.step, "rejected": rejected, "start_times": self.start_times}
+            )
 
     def _close(self) -> None:
         self._save()
-        self._write_together("rejected.csv", self._write_rejected)
-        self._write_together("logs", self.journal.close if self.journal else lambda: None)
+        self._write_rejected()
+        self._write("logs", self.run_log.close if self.run_log else lambda: None)

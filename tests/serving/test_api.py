@@ -218,7 +218,9 @@ def test_requests_without_the_token_are_refused(model):
             {"Authorization": "Bearer é"},
         ):
             encoded = {name: value.encode() for name, value in headers.items()}
-            assert_refused(client.post("/predict", content=png(draw("a")), headers=encoded), 401, "token")
+            answer = client.post("/predict?n_best=x", content=png(draw("a")), headers=encoded)
+            assert_refused(answer, 401, "token")
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert client.get("/model").status_code == 401
         for right in ("Bearer sesame", "bearer sesame", "BEARER  sesame"):
             headers = {"Authorization": right}

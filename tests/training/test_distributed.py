@@ -1,6 +1,7 @@
 """Several workers against one: the same gradients, the same evaluation, statistics shared."""
 
 import os
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from raycrnn.config import Training
 from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives, validation
-from raycrnn.training.learner import Learner
+from raycrnn.training.learner import Learner, StepSignals
 from tests.conftest import words
 from tests.training.test_learner import ALPHABET, CPU, EMPTY, make_batch, network
 
@@ -38,7 +39,7 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     learner = Learner(frozen(network()), Training(precision="fp32", gradient_clip=None), CPU)
     batch = share(labels, rank, world_size)
-    step = learner.train_step(batch, 10, signals=(rank + 1.0, 0.5))
+    step = learner.train_step(batch, 10, signals=StepSignals(stop=rank == 1, steps_left=7 * (rank == 0)))
     gradients = {name: p.grad for name, p in learner.network.named_parameters()}
     # Statistics that differ by worker, as after training on different shares.
     for buffer in learner.network.buffers():
@@ -52,7 +53,7 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
             "gradients": gradients,
             "buffers": buffers,
             "loss": step.loss,
-            "signals": step.signals,
+            "signals": astuple(step.signals),
             "counts": evaluation.counts.as_tuple(),
             "eval_loss": evaluation.loss,
         }
@@ -83,7 +84,7 @@ def test_two_workers_give_the_gradients_of_one_with_the_same_global_batch(tmp_pa
 
 def test_signals_counts_and_statistics_are_those_of_all_workers(tmp_path):
     one, two = run(1, LABELS, tmp_path), run(2, LABELS, tmp_path)
-    assert two["signals"] == (3.0, 1.0)
+    assert two["signals"] == (True, 7, False, False, False)
     assert two["counts"][0] == one["counts"][0] == len(LABELS)
     assert two["counts"][3] == one["counts"][3] == sum(map(len, LABELS))
     assert all((buffer == 1.5).all() for buffer in two["buffers"].values())

@@ -160,7 +160,7 @@ def test_state_restored_goes_on_bit_for_bit():
 def test_state_of_another_network_is_refused():
     learner = Learner(network(), Training(precision="fp32"), CPU)
     other = Learner(CRNN(5, cnn_channels=SMALL, lstm_size=32), Training(precision="fp32"), CPU)
-    with pytest.raises(RaycrnnError, match="another network"):
+    with pytest.raises(RaycrnnError, match="different network"):
         learner.load_state_tensors(other.state_tensors())
 
 

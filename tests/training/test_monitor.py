@@ -39,10 +39,10 @@ def test_a_stall_names_what_each_worker_waits_for(clock):
     stall = Stall()
     clock.now += 42
     said = stall.describe(
-        {1: WorkerActivity("takes step 8", 40.2), 0: WorkerActivity("waits for the images of step 9", 41.6)}
+        {1: WorkerActivity("computing step 8", 40.2), 0: WorkerActivity("waiting for the images of step 9", 41.6)}
     )
     assert said == (
-        "no step for 42 seconds: worker 0 waits for the images of step 9 (42 s); worker 1 takes step 8 (40 s)"
+        "no step for 42 seconds: worker 0: waiting for the images of step 9 (42 s); worker 1: computing step 8 (40 s)"
     )
 
 

@@ -189,7 +189,7 @@ def test_a_killed_command_goes_on_where_it_was(images, tmp_path, undisturbed):
     process.wait()
     again = subprocess.run([*command, "restore_model=true"], capture_output=True, text=True, timeout=300, check=False)
     assert again.returncode == 0, again.stderr
-    assert "going on from step_" in again.stderr
+    assert "resuming from step_" in again.stderr
     assert_same_end(output, undisturbed)
 
 
@@ -218,7 +218,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(local_ray, i
     damaged.write_bytes(damaged.read_bytes()[:-1000])
     train(configuration(images, output, restore_model=True))
     said = capsys.readouterr().err
-    assert f"{last}: not whole" in said
+    assert f"{last}: damaged checkpoint" in said
     assert "the checkpoint before it is used" in said
     assert_same_end(output, undisturbed)
 
@@ -238,7 +238,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_there(local_ray, images, t
                 while True:
                     other.write(bytes(4096))
 
-        with meanwhile(act), pytest.raises(RaycrnnError, match=r"No space left(.|\n)*make room") as raised:
+        with meanwhile(act), pytest.raises(RaycrnnError, match=r"No space left(.|\n)*free some space") as raised:
             train(configuration(images, output, epochs=2000, training={"evaluate_every_epoch": 1}))
         assert str(output) in str(raised.value)
         found, problems = checkpoint.latest(output / "checkpoints")
@@ -353,7 +353,7 @@ def test_a_source_that_answers_slowly_is_waited_for_and_named(local_ray, images,
     monkeypatch.setattr("raycrnn.training.console.STALL_SECONDS", 3.0)
     settings = {"keep_decoded": False, "csv_files_eval": []}
     train(configuration(source, output, epochs=4, data=settings))
-    assert waited and "worker 0 waits for the images of step" in capsys.readouterr().err
+    assert waited and "worker 0: waiting for the images of step" in capsys.readouterr().err
     assert rejected(output) == []
 
 

@@ -5,8 +5,11 @@ import json
 import pytest
 import torch
 
+from raycrnn.metrics.error_rates import Counts
 from raycrnn.training.run_log import RunLog
-from raycrnn.training.validation import ValidationExample
+from raycrnn.training.validation import ValidationExample, ValidationResult
+
+RESULT = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 1.0)
 
 
 def scalars(folder) -> dict[str, list[int]]:
@@ -18,25 +21,32 @@ def scalars(folder) -> dict[str, list[int]]:
 
 
 def test_scalars_and_evaluations_are_what_tensorboard_reads(tmp_path):
-    journal = RunLog(tmp_path, 0)
-    journal.scalars(10, {"train/loss": 1.5})
+    log = RunLog(tmp_path, 0)
+    log.scalars(10, {"train/loss": 1.5})
     example = ValidationExample(torch.zeros(1, 32, 40, dtype=torch.uint8), "a|b", "ab")
-    journal.evaluation({"step": 12, "cer": 0.5, "loss": 2.0}, [example])
-    journal.close()
-    assert scalars(tmp_path) == {"train/loss": [10], "eval/cer": [12], "eval/loss": [12]}
+    result = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 2.0, examples=(example,))
+    log.evaluation({"step": 12, "cer": 0.5, "loss": 2.0}, result)
+    log.close()
+    assert scalars(tmp_path) == {
+        "train/loss": [10],
+        "eval/cer": [12],
+        "eval/wer": [12],
+        "eval/accuracy": [12],
+        "eval/loss": [12],
+    }
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 12, "cer": 0.5, "loss": 2.0}
 
 
 def test_what_a_run_wrote_past_the_step_it_goes_on_from_is_taken_out(tmp_path):
-    journal = RunLog(tmp_path, 0)
+    log = RunLog(tmp_path, 0)
     for step in (5, 10, 15):
-        journal.scalars(step, {"train/loss": 1.0})
-        journal.evaluation({"step": step, "cer": 1.0}, [])
-    journal.close()
+        log.scalars(step, {"train/loss": 1.0})
+        log.evaluation({"step": step, "cer": 1.0}, RESULT)
+    log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1')
     again = RunLog(tmp_path, 10)
-    again.evaluation({"step": 15, "cer": 0.5}, [])
+    again.evaluation({"step": 15, "cer": 0.5}, RESULT)
     again.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["cer"]) for line in lines] == [(5, 1.0), (10, 1.0), (15, 0.5)]
@@ -45,10 +55,10 @@ def test_what_a_run_wrote_past_the_step_it_goes_on_from_is_taken_out(tmp_path):
 
 def test_a_full_disk_is_an_error_of_the_one_who_writes(tmp_path):
     """/dev/full in place of the log: with a writer in a thread this test would hang."""
-    journal = RunLog(tmp_path, 0)
-    writer = journal._events._py_recordio_writer
+    log = RunLog(tmp_path, 0)
+    writer = log._events._py_recordio_writer
     writer.close()
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
         writer._writer = full
         for step in range(100_000):
-            journal.scalars(step, {"train/loss": 1.0})
+            log.scalars(step, {"train/loss": 1.0})

@@ -71,4 +71,4 @@ def test_rates_are_of_the_last_steps_without_the_evaluation(now):
     assert window.images_per_second() == pytest.approx(32)
     assert window.data_wait() == pytest.approx(0.1)
     assert window.padding() == pytest.approx(0.2)
-    assert window.seconds_a_step() == pytest.approx(0.5)
+    assert window.seconds_per_step() == pytest.approx(0.5)

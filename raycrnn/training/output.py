@@ -1,0 +1,47 @@
+"""The output directory of a training run, as its workers share it."""
+
+from collections.abc import Callable
+
+import torch
+
+from raycrnn import storage
+from raycrnn.errors import WriteError
+from raycrnn.storage import Directory
+from raycrnn.training import collectives
+from raycrnn.training.monitor import Reporter
+
+
+class RunOutput:
+    """The output directory of a run. Worker 0 alone writes; when it cannot, all workers fail in the same step."""
+
+    def __init__(self, directory: Directory, reporter: Reporter, device: torch.device):
+        self.directory, self.path = directory, directory.path
+        self._reporter, self._device = reporter, device
+
+    def write(self, name: str, write: Callable[[], None], step: int) -> None:
+        """Have worker 0 write a file or folder, and copy it to object storage. All workers must call it.
+
+        Args:
+            name: Name of the file or folder, for messages.
+            write: Writes it; called on worker 0.
+
+        Raises:
+            WriteError: Worker 0 cannot write; raised by all workers.
+        """
+        self._reporter.set_activity(f"writing {name}, or waiting for worker 0 to write it")
+        problem = None
+        if collectives.rank() == 0:
+            try:
+                write()
+                self.directory.push()
+            except OSError as error:
+                problem = storage.describe(error)
+        if collectives.from_worker_0(problem is not None, self._device):
+            raise self.failure(name, problem, step)
+
+    def failure(self, name: str, problem: str | None, step: int) -> WriteError:
+        """Return the error to raise when a file or folder cannot be written."""
+        return WriteError(
+            f"{self.directory}/{name}: cannot be written at step {step}: {problem}. The last checkpoint and the model "
+            "are unchanged: free some space and continue with restore_model=true"
+        )
