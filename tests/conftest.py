@@ -16,6 +16,13 @@ hypothesis.settings.load_profile("short")
 GLYPHS = "abcdefgh"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put all Ray tests in one of the processes of pytest-xdist: they share a cluster."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 def draw(text: str, height: int = 32) -> Image.Image:
     """Black text on white in Pillow's own font, in the given height."""
     font = ImageFont.load_default(size=int(height * 0.75))
