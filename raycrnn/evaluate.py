@@ -16,7 +16,8 @@ from raycrnn.evaluation import report_files, run
 from raycrnn.evaluation.analysis import Comparison, Evaluation
 from raycrnn.evaluation.report import write
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" under python -m.
+logger = logging.getLogger("raycrnn.evaluate")
 
 
 class Evaluate(Command):

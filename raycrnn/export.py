@@ -25,7 +25,8 @@ from raycrnn.exporting import comparison, run
 from raycrnn.exporting.formats import FORMS
 from raycrnn.model.recognizer import Recognizer
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" under python -m.
+logger = logging.getLogger("raycrnn.export")
 
 
 class Export(Command):

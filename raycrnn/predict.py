@@ -25,7 +25,8 @@ from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.pipeline import write_transcriptions
 from raycrnn.prediction.run import FORMATS
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" under python -m.
+logger = logging.getLogger("raycrnn.predict")
 
 
 class Predict(Command):

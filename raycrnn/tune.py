@@ -15,7 +15,8 @@ from raycrnn.errors import UsageError
 from raycrnn.tuning import run, search_file
 from raycrnn.tuning.search_space import Search
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" under python -m.
+logger = logging.getLogger("raycrnn.tune")
 
 
 class Tune(Command):

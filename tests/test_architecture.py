@@ -306,3 +306,9 @@ def test_importing_learning_reading_and_serving_loads_no_ray_and_has_no_effect()
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed, and this test imports all")
 def test_importing_everything_starts_no_ray_and_has_no_effect():
     assert loaded_by_importing(list(modules())) == {"torch", "ray"}
+
+
+def test_verbs_log_under_the_name_of_the_package():
+    """`python -m raycrnn.predict` runs the file as `__main__`, and a logger of that name has no handler."""
+    by_name = [verb for verb in VERBS if "getLogger(__name__)" in modules()[verb].read_text(encoding="utf-8")]
+    assert not by_name
