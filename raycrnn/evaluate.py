@@ -55,7 +55,7 @@ class Evaluate(Command):
             self._print(found)
             write(folder, found)
         try:
-            place.push()
+            place.sync()
         except OSError as error:
             raise RaycrnnError(f"{place}: cannot be written: {storage.describe(error)}") from None
         logger.info(f"report: {storage.join(self.report, 'index.html')}")

@@ -84,7 +84,7 @@ def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> 
         rejections = [rejection for samples in data.sets.values() for rejection in samples.rejections]
         try:
             write_rejected(output.path / "rejected.csv", rejections)
-            output.push()
+            output.sync()
         except OSError as problem:
             reason = storage.describe(problem)
             raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {reason}") from None

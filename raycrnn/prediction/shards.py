@@ -93,7 +93,7 @@ def _begin(parts: "ShardStore", job: dict[str, Any], resume: bool, overwrite: bo
     begun, directory = bool(parts.names()), parts.directory
     if begun and resume:
         _check_same(parts.output, _read_job(parts), job)
-        directory.take()
+        directory.claim()
         # Not the names from before: until now another command may have written.
         directory.fetch(*parts.names())
         return
@@ -106,9 +106,9 @@ def _begin(parts: "ShardStore", job: dict[str, Any], resume: bool, overwrite: bo
         logger.info(f"{parts.output}: nothing to resume: starting from the beginning")
     try:
         directory.empty()
-        directory.take()
+        directory.claim()
         storage.write_bytes(parts.folder / RECORD, json.dumps(job, ensure_ascii=False, indent=1).encode())
-        directory.push()
+        directory.sync()
     except OSError as error:
         raise UsageError(f"{parts.output}: cannot be written: {storage.describe(error)}") from None
 
@@ -204,7 +204,7 @@ class ShardStore:
 
     def _push(self) -> None:
         try:
-            self.directory.push()
+            self.directory.sync()
         except OSError as error:
             if error.errno == errno.EBUSY:
                 raise RaycrnnError(

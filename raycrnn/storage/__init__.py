@@ -4,14 +4,13 @@ from raycrnn.storage.atomic import (
     LOCK,
     current_directory,
     lock,
-    lock_output,
     replacing_directory,
     replacing_file,
     restore_directory,
     write_bytes,
     write_text,
 )
-from raycrnn.storage.directory import OWNER, Directory, copied
+from raycrnn.storage.directory import OWNER, Directory, copied, lock_output
 from raycrnn.storage.files import (
     absolute,
     delete,

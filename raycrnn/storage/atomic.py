@@ -11,14 +11,8 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from raycrnn.errors import UsageError
-
-if TYPE_CHECKING:
-    from raycrnn.storage.directory import Directory
 
 logger = logging.getLogger(__name__)
 
@@ -180,20 +174,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
         state = path.stat()
         return state.st_dev, state.st_ino
     return None
-
-
-@contextmanager
-def lock_output(place: "Directory") -> Iterator[None]:
-    """Make an output directory and lock it. Raises `UsageError` if it cannot be written or is in use.
-
-    One in object storage is claimed besides (`Directory.claim`), once nothing else can be refused: this ends another
-    command that writes there.
-    """
-    busy = UsageError(f"{place}: another command trains in it: wait, or choose another output_model_dir")
-    with ExitStack() as stack:
-        try:
-            place.path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(lock(place.path / LOCK, busy))
-        except OSError as error:
-            raise UsageError(f"{place}: cannot be written: {error.strerror}") from None
-        yield

@@ -1,4 +1,4 @@
-"""The output directory of a training run, as its workers share it."""
+"""Write to the output directory of a training run from several workers."""
 
 from collections.abc import Callable
 
@@ -12,28 +12,29 @@ from raycrnn.training.monitor import Reporter
 
 
 class RunOutput:
-    """The output directory of a run. Worker 0 alone writes; when it cannot, all workers fail in the same step."""
+    """The output directory of a run. Only worker 0 writes; if it fails, all workers raise an error in the same step."""
 
     def __init__(self, directory: Directory, reporter: Reporter, device: torch.device):
         self.directory, self.path = directory, directory.path
         self._reporter, self._device = reporter, device
 
     def write(self, name: str, write: Callable[[], None], step: int) -> None:
-        """Have worker 0 write a file or folder, and copy it to object storage. All workers must call it.
+        """Write a file or folder on worker 0, and copy it to object storage. All workers must call it.
 
         Args:
             name: Name of the file or folder, for messages.
-            write: Writes it; called on worker 0.
+            write: Writes it; called on worker 0 only.
+            step: The current step, for messages.
 
         Raises:
-            WriteError: Worker 0 cannot write; raised by all workers.
+            WriteError: Worker 0 cannot write. All workers raise it.
         """
         self._reporter.set_activity(f"writing {name}, or waiting for worker 0 to write it")
         problem = None
         if collectives.rank() == 0:
             try:
                 write()
-                self.directory.push()
+                self.directory.sync()
             except OSError as error:
                 problem = storage.describe(error)
         if collectives.from_worker_0(problem is not None, self._device):

@@ -1,10 +1,10 @@
-"""Run a training command: start, follow, stop."""
+"""Run a training command: start the training, show its progress, and stop it on Ctrl-C."""
 
 import logging
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raycrnn import cluster, storage
 from raycrnn.config import Configuration
@@ -14,6 +14,9 @@ from raycrnn.storage import Directory
 from raycrnn.training import resume, trainer
 
 if TYPE_CHECKING:
+    from raycrnn.ingest.training_data import LabelledCsvs
+    from raycrnn.training.console import Stall
+    from raycrnn.training.job import TrainingJob
     from raycrnn.training.monitor import TrainingResult
 
 logger = logging.getLogger(__name__)
@@ -23,7 +26,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     """Train a model.
 
     Args:
-        started: Seconds since 1970 from which `training.max_minutes` counts; default now.
+        address: Address of a Ray cluster. Default: the environment variable RAY_ADDRESS, else a local Ray.
+        started: When the command started, in seconds since 1970; `training.max_minutes` counts from then. Default: now.
 
     Returns:
         `{"best": scores, "steps": n, "rejected": n, "start": {part: seconds}}`, or `{"stopped": step}` after Ctrl-C.
@@ -52,7 +56,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:
         start_times["Ray"] = time.time()
         job = _make_job(configuration, csvs, output, started, threads)
-        # The rows are in the object store now.
+        # The rows are in the object store now, and take hundreds of megabytes.
         del csvs
         trainer.prepare_output(job, output)
         start_times["alphabet, rows, image headers"] = time.time()
@@ -69,8 +73,8 @@ def _parts(started: float, start_times: dict[str, float]) -> dict[str, float]:
 
 
 def _make_job(
-    configuration: Configuration, csvs: Any, output: Directory, started: float, threads: cluster.Threads
-) -> Any:
+    configuration: Configuration, csvs: "LabelledCsvs", output: Directory, started: float, threads: cluster.Threads
+) -> "TrainingJob":
     from raycrnn.ingest import batches, image_cache, training_data
     from raycrnn.training.job import TrainingJob
     from raycrnn.training.monitor import start_monitor
@@ -79,22 +83,22 @@ def _make_job(
     parallel_calls = configuration.data.input_data_n_parallel_calls
     allocation = cluster.allocate(configuration.cluster, parallel_calls, cluster.list_nodes(), cluster.is_local())
     _warn_if_busy(allocation)
-    # These processes start while the rows are encoded.
+    # Start these processes while the rows are encoded.
     monitor = start_monitor()
     threads.start(lambda: batches.warm_up(allocation))
-    read = training_data.put(csvs, configuration, output)
-    for warning in (*read.warnings, *filter(None, [allocation.warning])):
-        logger.warning(f"{warning}")
+    data = training_data.put(csvs, configuration, output)
+    for warning in (*data.warnings, *filter(None, [allocation.warning])):
+        logger.warning(warning)
     if not cluster.is_local():
-        trainer.check_shared(output, read)
+        trainer.check_shared(output, data)
         logger.info(f"cluster: {cluster.describe_nodes()}")
-    logger.info(f"{read}; {allocation}")
-    cache_images = image_cache.should_cache(read.train, configuration)
-    logger.info(image_cache.describe(read.train, cache_images))
-    output.take()
+    logger.info(f"{data}; {allocation}")
+    cache_images = image_cache.should_cache(data.train, configuration)
+    logger.info(image_cache.describe(data.train, cache_images))
+    output.claim()
     return TrainingJob(
         configuration,
-        read,
+        data,
         str(output),
         allocation,
         started,
@@ -105,7 +109,7 @@ def _make_job(
     )
 
 
-def _warn_if_busy(allocation: Any) -> None:
+def _warn_if_busy(allocation: cluster.TrainingAllocation) -> None:
     import ray
 
     needed = allocation.num_workers * (
@@ -118,8 +122,8 @@ def _warn_if_busy(allocation: Any) -> None:
         )
 
 
-def _watch(job: Any, threads: cluster.Threads) -> "TrainingResult":
-    """Train in a thread, show its progress and pass Ctrl-C on."""
+def _watch(job: "TrainingJob", threads: cluster.Threads) -> "TrainingResult":
+    """Train in a thread, show the progress, and stop the training on Ctrl-C."""
     import ray
 
     from raycrnn.training.console import BAR_LAYOUT
@@ -129,7 +133,9 @@ def _watch(job: Any, threads: cluster.Threads) -> "TrainingResult":
         with defer_stop() as stop:
             return _follow(job, threads, bar, stop)
     except ray.exceptions.RayError as error:
-        raise RaycrnnError(f"Ray was lost; restore_model=true continues from the last checkpoint: {error}") from None
+        raise RaycrnnError(
+            f"the connection to Ray was lost; restore_model=true continues from the last checkpoint: {error}"
+        ) from None
     except KeyboardInterrupt:
         bar.close()
         _stop_at_once(job)
@@ -138,33 +144,33 @@ def _watch(job: Any, threads: cluster.Threads) -> "TrainingResult":
         bar.close()
 
 
-def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequest) -> "TrainingResult":
+def _follow(job: "TrainingJob", threads: cluster.Threads, bar: ProgressBar, stop: StopRequest) -> "TrainingResult":
     import ray
 
     from raycrnn.ingest import image_cache
     from raycrnn.training.console import Stall, show_progress
     from raycrnn.training.monitor import publish_image_cache
 
-    before = cluster.list_nodes()
+    nodes_at_start = cluster.list_nodes()
     training = threads.start(lambda: trainer.run_training(job))
-    keeper: cluster.Background | None = None
+    caching: cluster.Background | None = None
     stall, stopping = Stall(), False
     while True:
-        # In this order: a worker posts the result before its trainer ends.
+        # Before reading: a worker posts the result before the training thread ends.
         ended = training.ended
         update = ray.get(job.monitor.read.remote())
         for level, line in update.lines:
             logger.log(level, line)
         if update.progress:
             show_progress(bar, update.progress)
-        if update.progress and keeper is None and job.cache_images:
-            # Not before the first step, which it would delay.
+        if update.progress and caching is None and job.cache_images:
+            # Only after the first step, which it would delay.
             publish = partial(publish_image_cache, job.image_cache_registry)
-            keeper = threads.start(
+            caching = threads.start(
                 partial(image_cache.fill_or_warn, job.data.train, job.configuration, job.allocation, publish)
             )
         if stall.lasts(update.progress.get("step")):
-            logger.info(_describe_stall(stall, job, before))
+            logger.info(_describe_stall(stall, job, nodes_at_start))
         if stop.requested and not stopping:
             stopping = True
             logger.info("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
@@ -175,30 +181,30 @@ def _follow(job: Any, threads: cluster.Threads, bar: ProgressBar, stop: StopRequ
         time.sleep(0.5)
 
 
-def _describe_stall(stall: Any, job: Any, before: cluster.Nodes) -> str:
+def _describe_stall(stall: "Stall", job: "TrainingJob", nodes_at_start: cluster.Nodes) -> str:
     import ray
 
     from raycrnn.training.console import describe_loss
 
     activities = ray.get(job.monitor.activities.remote())
     return stall.describe(activities) + describe_loss(
-        before, cluster.list_nodes(), None if activities else job.allocation
+        nodes_at_start, cluster.list_nodes(), None if activities else job.allocation
     )
 
 
-def _stop_at_once(job: Any) -> None:
+def _stop_at_once(job: "TrainingJob") -> None:
+    """Exit if this process trains: Python cannot end that thread, which would crash during a normal exit."""
     import ray
 
     if job.allocation.in_command:
-        # Python cannot end the thread that trains, and the interpreter's end would crash it.
         logger.info("raycrnn train: stopped")
         ray.shutdown()
         os._exit(130)
 
 
-def _conclude(job: Any, result: "TrainingResult | None", training: cluster.Background) -> "TrainingResult":
+def _conclude(job: "TrainingJob", result: "TrainingResult | None", training: cluster.Background) -> "TrainingResult":
     job.monitor.close.remote()
-    # The workers' CPUs are given back; of a local Ray the rest ends with it.
+    # The workers must have ended before their CPUs are used for something else.
     training.join()
     if result is None:
         raise RaycrnnError(trainer.describe_failure(job, training.error))
@@ -207,5 +213,5 @@ def _conclude(job: Any, result: "TrainingResult | None", training: cluster.Backg
     if "stopped" in result:
         logger.info(f"stopped at step {result['stopped']}; the same command with restore_model=true resumes from there")
     if result.get("rejected"):
-        logger.info(f"{result['rejected']} samples could not be used: see {job.output}/rejected.csv")
+        logger.info(f"{result['rejected']} samples were left out: see {job.output}/rejected.csv")
     return result

@@ -1,64 +1,77 @@
-"""A job carried out: in this process or by workers of Ray Train, in threads, in a directory of its own."""
+"""Run a training job: in this process, or in workers of Ray Train."""
 
 import shutil
 import tempfile
 import traceback
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raycrnn import storage
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 
+if TYPE_CHECKING:
+    from raycrnn.ingest.training_data import TrainingData
+    from raycrnn.training.job import TrainingJob
+
 UNFINISHED = (".ray-*", ".model.*", ".run.json.*", ".metrics.jsonl.*", ".rejected.csv.*", "checkpoints/.step_*")
-"""Names of what is being written; nothing else in an output directory may be deleted."""
+"""Names of files and folders that are still being written. Nothing else in an output directory may be deleted."""
 
 SECONDS_BETWEEN_RESIZES = 30.0
-"""An elastic run looks so often whether it could have more workers; a change starts them anew."""
-
+"""Seconds after which an elastic run checks whether it can have more workers. A change restarts all workers."""
 
 IMAGES_TO_LOOK_FOR = 20
+"""Number of images of each data set whose presence is checked on all nodes."""
 
 
-def check_shared(output: Directory, read: Any) -> None:
-    """Raises `UsageError` if a node does not see the output directory, or some images."""
+def check_shared(output: Directory, data: "TrainingData") -> None:
+    """Raise `UsageError` if a node of the cluster cannot see the output directory or the images."""
     from raycrnn.cluster.nodes import nodes_without
     from raycrnn.ingest import sample_table
 
-    images = [path for each in read.sets.values() for path in sample_table.some_paths(each, IMAGES_TO_LOOK_FOR)]
-    # One that others cannot have by chance.
-    with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as mark:
-        places = [] if output.uri else [mark.name]
-        places += [path for path in images if not storage.is_uri(path)]
-        for address, path in nodes_without(places).items():
-            what = f"output_model_dir={output}" if path == mark.name else path
+    images = [path for table in data.sets.values() for path in sample_table.some_paths(table, IMAGES_TO_LOOK_FOR)]
+    # A new file, because another node may have a different directory of the same name.
+    with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as probe:
+        paths = [] if output.uri else [probe.name]
+        paths += [path for path in images if not storage.is_uri(path)]
+        for address, path in nodes_without(paths).items():
+            what = f"output_model_dir={output}" if path == probe.name else path
             raise UsageError(
-                f"{what}: on this machine, and not to be seen on the cluster's node {address}: use object storage "
+                f"{what}: exists on this machine but not on node {address} of the cluster: use object storage "
                 "(s3://bucket/…, gs://…) or a disk that all nodes mount under the same path"
             )
 
 
-def prepare_output(job: Any, place: Directory) -> None:
+def prepare_output(job: "TrainingJob", directory: Directory) -> None:
+    """Make the output directory of a run, delete incomplete files of an earlier command, and write run.json.
+
+    Raises:
+        UsageError: It cannot be written.
+    """
     from raycrnn.training import run_log
 
-    output = place.path
+    output = directory.path
     try:
         (output / "checkpoints").mkdir(parents=True, exist_ok=True)
         storage.restore_directory(output / "model")
-        # What a run that was killed left half-written.
-        for rest in (rest for pattern in UNFINISHED for rest in output.glob(pattern)):
-            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+        # A command that was killed leaves such files.
+        for path in (path for pattern in UNFINISHED for path in output.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         run_log.write_run(output / "run.json", job.configuration.model_dump(mode="json"), job.data.csv_digests)
-        place.push()
+        directory.sync()
     except OSError as error:
-        raise UsageError(f"{place}: cannot be written: {storage.describe(error)}") from None
+        raise UsageError(f"{directory}: cannot be written: {storage.describe(error)}") from None
 
 
-def run_training(job: Any) -> None:
-    """Train; returns when the training has ended, whichever way."""
+def run_training(job: "TrainingJob") -> None:
+    """Train, and return when the training has ended. Its result or error is at the monitor.
+
+    Raises:
+        Exception: An error that a user cannot correct, or the workers died too often; see `describe_failure`.
+    """
     _train_here(job) if job.allocation.in_command else _fit(job)
 
 
-def _train_here(job: Any) -> None:
+def _train_here(job: "TrainingJob") -> None:
     """Train in this process: one worker on this machine, without the seconds and processes that a trainer takes."""
     import torch
 
@@ -68,7 +81,7 @@ def _train_here(job: Any) -> None:
 
 
 def _run_worker(settings: dict) -> None:
-    """What the trainer has each of its workers do."""
+    """Train as a worker of Ray Train."""
     import ray.train
     import ray.train.torch
 
@@ -77,21 +90,22 @@ def _run_worker(settings: dict) -> None:
     worker.run(settings["job"], ray.train.torch.get_device(), ray.train.report)
 
 
-def _fit(job: Any) -> None:
-    """Train by workers of Ray Train, which are replaced when they die."""
+def _fit(job: "TrainingJob") -> None:
+    """Train in workers of Ray Train, which are replaced when they die."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     resources = {"CPU": job.allocation.cpus_per_worker} | ({"GPU": 1} if job.allocation.use_gpu else {})
-    # Ray's own record of the run would make it resume by itself; ours (checkpoint.py) decides, so it gets a
-    # place of its own each time. Only the controller writes there, which Ray Train places beside the command.
+    # With its own record of an earlier run, Ray Train would resume from it. Runs resume from checkpoints of raycrnn, so
+    # Ray Train gets an empty directory. Only its controller writes there, on the node of the command.
     folder = None if storage.is_uri(job.output) else job.output
     with tempfile.TemporaryDirectory(prefix=".ray-", dir=folder, ignore_cleanup_errors=True) as record:
         TorchTrainer(
             _run_worker,
             train_loop_config={"job": job},
+            # Type checkers see the classes of an older Ray Train, without elastic workers and some of the arguments.
             scaling_config=ScalingConfig(
-                num_workers=job.allocation.scaling,
+                num_workers=job.allocation.scaling,  # type: ignore[arg-type]
                 use_gpu=job.allocation.use_gpu,
                 resources_per_worker=resources,
                 elastic_resize_monitor_interval_s=SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]
@@ -99,7 +113,7 @@ def _fit(job: Any) -> None:
             run_config=RunConfig(
                 name="run",
                 storage_path=record,
-                # Workers that cannot be placed are tried again without end: a node may come back, and `Stall` says it.
+                # Without a limit, because a lost node may come back. `console.Stall` reports missing workers.
                 failure_config=FailureConfig(
                     max_failures=job.configuration.cluster.max_failures,
                     controller_failure_limit=-1,  # type: ignore[call-arg]
@@ -108,7 +122,12 @@ def _fit(job: Any) -> None:
         ).fit()
 
 
-def describe_failure(job: Any, error: BaseException | None) -> str:
+def describe_failure(job: "TrainingJob", error: BaseException | None) -> str:
+    """Return the message for a training that ended without a result.
+
+    Args:
+        error: What `run_training` raised.
+    """
     if job.allocation.in_command:
         cause = "".join(traceback.format_exception(error)).strip() if error else "no error was reported"
         return f"training failed; restore_model=true continues from the last checkpoint. The failure:\n{cause}"

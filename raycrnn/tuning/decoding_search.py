@@ -74,7 +74,7 @@ def search(space: Search, base: dict[str, Any], model: str) -> results.SearchRes
         experiment.trials[trial.name] = trial
         sampler.tell(trial.number, trial.values, trial.scores)
 
-    output.take()
+    output.claim()
     output.path.mkdir(parents=True, exist_ok=True)
     experiment.save_search()
     for trial in experiment.trials.values():

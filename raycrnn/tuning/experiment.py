@@ -109,12 +109,12 @@ class Experiment:
         directory = self.trial_path(trial.name)
         directory.mkdir(parents=True, exist_ok=True)
         storage.write_text(directory / "trial.json", json.dumps(asdict(trial), ensure_ascii=False, indent=1))
-        self.output.push()
+        self.output.sync()
 
     def save_search(self) -> None:
         """Write search.json. Raises `OSError`."""
         storage.write_text(self.path / "search.json", json.dumps(self._identity(), ensure_ascii=False, indent=1))
-        self.output.push()
+        self.output.sync()
 
     def _identity(self) -> dict[str, Any]:
         """Return what must not change when the search is resumed, as JSON values.

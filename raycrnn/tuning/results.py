@@ -43,7 +43,7 @@ def write(experiment: Experiment, save_model: Callable[[Trial, Path], None]) -> 
     with storage.replacing_directory(experiment.path / "best") as directory:
         save_model(best, directory / "model")
     storage.write_text(experiment.path / "report.html", render(experiment))
-    experiment.output.push()
+    experiment.output.sync()
 
 
 def _write_csv(experiment: Experiment) -> None:

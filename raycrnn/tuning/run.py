@@ -73,7 +73,7 @@ def tune(
         if not cluster.is_local():
             trainer.check_shared(experiment.output, shared.data)
             logger.info(f"cluster: {cluster.describe_nodes()}")
-        experiment.output.take()
+        experiment.output.claim()
         # The rows are in the object store now.
         del csvs
         experiment.save_search()

@@ -129,7 +129,7 @@ class TrainingTrainable(tune.Trainable):
     def _push(self) -> None:
         """Raises `WriteError`."""
         try:
-            self._output.push()
+            self._output.sync()
         except OSError as error:
             raise self._write_error(error) from None
 
@@ -145,7 +145,7 @@ class TrainingTrainable(tune.Trainable):
                 f"{self._shared.output}: not found on this node: output_model_dir must be on a disk that all nodes "
                 "share, or in object storage"
             )
-        self._output.take()
+        self._output.claim()
         self._output.path.mkdir(parents=True, exist_ok=True)
         busy = RuntimeError(f"{self._output}: an earlier process of this trial is still running")
         with ExitStack() as lock:
@@ -245,7 +245,7 @@ class TrainingTrainable(tune.Trainable):
         for name in steps.entries():
             steps.remove(name)
         shutil.copytree(step, steps.path / step.name)
-        steps.push()
+        steps.sync()
         if donor != self._name:
             storage.write_text(self._output.path / DONOR_RECORD, json.dumps(taken))
             self._push()

@@ -131,7 +131,7 @@ def _finish(experiment: Experiment) -> None:
             logs = experiment.trial_path(trial.name) / "logs"
             logs.mkdir(exist_ok=True)
             run_log.write_hyperparameters(logs, experiment.values_of(trial), trial.scores)
-    experiment.output.push()
+    experiment.output.sync()
 
 
 class Queue(Searcher):

@@ -74,7 +74,7 @@ def test_keys_are_refused_in_a_uri_and_not_told():
         with pytest.raises(OSError, match="put them into the environment") as told:
             getattr(storage, name)("s3://key:secret@bucket/run?region=x")
         assert "secret" not in str(told.value) and "s3://…@bucket/run" in str(told.value)
-    for act in ("entries", "files", "fetch", "take", "push"):
+    for act in ("entries", "files", "fetch", "claim", "sync"):
         directory = Directory("s3://key:sec/ret@bucket/run")
         (directory.path / "file").touch()
         with pytest.raises((StorageError, OSError), match="put them into the environment") as told:
@@ -101,9 +101,9 @@ def test_a_deleted_folder_leaves_nothing_behind(bucket):
     directory = Directory(storage.join(bucket, "run"))
     for step in range(3):
         written(directory, f"checkpoints/step_{step}/state.json", "1")
-        directory.push()
+        directory.sync()
         shutil.rmtree(directory.path / f"checkpoints/step_{step - 1}", ignore_errors=True)
-        directory.push()
+        directory.sync()
     assert directory.entries("checkpoints") == {"step_2"}
 
 
@@ -153,7 +153,7 @@ def test_many_are_read_in_their_order_with_the_errors_of_those_that_are_not_ther
 
 def test_a_bucket_that_is_not_there_is_an_error_in_words(bucket):
     with pytest.raises(UsageError, match="cannot be"):
-        Directory(bucket.replace("lines/", "nobody/", 1)).take()
+        Directory(bucket.replace("lines/", "nobody/", 1)).claim()
 
 
 # A directory, and its copy
@@ -168,28 +168,28 @@ def written(directory: Directory, name: str, text: str) -> Path:
 
 def test_a_plain_directory_is_itself_and_pushes_nothing(tmp_path):
     directory = Directory(tmp_path / "out")
-    directory.take()
-    directory.push()
+    directory.claim()
+    directory.sync()
     assert directory.path == tmp_path / "out" and directory.entries() == set() and str(directory) == f"{tmp_path}/out"
 
 
 def test_pushed_files_are_there_for_another_and_vanished_ones_are_gone(bucket):
     uri = storage.join(bucket, "run")
     first = Directory(uri)
-    first.take()
+    first.claim()
     written(first, "checkpoints/step_1/tensors", "1")
     written(first, "checkpoints/step_1/state", "1")
     written(first, ".hidden", "no")
     written(first, "checkpoints/.step_2/state", "no")
-    first.push()
+    first.sync()
     second = Directory(uri)
     assert second.entries() == {"checkpoints"}
     second.fetch("checkpoints")
     assert (second.path / "checkpoints/step_1/tensors").read_text() == "1"
-    second.take()
+    second.claim()
     (second.path / "checkpoints/step_1/tensors").unlink()
     written(second, "metrics", "new")
-    second.push()
+    second.sync()
     assert set(storage.names(uri)) == {"checkpoints/step_1/state", "metrics", storage.OWNER}
 
 
@@ -200,25 +200,25 @@ def test_only_what_changed_is_copied_and_what_was_written_last_comes_last(bucket
     directory = Directory(storage.join(bucket, "run"))
     for number, name in enumerate(("z", "state", "a")):
         os.utime(written(directory, name, name), ns=(number, number))
-    directory.push()
+    directory.sync()
     assert copied == ["z", "state", "a"]
-    directory.push()
+    directory.sync()
     written(directory, "state", "other text")
-    directory.push()
+    directory.sync()
     assert copied == ["z", "state", "a", "state"]
 
 
 def test_who_begins_to_write_ends_the_writing_of_those_before(bucket):
     uri = storage.join(bucket, "run")
     first, worker, second = Directory(uri), Directory(uri), Directory(uri)
-    first.take()
+    first.claim()
     worker.owner = first.owner
     written(worker, "metrics", "1")
-    worker.push()
-    second.take()
+    worker.sync()
+    second.claim()
     written(worker, "metrics", "22")
     with pytest.raises(OSError, match="another command"):
-        worker.push()
+        worker.sync()
     assert storage.read(storage.join(uri, "metrics")) == b"1"
 
 
