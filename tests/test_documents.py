@@ -20,7 +20,7 @@ from raycrnn import config
 from raycrnn.__main__ import VERBS
 from raycrnn.bench.__main__ import BENCHMARKS
 from raycrnn.cli import Command
-from raycrnn.data import csv_files
+from raycrnn.data import csv_files, rejections
 from raycrnn.tuning import search_file
 
 ROOT = Path(__file__).parents[1]
@@ -147,6 +147,11 @@ def built(page: Path) -> str:
 def test_the_configuration_page_has_every_key():
     text = built(DOCS / "configuration.md")
     assert [key for key in config.fields() if f"| `{key}` |" not in text] == []
+
+
+def test_the_data_page_lists_every_reason_for_a_rejection():
+    text = prose(DOCS / "data.md")
+    assert [reason for reason in rejections.REMEDIES if f"| `{reason}` |" not in text] == []
 
 
 # Names and files

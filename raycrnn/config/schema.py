@@ -76,7 +76,7 @@ class Data(Group):
     """Alphabet: a JSON file {unit: code}, or one that raycrnn includes (lookup_digits, lookup_letters_symbols,
     lookup_letters_digits_symbols). By default the alphabet is built from the training labels."""
     encoding: Encoding = "utf-8"
-    """Encoding of the CSV files. Files that start with a byte order mark are read as UTF-8 or UTF-16."""
+    """Encoding of the CSV files, by its name in Python. With utf-8, a byte order mark at the start is ignored."""
     unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
     """Unicode normalisation form of labels and alphabets."""
     max_rejected: Share = 0.01
