@@ -3,8 +3,8 @@
     python -m raycrnn.export output/model model.onnx
     python examples/onnx_predict.py model.onnx line1.png line2.jpg
 
-It reads what `decoding.method=greedy` reads. Left out, for brevity: batches, transparency (raycrnn lays it on white),
-greys of more than 8 bits (raycrnn scales them), and a word on files that are no images.
+It returns the same texts as raycrnn with `decoding.method=greedy`. For brevity it has no batches, does not blend
+transparent images with white, does not scale greys of more than 8 bits, and does not handle files that are not images.
 """
 
 import itertools
@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 
 def prepare(path: str, about: dict[str, str]) -> np.ndarray:
-    """An image as the model takes it, uint8 [1, C, H, W]: upright, grey or RGB, of the model's height."""
+    """Return an image as the model takes it, uint8 [1, C, H, W]: upright, grey or RGB, with the model's height."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("L" if about["channels"] == "1" else "RGB")
     height = int(about["height"])
     width = max(round(image.width * height / image.height), int(about["least_width"]))
@@ -28,7 +28,7 @@ def prepare(path: str, about: dict[str, str]) -> np.ndarray:
 
 
 def decode(log_probs: np.ndarray, about: dict[str, str]) -> str:
-    """The text of log-probabilities [T, K]: the best class of each frame, repeats merged, blanks dropped."""
+    """Return the text of log-probabilities [T, K]: the best class of each frame, repeats merged, blanks dropped."""
     alphabet, blank = json.loads(about["alphabet"]), int(about["blank"])
     return "".join(alphabet[code] for code, _ in itertools.groupby(log_probs.argmax(axis=1)) if code != blank)
 
