@@ -67,9 +67,9 @@ def _row(key: str, field: FieldInfo) -> str:
     types = " or ".join(filter(None, map(_type, variants)))
     default = "required" if field.is_required() else f"`{to_json(field.default)}`"
     allowed = ", ".join(dict.fromkeys(value for variant in variants for value in _allowed(variant)))
-    cells = [f"`{key}`", types, default, meaning(field), allowed]
-    # An unescaped pipe would end the cell.
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    # A pipe in plain text would end the cell; in code it would show the backslash.
+    text = meaning(field).replace("|", r"\|")
+    return f"| `{key}` | {types} | {default} | {text} | {allowed} |"
 
 
 def _schema_of(key: str) -> JsonSchema:

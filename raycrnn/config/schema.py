@@ -254,7 +254,7 @@ class Decoding(Group):
     """Decoding method. beam: prefix beam search, which also gives a score. greedy: the best class of each frame, which
     is faster."""
     beam_width: Positive = 100
-    """Number of prefixes that beam search keeps at each frame."""
+    """Number of prefixes that beam search keeps at each frame; at least 2 and at least num_beam_paths."""
     num_beam_paths: Positive = 1
     """Number of transcriptions to return for each image, best first."""
 
