@@ -35,7 +35,7 @@ RUN case "$DEVICE" in \
                 ${CPU_INDEX:+--index-url "$CPU_INDEX"} torch ;; \
         *) echo "DEVICE=$DEVICE: give gpu or cpu" >&2; exit 2 ;; \
     esac
-# An empty package stands in for raycrnn: pip reads its requirements from setup.cfg.
+# A placeholder for raycrnn: pip only reads its requirements from setup.cfg.
 RUN mkdir raycrnn \
     && echo '__version__ = "0"' > raycrnn/__init__.py \
     && touch README.md LICENSE \

@@ -1,5 +1,7 @@
 """The verb serve: a model as an HTTP service on Ray Serve; also the application for `serve run` and `serve deploy`."""
 
+import logging
+import os
 import signal
 from typing import Annotated
 
@@ -58,6 +60,10 @@ class Serve(Command):
         # Fail on an unreadable token before Ray starts.
         deployment.read_token(self.token_file)
         settings = self._settings()
+        for name, value in run.environment(settings).items():
+            os.environ.setdefault(name, value)
+        # Errors of Ray Serve arrive as exceptions.
+        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         run.warn_if_open(self.host, self.token_file)
         with defer_stop((signal.SIGINT, signal.SIGTERM)) as stop:
             run.serve_until_stopped(settings, self.gpus, self.host, self.port, self.address, stop, _print_ready)

@@ -51,6 +51,10 @@ class Tune(Command):
         if both:
             raise UsageError(f"{both[0]}: {self.search} also sets it under fixed: remove one of the two")
         _check(search, config.parse(base, origin=self.config), self.model, self.resume)
+        import optuna
+
+        # Optuna logs each study by default.
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         if search.decoding_only and self.model is not None:
             from raycrnn.tuning import decoding_search
 

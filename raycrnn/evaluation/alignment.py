@@ -22,6 +22,7 @@ class Cell:
 
     @property
     def text(self) -> str:
+        """The reference, or the transcription if the reference has nothing here."""
         return self.reference or self.read
 
 
@@ -82,7 +83,7 @@ def visible(text: str, spaces: bool = False) -> str:
     """Return text for display: control characters as code points, a leading combining mark on a dotted circle.
 
     Args:
-        spaces: whether to make spaces and other invisible characters visible too.
+        spaces: Whether to make spaces and other invisible characters visible too.
     """
     shown = "".join(_picture(character, spaces) for character in text)
     return f"◌{shown}" if unicodedata.category(shown[:1] or " ").startswith("M") else shown

@@ -41,7 +41,7 @@ class Album:
     def __init__(self, most_bytes: int = MOST_BYTES):
         self._left = most_bytes
 
-    def whole(self, line: EvaluatedLine) -> Picture | None:
+    def full(self, line: EvaluatedLine) -> Picture | None:
         """Return the picture of a line. None if the image cannot be read, or the size limit is reached."""
         upright = _open(line)
         return None if upright is None else self._add(upright)
@@ -80,7 +80,7 @@ def columns(example: Example, width: int) -> tuple[int, int, int, int]:
     """Return the columns [left, right) of an edit with its context, and those of the edit itself.
 
     Args:
-        width: of the upright image, in pixels.
+        width: Width of the upright image, in pixels.
     """
     spans = [] if example.line.spans is None else example.line.spans.tolist()
     if not spans:

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from raycrnn import cluster
 from raycrnn.data import csv_files
 from raycrnn.data.csv_files import CsvFile, Row
-from raycrnn.data.rejections import Rejection
+from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
 from raycrnn.metrics import error_rates
@@ -33,17 +34,13 @@ def evaluate_all(
     model, and the references are normalised with those of each model.
 
     Args:
-        spans: whether to keep the positions of the units in the images.
+        spans: Whether to keep the positions of the units in the images.
 
     Raises:
-        UsageError: a model or a CSV does not exist, or a CSV has no rows or labels.
-        RaycrnnError: more than `data.max_rejected` of the images cannot be read.
+        UsageError: A model or a CSV does not exist, or a CSV has no rows or labels.
+        RaycrnnError: More than `data.max_rejected` of the images cannot be read.
     """
-    from raycrnn import cluster
-    from raycrnn.data import csv_files
-    from raycrnn.data.rejections import check_rejections, rejection_table
-
-    # First, so that a model that is replaced later is noticed.
+    # Computed first, so that workers notice if a model is replaced in the meantime.
     digests = list(map(model_dir.file_digests, models))
     recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
     settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
@@ -98,7 +95,7 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
 def _read(
     recognizer: Recognizer, pairs: Sequence[tuple[CsvFile, Row]], job: PredictionJob
 ) -> Iterator[EvaluatedLine | Rejection]:
-    """Yield for each row the transcription, or why there is none."""
+    """Yield the transcription of each row, or the rejection of its image."""
     results = pipeline.transcribe(job, [file.resolve(row.path) for file, row in pairs if not row.problem])
     for file, row in pairs:
         if row.problem:

@@ -15,6 +15,8 @@ RATES = ("cer", "wer", "accuracy")
 
 @dataclass(frozen=True)
 class Interval:
+    """A confidence interval, with its bounds."""
+
     low: float
     high: float
 
@@ -77,7 +79,7 @@ def compare(
     for a given `seed`.
 
     Args:
-        first, second: counts of each sample, at least one, in the same order.
+        first, second: Counts of each sample, at least one, in the same order.
     """
     pairs = zip(first, second, strict=True)
     table = np.array([(*counts.as_tuple(), *others.as_tuple()) for counts, others in pairs])

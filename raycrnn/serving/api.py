@@ -94,7 +94,7 @@ def _check_authorization(token: str | None, request: Request, credentials: HTTPA
     """Raise `RequestError` if the token is missing or wrong, or if a page of another site sent the request.
 
     Without the second check, any web page could make a visitor's browser send images to a service in a private network.
-    A page that sends a token has been given it.
+    A page that sends the token has received it from someone who knows it.
     """
     if token is not None and (
         credentials is None or not secrets.compare_digest(credentials.credentials.encode(), token.encode())
@@ -126,7 +126,7 @@ async def _parse_multipart(content_type: str, body: bytes, max_images: int) -> l
         yield b""
 
     headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
-    # One file more than allowed tells too many files from a malformed body.
+    # With one file more than allowed, a request with too many files differs from a malformed one.
     parser = MultiPartParser(headers, chunks(), max_files=max_images + 1, max_fields=MAX_FORM_FIELDS)
     # The body is in memory already, so its parts need no files on disk.
     parser.spool_max_size = len(body) + 1
@@ -168,7 +168,7 @@ class Reading(BaseModel):
     """One reading of an image."""
 
     text: str
-    confidence: float = Field(description="Calibrated probability that the whole text is correct.")
+    confidence: float = Field(description="Calibrated probability that the text is entirely correct.")
     log_prob: float = Field(description="Natural logarithm of the reading's probability (CTC).")
 
 

@@ -3,8 +3,13 @@
 The batcher never waits for a batch to fill up. Whenever a reader is free, it takes the line that has waited longest
 and the waiting lines that are nearest to it in width. A single line is read at once; under load, batches grow.
 
-Not Ray Serve's `@serve.batch`: this module works without Ray, and `@serve.batch` batches in order of arrival, which
-pads narrow lines to the widest one, and cannot refuse a request by the number of lines that wait.
+Ray Serve's `@serve.batch` (2.60) does not replace it, even with a `batch_size_fn`:
+
+- It batches in order of arrival, which pads narrow lines to the widest one.
+- A line that does not fit into a batch goes to the back of the queue, where it may be overtaken again and again.
+- Its queue has no limit: no request is refused because of the number of lines that wait, and no places can be reserved
+  for images that are still being decoded.
+- It needs Ray, and this module does not.
 """
 
 import asyncio
@@ -25,7 +30,7 @@ CLOSE_TIMEOUT_SECONDS = 60.0
 
 MIN_WIDTH_RATIO = 0.7
 """Least ratio of a line's width to that of the first line in its batch, narrower to wider. The narrowest line of a
-batch is thus at least 0.49 times as wide as the widest."""
+batch is therefore at least 0.49 times as wide as the widest."""
 
 
 class LineReader(Protocol):
@@ -108,7 +113,7 @@ class Batcher:
 
     @property
     def longest_wait(self) -> float:
-        """Seconds since the oldest reservation was made; 0 if there is none."""
+        """Seconds since the oldest reservation was made, or 0 without reservations."""
         since = min((reservation.since for reservation in self._reservations), default=None)
         return 0.0 if since is None else time.monotonic() - since
 

@@ -139,7 +139,7 @@ def app(args: Settings) -> "Application":
 
 
 def read_token(path: str | None) -> str | None:
-    """Return the token in a file, or else in the environment variable RAYCRNN_TOKEN; None if there is none.
+    """Return the token in a file, or else in the environment variable RAYCRNN_TOKEN; None if neither is set.
 
     Raises:
         UsageError: The file cannot be read, or the token cannot be sent in an HTTP header.

@@ -36,7 +36,7 @@ class RequestError(Exception):
         self.status, self.error, self.detail = status, error, detail
         self.headers = dict(headers or {})
         if retry_after is not None:
-            # The header takes whole seconds; with 0 a client would come back at once.
+            # The header needs an integer, and after 0 seconds a client would retry immediately.
             self.headers["Retry-After"] = str(max(1, round(retry_after)))
 
     def response(self) -> JSONResponse:
@@ -82,7 +82,7 @@ class BodyLimiter:
         Raises:
             RequestError: The body is too large or too slow, or too many bodies are held.
         """
-        # A Content-Length that is no number is left to the server, which counts the bytes.
+        # An invalid Content-Length is ignored, because the bytes are counted as they arrive.
         with suppress(ValueError):
             self.check_size(int(headers.get("content-length", 0)))
         body = bytearray()

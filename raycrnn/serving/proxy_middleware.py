@@ -13,7 +13,8 @@ then. Memory of the proxy and of one replica that is busy (max_ongoing_requests=
     without middleware  334 -> 3,302 MiB  315 -> 3,124 MiB, 413 after 17 s
     with it             205 ->   226 MiB  205 ->   206 MiB, 413 at once
 
-A replica that is free and stops at its limit holds the proxy to 347 MiB; but a busy service is where memory matters.
+If the replica is free, it refuses the body at its limit, and the proxy stays below 350 MiB. Memory matters most when
+the service is busy.
 """
 
 import logging

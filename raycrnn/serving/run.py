@@ -38,7 +38,16 @@ ENVIRONMENT = {
     # Write the request log in blocks; nobody follows it.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
 }
-"""Environment variables that are set for Ray Serve, unless the user has set them."""
+"""Environment variables for Ray Serve that do not depend on the settings."""
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Return the environment variables that Ray Serve needs, for where Ray is started."""
+    return {
+        **ENVIRONMENT,
+        proxy_middleware.MAX_BODY_VARIABLE: str(settings.limits.max_body_mb),
+        proxy_middleware.MAX_REQUESTS_VARIABLE: str(settings.limits.max_waiting * settings.replica_range[1]),
+    }
 
 
 def serve_until_stopped(
@@ -52,7 +61,8 @@ def serve_until_stopped(
 ) -> None:
     """Start the service and wait for a stop request; then answer the requests in progress and stop.
 
-    On a cluster that was running already, only this application is started and stopped.
+    A local Ray inherits this process's environment, so set the variables of `environment` first. On a cluster that was
+    running already, only this application is started and stopped.
 
     Args:
         gpus: GPUs per replica; None for one, if the cluster has any.
@@ -64,18 +74,9 @@ def serve_until_stopped(
     """
     if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
         check_port(host, port)
-    max_requests = settings.limits.max_waiting * settings.replica_range[1]
-    proxy_limits = {
-        proxy_middleware.MAX_BODY_VARIABLE: str(settings.limits.max_body_mb),
-        proxy_middleware.MAX_REQUESTS_VARIABLE: str(max_requests),
-    }
-    for name, value in {**ENVIRONMENT, **proxy_limits}.items():
-        os.environ.setdefault(name, value)
     with cluster.connect(address):
         from ray import serve
 
-        # Errors of Ray Serve arrive as exceptions.
-        logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         is_local = cluster.is_local()
         settings = _with_resources(settings, gpus)
         if not is_local:

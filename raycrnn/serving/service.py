@@ -141,7 +141,7 @@ class Service:
         return self._model
 
     async def start(self) -> None:
-        """Load the model and watch its directory. Raises `RaycrnnError` if there is no valid model."""
+        """Load the model and watch its directory. Raises `RaycrnnError` if the model is missing or damaged."""
         async with self._model_lock:
             self._model = await self._load(self.path)
             self._tried_fingerprint = self._model.fingerprint
@@ -162,7 +162,7 @@ class Service:
         """Serve the model in another directory; requests in progress are answered by the previous one.
 
         Raises:
-            UsageError, RaycrnnError: There is no model, or it is damaged. The previous one stays in service.
+            UsageError, RaycrnnError: The model is missing or damaged. The previous one stays in service.
         """
         async with self._model_lock:
             if not self.is_started:
@@ -197,7 +197,7 @@ class Service:
             try:
                 async with self._model_lock:
                     await self._check_for_new_model()
-            except Exception as error:  # Whatever it is, the watch must go on: the next model may be valid.
+            except Exception as error:  # The watch must survive any error: the next model may be valid.
                 known = isinstance(error, RaycrnnError | OSError)
                 self.problem = str(error) if known else f"{type(error).__name__}: {error}"
                 logger.error("cannot load the new model, still serving the previous one: %s", self.problem)

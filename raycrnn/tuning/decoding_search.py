@@ -37,15 +37,15 @@ class NetworkOutputs:
 
 
 def search(space: Search, base: dict[str, Any], model: str) -> results.SearchResult:
-    """Run a search over decodings.
+    """Run the network once on the evaluation images, then decode its output with the values of each trial.
 
     Args:
-        base: the grouped configuration, with the values that the search fixes.
-        model: the model directory.
+        base: The grouped configuration, with the values that the search fixes.
+        model: The model directory.
 
     Raises:
-        UsageError: there is no such model or CSV, or the output directory is in use.
-        RaycrnnError: more than `data.max_rejected` of the images cannot be read.
+        UsageError: The model or a CSV does not exist, or the output directory is in use.
+        RaycrnnError: More than `data.max_rejected` of the images cannot be read.
     """
     started = time.time()
     configuration = config.parse(base)

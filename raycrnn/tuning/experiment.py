@@ -57,7 +57,7 @@ class Trial:
 
     @property
     def scores(self) -> dict[str, float] | None:
-        """Scores of the model in the trial's directory. None if there is no model."""
+        """Scores of the model in the trial's directory. None before the first model is saved."""
         best = [record for record in self.evaluations if record["best"]]
         if not best:
             return None
@@ -130,7 +130,7 @@ class Experiment:
         """Load the trials of the search in the output directory.
 
         Raises:
-            UsageError: the directory contains no search, or a different one.
+            UsageError: The directory contains no search, or a different one.
         """
         self.output.fetch("search.json")
         path = self.path / "search.json"
@@ -189,7 +189,7 @@ class Experiment:
         metric = self.search.metric[0]
 
         def key(trial: Trial) -> tuple[bool, float, float, int]:
-            # A failed trial, for example a diverged one, is no candidate even if it has scores.
+            # A failed trial, for example a diverged one, cannot be the best, even if it has scores.
             return trial.status == FAILED, trial.score(metric), trial.score("loss"), trial.number
 
         return sorted(self.trials.values(), key=key)

@@ -54,7 +54,7 @@ def divide_resources(
         nodes: CPUs and GPUs of each node.
 
     Raises:
-        UsageError: the cluster is too small for a single trial.
+        UsageError: The cluster is too small for a single trial.
     """
     settings, requested = configuration.cluster, search.resources
     if isinstance(settings.num_workers, tuple):
@@ -63,7 +63,7 @@ def divide_resources(
     use_gpu = requested.gpus != 0 and wants_gpus(settings, sum(gpus for _, gpus in nodes))
     gpus_each = 0.0 if not use_gpu else 1.0 if requested.gpus == "auto" else requested.gpus
     if workers > 1 and gpus_each not in (0, 1):
-        raise UsageError(f"resources.gpus: {gpus_each:g}: with several workers each one uses a whole GPU: set 1, or 0")
+        raise UsageError(f"resources.gpus: {gpus_each:g}: several workers need one GPU each: set 1, or 0")
     cpus_each = 0.001 if requested.cpus == "auto" else requested.cpus
     if requested.cpus == "auto" and not use_gpu:
         # Many trials with one thread each finish more training per hour than few trials with several threads.
@@ -85,7 +85,7 @@ def divide_resources(
         raise UsageError(f"resources.cpus: {cpus_each:g}: decoding images alone needs {MIN_DECODE_CPUS:g}: set more")
     parallel_calls = configuration.data.input_data_n_parallel_calls
     allocation = divide(settings, parallel_calls, workers, cpus_each, use_gpu)
-    # With a given `concurrent` each trial reserves its whole share, so that no scheduler can start more trials.
+    # With a given `concurrent` each trial reserves its entire share, so that no scheduler can start more trials.
     share = cluster.even_share([cpus for cpus, _ in nodes], concurrent * workers)
     reserved = math.floor(1000 * (cpus_each if search.concurrent == "auto" else max(cpus_each, share))) / 1000
     if workers == 1:

@@ -27,11 +27,11 @@ def write(experiment: Experiment, save_model: Callable[[Trial, Path], None]) -> 
     """Write the files with the results of a search.
 
     Args:
-        save_model: writes the model directory of a trial to a path.
+        save_model: Writes the model directory of a trial to a path.
 
     Raises:
-        OSError: a file cannot be written.
-        RaycrnnError: no trial has scores.
+        OSError: A file cannot be written.
+        RaycrnnError: No trial has scores.
     """
     _write_csv(experiment)
     best = experiment.best()
@@ -77,7 +77,7 @@ class SearchResult:
         """Return the summary for the terminal. There must be a best trial.
 
         Args:
-            tree: the user's grouped configuration, without the values that the search file fixes.
+            tree: The user's grouped configuration, without the values that the search file fixes.
         """
         experiment, best = self.experiment, self.experiment.best()
         assert best is not None

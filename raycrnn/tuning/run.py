@@ -41,12 +41,12 @@ def tune(
     """Run a search and write its results.
 
     Args:
-        base: the grouped configuration, with the values that the search fixes.
+        base: The grouped configuration, with the values that the search fixes.
         started: Unix time from which the search's `max_minutes` counts. Default: now.
 
     Raises:
-        UsageError: the search cannot run on this cluster, or the output directory is in use.
-        RaycrnnError: too many samples are unusable, or no trial has scores.
+        UsageError: The search cannot run on this cluster, or the output directory is in use.
+        RaycrnnError: Too many samples are unusable, or no trial has scores.
     """
     if "speed" in search.metric and search.concurrent != 1:
         logger.warning("metric speed: trials that run at the same time slow each other down: set concurrent: 1")

@@ -27,7 +27,7 @@ class Sampler:
     def __init__(self, search: Search, seed: int):
         """
         Args:
-            seed: a resumed search must pass a different one, or it draws the same values again.
+            seed: A resumed search must pass a different one, or it draws the same values again.
         """
         self._search = search
         self._spaces = {key: _space(distribution) for key, distribution in search.drawn.items()}
@@ -75,7 +75,7 @@ def importances(search: Search, trials: Sequence[tuple[Mapping[str, Any], Mappin
     The method is PED-ANOVA (Watanabe et al. 2023). Fewer than four trials give an empty result.
 
     Args:
-        trials: values and scores of each trial.
+        trials: Values and scores of each trial.
     """
     metric = search.metric[0]
     spaces = {key: _space(distribution) for key, distribution in search.search.items()}
@@ -90,8 +90,6 @@ def importances(search: Search, trials: Sequence[tuple[Mapping[str, Any], Mappin
 
 
 def _study(metrics: Sequence[str], sampler: optuna.samplers.BaseSampler | None = None) -> optuna.Study:
-    # Optuna's default is one log line per trial.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     directions: list[Literal["minimize", "maximize"]] = [
         "minimize" if MODES[metric] == "min" else "maximize" for metric in metrics
     ]

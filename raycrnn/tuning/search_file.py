@@ -39,13 +39,13 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
     """Read a search file.
 
     Args:
-        tree: the configuration that the search starts from, grouped.
+        tree: The configuration that the search starts from, grouped.
 
     Returns:
         The search, and the base: the tree with the values that the search fixes.
 
     Raises:
-        UsageError: the file does not exist, is not YAML, has an unknown key or a value that the configuration rejects.
+        UsageError: The file does not exist, is not YAML, has an unknown key or a value that the configuration rejects.
     """
     written, lines = _read(Path(path))
     try:
@@ -85,7 +85,7 @@ def _problems(error: ValidationError, lines: dict[Place, int]) -> list[Problem]:
         message = found["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if not place:
-            # A message about the whole file, which begins with the key.
+            # A message about the file as such, which begins with the key.
             key, _, message = message.partition(": ")
             place = (key,)
         # Pydantic appends names of types to the location.
@@ -140,7 +140,7 @@ def _wrong_keys(search: Search) -> list[Problem]:
         idle = [key for key in search.fixed if not key.startswith(("decoding.", "data."))]
         problems += [(("fixed", key), f"{key}: has no effect on a search over decoding.* alone") for key in idle]
     for key in {"output_model_dir", "restore_model"} & search.fixed.keys():
-        problems.append((("fixed", key), f"{key}: {NOT_SEARCHED[key]}; the command line sets the search's"))
+        problems.append((("fixed", key), f"{key}: {NOT_SEARCHED[key]}; set the search's own on the command line"))
     return problems
 
 

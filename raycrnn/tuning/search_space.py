@@ -35,7 +35,7 @@ class Distribution:
         low, high, *step = self.values
         if step:
             return low, low + step[0], high
-        # The third value is no integer, so that a key for integers rejects it.
+        # The third value is not an integer, so that a key for integers rejects it.
         return (low, high) if self.kind == "randint" else (low, high, low + (high - low) / math.pi)
 
     def __str__(self) -> str:
@@ -146,15 +146,20 @@ class Pbt(Group):
 
 
 class Scheduler(Group):
-    """The scheduler, which stops or changes running trials. Both None: no scheduler."""
+    """The scheduler, which stops or changes running trials: asha, pbt or none. Its settings are optional."""
 
     asha: Asha | None = None
+    """Asynchronous successive halving stops the trials with bad scores early. Settings: grace (0.1), the share of the
+    training before which no trial is stopped; reduction (3), of so many trials one continues at each rung."""
     pbt: Pbt | None = None
+    """With population-based training, bad trials continue from the weights of good ones. Settings: every (0.2), the
+    share of the training between two comparisons; quantile (0.25), the share of the trials that continue from others;
+    resample (0.25), the probability that a value is drawn again instead of being multiplied by 0.8 or 1.2."""
 
     @model_validator(mode="after")
     def _one_scheduler(self) -> "Scheduler":
         if self.asha and self.pbt:
-            raise ValueError("asha or pbt, not both")
+            raise ValueError("choose asha or pbt, not both")
         return self
 
 
@@ -208,7 +213,7 @@ class Search(Group):
     @model_validator(mode="after")
     def _fits_together(self) -> "Search":
         if len(set(self.metric)) < len(self.metric):
-            raise ValueError("metric: contains a metric twice")
+            raise ValueError("metric: the list contains a metric twice")
         if len(self.metric) == 2 and (self.scheduler.asha or self.scheduler.pbt):
             raise ValueError("metric: a scheduler uses one metric; two metrics need scheduler: none")
         if self.scheduler.pbt and self.algorithm != "random":

@@ -41,7 +41,7 @@ def run(experiment: Experiment, shared: SharedState, resources: TrialResources, 
             sampler.tell(trial.number, trial.values, trial.scores if trial.status != FAILED else None)
     table, queue = TrialTable(experiment), Queue(experiment, sampler)
     recorder = ResultRecorder(experiment, sampler, table, stopper)
-    # Population-based training needs the whole population at once; other schedulers take one trial after another.
+    # Population-based training needs all trials at the start; other schedulers take one trial after another.
     population = queue.rest() if experiment.search.scheduler.pbt else None
     with _tune_storage(experiment.output) as tune_storage:
         trainable = tune.with_resources(

@@ -212,10 +212,10 @@ def test_a_crop_lies_in_the_image_and_holds_its_mark(reference, units, width):
 
 def test_pictures_end_where_the_page_would_grow_too_large(picture, tmp_path):
     album = pictures.Album(most_bytes=3000)
-    shown = [album.whole(line("a", "b", place=picture)) for _ in range(20)]
+    shown = [album.full(line("a", "b", place=picture)) for _ in range(20)]
     assert shown[0] is not None
     assert shown[-1] is None
-    assert pictures.Album().whole(line("a", "b", place=str(tmp_path / "gone.png"))) is None
+    assert pictures.Album().full(line("a", "b", place=str(tmp_path / "gone.png"))) is None
 
 
 # Files

@@ -173,7 +173,7 @@ MISTAKES = {
         KEEP + "scheduler: ashe\n",
         "s.yaml, line 3: scheduler.ashe: unknown scheduler: use asha, pbt or none",
     ),
-    "two schedulers": (KEEP + "scheduler: {asha: {}, pbt: {}}\n", "s.yaml, line 3: scheduler: asha or pbt, not both"),
+    "two schedulers": (KEEP + "scheduler: {asha: {}, pbt: {}}\n", "s.yaml, line 3: scheduler: choose asha or pbt, not both"),
     "a setting of a scheduler": (
         KEEP + "scheduler:\n  asha:\n    grace: 2\n",
         "s.yaml, line 5: scheduler.asha.grace: input should be less than 1",
