@@ -1,4 +1,4 @@
-"""The verb evaluate, from a model directory alone."""
+"""Test the verb evaluate."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def units_of(label: str) -> list[str]:
     return [unit for unit in label.split("|") if unit]
 
 
-def test_evaluation_scores_what_the_recogniser_reads(local_ray, model, images, labels, capsys):
+def test_evaluation_scores_the_transcriptions_of_the_recognizer(local_ray, model, images, labels, capsys):
     found = evaluate(model, [labels])
     reader = Recognizer.load(model, "cpu")
     read = {name: reader([images / f"{name}.png"])[0] for name in LABELS}
@@ -74,7 +74,7 @@ def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, 
     assert "1 samples could not be read" in capsys.readouterr().out
 
 
-def test_empty_labels_are_said_and_alone_are_nothing_to_score_against(local_ray, model, images, tmp_path, capsys):
+def test_empty_labels_are_counted_and_labels_that_are_all_empty_are_refused(local_ray, model, images, tmp_path, capsys):
     labels = tmp_path / "labels.csv"
     labels.write_text("images/0.png;abc\nimages/1.png;\n")
     assert evaluate(model, [str(labels)]).empty == 1
@@ -83,12 +83,12 @@ def test_empty_labels_are_said_and_alone_are_nothing_to_score_against(local_ray,
     assert "all labels are empty" in capsys.readouterr().err
 
 
-def test_a_report_has_the_page_the_lines_and_the_figures(local_ray, model, images, labels, tmp_path, capsys):
+def test_a_report_has_a_page_all_lines_and_the_scores(local_ray, model, images, labels, tmp_path, capsys):
     target = tmp_path / "report"
     assert Evaluate.call([model, labels, "--report", str(target), "--json"], "evaluate") == 0
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert sorted(path.name for path in target.iterdir()) == sorted(FILES)
-    assert f"report: {target}/index.html" in told.err
+    assert f"report: {target}/index.html" in printed.err
     with (target / "lines.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["path"]: row for row in csv.DictReader(file)}
     reader = Recognizer.load(model, "cpu")
@@ -98,13 +98,13 @@ def test_a_report_has_the_page_the_lines_and_the_figures(local_ray, model, image
         counts = error_rates.score(units_of(label), reader.alphabet.decode(units.codes))
         assert (row["edits"], row["units"]) == (str(counts.unit_edits), str(counts.units))
     figures = json.loads((target / "report.json").read_text(encoding="utf-8"))
-    assert json.loads(told.out.splitlines()[-1]).items() <= figures.items()
+    assert json.loads(printed.out.splitlines()[-1]).items() <= figures.items()
     assert figures["unknown_units"] == {"X": 1}
     page = (target / "index.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") >= len(LABELS)
 
 
-def test_a_directory_in_use_is_refused_before_anything_is_read(model, tmp_path, capsys):
+def test_a_directory_in_use_is_refused_before_images_are_read(model, tmp_path, capsys):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine.txt").write_text("precious")
     arguments = ["no model", "nowhere.csv", "--report", str(tmp_path / "report")]
@@ -128,14 +128,14 @@ def test_the_labels_are_never_replaced_by_the_report(local_ray, model, images, l
     assert mine.read_bytes() == before
 
 
-def test_progress_is_told(local_ray, model, labels, capsys, monkeypatch):
+def test_progress_is_shown(local_ray, model, labels, capsys, monkeypatch):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     assert Evaluate.call([model, labels], "evaluate") == 0
     assert "of 4 images" in capsys.readouterr().err
 
 
-def test_another_model_is_held_against_it_on_the_same_rows(local_ray, model, images, tmp_path, capsys):
-    """The other takes images of another height, and is not trained."""
+def test_two_models_are_compared_on_the_same_rows(local_ray, model, images, tmp_path, capsys):
+    """The other model has another image height and is not trained."""
     settings = recognizer().configuration
     taller = settings.model_copy(update={"image": settings.image.model_copy(update={"input_shape": (48, 512)})})
     original = recognizer()
@@ -155,14 +155,14 @@ def test_another_model_is_held_against_it_on_the_same_rows(local_ray, model, ima
     out = capsys.readouterr().out
     assert f"compared with {other}:" in out
     assert "McNemar" in out or "exact: no difference" in out
-    told = json.loads(out.splitlines()[-1])
+    result = json.loads(out.splitlines()[-1])
     expected = Comparison(first, second).as_json()
-    assert told == json.loads(json.dumps(expected))
-    assert told["against"]["differences"]["cer"]["value"] == pytest.approx(second.counts.cer - first.counts.cer)
+    assert result == json.loads(json.dumps(expected))
+    assert result["against"]["differences"]["cer"]["value"] == pytest.approx(second.counts.cer - first.counts.cer)
     assert "Comparison with another model" in (target / "index.html").read_text(encoding="utf-8")
 
 
-def test_a_model_that_lacks_a_file_is_named(model, capsys):
+def test_a_missing_file_of_a_model_is_named(model, capsys):
     os.unlink(f"{model}/alphabet.json")
     assert Evaluate.call([model, "nowhere.csv"], "evaluate") == 1
     assert "lacks alphabet.json" in capsys.readouterr().err

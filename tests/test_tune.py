@@ -1,4 +1,4 @@
-"""The verb tune, through Ray: what a search leaves behind, and how it fails."""
+"""Test the verb tune with Ray: the files of a search, and its failures."""
 
 import csv
 import io
@@ -34,10 +34,12 @@ def tree_of(folder: Path, count: int = 24, **groups: dict) -> dict:
     }
 
 
-def searched(folder: Path, text: str, resume: bool = False, address: str | None = None, **groups: dict) -> SearchResult:
+def run_search(
+    folder: Path, text: str, resume: bool = False, address: str | None = None, **groups: dict
+) -> SearchResult:
     (folder / "search.yaml").write_text(text)
-    wanted, base = search_file.load(folder / "search.yaml", tree_of(folder, **groups))
-    return tune(wanted, base, resume, address)
+    search, base = search_file.load(folder / "search.yaml", tree_of(folder, **groups))
+    return tune(search, base, resume, address)
 
 
 def rows(folder: Path | str) -> dict[str, dict]:
@@ -45,9 +47,9 @@ def rows(folder: Path | str) -> dict[str, dict]:
     return {row["trial"]: row for row in csv.DictReader(io.StringIO(text))}
 
 
-def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys):
+def test_a_search_writes_its_results(local_ray, tmp_path, capsys):
     text = "search:\n  training.learning_rate: {choice: [1e-9, 1e-2]}\nsamples: 2\nmetric: loss\n"
-    result = searched(tmp_path, text)
+    result = run_search(tmp_path, text)
     output = tmp_path / "search"
     assert {path.name for path in output.iterdir()} == {
         "search.json",
@@ -61,7 +63,7 @@ def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys)
     assert list(found) == ["base", "1", "2"]
     assert all(row["status"] == "finished" and row["share"] == "1.0" for row in found.values())
     assert {row["training.learning_rate"] for row in found.values()} == {"0.003", "1e-09", "0.01"}
-    # Nothing is learnt at 1e-9: whichever trial is best, it is another.
+    # With 1e-9 nothing is learnt, so the best trial has another learning rate.
     best = result.experiment.best()
     assert result.experiment.values_of(best)["training.learning_rate"] > 1e-3
     assert Recognizer.load(output / "best" / "model", "cpu").configuration.training.learning_rate > 1e-3
@@ -75,11 +77,11 @@ def test_a_search_leaves_all_that_the_plan_promises(local_ray, tmp_path, capsys)
 
 
 @pytest.mark.long
-def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_ray, tmp_path, bucket, capsys):
+def test_a_search_in_object_storage_writes_the_same_files_and_can_be_resumed(local_ray, tmp_path, bucket, capsys):
     text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3, 1e-2]}\nmetric: loss\nconcurrent: 1\nsamples: "
     place = storage.join(bucket, "search")
-    searched(tmp_path, text + "1")
-    result = searched(tmp_path, text + "1", output_model_dir=place)
+    run_search(tmp_path, text + "1")
+    result = run_search(tmp_path, text + "1", output_model_dir=place)
 
     def without_events(names: set[str]) -> set[str]:
         return {name for name in names if "/logs/events" not in name}
@@ -89,7 +91,7 @@ def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_
     owners = {f"{folder}{storage.OWNER}" for folder in ("", "trials/base/", "trials/1/")}
     names = storage.names(place)
     assert without_events(set(names)) == on_disk | owners
-    # A log of the training, one of the hyperparameters.
+    # One of the training, one of the hyperparameters.
     assert len([name for name in names if name.startswith("trials/1/logs/events")]) == 2
     timed = {"minutes": "", "speed": "", "node": ""}
     remote_rows = rows(bucket)
@@ -98,46 +100,46 @@ def test_a_search_in_object_storage_is_as_on_a_disk_and_goes_on_elsewhere(local_
     assert best.metrics["loss"] == result.experiment.best().scores["loss"]
 
     with pytest.raises(UsageError, match="contains a search: --resume continues it"):
-        searched(tmp_path, text + "2", output_model_dir=place)
+        run_search(tmp_path, text + "2", output_model_dir=place)
     capsys.readouterr()
-    again = searched(tmp_path, text + "2", resume=True, output_model_dir=place)
+    again = run_search(tmp_path, text + "2", resume=True, output_model_dir=place)
     assert [trial.status for trial in again.experiment.trials.values()] == ["finished"] * 3
     after = storage.names(place)
     untouched = [name for name in names if name.startswith("trials/1/") and name.endswith((".safetensors", ".log"))]
     assert untouched and all(after[name] == names[name] for name in untouched)
-    said = capsys.readouterr().err
-    assert "trial 2  (" in said and "trial 1  (" not in said
+    err = capsys.readouterr().err
+    assert "trial 2  (" in err and "trial 1  (" not in err
     configuration = config.load(storage.join(place, "best_config.json"), [])
     assert configuration.output_model_dir == storage.with_suffix(place, "-best")
 
 
-def test_train_takes_the_best_configuration_as_it_is_and_gets_the_same_scores(local_ray, tmp_path):
+def test_train_reaches_the_same_scores_with_best_config(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e-2]}\nmetric: loss\n"
-    result = searched(tmp_path, text, training={"learning_rate": 1e-9})
+    result = run_search(tmp_path, text, training={"learning_rate": 1e-9})
     assert result.experiment.best().name == "1"
     configuration = config.load(tmp_path / "search" / "best_config.json", [f"output_model_dir={tmp_path / 'again'}"])
     assert configuration.training.learning_rate == 1e-2
-    # A trial has a thread, the command has all: sums are rounded otherwise.
+    # A trial has one thread and the command has all, so that sums are rounded differently.
     assert train(configuration)["best"]["loss"] == pytest.approx(result.experiment.best().scores["loss"], rel=1e-2)
 
 
-def test_a_trial_that_fails_keeps_its_error_and_the_search_goes_on(local_ray, tmp_path):
-    """Images of one frame hold no word: a greatest width of 8 leaves nothing to train on."""
+def test_a_failed_trial_keeps_its_error_and_the_search_continues(local_ray, tmp_path):
+    """With a maximum width of 8 every label is too long for its image."""
     text = "search:\n  image.input_shape: {grid: [[32, 8], [32, 256]]}\nfixed:\n  training.n_epochs: 1\n"
-    result = searched(tmp_path, text)
+    result = run_search(tmp_path, text)
     first, second = (result.experiment.trials[name] for name in ("1", "2"))
     assert (first.status, second.status) == ("failed", "finished")
     assert "cannot be used" in first.error and "label too long" in first.error
     assert "label too long" in rows(tmp_path)["1"]["error"]
     assert "label too long" in (tmp_path / "search" / "report.html").read_text(encoding="utf-8")
-    # A trial that sees images otherwise than the base reads them itself.
+    # A trial with other settings for images than the base reads them itself.
     assert (
         Recognizer.load(tmp_path / "search" / "trials" / "2" / "model", "cpu").configuration.image.input_shape[1] == 256
     )
 
 
 @pytest.mark.long
-def test_asha_stops_what_is_behind_and_never_the_base(local_ray, tmp_path):
+def test_asha_stops_bad_trials_but_never_the_base(local_ray, tmp_path):
     text = """
 search:
   training.learning_rate: {grid: [1e-2, 1e-9, 2e-9, 3e-9]}
@@ -147,23 +149,23 @@ metric: loss
 scheduler: {asha: {grace: 0.25, reduction: 2}}
 concurrent: 1
 """
-    result = searched(tmp_path, text, training={"learning_rate": 1e-9})
+    result = run_search(tmp_path, text, training={"learning_rate": 1e-9})
     status = {name: trial.status for name, trial in result.experiment.trials.items()}
     assert status["base"] == "finished" and status["1"] == "finished"
     assert "stopped" in status.values()
     assert all(trial.done < 0.9 for trial in result.experiment.trials.values() if trial.status == "stopped")
 
 
-def test_the_time_of_a_search_ends_it_and_what_was_reached_counts(local_ray, tmp_path):
+def test_a_search_ends_at_its_time_limit_and_keeps_its_scores(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3]}\nsamples: 50\nmax_minutes: 0.5\n"
-    result = searched(tmp_path, text, training={"n_epochs": 100_000})
+    result = run_search(tmp_path, text, training={"n_epochs": 100_000})
     status = {trial.status for trial in result.experiment.trials.values()}
     assert status == {"cut off"}
     assert result.experiment.best() is not None
     assert (tmp_path / "search" / "best" / "model" / "model.safetensors").exists()
 
 
-def test_two_metrics_tell_what_none_beats_in_both(local_ray, tmp_path):
+def test_two_metrics_have_a_pareto_front(local_ray, tmp_path):
     text = """
 search:
   model.lstm_size: {grid: [16, 48]}
@@ -172,21 +174,21 @@ fixed:
 metric: [cer, speed]
 concurrent: 1
 """
-    result = searched(tmp_path, text)
+    result = run_search(tmp_path, text)
     assert result.experiment.pareto_front()
     assert all(trial.scores["speed"] > 0 for trial in result.experiment.trials.values())
     assert "not beaten in both cer and speed" in result.describe(result.experiment.tree)
 
 
-def test_a_search_in_which_all_diverge_fails_and_exports_nothing(local_ray, tmp_path):
+def test_a_search_whose_trials_all_diverge_fails_and_exports_nothing(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e30]}\nfixed:\n  training.gradient_clip: null\n"
     with pytest.raises(RaycrnnError, match=r"no trial has scores(.|\n)*diverged"):
-        searched(tmp_path, text, training={"learning_rate": 1e30, "n_epochs": 12})
+        run_search(tmp_path, text, training={"learning_rate": 1e30, "n_epochs": 12})
     assert not (tmp_path / "search" / "best").exists()
     assert {row["status"] for row in rows(tmp_path).values()} == {"failed"}
 
 
-# --- refused before anything starts
+# --- errors before anything starts
 
 SEARCH = "search:\n  model.keep_prob: {choice: [0.9, 1.0]}\n"
 DECODINGS = "search:\n  decoding.beam_width: {choice: [10, 100]}\n"
@@ -206,22 +208,22 @@ DECODINGS = "search:\n  decoding.beam_width: {choice: [10, 100]}\n"
         (DECODINGS, ["--model", "nowhere", "--resume"], "takes seconds and is not resumed"),
     ],
 )
-def test_what_cannot_be_searched_is_refused(local_ray, tmp_path, capsys, text, options, message):
+def test_invalid_searches_are_refused(local_ray, tmp_path, capsys, text, options, message):
     (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path)))
     (tmp_path / "search.yaml").write_text(text)
-    told = [option.replace("HERE", str(tmp_path)) for option in options]
-    assert Tune.call([str(tmp_path / "config.json"), str(tmp_path / "search.yaml"), *told], "tune") == 2
+    arguments = [option.replace("HERE", str(tmp_path)) for option in options]
+    assert Tune.call([str(tmp_path / "config.json"), str(tmp_path / "search.yaml"), *arguments], "tune") == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_search_is_not_written_over(local_ray, tmp_path, capsys):
+def test_an_existing_search_is_not_overwritten(local_ray, tmp_path, capsys):
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "search.json").write_text("{}")
     with pytest.raises(UsageError, match="contains a search: --resume continues it"):
-        searched(tmp_path, SEARCH)
+        run_search(tmp_path, SEARCH)
 
 
-def test_a_search_of_which_all_trials_fail_fails(local_ray, tmp_path):
+def test_a_search_whose_data_cannot_be_used_fails(local_ray, tmp_path):
     text = "search:\n  model.keep_prob: {choice: [0.9]}\nfixed:\n  image.input_shape: [32, 8]\n"
     with pytest.raises(RaycrnnError, match=r"cannot be used(.|\n)*label too long"):
-        searched(tmp_path, text)
+        run_search(tmp_path, text)

@@ -46,12 +46,15 @@ class EvaluatedLine:
 
     @property
     def badness(self) -> tuple[float, int]:
+        """Sort key: the error rate, then the number of edits."""
         return self.counts.cer, self.counts.unit_edits
 
     def steps(self) -> list[AlignmentStep]:
+        """Return the alignment of the label with the transcription."""
         return error_rates.align(self.reference, self.units)
 
     def pair(self, step: AlignmentStep) -> "Pair":
+        """Return the two units of a step."""
         reference = None if step.reference is None else self.reference[step.reference]
         return reference, None if step.hypothesis is None else self.units[step.hypothesis]
 
@@ -87,10 +90,12 @@ class Evaluation:
 
     @cached_property
     def counts(self) -> Counts:
+        """Counts of all lines together."""
         return sum((line.counts for line in self.lines), Counts())
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
+        """95 % intervals of the rates in `NAMES`."""
         return significance.intervals([line.counts for line in self.lines])
 
     @cached_property
@@ -110,6 +115,7 @@ class Evaluation:
 
     @property
     def unreadable(self) -> int:
+        """Number of samples that could not be read and are left out."""
         return len(self.rejections)
 
     @cached_property
@@ -131,6 +137,7 @@ class Evaluation:
 
     @property
     def confident(self) -> Point:
+        """Share and accuracy of the transcriptions with a confidence of at least `CONFIDENT`."""
         return reliability.keep_above(*self._confidences, CONFIDENT)
 
     @cached_property
@@ -164,6 +171,7 @@ class Evaluation:
         return "\n".join(lines)
 
     def about_confidence(self) -> str:
+        """Return what the confidences are worth, as text for the terminal."""
         kept, error = self.confident, reliability.calibration_error(self.reliability)
         exact = f", of which {100 * kept.exact:.1f} % are exact" if kept.coverage else ""
         not_calibrated = "" if self.model.calibrated_on else "; the model's confidences are not calibrated"
@@ -173,6 +181,7 @@ class Evaluation:
         )
 
     def as_json(self) -> dict:
+        """Return the scores as JSON values."""
         scores = {key: getattr(self.counts, key) for key in NAMES}
         intervals = {key: [interval.low, interval.high] for key, interval in self.intervals.items()}
         counts = {"unknown": self.unknown, "empty": self.empty, "unreadable": self.unreadable, **asdict(self.counts)}
@@ -189,6 +198,7 @@ class Evaluation:
 
 
 def show_interval(interval: Interval) -> str:
+    """Format an interval of a rate in percent."""
     return f"{100 * interval.low:.2f} – {100 * interval.high:.2f} %"
 
 
@@ -274,6 +284,8 @@ class Spaces:
 
 
 def spaces(lines: Sequence[EvaluatedLine], found: Sequence[Confusion]) -> Spaces:
+    """Count the errors in spaces, given the confusions of the lines."""
+
     def count(reference: bool | None, read: bool | None) -> int:
         return sum(
             each.count for each in found if (_is_space(each.reference), _is_space(each.read)) == (reference, read)
@@ -350,6 +362,7 @@ class Comparison:
         return f"{NAMES[key]}: {better} is better by {points}; {outcome} ({show_p(found.p)}, {test})"
 
     def as_json(self) -> dict:
+        """Return the scores of both models and their differences as JSON values."""
         alone, other_alone = self.disagreements
         differences = {
             key: {"value": found.value, "interval": [found.interval.low, found.interval.high], "p": found.p}
@@ -366,8 +379,10 @@ def _gap(pair: tuple[EvaluatedLine, EvaluatedLine]) -> tuple[float, int]:
 
 
 def show_difference(interval: Interval) -> str:
+    """Format an interval of a difference in percent, with signs."""
     return f"{100 * interval.low:+.2f} to {100 * interval.high:+.2f} %"
 
 
 def show_p(p: float) -> str:
+    """Format a p-value."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -27,18 +27,22 @@ class Counts:
         return Counts(*(a + b for a, b in zip(self.as_tuple(), other.as_tuple(), strict=True)))
 
     def as_tuple(self) -> tuple[int, ...]:
+        """Return the counts in the order of the fields."""
         return tuple(getattr(self, field.name) for field in fields(self))
 
     @property
     def cer(self) -> float:
+        """Character error rate: edits of units per unit of the references."""
         return _rate(self.unit_edits, self.units)
 
     @property
     def wer(self) -> float:
+        """Word error rate."""
         return _rate(self.word_edits, self.words)
 
     @property
     def accuracy(self) -> float:
+        """Share of exact transcriptions. 0 without samples."""
         return self.exact / self.samples if self.samples else 0.0
 
 

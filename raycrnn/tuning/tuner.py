@@ -276,9 +276,11 @@ class SearchStopper(tune.Stopper):
 
     @property
     def interrupted(self) -> bool:
+        """Whether a stop was requested."""
         return self._stop.requested
 
     def stop_all(self) -> bool:
+        """Return whether the search ends now. Tune calls this after each result."""
         if self.interrupted and not self._logged:
             self._logged = True
             logger.info("stopping after the current steps, with checkpoints; press Ctrl-C again to stop at once")

@@ -1,4 +1,4 @@
-"""The page of an evaluation, and the files beside it."""
+"""Test the report of an evaluation: its page and its other files."""
 
 import base64
 import csv
@@ -24,7 +24,7 @@ from tests.tuning.test_report import figures
 
 
 class Reader(HTMLParser):
-    """The text of a page without its scripts, and the pictures in it."""
+    """Parses a page into its text without scripts and its pictures."""
 
     def __init__(self, page: str):
         super().__init__()
@@ -65,12 +65,12 @@ def test_the_page_needs_no_network_and_is_well_formed(picture):
     reader = Reader(page)
     assert reader.open == []
     assert len(page) < 6_000_000
-    # Two lines; a picture of each of the two confusions.
+    # A picture for each of the two lines and for each of the two confusions.
     assert len(reader.pictures) == 4
     assert all(Image.open(io.BytesIO(data)).height <= 64 for data in reader.pictures)
 
 
-def test_it_tells_scores_confusions_spaces_and_facts(picture):
+def test_the_page_has_scores_confusions_spaces_and_facts(picture):
     lines = [
         line("ab c", "abc", place=picture),
         line("abx", "abx", 0.97, place=picture),
@@ -91,7 +91,7 @@ def test_it_tells_scores_confusions_spaces_and_facts(picture):
     assert "Not calibrated" in Reader(report.render(evaluation(*lines, calibrated_on=0))).text
 
 
-def test_figures_hold_the_shares_and_the_counts():
+def test_figures_show_shares_and_counts():
     lines = [line("ab", "ab", 0.95)] * 3 + [line("ab", "a", 0.95), line("ab", "b", 0.15)]
     found = figures(report.render(evaluation(*lines)))
     _, bars, shares = found["reliability"]["data"]
@@ -114,13 +114,13 @@ def test_figures_hold_the_shares_and_the_counts():
     ],
     ids=["no errors", "nothing read", "nothing to read", "nothing and nothing", "a unit"],
 )
-def test_little_is_shown_as_well(lines, tmp_path):
+def test_small_evaluations_are_rendered(lines, tmp_path):
     for found in (evaluation(*lines), Comparison(evaluation(*lines), evaluation(*lines))):
         Reader(report.render(found))
         report.write(tmp_path, found)
 
 
-def test_nothing_in_labels_or_names_becomes_markup_or_is_lost():
+def test_labels_and_names_are_escaped_and_complete():
     evil = "<script>alert(1)</script>"
     found = evaluation(line([evil, "\0", "\x1b", "\x85", "\u202e"], ["</div>"], place=f"{evil}.png"), name=evil)
     page = report.render(Comparison(found, found))
@@ -134,7 +134,7 @@ def test_nothing_in_labels_or_names_becomes_markup_or_is_lost():
     assert html.escape(evil) in page
 
 
-# A line beside its reference
+# --- alignment
 
 
 def cells(reference, units) -> list[tuple]:
@@ -145,7 +145,7 @@ def cells(reference, units) -> list[tuple]:
     ]
 
 
-def test_what_is_right_is_shown_by_words_and_what_is_wrong_by_units():
+def test_correct_text_is_grouped_by_word_and_errors_by_unit():
     assert cells("ab cd ef", "ab xd ef ") == [
         ("same", "ab", "ab"),
         ("same", " ", " "),
@@ -160,20 +160,20 @@ def test_what_is_right_is_shown_by_words_and_what_is_wrong_by_units():
 
 
 @given(st.text("ab á\u0301א1", max_size=10), st.text("ab á\u0301א1", max_size=10))
-def test_cells_hold_all_of_both_texts(reference, units):
+def test_cells_contain_both_texts(reference, units):
     found = cells(reference, units)
     for place, text in ((1, reference), (2, units)):
         shown = "".join(cell[place] for cell in found)
         assert shown.replace("␣", " ").replace("◌", "") == text
 
 
-def test_a_lone_mark_stands_on_a_circle():
+def test_a_lone_combining_mark_is_shown_on_a_dotted_circle():
     assert cells(["e", "\u0301"], ["e", "\u0300"]) == [("same", "e", "e"), ("replaced", "◌\u0301", "◌\u0300")]
     assert cells(["e", "\u0301"], ["e", "\u0301"]) == [("same", "e\u0301", "e\u0301")]
     assert not alignment._several("e\u0301")
 
 
-def test_right_to_left_runs_that_way_and_numbers_in_it_do_not():
+def test_right_to_left_text_keeps_its_direction_and_numbers_theirs():
     found = alignment.align(line("אב 12-3 ג", "אב 19-3 ג"))
     assert found.direction == "rtl"
     assert [(turned, "".join(cell.reference for cell in own)) for turned, own in found.groups] == [
@@ -186,10 +186,10 @@ def test_right_to_left_runs_that_way_and_numbers_in_it_do_not():
     assert [turned for turned, _ in found.groups] == [False, True]
 
 
-# Pictures
+# --- pictures
 
 
-def test_a_crop_is_the_edit_with_two_units_around_it():
+def test_a_crop_shows_the_edit_and_two_units_on_either_side():
     found = {(each.reference, each.read): each.examples[0] for each in confusions([line("abcdefg", "abcxefg")])}
     assert pictures.columns(found["d", "x"], 70) == (10, 60, 30, 40)
     [missed] = confusions([line("abcdefg", "abcefg")])
@@ -201,7 +201,7 @@ def test_a_crop_is_the_edit_with_two_units_around_it():
 
 
 @given(st.text("ab", max_size=5), st.text("ab", max_size=5), st.integers(1, 60))
-def test_a_crop_lies_in_the_image_and_holds_its_mark(reference, units, width):
+def test_a_crop_is_within_the_image(reference, units, width):
     own = line(reference, units)
     own.spans.clip(0, width, out=own.spans)
     for each in confusions([own]):
@@ -210,7 +210,7 @@ def test_a_crop_lies_in_the_image_and_holds_its_mark(reference, units, width):
         assert mark[0] <= mark[1]
 
 
-def test_pictures_end_where_the_page_would_grow_too_large(picture, tmp_path):
+def test_the_total_size_of_pictures_is_limited(picture, tmp_path):
     album = pictures.Album(most_bytes=3000)
     shown = [album.full(line("a", "b", place=picture)) for _ in range(20)]
     assert shown[0] is not None
@@ -218,10 +218,10 @@ def test_pictures_end_where_the_page_would_grow_too_large(picture, tmp_path):
     assert pictures.Album().full(line("a", "b", place=str(tmp_path / "gone.png"))) is None
 
 
-# Files
+# --- files
 
 
-def test_files_hold_every_line_worst_first_and_the_figures(tmp_path):
+def test_the_files_have_every_line_worst_first_and_the_scores(tmp_path):
     lost = Rejection("set.csv", 9, "lost.png", "no such file", "lost.png")
     lines = [line("ab", 'a"\n,b', 0.25, number=7), line("abcd", "abcd", 1.0), line("abc", "")]
     found = evaluation(*lines, rejections=[lost])
@@ -237,14 +237,14 @@ def test_files_hold_every_line_worst_first_and_the_figures(tmp_path):
         ["abc", "", "3", "3", "0.5000"],
         ["abcd", "abcd", "0", "4", "1.0000"],
     ]
-    told = json.loads((tmp_path / "a" / "report" / "report.json").read_text(encoding="utf-8"))
-    assert told["cer"] == pytest.approx(6 / 9)
-    assert sum(each["count"] for each in told["confusions"]) == 6
+    scores = json.loads((tmp_path / "a" / "report" / "report.json").read_text(encoding="utf-8"))
+    assert scores["cer"] == pytest.approx(6 / 9)
+    assert sum(each["count"] for each in scores["confusions"]) == 6
     listed = (tmp_path / "a" / "report" / "rejected.csv").read_text(encoding="utf-8").splitlines()
     assert listed == ["file,line,path,reason,detail", "set.csv,9,lost.png,no such file,lost.png"]
 
 
-def test_the_other_model_s_readings_stand_beside_the_model_s(tmp_path):
+def test_lines_csv_has_the_transcriptions_of_both_models(tmp_path):
     own = evaluation(line("ab", "ab", number=1), line("cd", "d", number=2))
     other = evaluation(line("ab", "a", 0.25, number=1), line("cd", "cd", 1.0, number=2))
     report.write(tmp_path, Comparison(own, other))
@@ -262,7 +262,7 @@ def make(name, overwrite: bool, *inputs) -> None:
         report.write(folder, evaluation(line("ab", "a")))
 
 
-def test_only_a_report_is_replaced_and_what_else_is_there_stays(tmp_path):
+def test_overwrite_replaces_the_report_and_keeps_other_files(tmp_path):
     target = tmp_path / "report"
     make(target, False)
     (target / "mine.txt").write_text("precious")
@@ -276,7 +276,7 @@ def test_only_a_report_is_replaced_and_what_else_is_there_stays(tmp_path):
 
 
 @pytest.mark.parametrize("figures", [None, "{", "[]", '{"name": "of something else"}'])
-def test_files_of_the_same_names_that_are_no_report_are_never_replaced(tmp_path, figures):
+def test_files_that_are_not_a_report_are_never_replaced(tmp_path, figures):
     (tmp_path / "lines.csv").write_text("a.png;precious")
     if figures is not None:
         (tmp_path / "report.json").write_text(figures)
@@ -297,7 +297,7 @@ def test_a_csv_that_is_read_is_never_replaced(tmp_path, way):
     assert (tmp_path / "report" / "lines.csv").read_text() == "a.png;precious"
 
 
-def test_what_appears_while_the_report_is_made_is_not_replaced(tmp_path):
+def test_files_created_in_the_meantime_are_not_replaced(tmp_path):
     with pytest.raises(UsageError, match="already there"), report_files.directory(str(tmp_path / "r"), False) as folder:
         report.write(folder, evaluation(line("ab", "a")))
         (tmp_path / "r").mkdir()
@@ -307,7 +307,7 @@ def test_what_appears_while_the_report_is_made_is_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_a_killed_command_left_is_deleted_and_in_nobody_s_way(tmp_path, there):
+def test_temporary_files_of_a_killed_command_are_deleted(tmp_path, there):
     target = tmp_path / "report"
     if there:
         target.mkdir()
@@ -317,7 +317,7 @@ def test_what_a_killed_command_left_is_deleted_and_in_nobody_s_way(tmp_path, the
     with report_files.directory(str(target), False) as held:
         make(target, False)
         assert held.is_dir()
-        # Made meanwhile, so that there is nothing to put in its place.
+        # Remove the report that another command wrote, so that nothing is replaced.
         (target / "report.json").unlink()
         for name in report_files.FILES[:3]:
             (target / name).unlink()
@@ -325,37 +325,37 @@ def test_what_a_killed_command_left_is_deleted_and_in_nobody_s_way(tmp_path, the
     assert list(target.iterdir()) == []
 
 
-def test_a_new_report_may_be_read_by_all_who_may_read_its_neighbours(tmp_path):
+def test_a_new_report_has_the_usual_permissions(tmp_path):
     (tmp_path / "other").mkdir()
     make(tmp_path / "report", False)
     assert (tmp_path / "report").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-def test_a_place_that_is_no_directory_is_refused_before_the_work(tmp_path):
+def test_a_path_that_is_not_a_directory_is_refused_at_once(tmp_path):
     (tmp_path / "mine.txt").write_text("precious")
     with pytest.raises(UsageError, match="is a file"), report_files.directory(str(tmp_path / "mine.txt"), True):
-        pytest.fail("the work began")
+        pytest.fail("the report was started")
     with (
         pytest.raises(UsageError, match="cannot be written"),
         report_files.directory(str(tmp_path / "mine.txt/x"), True),
     ):
-        pytest.fail("the work began")
+        pytest.fail("the report was started")
 
 
-def test_an_empty_directory_is_taken(tmp_path):
+def test_an_empty_directory_is_accepted(tmp_path):
     with report_files.directory(str(tmp_path), False) as folder:
         (folder / "index.html").write_text("new")
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
-def test_what_fails_leaves_nothing(tmp_path):
+def test_a_failed_report_leaves_nothing(tmp_path):
     with pytest.raises(RaycrnnError, match="lost"), report_files.directory(str(tmp_path / "report"), False) as folder:
         (folder / "index.html").write_text("half")
         raise RaycrnnError("a worker was lost")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path, monkeypatch):
     def full(path, *_, **__):
         raise OSError(28, "No space left on device")
 

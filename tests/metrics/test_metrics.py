@@ -1,4 +1,4 @@
-"""Error rates against a dynamic program of ten lines, intervals and tests against the binomial distribution."""
+"""Test error rates against a reference implementation, and intervals and tests against the binomial distribution."""
 
 import math
 from fractions import Fraction
@@ -13,7 +13,7 @@ from raycrnn.metrics.significance import Interval, compare, disagreements, inter
 
 
 def edits(reference: list, hypothesis: list) -> int:
-    """Levenshtein's distance, row by row."""
+    """Return the Levenshtein distance, computed row by row."""
     row = list(range(len(hypothesis) + 1))
     for i, expected in enumerate(reference, 1):
         diagonal, row[0] = row[0], i
@@ -28,7 +28,7 @@ TEXT = st.lists(st.characters(), max_size=12)
 
 
 @given(LABEL | TEXT, LABEL | TEXT)
-def test_counts_are_those_of_the_dynamic_program(reference, hypothesis):
+def test_counts_equal_those_of_the_reference_implementation(reference, hypothesis):
     found = score(reference, hypothesis)
     reference_words, hypothesis_words = "".join(reference).split(), "".join(hypothesis).split()
     assert found == Counts(
@@ -42,7 +42,7 @@ def test_counts_are_those_of_the_dynamic_program(reference, hypothesis):
 
 
 @given(LABEL, LABEL)
-def test_lists_and_tuples_score_alike(reference, hypothesis):
+def test_lists_and_tuples_have_equal_scores(reference, hypothesis):
     assert score(tuple(reference), hypothesis) == score(reference, tuple(hypothesis))
 
 
@@ -66,7 +66,7 @@ def test_lists_and_tuples_score_alike(reference, hypothesis):
         (" ", "", 1, 0, 0),
     ],
 )
-def test_rates_neither_fold_case_nor_drop_spaces(reference, hypothesis, cer, wer, accuracy):
+def test_case_and_spaces_count(reference, hypothesis, cer, wer, accuracy):
     found = score(list(reference), list(hypothesis))
     assert found.cer == pytest.approx(cer)
     assert found.wer == pytest.approx(wer)
@@ -80,17 +80,17 @@ def test_a_unit_of_several_characters_is_one_unit():
     assert score(["ab"], ["a", "b"]).exact == 0
 
 
-def test_words_stand_between_spaces_whatever_the_units():
+def test_words_are_separated_by_spaces():
     assert words(["a", "b", " ", "cd", " ", " ", "e"]) == ["ab", "cd", "e"]
     assert words([]) == []
 
 
-def test_without_samples_nothing_is_wrong_and_nothing_right():
+def test_all_rates_are_zero_without_samples():
     assert (Counts().cer, Counts().wer, Counts().accuracy) == (0, 0, 0)
 
 
 @given(st.lists(st.tuples(LABEL, LABEL), max_size=8))
-def test_counts_add_up_to_the_rates_of_the_whole(pairs):
+def test_added_counts_have_the_rates_of_all_samples(pairs):
     total = sum((score(*pair) for pair in pairs), Counts())
     units = sum(len(reference) for reference, _ in pairs)
     assert total.samples == len(pairs)
@@ -100,16 +100,16 @@ def test_counts_add_up_to_the_rates_of_the_whole(pairs):
         assert total.accuracy == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
 
 
-def test_adding_takes_field_by_field():
+def test_counts_are_added_field_by_field():
     assert Counts(1, 2, 3, 4, 5, 6) + Counts(10, 20, 30, 40, 50, 60) == Counts(11, 22, 33, 44, 55, 66)
     assert Counts(1, 2, 3, 4, 5, 6).as_tuple() == (1, 2, 3, 4, 5, 6)
 
 
-# Intervals
+# --- intervals
 
 
 def binomial_quantile(n: int, p: float, share: float) -> int:
-    """The least k of which B(n, p) reaches the share."""
+    """Return the smallest k for which the distribution function of B(n, p) reaches `share`."""
     reached, k = 0.0, -1
     while reached < share:
         k += 1
@@ -119,7 +119,7 @@ def binomial_quantile(n: int, p: float, share: float) -> int:
 
 @pytest.mark.parametrize(("n", "wrong"), [(100, 10), (60, 30), (200, 4)])
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_the_interval_of_an_error_rate_is_the_binomial_s(n, wrong, level):
+def test_the_interval_of_an_error_rate_is_close_to_the_binomial_one(n, wrong, level):
     scores = [Counts(samples=1, unit_edits=int(i < wrong), units=1) for i in range(n)]
     found = intervals(scores, level=level, resamples=4000)["cer"]
     assert found.low * n == pytest.approx(binomial_quantile(n, wrong / n, (1 - level) / 2), abs=1)
@@ -127,7 +127,7 @@ def test_the_interval_of_an_error_rate_is_the_binomial_s(n, wrong, level):
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1), st.sampled_from([0.8, 0.95]))
-def test_the_interval_of_the_accuracy_ends_where_the_share_is_just_as_far_off_as_chance_may_have_it(n, share, level):
+def test_the_interval_of_the_accuracy_is_the_score_interval(n, share, level):
     exact = round(share * n)
     found = wilson(exact, n, level)
     assert 0 <= found.low <= exact / n <= found.high <= 1
@@ -137,7 +137,7 @@ def test_the_interval_of_the_accuracy_ends_where_the_share_is_just_as_far_off_as
         assert off == pytest.approx(z * math.sqrt(bound * (1 - bound) / n), rel=1e-3, abs=1e-9)
 
 
-def test_twenty_of_twenty_are_not_certain():
+def test_the_interval_of_the_accuracy_has_a_positive_width_at_the_ends():
     found = intervals([Counts(1, 1, 0, 5, 0, 2)] * 20)["accuracy"]
     assert (found.low, found.high) == (pytest.approx(0.8389, abs=1e-4), 1)
     found = intervals([Counts(1, 0, 5, 5, 2, 2)] * 20)["accuracy"]
@@ -153,7 +153,7 @@ def some_scores(n: int, seed: int) -> list[Counts]:
 
 @pytest.mark.parametrize("n", [1, 2, 10, 100])
 @pytest.mark.parametrize("seed", [1, 2, 7])
-def test_an_interval_contains_the_point(n, seed):
+def test_an_interval_contains_the_rate(n, seed):
     scores = some_scores(n, seed)
     total = sum(scores, Counts())
     found = intervals(scores, resamples=300)
@@ -169,13 +169,13 @@ def test_an_interval_narrows_with_the_samples_and_widens_with_the_level():
     assert sure.low <= few.low < few.high <= sure.high
 
 
-def test_intervals_are_the_same_each_time_and_others_by_another_seed():
+def test_intervals_depend_on_the_seed_alone():
     scores = some_scores(30, 7)
     assert intervals(scores, resamples=200) == intervals(scores, resamples=200)
     assert intervals(scores, resamples=200, seed=1) != intervals(scores, resamples=200)
 
 
-def test_where_all_samples_are_alike_the_interval_of_an_error_rate_is_a_point():
+def test_the_interval_of_equal_samples_is_a_point():
     found = intervals([Counts(1, 1, 1, 4, 1, 2)] * 20, resamples=50)
     assert (found["cer"], found["wer"]) == (Interval(0.25, 0.25), Interval(0.5, 0.5))
 
@@ -184,11 +184,11 @@ def test_without_samples_there_are_no_intervals():
     assert intervals([]) == {}
 
 
-# Alignment
+# --- alignment
 
 
 @given(LABEL | TEXT, LABEL | TEXT)
-def test_an_alignment_goes_through_both_and_has_as_many_edits_as_the_distance(reference, hypothesis):
+def test_an_alignment_covers_both_sequences_with_the_fewest_edits(reference, hypothesis):
     steps = align(reference, hypothesis)
     assert [step.reference for step in steps if step.reference is not None] == list(range(len(reference)))
     assert [step.hypothesis for step in steps if step.hypothesis is not None] == list(range(len(hypothesis)))
@@ -198,30 +198,30 @@ def test_an_alignment_goes_through_both_and_has_as_many_edits_as_the_distance(re
         assert step.equal == (None not in pair and reference[pair[0]] == hypothesis[pair[1]])
 
 
-# Two models
+# --- two models
 
 
 def exact_p(first: int, second: int) -> float:
-    """McNemar's p in whole numbers: what is at least as uneven, of all 2 ** n ways."""
+    """Return the p-value of McNemar's test in exact arithmetic: the share of the 2 ** n splits that are as uneven."""
     n = first + second
     uneven = sum(math.comb(n, k) for k in range(n + 1) if abs(n - 2 * k) >= abs(first - second))
     return float(Fraction(uneven, 2**n))
 
 
 @given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemars_p_is_the_share_of_all_splits_that_are_as_uneven(first, second):
+def test_the_p_value_of_mcnemars_test_is_exact(first, second):
     assert mcnemar(first, second) == pytest.approx(exact_p(first, second))
     assert mcnemar(first, second) == mcnemar(second, first)
 
 
-def test_mcnemars_p_of_a_large_set_is_that_of_whole_numbers():
+def test_the_p_value_of_mcnemars_test_is_accurate_for_large_counts():
     assert mcnemar(2600, 2400) == pytest.approx(exact_p(2600, 2400))
-    # Of a normal distribution, three of its standard deviations out.
+    # Three standard deviations of the normal approximation.
     assert mcnemar(50_000 + 474, 50_000 - 474) == pytest.approx(0.0027, rel=0.05)
 
 
-def test_a_difference_is_of_the_same_samples():
-    """The second model is better by one edit in each line, however hard the line: sure, although the rates vary."""
+def test_differences_are_paired():
+    """The second model makes one edit fewer in each line. That is significant although rates vary between lines."""
     first = [Counts(1, 0, 1 + 3 * (i % 2), 10, 1, 2) for i in range(50)]
     second = [Counts(1, int(i % 2 == 0), 3 * (i % 2), 10, 1, 2) for i in range(50)]
     found = compare(first, second, resamples=300)
@@ -234,7 +234,7 @@ def test_a_difference_is_of_the_same_samples():
     assert disagreements(first, second) == (0, 25)
 
 
-def test_the_other_way_round_a_difference_has_the_other_sign():
+def test_swapping_the_models_changes_the_sign():
     pair = some_scores(40, 7), some_scores(40, 2)
     there, back = compare(*pair, resamples=200), compare(*pair[::-1], resamples=200)
     for name in there:
@@ -248,13 +248,13 @@ def test_a_model_does_not_differ_from_itself():
     assert {(each.value, each.interval, each.p) for each in found.values()} == {(0, Interval(0, 0), 1)}
 
 
-# Confidence
+# --- confidence
 
 SURE = st.lists(st.tuples(st.sampled_from([0, 0.05, 0.1, 0.5, 0.55, 0.9, 0.95, 1]), st.integers(0, 1)), max_size=30)
 
 
 @given(SURE)
-def test_bins_hold_each_sample_once_and_their_own_means(pairs):
+def test_bins_contain_each_sample_once_and_have_correct_means(pairs):
     bins = reliability([sure for sure, _ in pairs], [exact for _, exact in pairs])
     assert sum(each.samples for each in bins) == len(pairs)
     for each in bins:
@@ -266,14 +266,14 @@ def test_bins_hold_each_sample_once_and_their_own_means(pairs):
 
 
 def test_the_calibration_error_is_the_mean_gap():
-    # Three that say 0.8 and are right two times in three; one that says 0.3 and is wrong.
+    # Three samples with confidence 0.8, of which two are exact, and one with 0.3 that is not.
     bins = reliability([0.8, 0.8, 0.8, 0.3], [1, 1, 0, 0])
     assert calibration_error(bins) == pytest.approx((3 * (0.8 - 2 / 3) + 0.3) / 4)
     assert calibration_error([]) == 0
 
 
 @given(SURE)
-def test_coverage_has_the_point_of_every_threshold_that_occurs(pairs):
+def test_coverage_has_a_point_for_every_threshold(pairs):
     confidences, exact = [sure for sure, _ in pairs], [right for _, right in pairs]
     points = coverage(confidences, exact)
     assert [point.threshold for point in points] == sorted(set(confidences), reverse=True)
@@ -285,12 +285,12 @@ def test_coverage_has_the_point_of_every_threshold_that_occurs(pairs):
         assert (found.coverage, found.exact) == pytest.approx((point.coverage, point.exact))
 
 
-def test_of_many_thresholds_some_are_kept_the_last_among_them():
+def test_many_thresholds_are_thinned_and_include_both_ends():
     points = coverage([i / 5000 for i in range(5000)], [1] * 5000, most=100)
     assert len(points) == 100
     assert (points[0].threshold, points[-1].threshold, points[-1].coverage) == (4999 / 5000, 0, 1)
 
 
-def test_above_the_highest_confidence_nothing_is_kept():
+def test_no_sample_is_kept_above_the_highest_confidence():
     assert keep_above([0.2, 0.4], [1, 1], 0.9) == Point(0.9, 0, 0)
     assert keep_above([], [], 0.9) == Point(0.9, 0, 0)

@@ -132,7 +132,7 @@ def test_the_first_of_many_pages_is_read(client):
     ],
     ids=str,
 )
-def test_bodies_that_are_no_image_or_over_a_limit_are_refused_with_the_reason(client, request_, status, text):
+def test_bodies_that_are_not_images_or_exceed_a_limit_are_refused_with_the_reason(client, request_, status, text):
     assert_refused(client.post("/predict", **request_), status, text)
 
 
@@ -529,12 +529,12 @@ def test_the_page_asks_for_the_number_of_readings_before_it_sends_images(model, 
         assert page.evaluate("document.querySelectorAll('.line .error').length") == 0
 
 
-def test_corrupted_images_are_refused_and_the_service_goes_on(client):
+def test_corrupted_images_are_refused_and_the_service_continues(client):
     random = np.random.default_rng(0)
-    whole = png(draw("abba"))
+    intact = png(draw("abba"))
     for _ in range(60):
-        broken = bytearray(whole)
-        for place in random.integers(0, len(whole), 8):
+        broken = bytearray(intact)
+        for place in random.integers(0, len(intact), 8):
             broken[place] = random.integers(256)
         assert client.post("/predict", content=bytes(broken)).status_code in (200, 422)
-    assert client.post("/predict", content=whole).status_code == 200
+    assert client.post("/predict", content=intact).status_code == 200

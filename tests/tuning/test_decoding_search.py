@@ -1,4 +1,4 @@
-"""A search over decoding.* alone."""
+"""Test searches over decoding.* alone."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def trained(local_ray, tmp_path_factory) -> Path:
-    """A folder with a model that reads badly, so that decodings differ."""
+    """A directory with a model that makes many errors, so that decodings differ."""
     folder = tmp_path_factory.mktemp("decodings")
     train(configuration(folder, count=64, training={"n_epochs": 12}))
     return folder
 
 
-def searched(trained: Path, folder: Path, text: str, *options: str) -> int:
+def run_search(trained: Path, folder: Path, text: str, *options: str) -> int:
     (folder / "search.yaml").write_text(text)
     labels = str(trained / "labels.csv")
     tree = {"data": {"csv_files_train": labels, "csv_files_eval": labels}, "output_model_dir": str(folder / "found")}
@@ -33,12 +33,12 @@ def searched(trained: Path, folder: Path, text: str, *options: str) -> int:
     return Tune.call([str(folder / "config.json"), str(folder / "search.yaml"), "--model", model, *options], "tune")
 
 
-def test_each_decoding_scores_as_evaluate_does(trained, tmp_path, capsys):
+def test_each_trial_has_the_scores_of_evaluate(trained, tmp_path, capsys):
     text = "search:\n  decoding.method: {grid: [greedy, beam]}\n  decoding.beam_width: {grid: [2, 50]}\n"
-    assert searched(trained, tmp_path, text, "--json") == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [trial["trial"] for trial in told["trials"]] == ["base", "1", "2", "3", "4"]
-    for trial in told["trials"]:
+    assert run_search(trained, tmp_path, text, "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [trial["trial"] for trial in result["trials"]] == ["base", "1", "2", "3", "4"]
+    for trial in result["trials"]:
         overrides = [f"{key}={value}" for key, value in trial["values"].items()]
         report = evaluate.evaluate(str(trained / "output" / "model"), [str(trained / "labels.csv")], overrides, "local")
         assert trial["cer"] == pytest.approx(report.counts.cer)
@@ -51,46 +51,46 @@ def test_each_decoding_scores_as_evaluate_does(trained, tmp_path, capsys):
         ]
 
 
-def test_the_best_model_decodes_as_was_found_and_is_else_the_same(trained, tmp_path, capsys):
+def test_the_best_model_differs_only_in_its_decoding(trained, tmp_path, capsys):
     text = "search:\n  decoding.beam_width: {grid: [3]}\nmetric: speed\n"
-    assert searched(trained, tmp_path, text, "decoding.beam_width=2000", "--json") == 0
+    assert run_search(trained, tmp_path, text, "decoding.beam_width=2000", "--json") == 0
     best = json.loads(capsys.readouterr().out.splitlines()[-1])["best"]
     assert best["trial"] == "1"
-    before, found = (
+    before, after = (
         Recognizer.load(each, "cpu") for each in (trained / "output" / "model", tmp_path / "found/best/model")
     )
-    assert found.configuration.decoding.beam_width == 3
-    assert found.configuration.model_copy(update={"decoding": before.configuration.decoding}) == before.configuration
-    assert found.metrics["cer"] == best["cer"]
+    assert after.configuration.decoding.beam_width == 3
+    assert after.configuration.model_copy(update={"decoding": before.configuration.decoding}) == before.configuration
+    assert after.metrics["cer"] == best["cer"]
     for name, tensor in before.network.state_dict().items():
-        assert tensor.equal(found.network.state_dict()[name])
+        assert tensor.equal(after.network.state_dict()[name])
 
 
-def test_values_are_drawn_and_those_that_do_not_go_together_fail_alone(trained, tmp_path, capsys):
+def test_values_that_are_invalid_together_fail_their_trial_alone(trained, tmp_path, capsys):
     text = """
 search:
   decoding.method: {grid: [greedy, beam]}
   decoding.num_beam_paths: {choice: [3]}
 algorithm: tpe
 """
-    assert searched(trained, tmp_path, text, "--json") == 0
+    assert run_search(trained, tmp_path, text, "--json") == 0
     first, second = json.loads(capsys.readouterr().out.splitlines()[-1])["trials"][1:]
     assert (first["status"], second["status"]) == ("failed", "finished")
     with (tmp_path / "found" / "results.csv").open(newline="") as file:
         assert "num_beam_paths needs method=beam" in list(csv.DictReader(file))[1]["error"]
 
 
-def test_the_loss_is_none_of_decoding_s(trained, tmp_path, capsys):
-    assert searched(trained, tmp_path, "search:\n  decoding.beam_width: {choice: [3]}\nmetric: loss\n") == 2
+def test_the_metric_loss_is_refused(trained, tmp_path, capsys):
+    assert run_search(trained, tmp_path, "search:\n  decoding.beam_width: {choice: [3]}\nmetric: loss\n") == 2
     assert "decoding does not change it" in capsys.readouterr().err
 
 
-def test_unreadable_images_are_left_out_and_too_many_end_it(trained, tmp_path, capsys):
+def test_unreadable_images_are_left_out_up_to_the_limit(trained, tmp_path, capsys):
     source = write_set(tmp_path, words(8))
     (tmp_path / "images" / "labels_3.png").write_text("no image")
     overrides = [f'data.csv_files_eval=["{source}"]', "data.max_rejected=0.2"]
-    assert searched(trained, tmp_path, "search:\n  decoding.beam_width: {grid: [3]}\n", *overrides) == 0
+    assert run_search(trained, tmp_path, "search:\n  decoding.beam_width: {grid: [3]}\n", *overrides) == 0
     assert "not an image" in capsys.readouterr().err
     (tmp_path / "again").mkdir()
-    assert searched(trained, tmp_path / "again", "search:\n  decoding.beam_width: {grid: [3]}\n", overrides[0]) == 1
+    assert run_search(trained, tmp_path / "again", "search:\n  decoding.beam_width: {grid: [3]}\n", overrides[0]) == 1
     assert "more than data.max_rejected" in capsys.readouterr().err

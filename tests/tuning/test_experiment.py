@@ -1,4 +1,4 @@
-"""The records of a search's trials: on disk and back, and which of them is best."""
+"""Test the records of a search's trials and their ranking."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def evaluation(step: int, cer: float, best: bool = True, **more: float) -> dict:
 
 
 def trials_of(output: Path, metric: str | list = "cer", **of: list[dict]) -> Experiment:
-    """Trials by name (`t1` for the first) with these evaluations."""
+    """Return an experiment with these evaluations by trial (`t1` for trial 1)."""
     search = Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, metric=metric, samples=9)
     found = Experiment(Directory(output), search, TREE)
     for name, evaluations in of.items():
@@ -31,7 +31,7 @@ def trials_of(output: Path, metric: str | list = "cer", **of: list[dict]) -> Exp
     return found
 
 
-def test_a_trial_is_read_back_as_it_was(tmp_path):
+def test_a_trial_is_loaded_as_it_was_saved(tmp_path):
     before = trials_of(tmp_path, base=[evaluation(1, 0.5)], t1=[evaluation(1, 0.4), evaluation(2, 0.6, best=False)])
     before.trials["1"].took_over.append("3 at 20 %")
     before.trials["1"].error = "größer ſ"
@@ -51,7 +51,7 @@ def test_trials_are_loaded_in_the_order_of_their_numbers(tmp_path):
     assert list(after.trials) == ["base", "1", "9", "10"]
 
 
-def test_the_scores_are_those_of_the_model_that_was_exported_last(tmp_path):
+def test_the_scores_are_those_of_the_last_exported_model(tmp_path):
     [trial] = trials_of(
         tmp_path, t1=[evaluation(1, 0.5), evaluation(2, 0.3), evaluation(3, 0.4, best=False)]
     ).trials.values()
@@ -63,7 +63,7 @@ def test_the_scores_are_those_of_the_model_that_was_exported_last(tmp_path):
     ("metric", "order"),
     [("cer", ["2", "1", "base", "3"]), ("accuracy", ["2", "1", "base", "3"]), ("speed", ["base", "1", "2", "3"])],
 )
-def test_ranking(tmp_path, metric, order):
+def test_trials_are_ranked_by_the_first_metric(tmp_path, metric, order):
     found = trials_of(
         tmp_path,
         metric,
@@ -76,19 +76,19 @@ def test_ranking(tmp_path, metric, order):
     assert found.best().name == order[0]
 
 
-def test_equal_scores_are_told_apart_by_the_loss_and_then_the_number(tmp_path):
+def test_equal_scores_are_ranked_by_loss_and_then_by_number(tmp_path):
     found = trials_of(
         tmp_path, t1=[evaluation(1, 0.2, loss=3)], t2=[evaluation(1, 0.2, loss=2)], t3=[evaluation(1, 0.2, loss=2)]
     )
     assert [trial.name for trial in found.ranked()] == ["2", "3", "1"]
 
 
-def test_without_scores_none_is_best(tmp_path):
+def test_without_scores_no_trial_is_best(tmp_path):
     assert trials_of(tmp_path, base=[], t1=[]).best() is None
 
 
 @given(points=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=8))
-def test_the_front_is_what_none_beats_in_both(tmp_path_factory, points):
+def test_no_trial_beats_one_of_the_pareto_front_in_both_metrics(tmp_path_factory, points):
     evaluations = {f"t{i + 1}": [evaluation(1, cer, speed=speed)] for i, (cer, speed) in enumerate(points)}
     found = trials_of(tmp_path_factory.mktemp("front"), ["cer", "speed"], **evaluations)
     front = {trial.name for trial in found.pareto_front()}
@@ -97,7 +97,7 @@ def test_the_front_is_what_none_beats_in_both(tmp_path_factory, points):
         assert (str(i + 1) in front) != beaten
 
 
-def test_another_search_is_refused_with_what_differs(tmp_path):
+def test_a_different_search_is_refused_with_the_differences(tmp_path):
     before = trials_of(tmp_path, base=[])
     before.save_search()
     other = Search(search={"model.keep_prob": {"uniform": [0.6, 1]}}, samples=9)
@@ -107,11 +107,11 @@ def test_another_search_is_refused_with_what_differs(tmp_path):
         Experiment(Directory(tmp_path), before.search, {**TREE, "training": {"n_epochs": 2}}).load()
 
 
-def test_how_long_how_many_and_where_may_change(tmp_path):
+def test_time_limit_number_of_trials_and_resources_may_change(tmp_path):
     before = trials_of(tmp_path, base=[])
     before.save_search()
-    told = {"samples": 99, "max_minutes": 5, "concurrent": 1, "resources": {"cpus": 2}}
-    Experiment(Directory(tmp_path), Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, **told), TREE).load()
+    changed = {"samples": 99, "max_minutes": 5, "concurrent": 1, "resources": {"cpus": 2}}
+    Experiment(Directory(tmp_path), Search(search={"model.keep_prob": {"uniform": [0.5, 1]}}, **changed), TREE).load()
 
 
 def test_changed_data_is_refused_by_name(tmp_path):
@@ -123,7 +123,7 @@ def test_changed_data_is_refused_by_name(tmp_path):
         after.load()
 
 
-def test_what_a_run_wrote_down_counts_though_nobody_heard_of_it(tmp_path):
+def test_evaluations_that_were_not_reported_are_read_from_metrics_jsonl(tmp_path):
     before = trials_of(tmp_path, t1=[evaluation(1, 0.5)])
     before.save_search()
     lines = [evaluation(1, 0.5), evaluation(2, 0.25)]
@@ -135,19 +135,19 @@ def test_what_a_run_wrote_down_counts_though_nobody_heard_of_it(tmp_path):
     assert (after.trials["1"].done, after.trials["1"].minutes) == (0.2, 0.2)
 
 
-def test_where_there_is_no_search_that_is_said(tmp_path):
+def test_a_directory_without_a_search_cannot_be_resumed(tmp_path):
     with pytest.raises(UsageError, match="contains no search to resume"):
         trials_of(tmp_path).load()
 
 
-def test_a_search_that_is_written_down_holds_only_json(tmp_path):
+def test_a_trial_is_saved_as_json(tmp_path):
     found = trials_of(tmp_path, t1=[evaluation(1, 0.5)])
     found.trials["1"].status = RUNNING
     found.save(found.trials["1"])
     assert json.loads((tmp_path / "trials" / "1" / "trial.json").read_text())["status"] == "running"
 
 
-def test_the_base_has_values_too(tmp_path):
+def test_the_base_has_the_values_of_the_configuration(tmp_path):
     found = trials_of(tmp_path, base=[], t1=[])
     assert found.values_of(found.base) == {"model.keep_prob": 0.8}
     assert found.values_of(found.trials["1"]) == {"model.keep_prob": 0.51}

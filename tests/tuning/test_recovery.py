@@ -1,4 +1,4 @@
-"""Searches on the bad day: trials and commands killed, weights exchanged, trials on several nodes."""
+"""Test searches whose trials or commands are killed, that exchange weights, or that run on several nodes."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from raycrnn import storage
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint
 from tests.conftest import words, write_set
-from tests.test_tune import rows, searched, tree_of
+from tests.test_tune import rows, run_search, tree_of
 from tests.training.test_recovery import apart, meanwhile, newest, processes, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
@@ -38,13 +38,13 @@ def command(folder: Path) -> list[str]:
 ONE_BY_ONE = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3]}\nconcurrent: 1\n"
 
 
-def test_a_killed_trial_goes_on_and_the_others_with_it(local_ray, tmp_path, capsys):
+def test_a_killed_trial_is_restarted_and_the_others_continue(local_ray, tmp_path, capsys):
     def act() -> None:
         wait_until(lambda: len(evaluations(tmp_path, "1")) >= 3)
         os.kill(newest("ResourceTrainable"), signal.SIGKILL)
 
     with meanwhile(act):
-        searched(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
+        run_search(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
     assert [row["status"] for row in rows(tmp_path).values()] == ["finished"] * 3
     assert "trial 1 failed and is restarted, from its last checkpoint if it has one" in capsys.readouterr().err
     assert "resuming from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
@@ -52,7 +52,7 @@ def test_a_killed_trial_goes_on_and_the_others_with_it(local_ray, tmp_path, caps
     assert epochs == list(range(1, 41))
 
 
-def test_a_killed_search_goes_on_and_runs_no_finished_trial_again(tmp_path):
+def test_a_killed_search_resumes_without_repeating_finished_trials(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path, training={"n_epochs": 30, "save_interval": 9})))
     (tmp_path / "search.yaml").write_text(ONE_BY_ONE)
     process = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
@@ -70,7 +70,7 @@ def test_a_killed_search_goes_on_and_runs_no_finished_trial_again(tmp_path):
     assert [record["epoch"] for record in evaluations(tmp_path, "1")] == list(range(1, 31))
 
 
-def test_ctrl_c_ends_a_search_with_results_and_it_can_be_resumed(tmp_path):
+def test_ctrl_c_ends_a_search_with_results_and_checkpoints(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path, training={"n_epochs": 100_000})))
     (tmp_path / "search.yaml").write_text(ONE_BY_ONE)
     command = [sys.executable, "-m", "raycrnn.tune", str(tmp_path / "config.json"), str(tmp_path / "search.yaml")]
@@ -91,7 +91,7 @@ def test_ctrl_c_ends_a_search_with_results_and_it_can_be_resumed(tmp_path):
     assert not list((tmp_path / "search").glob(".ray-*"))
 
 
-def test_trials_of_two_workers_each_take_turns_and_are_stopped_without_a_trace(local_ray, tmp_path):
+def test_trials_with_two_workers_run_one_after_another_and_leave_no_processes(local_ray, tmp_path):
     text = """
 search:
   training.learning_rate: {grid: [1e-9, 2e-9]}
@@ -101,7 +101,7 @@ fixed:
 metric: loss
 scheduler: {asha: {grace: 0.3, reduction: 2}}
 """
-    result = searched(tmp_path, text)
+    result = run_search(tmp_path, text)
     trials = result.experiment.trials
     assert [trial.status for trial in trials.values()].count("stopped") >= 1
     assert all(record["workers"] == 2 for trial in trials.values() for record in trial.evaluations)
@@ -109,8 +109,8 @@ scheduler: {asha: {grace: 0.3, reduction: 2}}
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_population_based_training_hands_weights_over(local_ray, tmp_path, bucket, remote):
-    """Trials that cannot learn by themselves go on from the weights of one that can."""
+def test_population_based_training_exchanges_weights(local_ray, tmp_path, bucket, remote):
+    """Trials that cannot learn continue from the weights of one that can."""
     place = storage.join(bucket, "search") if remote else str(tmp_path / "search")
     text = """
 search:
@@ -123,17 +123,17 @@ samples: 4
 metric: loss
 scheduler: {pbt: {every: 0.34, quantile: 0.5, resample: 0}}
 """
-    result = searched(tmp_path, text, training={"learning_rate": 1e-9}, output_model_dir=place)
+    result = run_search(tmp_path, text, training={"learning_rate": 1e-9}, output_model_dir=place)
     trials = result.experiment
-    heirs = [trial for trial in trials.trials.values() if trial.took_over]
-    assert heirs, {trial.name: trial.values for trial in trials.trials.values()}
-    for heir in heirs:
-        donor = heir.took_over[0].partition(" at ")[0]
-        assert donor in trials.trials and donor not in (heir.name, "base")
+    recipients = [trial for trial in trials.trials.values() if trial.took_over]
+    assert recipients, {trial.name: trial.values for trial in trials.trials.values()}
+    for recipient in recipients:
+        donor = recipient.took_over[0].partition(" at ")[0]
+        assert donor in trials.trials and donor not in (recipient.name, "base")
     assert not trials.base.took_over
     assert trials.base.scores["loss"] > 5
     learnt = min(trial.scores["loss"] for trial in trials.trials.values())
-    assert any(heir.scores["loss"] < (learnt + trials.base.scores["loss"]) / 2 for heir in heirs)
+    assert any(recipient.scores["loss"] < (learnt + trials.base.scores["loss"]) / 2 for recipient in recipients)
     best = trials.best()
     best_config = json.loads(storage.read(storage.join(place, "best_config.json")))
     assert best_config["training"]["learning_rate"] == best.values["training.learning_rate"]
@@ -149,7 +149,7 @@ def search_on_three_nodes(folder: str) -> None:
     for _ in range(2):
         nodes.add_node(num_cpus=1)
     text = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3, 3e-3]}\n"
-    result = searched(Path(folder), text, address=nodes.address, training={"n_epochs": 15})
+    result = run_search(Path(folder), text, address=nodes.address, training={"n_epochs": 15})
     assert {trial.status for trial in result.experiment.trials.values()} == {"finished"}
     ray.shutdown()
     nodes.shutdown()

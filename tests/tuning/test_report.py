@@ -1,4 +1,4 @@
-"""report.html of a search."""
+"""Test report.html of a search."""
 
 import html
 import json
@@ -14,7 +14,7 @@ from tests.tuning.test_experiment import TREE, evaluation, trials_of
 
 
 def figures(page: str) -> dict:
-    """What the page hands to Plotly, by name."""
+    """Return the figures that the page passes to Plotly, by name."""
     [written] = re.findall(r"const figures = \{(.*)\};\n", page)
     decoder, found = json.JSONDecoder(), {}
     while written.strip(" ,"):
@@ -25,7 +25,7 @@ def figures(page: str) -> dict:
     return found
 
 
-def many(output, metric: str | list = "cer", count: int = 6) -> Experiment:
+def make_experiment(output, metric: str | list = "cer", count: int = 6) -> Experiment:
     search = Search(
         search={
             "training.learning_rate": {"loguniform": [1e-4, 1e-2]},
@@ -49,13 +49,13 @@ def many(output, metric: str | list = "cer", count: int = 6) -> Experiment:
 
 
 def test_the_page_needs_no_network(tmp_path):
-    page = report.render(many(tmp_path))
+    page = report.render(make_experiment(tmp_path))
     without_plotly = re.sub(r"<script>(?:(?!</script>).)*</script>", "", page, count=1, flags=re.DOTALL)
     assert not re.findall(r"(?:src|href)\s*=|@import|url\(|https?://", without_plotly)
 
 
 def test_every_trial_is_in_the_curves_and_in_the_table(tmp_path):
-    page = report.render(many(tmp_path))
+    page = report.render(make_experiment(tmp_path))
     curves = figures(page)["curves"]["data"]
     assert {curve["name"] for curve in curves} == {"the base", *(f"trial {n}" for n in range(1, 6)), "trial 6 (best)"}
     assert [curve["y"] for curve in curves if curve["name"] == "the base"] == [[60.0, 50.0]]
@@ -63,8 +63,8 @@ def test_every_trial_is_in_the_curves_and_in_the_table(tmp_path):
     assert "Trial 6 is the best" in page
 
 
-def test_parallel_coordinates_hold_each_key_and_the_score(tmp_path):
-    [data] = figures(report.render(many(tmp_path)))["parallel"]["data"]
+def test_parallel_coordinates_have_an_axis_for_each_key_and_the_score(tmp_path):
+    [data] = figures(report.render(make_experiment(tmp_path)))["parallel"]["data"]
     labels = [axis["label"] for axis in data["dimensions"]]
     assert labels == ["learning_rate", "lstm_size", "keep_prob", "character error rate, %"]
     rates = data["dimensions"][0]
@@ -73,28 +73,28 @@ def test_parallel_coordinates_hold_each_key_and_the_score(tmp_path):
     assert data["dimensions"][1]["ticktext"] == ["64", "128"]
 
 
-def test_importance_is_shown_from_four_trials_on(tmp_path):
-    assert "importance" in figures(report.render(many(tmp_path / "a", count=4)))
-    assert "importance" not in figures(report.render(many(tmp_path / "b", count=3)))
+def test_importance_needs_four_trials(tmp_path):
+    assert "importance" in figures(report.render(make_experiment(tmp_path / "a", count=4)))
+    assert "importance" not in figures(report.render(make_experiment(tmp_path / "b", count=3)))
 
 
-def test_two_metrics_give_a_front(tmp_path):
-    found = figures(report.render(many(tmp_path, ["cer", "speed"])))
+def test_two_metrics_add_a_pareto_front(tmp_path):
+    found = figures(report.render(make_experiment(tmp_path, ["cer", "speed"])))
     points, front = found["front"]["data"]
     assert len(points["x"]) == 7
-    # Trial 6 is the fastest and makes the fewest errors of those that vary; the base is as fast as trial 2.
+    # Trial 6 is the fastest and has the lowest error rate; the base is as fast as trial 2.
     assert front["text"] == ["6"]
 
 
-def test_a_failed_trial_is_told_and_nothing_in_it_becomes_markup(tmp_path):
-    found = many(tmp_path)
+def test_the_error_of_a_failed_trial_is_shown_and_escaped(tmp_path):
+    found = make_experiment(tmp_path)
     found.add(Trial("7", {}, FAILED, error="<script>alert(1)</script>"))
     page = report.render(found)
     assert "<script>alert" not in page
     assert html.escape("<script>alert(1)</script>") in page
 
 
-def test_a_search_that_is_hardly_begun_is_shown(tmp_path):
+def test_a_search_with_a_single_evaluation_is_shown(tmp_path):
     page = report.render(trials_of(tmp_path, base=[evaluation(1, 0.5)], t1=[]))
     assert set(figures(page)) == {"curves"}
     assert "No trial beats the base" in page

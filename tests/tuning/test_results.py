@@ -1,4 +1,4 @@
-"""What a search ends in."""
+"""Test the results of a search: its files and its summary."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def found(tmp_path, monkeypatch) -> Experiment:
     return trials
 
 
-def test_results_csv_has_a_line_a_trial_the_base_too(found):
+def test_results_csv_has_one_row_per_trial_including_the_base(found):
     results.write(found, save_model)
     with (found.path / "results.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -37,7 +37,7 @@ def test_results_csv_has_a_line_a_trial_the_base_too(found):
     assert (rows[2]["cer"], rows[2]["error"]) == ("", 'diverged, "badly"\nat step 3')
 
 
-def test_best_config_is_whole_and_train_takes_it(found):
+def test_best_config_is_complete_and_valid_for_train(found):
     results.write(found, save_model)
     configuration = config.load(found.path / "best_config.json")
     assert configuration.model.keep_prob == 0.51
@@ -45,7 +45,7 @@ def test_best_config_is_whole_and_train_takes_it(found):
     assert config.read_json_object(found.path / "best_config.json") == configuration.model_dump(mode="json")
 
 
-def test_the_best_model_takes_the_place_of_an_earlier_one(found):
+def test_the_best_model_replaces_an_earlier_one(found):
     results.write(found, save_model)
     found.trials["3"].evaluations.append(evaluation(10, 0.1))
     results.write(found, save_model)
@@ -53,7 +53,7 @@ def test_the_best_model_takes_the_place_of_an_earlier_one(found):
     assert not list(found.path.glob(".best*"))
 
 
-def test_the_terminal_is_told_the_gain_over_the_base_and_what_to_type_next(found):
+def test_the_summary_compares_with_the_base_and_names_the_next_commands(found):
     results.write(found, save_model)
     text = results.SearchResult(found).describe({**found.tree, "training": {"n_epochs": 7}})
     assert "best: trial 1: CER 25.00 % (base 50.00 %), exact 75.00 % (base 50.00 %)" in text
@@ -63,25 +63,25 @@ def test_the_terminal_is_told_the_gain_over_the_base_and_what_to_type_next(found
     assert "python -m raycrnn.train out/best_config.json\n" in text
 
 
-def test_where_the_search_fixed_the_epochs_the_user_s_are_proposed(found):
+def test_the_summary_proposes_the_users_epochs_if_the_search_fixed_fewer(found):
     search = found.search.model_copy(update={"fixed": {"training.n_epochs": 2}})
     found = Experiment(found.output, search, found.tree, found.trials)
     text = results.SearchResult(found).describe({**found.tree, "training": {"n_epochs": 7}})
     assert "best_config.json training.n_epochs=7" in text
 
 
-def test_where_the_base_is_best_that_is_said(found):
+def test_the_summary_says_if_the_base_is_best(found):
     found.trials.pop("1")
     assert "best: the base: CER 50.00 %, exact 50.00 %\n" in results.SearchResult(found).describe(found.tree)
 
 
-def test_json_has_them_all(found):
-    told = json.loads(json.dumps(results.SearchResult(found).as_json()))
-    assert told["best"]["trial"] == "1" and told["best"]["cer"] == 0.25 and told["base"]["cer"] == 0.5
-    assert [trial["trial"] for trial in told["trials"]] == ["base", "1", "2", "3"]
+def test_the_json_result_has_all_trials(found):
+    result = json.loads(json.dumps(results.SearchResult(found).as_json()))
+    assert result["best"]["trial"] == "1" and result["best"]["cer"] == 0.25 and result["base"]["cer"] == 0.5
+    assert [trial["trial"] for trial in result["trials"]] == ["base", "1", "2", "3"]
 
 
-def test_a_search_without_scores_fails_and_says_of_what(found):
+def test_a_search_without_scores_fails_with_the_first_error(found):
     for trial in found.trials.values():
         trial.evaluations.clear()
     with pytest.raises(RaycrnnError, match=r"no trial has scores.*\ntrial 2: diverged"):

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers as a search uses them, without a cluster."""
+"""Test the schedulers of a search without a cluster."""
 
 import random
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ SPACE = {
 
 @dataclass
 class FakeTrial:
-    """What a scheduler reads of Tune's."""
+    """The attributes of a Tune trial that a scheduler reads."""
 
     name: str
     values: dict = field(default_factory=dict)
@@ -36,7 +36,7 @@ class FakeTrial:
         return {"trial": {"name": self.name, "values": self.values}}
 
 
-def made(tmp_path, *known: Trial, **scheduler: dict) -> schedulers.TrialScheduler:
+def make_scheduler(tmp_path, *known: Trial, **scheduler: dict) -> schedulers.TrialScheduler:
     search = Search(search=SPACE, scheduler=scheduler)
     return schedulers.make(
         search, Experiment(Directory(tmp_path), search, TREE, {trial.name: trial for trial in known})
@@ -48,7 +48,7 @@ def population_search() -> Search:
 
 
 def decisions(scheduler: schedulers.TrialScheduler, cers: dict[str, float], share: float) -> dict[str, str]:
-    """What becomes of each trial in turn."""
+    """Return the decision about each trial, in order."""
     trials = {name: FakeTrial(name) for name in cers}
     for trial in trials.values():
         scheduler.on_trial_add(None, trial)
@@ -57,39 +57,39 @@ def decisions(scheduler: schedulers.TrialScheduler, cers: dict[str, float], shar
     }
 
 
-def test_asha_stops_what_is_behind_at_a_rung_and_spares_the_base(tmp_path):
-    found = decisions(made(tmp_path, asha={"reduction": 2}), {"1": 0.2, "2": 0.1, "3": 0.9, BASE: 0.95}, 0.5)
+def test_asha_stops_bad_trials_at_a_rung_but_never_the_base(tmp_path):
+    found = decisions(make_scheduler(tmp_path, asha={"reduction": 2}), {"1": 0.2, "2": 0.1, "3": 0.9, BASE: 0.95}, 0.5)
     assert found == {"1": "CONTINUE", "2": "CONTINUE", "3": "STOP", BASE: "CONTINUE"}
 
 
-def test_asha_leaves_alone_what_has_not_done_the_share_of_grace(tmp_path):
-    found = decisions(made(tmp_path, asha={"grace": 0.5, "reduction": 2}), {"1": 0.1, "2": 0.9}, 0.4)
+def test_asha_stops_no_trial_before_the_grace_share(tmp_path):
+    found = decisions(make_scheduler(tmp_path, asha={"grace": 0.5, "reduction": 2}), {"1": 0.1, "2": 0.9}, 0.4)
     assert set(found.values()) == {"CONTINUE"}
 
 
-def test_what_the_base_reaches_is_a_mark_for_others(tmp_path):
-    found = decisions(made(tmp_path, asha={"reduction": 2}), {BASE: 0.1, "1": 0.9}, 0.5)
+def test_trials_are_compared_with_the_base(tmp_path):
+    found = decisions(make_scheduler(tmp_path, asha={"reduction": 2}), {BASE: 0.1, "1": 0.9}, 0.5)
     assert found["1"] == "STOP"
 
 
-def test_after_a_resume_trials_are_held_to_what_earlier_ones_reached(tmp_path):
+def test_after_a_resume_trials_are_compared_with_earlier_ones(tmp_path):
     known = Trial("1", {}, evaluations=[evaluation(5, 0.1)])
-    assert decisions(made(tmp_path, known, asha={"reduction": 2}), {"2": 0.9}, 0.5) == {"2": "STOP"}
+    assert decisions(make_scheduler(tmp_path, known, asha={"reduction": 2}), {"2": 0.9}, 0.5) == {"2": "STOP"}
 
 
 def test_a_resumed_trial_is_not_judged_twice_at_a_rung(tmp_path):
-    """Its own mark of before lies under its name, whatever Tune calls it now."""
+    """Results are recorded by the name of the trial, because Tune's id differs after a resume."""
     known = [Trial("1", {}, evaluations=[evaluation(5, 0.9)]), Trial("2", {}, evaluations=[evaluation(5, 0.1)])]
-    assert decisions(made(tmp_path, *known, asha={"reduction": 2}), {"1": 0.9}, 0.5) == {"1": "CONTINUE"}
+    assert decisions(make_scheduler(tmp_path, *known, asha={"reduction": 2}), {"1": 0.9}, 0.5) == {"1": "CONTINUE"}
 
 
-def test_a_trial_at_its_end_takes_nothing_over(tmp_path):
-    population = made(tmp_path, pbt={})
+def test_a_complete_trial_takes_over_no_weights(tmp_path):
+    population = make_scheduler(tmp_path, pbt={})
     assert population.on_trial_result(None, FakeTrial("1"), {"share": 1.0, "cer": 0.9}) == "CONTINUE"
 
 
-def test_progress_without_scores_changes_nothing(tmp_path):
-    for scheduler in (made(tmp_path, asha={}), made(tmp_path, pbt={})):
+def test_progress_without_scores_is_ignored(tmp_path):
+    for scheduler in (make_scheduler(tmp_path, asha={}), make_scheduler(tmp_path, pbt={})):
         trial = FakeTrial("1")
         if isinstance(scheduler, schedulers.Halving):
             scheduler.on_trial_add(None, trial)
@@ -97,9 +97,9 @@ def test_progress_without_scores_changes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_values_that_are_handed_over_stay_within_the_search_and_the_name_with_the_trial(tmp_path, seed):
+def test_exchanged_values_stay_in_the_search_space_and_the_trial_keeps_its_name(tmp_path, seed):
     random.seed(seed)
-    population = made(tmp_path, pbt={})
+    population = make_scheduler(tmp_path, pbt={})
     values = {
         "training.learning_rate": 9.9e-3,
         "model.keep_prob": 0.95,
@@ -108,14 +108,14 @@ def test_values_that_are_handed_over_stay_within_the_search_and_the_name_with_th
     }
     new, _ = population._get_new_config(FakeTrial("2"), FakeTrial("1", values))
     assert new["trial"]["name"] == "2"
-    handed = new["trial"]["values"]
-    assert 1e-4 <= handed["training.learning_rate"] <= 1e-2
-    assert 0.5 <= handed["model.keep_prob"] <= 1.0
-    assert handed["augmentation.contrast.strength"] in (0.0, 0.3, 0.6)
-    assert handed["training.weight_decay"] in [pytest.approx(0.02 * step) for step in range(6)]
-    # What came of it is a trial of the space that was searched.
-    importances(population_search(), [(handed, {"cer": 0.1 * number}) for number in range(5)])
+    exchanged = new["trial"]["values"]
+    assert 1e-4 <= exchanged["training.learning_rate"] <= 1e-2
+    assert 0.5 <= exchanged["model.keep_prob"] <= 1.0
+    assert exchanged["augmentation.contrast.strength"] in (0.0, 0.3, 0.6)
+    assert exchanged["training.weight_decay"] in [pytest.approx(0.02 * step) for step in range(6)]
+    # The result must be a valid trial of the search space.
+    importances(population_search(), [(exchanged, {"cer": 0.1 * number}) for number in range(5)])
 
 
 def test_without_a_scheduler_trials_run_to_their_end(tmp_path):
-    assert isinstance(made(tmp_path), schedulers.FIFOScheduler)
+    assert isinstance(make_scheduler(tmp_path), schedulers.FIFOScheduler)

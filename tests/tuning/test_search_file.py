@@ -1,4 +1,4 @@
-"""Search files: what they may say, and what each mistake in one is told."""
+"""Test search files: their content, and the message for each mistake."""
 
 import itertools
 import math
@@ -41,11 +41,11 @@ def test_every_shipped_search_file_is_valid_on_the_template(path):
     config.parse(base)
 
 
-def test_the_shipped_search_files_are_those_of_the_readme():
+def test_the_expected_search_files_are_shipped():
     assert {path.stem for path in SHIPPED} == {"lr_lstm", "augmentation", "narrow_networks", "smoke"}
 
 
-def test_a_file_is_read_with_all_it_says(tmp_path):
+def test_all_settings_of_a_file_are_read(tmp_path):
     text = """
 search:
   training.learning_rate: {loguniform: [1e-4, 1.5e-2]}
@@ -73,24 +73,24 @@ resources: {cpus: 2, gpus: 0.5}
 
 
 @pytest.mark.parametrize("written", ["1e-4", "1E-4", "1.0e-4", "0.0001", "1e-04", ".1e-3"])
-def test_a_number_is_a_number_however_it_is_written(tmp_path, written):
+def test_all_notations_of_a_number_are_accepted(tmp_path, written):
     found, _ = load(tmp_path, f"search:\n  training.learning_rate: {{uniform: [{written}, 1]}}\n")
     assert found.search["training.learning_rate"].values == (1e-4, 1)
 
 
 @pytest.mark.parametrize("word", ["asha", "{asha: }", "{asha: {}}"])
-def test_a_scheduler_is_named_or_written_out(tmp_path, word):
+def test_a_scheduler_may_be_a_name_or_have_settings(tmp_path, word):
     found, _ = load(tmp_path, f"search:\n  model.keep_prob: {{choice: [1]}}\nscheduler: {word}\n")
     assert found.scheduler.asha == search_space.Asha()
 
 
 @pytest.mark.parametrize("word", ["none", "", "null", "{}"])
-def test_no_scheduler(tmp_path, word):
+def test_a_search_may_have_no_scheduler(tmp_path, word):
     found, _ = load(tmp_path, f"search:\n  model.keep_prob: {{choice: [1]}}\nscheduler: {word}\n")
     assert found.scheduler == search_space.Scheduler()
 
 
-def test_a_grid_is_all_its_points_each_as_often_as_samples_say(tmp_path):
+def test_a_grid_repeats_each_point_samples_times(tmp_path):
     text = """
 search:
   model.lstm_size: {grid: [64, 128]}
@@ -104,7 +104,7 @@ samples: 2
     assert list(found.drawn) == ["model.keep_prob"]
 
 
-def test_a_search_over_decoding_alone_is_known(tmp_path):
+def test_a_search_over_decoding_alone_is_recognised(tmp_path):
     assert load(tmp_path, "search:\n  decoding.beam_width: {choice: [10, 100]}\n")[0].decoding_only
     assert not load(tmp_path, KEEP)[0].decoding_only
 
@@ -112,23 +112,23 @@ def test_a_search_over_decoding_alone_is_known(tmp_path):
 KEEP = "search:\n  model.keep_prob: {uniform: [0.5, 1]}\n"
 
 MISTAKES = {
-    "no such key": (
+    "an unknown key of the configuration": (
         "search:\n  training.learnin_rate: {loguniform: [1e-4, 1e-2]}\n",
         "s.yaml, line 2: training.learnin_rate: unknown key of the configuration; did you mean training.learning_rate?",
     ),
-    "no such distribution": (
+    "an unknown distribution": (
         "search:\n\n  training.learning_rate: {logunifrm: [1e-4, 1e-2]}\n",
         "s.yaml, line 3: training.learning_rate: unknown distribution 'logunifrm'; did you mean loguniform?",
     ),
-    "a value that the configuration refuses": (
+    "an invalid value": (
         "search:\n  training.learning_rate: {uniform: [-1, 1e-2]}\n",
         "s.yaml, line 2: training.learning_rate = -1: input should be greater than 0",
     ),
-    "fractions for a key of whole numbers": (
+    "fractions for a key that takes integers": (
         "search:\n  model.lstm_size: {uniform: [16, 64]}\n",
         "s.yaml, line 2: model.lstm_size = 31.2",
     ),
-    "a choice of which one is refused": (
+    "a choice with an invalid option": (
         "search:\n  training.optimizer:\n    choice: [adamw, sgd]\n",
         's.yaml, line 2: training.optimizer = "sgd": input should be',
     ),
@@ -136,15 +136,15 @@ MISTAKES = {
         "search:\n  model.lstm_size: [16, 64]\n",
         "s.yaml, line 2: model.lstm_size: is not a distribution: use one of choice, grid",
     ),
-    "a range upside down": (
+    "a reversed range": (
         "search:\n  model.keep_prob: {uniform: [1, 0.5]}\n",
         "s.yaml, line 2: model.keep_prob: [low, high]: low must be below high",
     ),
-    "a logarithm of nothing": (
+    "a logarithmic range from zero": (
         "search:\n  training.weight_decay: {loguniform: [0, 0.1]}\n",
         "s.yaml, line 2: training.weight_decay: [low, high]: low must be above 0",
     ),
-    "words in a range": (
+    "strings in a range": (
         "search:\n  model.keep_prob: {uniform: [low, high]}\n",
         "s.yaml, line 2: model.keep_prob: needs 2 numbers: [low, high]",
     ),
@@ -156,7 +156,7 @@ MISTAKES = {
         "search:\n  training:\n    learning_rate: {choice: [1e-3]}\n",
         "s.yaml, line 2: training: is a group of keys: write the dotted name of each key",
     ),
-    "an unknown word of the file": (
+    "an unknown key of the search file": (
         KEEP + "samplse: 3\n",
         "s.yaml, line 3: samplse: unknown key; did you mean samples?",
     ),
@@ -164,25 +164,31 @@ MISTAKES = {
         KEEP + "training.n_epochs: 3\n",
         "s.yaml, line 3: training.n_epochs: unknown key: keys of the configuration belong under search or fixed",
     ),
-    "no search at all": ("samples: 3\n", "s.yaml, line 1: search: field required"),
+    "a missing search key": ("samples: 3\n", "s.yaml, line 1: search: field required"),
     "an empty file": ("", "s.yaml: contains no keys; a search file begins with search:"),
-    "no YAML": ("search:\n  model.keep_prob: {uniform: [0.5, 1\n", "s.yaml, line 3: not YAML"),
-    "a key twice": (KEEP + "samples: 1\nsamples: 2\n", "s.yaml, line 4: the key 'samples' occurs twice"),
-    "a number that is none": (KEEP + "samples: many\n", "s.yaml, line 3: samples: input should be a valid integer"),
-    "a scheduler that is none": (
+    "invalid YAML": ("search:\n  model.keep_prob: {uniform: [0.5, 1\n", "s.yaml, line 3: not YAML"),
+    "a duplicate key": (KEEP + "samples: 1\nsamples: 2\n", "s.yaml, line 4: the key 'samples' occurs twice"),
+    "a string instead of a number": (
+        KEEP + "samples: many\n",
+        "s.yaml, line 3: samples: input should be a valid integer",
+    ),
+    "an unknown scheduler": (
         KEEP + "scheduler: ashe\n",
         "s.yaml, line 3: scheduler.ashe: unknown scheduler: use asha, pbt or none",
     ),
-    "two schedulers": (KEEP + "scheduler: {asha: {}, pbt: {}}\n", "s.yaml, line 3: scheduler: choose asha or pbt, not both"),
-    "a setting of a scheduler": (
+    "two schedulers": (
+        KEEP + "scheduler: {asha: {}, pbt: {}}\n",
+        "s.yaml, line 3: scheduler: choose asha or pbt, not both",
+    ),
+    "an invalid setting of a scheduler": (
         KEEP + "scheduler:\n  asha:\n    grace: 2\n",
         "s.yaml, line 5: scheduler.asha.grace: input should be less than 1",
     ),
-    "a resource that is none": (
+    "an unknown resource": (
         KEEP + "resources: {cpu: 3}\n",
         "s.yaml, line 3: resources.cpu: unknown key; did you mean cpus?",
     ),
-    "pbt that would change the network": (
+    "pbt with a key of the network": (
         "search:\n  model.lstm_size: {choice: [16, 64]}\nscheduler: pbt\n",
         "s.yaml, line 2: model.lstm_size: pbt cannot change it",
     ),
@@ -194,27 +200,27 @@ MISTAKES = {
         KEEP + "metric: [cer, speed]\nscheduler: asha\n",
         "s.yaml, line 3: metric: a scheduler uses one metric",
     ),
-    "a key that is not for searching": (
+    "a key that cannot be searched": (
         "search:\n  cluster.num_workers: {choice: [1, 2]}\n",
         "s.yaml, line 2: cluster.num_workers: cannot be searched: set resources, or set it for all trials under fixed",
     ),
-    "fixed and searched": (
+    "a key that is fixed and searched": (
         KEEP + "fixed:\n  model.keep_prob: 1\n",
         "s.yaml, line 4: model.keep_prob: is both fixed and searched: remove one of the two",
     ),
-    "a fixed value that is refused": (
+    "an invalid fixed value": (
         KEEP + "fixed:\n  training.n_epochs: 0\n",
         "s.yaml, line 4: training.n_epochs = 0: input should be greater than or equal to 1",
     ),
-    "decoding beside training, which does not depend on it": (
+    "decoding and training together": (
         KEEP + "  decoding.beam_width: {choice: [10, 100]}\n",
         "s.yaml, line 3: decoding.beam_width: training does not depend on it: search decoding.* in a separate file",
     ),
-    "training fixed where nothing is trained": (
+    "a fixed training key in a search over decoding": (
         "search:\n  decoding.beam_width: {choice: [10, 100]}\nfixed:\n  training.n_epochs: 2\n",
         "s.yaml, line 4: training.n_epochs: has no effect on a search over decoding.* alone",
     ),
-    "trials of different budgets": (
+    "a search over the budget": (
         "search:\n  training.n_epochs: {choice: [10, 100]}\n",
         "s.yaml, line 2: training.n_epochs: cannot be searched: all trials have the same budget",
     ),
@@ -222,7 +228,7 @@ MISTAKES = {
         "search:\n  model.keep_prob: {quniform: [0.5, 1.0, 0.3]}\n",
         "s.yaml, line 2: model.keep_prob: [low, high, step]: steps of 0.3 do not lead from 0.5 to 1",
     ),
-    "something that is no value": (
+    "a value that is not JSON": (
         "search:\n  model.size: {choice: [!!binary aGVsbG8=]}\n",
         "s.yaml, line 2: model.size: [b'hello'] is not a JSON value",
     ),
@@ -238,12 +244,12 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_told_with_its_line(tmp_path, name):
+def test_a_mistake_is_reported_with_its_line(tmp_path, name):
     text, message = MISTAKES[name]
     assert refusal(tmp_path, text).startswith(message)
 
 
-def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(tmp_path):
+def test_all_mistakes_are_reported_in_the_order_of_their_lines(tmp_path):
     text = "samplse: 2\nsearch:\n  model.keep_prob: {unifrom: [0.5, 1]}\nconcurrent: 0\n"
     assert [line.partition(":")[0] for line in refusal(tmp_path, text).splitlines()] == [
         "s.yaml, line 1",
@@ -252,12 +258,12 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_their_lines(tmp_path):
     ]
 
 
-def test_a_missing_file_is_told():
+def test_a_missing_file_is_reported():
     with pytest.raises(UsageError, match=r"gone\.yaml: no such file"):
         search_file.load("gone.yaml", tree())
 
 
-def test_a_configuration_that_is_wrong_itself_is_told(tmp_path):
+def test_an_invalid_configuration_is_reported(tmp_path):
     with pytest.raises(UsageError, match=r"training\.n_epochs = 0"):
         load(tmp_path, KEEP, {**tree(), "training": {"n_epochs": 0}})
 
@@ -273,7 +279,7 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     ).map(yaml.safe_dump)
 )
-def test_any_text_is_read_or_refused(tmp_path_factory, text):
+def test_any_text_is_accepted_or_refused(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("any") / "s.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
@@ -282,13 +288,13 @@ def test_any_text_is_read_or_refused(tmp_path_factory, text):
         assert "s.yaml" in str(error)
 
 
-def test_the_keys_of_the_help_are_those_of_the_file():
+def test_the_help_describes_every_key_of_a_search_file():
     described = config.describe_keys(search_space.Search)
     for key in config.fields(search_space.Search):
         assert any(line.startswith(f"  {key}") for line in described.splitlines())
     assert "object at" not in described
 
 
-def test_probes_reach_both_ends_and_what_lies_between():
+def test_probes_include_both_ends_and_a_fraction_between_them():
     low, high, between = Distribution("uniform", (0.5, 1.0)).probes()
     assert (low, high) == (0.5, 1.0) and low < between < high and not math.isclose(between * 4, round(between * 4))

@@ -1,4 +1,4 @@
-"""A search on Ray Tune: what can be told without running one."""
+"""Test the tuner without running a search."""
 
 import signal
 import time
@@ -27,15 +27,15 @@ a line of it
             "ray.exceptions.ActorDiedError: gone",
         ),
         (TRACE + "Failure # 2 (occurred at …)\nThe actor died.\n\tpid: 7\nIts process died.\n", "Its process died."),
-        ("nobody knows", "nobody knows"),
+        ("unknown cause", "unknown cause"),
     ],
 )
-def test_of_stack_traces_the_last_cause_is_kept(text, cause):
+def test_the_cause_of_a_failure_is_the_last_exception(text, cause):
     assert cause_of(text) == cause
 
 
 @pytest.mark.ray
-def test_why_a_trial_failed_is_known_before_tune_has_copied_it(local_ray, tmp_path):
+def test_the_error_of_a_trial_is_read_before_tune_copies_it(local_ray, tmp_path):
     from ray.train._internal.storage import StorageContext
     from ray.tune.experiment import Trial
 
@@ -47,15 +47,15 @@ def test_why_a_trial_failed_is_known_before_tune_has_copied_it(local_ray, tmp_pa
     assert _last_failure(trial) == "no"
 
 
-def ending(deadline: float | None = None) -> SearchStopper:
+def make_stopper(deadline: float | None = None) -> SearchStopper:
     return SearchStopper(deadline, StopRequest())
 
 
-def test_a_search_ends_by_its_time_by_ctrl_c_and_by_what_cannot_be_written():
-    assert not ending().stop_all()
-    assert ending(time.time() - 1).stop_all()
-    assert not ending(time.time() + 60).stop_all()
-    full = ending()
+def test_a_search_ends_at_its_deadline_and_when_storage_fails():
+    assert not make_stopper().stop_all()
+    assert make_stopper(time.time() - 1).stop_all()
+    assert not make_stopper(time.time() + 60).stop_all()
+    full = make_stopper()
     full.problem = "disk full"
     assert full.stop_all()
 
