@@ -51,9 +51,9 @@ class Evaluate(Command):
         if place.uri:
             report_files.check_free_in_storage(place, self.overwrite, self._csvs)
         with report_files.directory(str(place.path), self.overwrite, self._csvs) as folder:
-            found = self._evaluate()
-            self._print(found)
-            write(folder, found)
+            result = self._evaluate()
+            self._print(result)
+            write(folder, result)
         try:
             place.sync()
         except OSError as error:
@@ -74,13 +74,13 @@ class Evaluate(Command):
 
     def _evaluate(self) -> Evaluation | Comparison:
         spans = self.report is not None
-        found = run.evaluate_all(self._models, self._csvs, self._overrides, self.address, spans)
-        return found[0] if self.against is None else Comparison(*found)
+        result = run.evaluate_all(self._models, self._csvs, self._overrides, self.address, spans)
+        return result[0] if self.against is None else Comparison(*result)
 
-    def _print(self, found: Evaluation | Comparison) -> None:
-        print(found.table())
+    def _print(self, result: Evaluation | Comparison) -> None:
+        print(result.table())
         if self.json_line:
-            print(json.dumps(found.as_json()))
+            print(json.dumps(result.as_json()))
 
 
 def evaluate(model: str, csvs: Sequence[str], overrides: Sequence[str] = (), address: str | None = None) -> Evaluation:

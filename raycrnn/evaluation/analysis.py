@@ -283,12 +283,12 @@ class Spaces:
     """Other units read as a space."""
 
 
-def spaces(lines: Sequence[EvaluatedLine], found: Sequence[Confusion]) -> Spaces:
+def spaces(lines: Sequence[EvaluatedLine], kinds: Sequence[Confusion]) -> Spaces:
     """Count the errors in spaces, given the confusions of the lines."""
 
     def count(reference: bool | None, read: bool | None) -> int:
         return sum(
-            each.count for each in found if (_is_space(each.reference), _is_space(each.read)) == (reference, read)
+            each.count for each in kinds if (_is_space(each.reference), _is_space(each.read)) == (reference, read)
         )
 
     total = sum(unit.isspace() for line in lines for unit in line.reference)
@@ -337,9 +337,9 @@ class Comparison:
         lines.append(f"{'':<7}{'model':>9}{'other':>11}{'difference':>14}   95 % interval")
         for key, name in NAMES.items():
             own, others = (getattr(each.counts, key) for each in (self.model, self.other))
-            found = self.differences[key]
-            values = f"{100 * own:>7.2f} %{100 * others:>9.2f} %{100 * found.value:>+12.2f} %"
-            lines.append(f"{name:<7}{values}   {show_difference(found.interval)}")
+            difference = self.differences[key]
+            values = f"{100 * own:>7.2f} %{100 * others:>9.2f} %{100 * difference.value:>+12.2f} %"
+            lines.append(f"{name:<7}{values}   {show_difference(difference.interval)}")
         return "\n".join([*lines, *self.verdicts()])
 
     def verdicts(self) -> list[str]:
@@ -352,21 +352,25 @@ class Comparison:
         ]
 
     def _verdict(self, key: str, test: str) -> str:
-        found = self.differences[key]
-        if not found.value:
+        difference = self.differences[key]
+        if not difference.value:
             return f"{NAMES[key]}: no difference"
-        other_is_better = (found.value > 0) == (key == "accuracy")
+        other_is_better = (difference.value > 0) == (key == "accuracy")
         better = (self.other if other_is_better else self.model).model.name
-        outcome = "statistically significant" if found.p < SIGNIFICANCE_LEVEL else "not statistically significant"
-        points = f"{100 * abs(found.value):.2f} percentage points"
-        return f"{NAMES[key]}: {better} is better by {points}; {outcome} ({show_p(found.p)}, {test})"
+        outcome = "statistically significant" if difference.p < SIGNIFICANCE_LEVEL else "not statistically significant"
+        points = f"{100 * abs(difference.value):.2f} percentage points"
+        return f"{NAMES[key]}: {better} is better by {points}; {outcome} ({show_p(difference.p)}, {test})"
 
     def as_json(self) -> dict:
         """Return the scores of both models and their differences as JSON values."""
         alone, other_alone = self.disagreements
         differences = {
-            key: {"value": found.value, "interval": [found.interval.low, found.interval.high], "p": found.p}
-            for key, found in self.differences.items()
+            key: {
+                "value": difference.value,
+                "interval": [difference.interval.low, difference.interval.high],
+                "p": difference.p,
+            }
+            for key, difference in self.differences.items()
         }
         exact_alone = {"model": alone, "other": other_alone}
         against = {"model": self.other.model.name, **self.other.as_json(), "differences": differences}

@@ -9,17 +9,19 @@ from raycrnn.evaluation.analysis import Comparison, Evaluation
 MODEL_COLOUR, OTHER_COLOUR = "#2f6db3", "#d1495b"
 
 
-def render_figures(found: Evaluation | Comparison) -> dict[str, go.Figure]:
+def render_figures(result: Evaluation | Comparison) -> dict[str, go.Figure]:
     """Make the figures by name."""
-    own = [("model", found.model), ("other", found.other)] if isinstance(found, Comparison) else [("model", found)]
-    figures = {"reliability": _reliability(own), "coverage": _coverage(own)}
+    named = (
+        [("model", result.model), ("other", result.other)] if isinstance(result, Comparison) else [("model", result)]
+    )
+    figures = {"reliability": _reliability(named), "coverage": _coverage(named)}
     for figure in figures.values():
         figure.update_layout(
             template="plotly_white",
             margin={"l": 55, "r": 15, "t": 30, "b": 50},
             font={"family": "system-ui, sans-serif", "size": 13},
             legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-            showlegend=len(own) > 1,
+            showlegend=len(named) > 1,
         )
     return figures
 
@@ -35,8 +37,8 @@ def _reliability(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
         hoverinfo="skip",
         showlegend=False,
     )
-    for (name, own), colour in zip(named, (MODEL_COLOUR, OTHER_COLOUR), strict=False):
-        bins = own.reliability
+    for (name, evaluation), colour in zip(named, (MODEL_COLOUR, OTHER_COLOUR), strict=False):
+        bins = evaluation.reliability
         figure.add_bar(
             x=[50 * (each.low + each.high) for each in bins],
             y=[each.samples for each in bins],
@@ -66,17 +68,17 @@ def _reliability(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
 def _coverage(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
     """Plot accuracy over coverage, as the confidence threshold varies."""
     figure = go.Figure()
-    for (name, own), colour in zip(named, (MODEL_COLOUR, OTHER_COLOUR), strict=False):
+    for (name, evaluation), colour in zip(named, (MODEL_COLOUR, OTHER_COLOUR), strict=False):
         figure.add_scatter(
-            x=[100 * point.coverage for point in own.coverage],
-            y=[100 * point.exact for point in own.coverage],
-            customdata=[point.threshold for point in own.coverage],
+            x=[100 * point.coverage for point in evaluation.coverage],
+            y=[100 * point.exact for point in evaluation.coverage],
+            customdata=[point.threshold for point in evaluation.coverage],
             mode="lines",
             name=name,
             line={"color": colour, "width": 2.5},
             hovertemplate="confidence ≥ %{customdata:.3f}: %{x:.1f} % kept, %{y:.1f} % of them exact<extra></extra>",
         )
-        kept = own.confident
+        kept = evaluation.confident
         if kept.coverage:
             figure.add_scatter(
                 x=[100 * kept.coverage],
@@ -87,6 +89,6 @@ def _coverage(named: Sequence[tuple[str, Evaluation]]) -> go.Figure:
                 hoverinfo="skip",
             )
     figure.update_xaxes(title="transcriptions kept, %", range=[0, 102])
-    least = min(point.exact for _, own in named for point in own.coverage)
+    least = min(point.exact for _, evaluation in named for point in evaluation.coverage)
     figure.update_yaxes(title="exact among them, %", range=[max(-3, 100 * least - 10), 102])
     return figure

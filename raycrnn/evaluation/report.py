@@ -39,21 +39,21 @@ MOST_MEASURED = 2000
 """Images whose size is measured. Of more lines an even selection is measured."""
 
 
-def write(folder: Path, found: Evaluation | Comparison) -> None:
+def write(folder: Path, result: Evaluation | Comparison) -> None:
     """Write the files of the report into a directory. Raises `RaycrnnError` if they cannot be written."""
-    own = found.model if isinstance(found, Comparison) else found
-    figures = json.dumps(_as_json(found, own), indent=2, ensure_ascii=False)
-    page = render(found)
+    evaluation = result.model if isinstance(result, Comparison) else result
+    figures = json.dumps(_as_json(result, evaluation), indent=2, ensure_ascii=False)
+    page = render(result)
     with report_files.translate_write_errors(str(folder.parent)):
-        _write_lines(folder / "lines.csv", found)
-        rejections.write_rejected(folder / "rejected.csv", own.rejections)
+        _write_lines(folder / "lines.csv", result)
+        rejections.write_rejected(folder / "rejected.csv", evaluation.rejections)
         for name, text in {"report.json": figures, "index.html": page}.items():
             (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def _write_lines(path: Path, found: Evaluation | Comparison) -> None:
+def _write_lines(path: Path, result: Evaluation | Comparison) -> None:
     """Write lines.csv: RFC 4180 with a header and one row per line, worst first."""
-    evaluations = [found.model, found.other] if isinstance(found, Comparison) else [found]
+    evaluations = [result.model, result.other] if isinstance(result, Comparison) else [result]
     readings = zip(*(each.lines for each in evaluations), strict=True)
     columns = ["csv", "line", "path", "reference", "transcription", "edits", "units", "confidence"]
     if len(evaluations) > 1:
@@ -61,36 +61,46 @@ def _write_lines(path: Path, found: Evaluation | Comparison) -> None:
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
-        for own, *others in sorted(readings, key=lambda lines: lines[0].badness, reverse=True):
-            row = [own.csv, own.number, own.path, "".join(own.reference), "".join(own.units), own.counts.unit_edits]
-            row += [own.counts.units, f"{own.confidence:.4f}"]
+        for line, *others in sorted(readings, key=lambda readings: readings[0].badness, reverse=True):
+            row = [
+                line.csv,
+                line.number,
+                line.path,
+                "".join(line.reference),
+                "".join(line.units),
+                line.counts.unit_edits,
+            ]
+            row += [line.counts.units, f"{line.confidence:.4f}"]
             for other in others:
                 row += ["".join(other.units), other.counts.unit_edits, f"{other.confidence:.4f}"]
             writer.writerow(row)
 
 
-def _as_json(found: Evaluation | Comparison, own: Evaluation) -> dict:
-    pairs = [{"reference": each.reference, "read": each.read, "count": each.count} for each in own.confusions]
+def _as_json(result: Evaluation | Comparison, evaluation: Evaluation) -> dict:
+    pairs = [{"reference": each.reference, "read": each.read, "count": each.count} for each in evaluation.confusions]
     lengths = [
         {"least": each.least, "most": each.most, "cer": each.counts.cer, "accuracy": each.counts.accuracy}
-        | {"samples": each.counts.samples, "intervals": {key: asdict(of) for key, of in each.intervals.items()}}
-        for each in own.by_length
+        | {
+            "samples": each.counts.samples,
+            "intervals": {key: asdict(interval) for key, interval in each.intervals.items()},
+        }
+        for each in evaluation.by_length
     ]
     return {
-        "model": own.model.name,
-        **found.as_json(),
+        "model": evaluation.model.name,
+        **result.as_json(),
         "by_length": lengths,
-        "spaces": asdict(own.spaces),
+        "spaces": asdict(evaluation.spaces),
         "confusions": pairs,
-        "reliability": [asdict(each) for each in own.reliability],
-        "unknown_units": dict(own.unknown_units.most_common()),
+        "reliability": [asdict(each) for each in evaluation.reliability],
+        "unknown_units": dict(evaluation.unknown_units.most_common()),
     }
 
 
-def render(found: Evaluation | Comparison) -> str:
+def render(result: Evaluation | Comparison) -> str:
     """Return the page as HTML."""
-    comparison = found if isinstance(found, Comparison) else None
-    own = found.model if isinstance(found, Comparison) else found
+    comparison = result if isinstance(result, Comparison) else None
+    evaluation = result.model if isinstance(result, Comparison) else result
     template = resources.files("raycrnn.evaluation").joinpath("report.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.globals |= {
@@ -102,39 +112,39 @@ def render(found: Evaluation | Comparison) -> str:
         "align": alignment.align,
     }
     album = Album()
-    wrong = [line for line in own.worst if line.counts.unit_edits]
-    shown = own.confusions[:MOST_CONFUSIONS]
+    wrong = [line for line in evaluation.worst if line.counts.unit_edits]
+    shown = evaluation.confusions[:MOST_CONFUSIONS]
     return environment.from_string(template).render(
         script=get_plotlyjs(),
-        figures={name: figure.to_json() for name, figure in render_figures(found).items()},
-        own=own,
+        figures={name: figure.to_json() for name, figure in render_figures(result).items()},
+        evaluation=evaluation,
         names=analysis.NAMES,
         comparison=comparison,
-        evaluations=[own, comparison.other] if comparison else [own],
-        calibration_error=reliability.calibration_error(own.reliability),
-        lengths=own.by_length,
-        spaces=own.spaces,
+        evaluations=[evaluation, comparison.other] if comparison else [evaluation],
+        calibration_error=reliability.calibration_error(evaluation.reliability),
+        lengths=evaluation.by_length,
+        spaces=evaluation.spaces,
         wrong=len(wrong),
         worst=[(line, album.full(line)) for line in wrong[:MOST_LINES]],
         confusions=[(each, [_show_example(album, example) for example in each.examples]) for each in shown],
-        kinds=len(own.confusions),
+        kinds=len(evaluation.confusions),
         shown_edits=sum(each.count for each in shown),
         apart=[(pair, album.full(pair[0])) for pair in comparison.apart[:MOST_APART]] if comparison else [],
-        csvs=Counter(line.csv for line in own.lines),
-        facts=data_facts(own),
-        unknown_units=own.unknown_units.most_common(MOST_UNKNOWN),
-        reasons=Counter(each.reason for each in own.rejections),
+        csvs=Counter(line.csv for line in evaluation.lines),
+        facts=data_facts(evaluation),
+        unknown_units=evaluation.unknown_units.most_common(MOST_UNKNOWN),
+        reasons=Counter(each.reason for each in evaluation.rejections),
         confident=CONFIDENT,
         version=__version__,
     )
 
 
-def data_facts(own: Evaluation) -> dict[str, str]:
+def data_facts(evaluation: Evaluation) -> dict[str, str]:
     """Return the lengths of labels and the sizes of images."""
-    facts = {"units in a label": _range([len(line.reference) for line in own.lines])}
-    sizes = _sizes(own.lines)
+    facts = {"units in a label": _range([len(line.reference) for line in evaluation.lines])}
+    sizes = _sizes(evaluation.lines)
     if sizes:
-        height, greatest_width = own.model.input_shape
+        height, greatest_width = evaluation.model.input_shape
         wide = sum(round(size[0] * height / size[1]) > greatest_width for size in sizes)
         facts["width of images"] = f"{_range([size[0] for size in sizes])} pixels"
         facts["height of images"] = f"{_range([size[1] for size in sizes])} pixels"

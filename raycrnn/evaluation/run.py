@@ -108,13 +108,13 @@ def _read(
             yield _line(file, row, result.transcription, recognizer)
 
 
-def _line(file: CsvFile, row: Row, found: Transcription, recognizer: Recognizer) -> EvaluatedLine:
+def _line(file: CsvFile, row: Row, transcription: Transcription, recognizer: Recognizer) -> EvaluatedLine:
     settings = recognizer.configuration.data
     reference = csv_files.split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
-    units = tuple(recognizer.alphabet.decode(found.codes))
+    units = tuple(recognizer.alphabet.decode(transcription.codes))
     spans = None
-    if found.units is not None:
-        spans = np.array([(unit.left, unit.right) for unit in found.units], np.int32).reshape(-1, 2)
+    if transcription.units is not None:
+        spans = np.array([(unit.left, unit.right) for unit in transcription.units], np.int32).reshape(-1, 2)
     return EvaluatedLine(
         csv=file.path,
         number=row.line,
@@ -122,7 +122,7 @@ def _line(file: CsvFile, row: Row, found: Transcription, recognizer: Recognizer)
         place=file.resolve(row.path),
         reference=reference,
         units=units,
-        confidence=found.confidence,
+        confidence=transcription.confidence,
         counts=error_rates.score(reference, units),
         spans=spans,
     )

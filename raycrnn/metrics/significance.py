@@ -32,8 +32,8 @@ def intervals(
         return {}
     table = np.array([counts.as_tuple() for counts in scores])
     resampled = [Counts(*map(int, row)) for row in _resample(table, resamples, seed)]
-    found = {name: _interval([getattr(counts, name) for counts in resampled], level) for name in ("cer", "wer")}
-    return {**found, "accuracy": wilson(sum(counts.exact for counts in scores), len(scores), level)}
+    bootstrapped = {name: _interval([getattr(counts, name) for counts in resampled], level) for name in ("cer", "wer")}
+    return {**bootstrapped, "accuracy": wilson(sum(counts.exact for counts in scores), len(scores), level)}
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> Interval:
@@ -90,12 +90,12 @@ def compare(
         return {name: getattr(others, name) - getattr(counts, name) for name in RATES}
 
     resampled = [differences(sums) for sums in _resample(table, resamples, seed)]
-    found = {}
+    results = {}
     for name, value in differences(table.sum(axis=0)).items():
         values = [each[name] for each in resampled]
         p = mcnemar(*disagreements(first, second)) if name == "accuracy" else _bootstrap_p(values)
-        found[name] = Difference(value, _interval(values, level), p)
-    return found
+        results[name] = Difference(value, _interval(values, level), p)
+    return results
 
 
 def disagreements(first: Sequence[Counts], second: Sequence[Counts]) -> tuple[int, int]:

@@ -50,7 +50,7 @@ def render(experiment: Experiment) -> str:
         values_of=experiment.values_of,
         failed=[trial for trial in experiment.trials.values() if trial.error],
         keys=list(search.search),
-        distributions={key: str(of) for key, of in search.search.items()},
+        distributions={key: str(distribution) for key, distribution in search.search.items()},
         fixed=search.fixed,
         metrics=metrics,
         titles={metric: console.COLUMNS[metric] for metric in metrics},
@@ -69,9 +69,9 @@ def _figures(experiment: Experiment) -> dict[str, go.Figure]:
     searched = [trial for trial in with_scores if trial.name != BASE]
     if len(searched) > 1:
         figures["parallel"] = _parallel(experiment, searched)
-    found = importances(experiment.search, [(trial.values, trial.scores or {}) for trial in searched])
-    if found:
-        figures["importance"] = _importance(found)
+    shares = importances(experiment.search, [(trial.values, trial.scores or {}) for trial in searched])
+    if shares:
+        figures["importance"] = _importance(shares)
     for name, figure in figures.items():
         # Parallel coordinates have the names of their axes above the plot.
         margin = {"l": 60, "r": 60, "t": 70 if name == "parallel" else 20, "b": 50}
@@ -142,25 +142,28 @@ def _parallel(experiment: Experiment, searched: Sequence[Trial]) -> go.Figure:
     """Plot each trial as a line across one axis per key and one for the score."""
     metric = experiment.search.metric[0]
     scores = [trial.scores[metric] for trial in searched if trial.scores]
-    axes = [_axis(key, of, [trial.values[key] for trial in searched]) for key, of in experiment.search.search.items()]
+    axes = [
+        _axis(key, distribution, [trial.values[key] for trial in searched])
+        for key, distribution in experiment.search.search.items()
+    ]
     axes.append({"label": TITLES[metric], **_score_axis(metric, scores)})
     # Good scores are dark, whether low or high is better.
     colours = {"color": axes[-1]["values"], "colorscale": "Viridis", "reversescale": MODES[metric] == "max"}
     return go.Figure(go.Parcoords(dimensions=axes, line={**colours, "showscale": False}))
 
 
-def _axis(key: str, of: Distribution, values: Sequence) -> dict:
+def _axis(key: str, distribution: Distribution, values: Sequence) -> dict:
     """Return the axis of a key, linear or logarithmic like its distribution."""
     label = {"label": key.rpartition(".")[2]}
-    if of.listed:
-        names = [console.format_value(value) for value in of.values]
-        places = [of.values.index(value) for value in values]
+    if distribution.listed:
+        names = [console.format_value(value) for value in distribution.values]
+        places = [distribution.values.index(value) for value in values]
         ends = [0, max(1, len(names) - 1)]
         return {**label, "values": places, "range": ends, "tickvals": list(range(len(names))), "ticktext": names}
-    if of.kind == "loguniform":
-        return {**label, **_logarithmic(values, *of.values)}
-    low, high = of.values[:2]
-    ticks = {"tickvals": list(range(low, high + 1))} if of.kind == "randint" and high - low < 20 else {}
+    if distribution.kind == "loguniform":
+        return {**label, **_logarithmic(values, *distribution.values)}
+    low, high = distribution.values[:2]
+    ticks = {"tickvals": list(range(low, high + 1))} if distribution.kind == "randint" and high - low < 20 else {}
     return {**label, "values": values, "range": [low, high], **ticks}
 
 
@@ -183,9 +186,9 @@ def _logarithmic(values: Sequence[float], low: float, high: float) -> dict:
     }
 
 
-def _importance(found: dict[str, float]) -> go.Figure:
-    keys = list(reversed(found))
-    figure = go.Figure(go.Bar(x=[100 * found[key] for key in keys], y=keys, orientation="h", marker_color="#4678b4"))
+def _importance(shares: dict[str, float]) -> go.Figure:
+    keys = list(reversed(shares))
+    figure = go.Figure(go.Bar(x=[100 * shares[key] for key in keys], y=keys, orientation="h", marker_color="#4678b4"))
     figure.update_xaxes(title="share of the importance, %", range=[0, 100])
     figure.update_yaxes(automargin=True)
     figure.update_layout(height=120 + 36 * len(keys))

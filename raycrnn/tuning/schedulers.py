@@ -48,7 +48,9 @@ def make(search: Search, experiment: Experiment) -> TrialScheduler:
             perturbation_interval=pbt.every - 1e-6,
             quantile_fraction=pbt.quantile,
             resample_probability=pbt.resample,
-            hyperparam_mutations={"trial": {"values": {key: _domain(of) for key, of in search.search.items()}}},
+            hyperparam_mutations={
+                "trial": {"values": {key: _domain(distribution) for key, distribution in search.search.items()}}
+            },
             custom_explore_fn=_clip_to(search),
             require_attrs=False,
         )

@@ -67,8 +67,8 @@ def _refuse(path: str | Path, lines: dict[Place, int], problems: list[Problem]) 
     """Raise `UsageError` with the line of each problem, if there are any."""
     if not problems:
         return
-    found = sorted((_line(lines, place), text) for place, text in problems)
-    raise UsageError("\n".join(f"{path}, line {line}: {text}" for line, text in dict.fromkeys(found)))
+    numbered = sorted((_line(lines, place), text) for place, text in problems)
+    raise UsageError("\n".join(f"{path}, line {line}: {text}" for line, text in dict.fromkeys(numbered)))
 
 
 def _line(lines: dict[Place, int], place: Place) -> int:
@@ -80,18 +80,18 @@ def _line(lines: dict[Place, int], place: Place) -> int:
 def _problems(error: ValidationError, lines: dict[Place, int]) -> list[Problem]:
     """Return the problems that pydantic found. Messages about one key of several types are joined."""
     messages: dict[Place, list[str]] = {}
-    for found in error.errors():
-        place = tuple(map(str, found["loc"]))
-        message = found["msg"].removeprefix("Value error, ")
+    for detail in error.errors():
+        place = tuple(map(str, detail["loc"]))
+        message = detail["msg"].removeprefix("Value error, ")
         message = message[0].lower() + message[1:]
         if not place:
             # A message about the file as such, which begins with the key.
             key, _, message = message.partition(": ")
             place = (key,)
         # Pydantic appends names of types to the location.
-        while len(place) > 1 and place not in lines and found["type"] != "extra_forbidden":
+        while len(place) > 1 and place not in lines and detail["type"] != "extra_forbidden":
             place = place[:-1]
-        messages.setdefault(place, []).append(_unknown(place, found["type"]) or message)
+        messages.setdefault(place, []).append(_unknown(place, detail["type"]) or message)
     return [(place, f"{_label(place)}: {' or '.join(dict.fromkeys(texts))}") for place, texts in messages.items()]
 
 
@@ -167,8 +167,8 @@ def _refused_values(search: Search, tree: dict, base: dict) -> list[Problem]:
         problems = [(("fixed",), text) for text in config.problems_of(base)]
     if problems:
         return problems
-    for key, of in search.search.items():
-        refused = (text for value in of.probes() for text in _problems_with(base, key, value))
+    for key, distribution in search.search.items():
+        refused = (text for value in distribution.probes() for text in _problems_with(base, key, value))
         problems += [(("search", key), text) for text in itertools.islice(refused, 1)]
     return problems
 

@@ -178,7 +178,11 @@ def _scheduler(written: Any) -> Any:
         return {}
     if isinstance(written, str):
         return {written: {}}
-    return {name: {} if of is None else of for name, of in written.items()} if isinstance(written, dict) else written
+    return (
+        {name: {} if settings is None else settings for name, settings in written.items()}
+        if isinstance(written, dict)
+        else written
+    )
 
 
 Metric = Literal["cer", "wer", "accuracy", "loss", "speed"]
@@ -223,19 +227,19 @@ class Search(Group):
     @property
     def grid(self) -> list[dict[str, Any]]:
         """The points of the grid, in order. Without grid keys: a single empty point."""
-        keys = [key for key, of in self.search.items() if of.kind == "grid"]
+        keys = [key for key, distribution in self.search.items() if distribution.kind == "grid"]
         points = itertools.product(*(self.search[key].values for key in keys))
         return [dict(zip(keys, point, strict=True)) for point in points]
 
     @property
     def drawn(self) -> dict[str, Distribution]:
         """The keys that are not part of the grid."""
-        return {key: of for key, of in self.search.items() if of.kind != "grid"}
+        return {key: distribution for key, distribution in self.search.items() if distribution.kind != "grid"}
 
     @property
     def trials(self) -> int:
         """Number of trials without the base: at most the number of different points."""
-        points = math.prod(len(of.values) if of.listed else math.inf for of in self.drawn.values())
+        points = math.prod(len(drawn.values) if drawn.listed else math.inf for drawn in self.drawn.values())
         return len(self.grid) * (self.samples if self.scheduler.pbt else int(min(self.samples, points)))
 
     @property

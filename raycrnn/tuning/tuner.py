@@ -176,74 +176,76 @@ class ResultRecorder(tune.Callback):
     def __init__(self, experiment: Experiment, sampler: Sampler, table: TrialTable, stopper: "SearchStopper"):
         self._experiment, self._sampler, self._table, self._stopper = experiment, sampler, table, stopper
 
-    def _of(self, trial: TuneTrial) -> Trial:
+    def _entry(self, trial: TuneTrial) -> Trial:
         return self._experiment.trials[schedulers.name_of(trial)]
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        own = self._of(trial)
-        own.status = RUNNING
-        self._save(own)
+        entry = self._entry(trial)
+        entry.status = RUNNING
+        self._save(entry)
         self._table.refresh()
 
-    def _save(self, own: Trial) -> None:
+    def _save(self, entry: Trial) -> None:
         try:
-            self._experiment.save(own)
+            self._experiment.save(entry)
         except OSError as error:
             self._stopper.problem = _write_problem(self._experiment, error)
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: Any
     ) -> None:
-        own = self._of(trial)
-        own.node = result["node"]
+        entry = self._entry(trial)
+        entry.node = result["node"]
         if "evaluation" in result:
-            self._record_evaluation(own, result)
+            self._record_evaluation(entry, result)
         elif "stalls" in result:
-            logger.warning(f"trial {own.name}: {result['stalls']}")
+            logger.warning(f"trial {entry.name}: {result['stalls']}")
         elif result.get("progress"):
-            own.done = result["progress"]["share"]
+            entry.done = result["progress"]["share"]
         elif "error" in result:
-            self._record_end(own, result)
+            self._record_end(entry, result)
         self._table.refresh()
 
-    def _record_end(self, own: Trial, result: dict) -> None:
+    def _record_end(self, entry: Trial, result: dict) -> None:
         if result.get("can_go_on"):
             # The cause, such as a full disk, would stop the other trials too.
-            self._stopper.problem = f"trial {own.name}: {result['error']}"
+            self._stopper.problem = f"trial {entry.name}: {result['error']}"
             return
-        own.error = result["error"] or ""
-        own.status = FAILED if own.error else FINISHED
+        entry.error = result["error"] or ""
+        entry.status = FAILED if entry.error else FINISHED
 
-    def _record_evaluation(self, own: Trial, result: dict) -> None:
+    def _record_evaluation(self, entry: Trial, result: dict) -> None:
         record = result["evaluation"]
         if result["took_over"]:
-            own.took_over.append(f"{result['took_over']} at {100 * record['share']:.0f} %")
-        own.values = result["values"]
+            entry.took_over.append(f"{result['took_over']} at {100 * record['share']:.0f} %")
+        entry.values = result["values"]
         # A restarted trial reports some evaluations again.
-        own.evaluations = [each for each in own.evaluations if each["step"] < record["step"]] + [record]
-        own.done, own.minutes = record["share"], record["seconds"] / 60
-        self._save(own)
-        self._table.log_evaluation(own)
+        entry.evaluations = [each for each in entry.evaluations if each["step"] < record["step"]] + [record]
+        entry.done, entry.minutes = record["share"], record["seconds"] / 60
+        self._save(entry)
+        self._table.log_evaluation(entry)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        own = self._of(trial)
-        if own.status == RUNNING and not self._stopper.stop_all():
-            own.status = FINISHED if own.done > COMPLETE else STOPPED
-        self._end(own)
+        entry = self._entry(trial)
+        if entry.status == RUNNING and not self._stopper.stop_all():
+            entry.status = FINISHED if entry.done > COMPLETE else STOPPED
+        self._end(entry)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        own = self._of(trial)
-        own.status, own.error = FAILED, _last_failure(trial)
-        self._end(own)
+        entry = self._entry(trial)
+        entry.status, entry.error = FAILED, _last_failure(trial)
+        self._end(entry)
 
     def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        logger.warning(f"trial {self._of(trial).name} failed and is restarted, from its last checkpoint if it has one")
+        logger.warning(
+            f"trial {self._entry(trial).name} failed and is restarted, from its last checkpoint if it has one"
+        )
 
-    def _end(self, own: Trial) -> None:
-        self._save(own)
-        if own.status in ENDED:
-            self._sampler.tell(own.number, own.values, own.scores if own.status != FAILED else None)
-            self._table.log_end(own)
+    def _end(self, entry: Trial) -> None:
+        self._save(entry)
+        if entry.status in ENDED:
+            self._sampler.tell(entry.number, entry.values, entry.scores if entry.status != FAILED else None)
+            self._table.log_end(entry)
         self._table.refresh()
 
 
