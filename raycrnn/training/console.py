@@ -1,4 +1,4 @@
-"""What a training run shows on the terminal."""
+"""What a training run shows on a terminal: its progress bar, and messages about stalls."""
 
 import time
 from collections import Counter
@@ -8,13 +8,14 @@ from tqdm import tqdm
 from raycrnn.cluster import Nodes, TrainingAllocation
 from raycrnn.cluster.nodes import describe_free_cpus
 from raycrnn.console import ProgressBar
-from raycrnn.training.monitor import WorkerActivity
+from raycrnn.training.monitor import ProgressReport, WorkerActivity
 
 STALL_SECONDS = 30.0
+"""Seconds without a step after which a run is reported as stalled."""
 
 
 class Stall:
-    """Notices that no step was taken for long, ever more rarely while it lasts."""
+    """Detects that a run takes no steps. While the stall lasts, the time between two messages doubles."""
 
     def __init__(self) -> None:
         self._step: int | None = None
@@ -22,7 +23,11 @@ class Stall:
         self._next = STALL_SECONDS
 
     def lasts(self, step: int | None) -> bool:
-        """Whether to say that a run at this step (None: before the first) stalls."""
+        """Return whether to report now that the run stalls.
+
+        Args:
+            step: The last step; None before the first.
+        """
         if step != self._step:
             self._step, self._since, self._next = step, time.monotonic(), STALL_SECONDS
         if time.monotonic() - self._since < self._next:
@@ -31,6 +36,7 @@ class Stall:
         return True
 
     def describe(self, activities: dict[int, WorkerActivity]) -> str:
+        """Return the message: for how long no step was taken, and what each worker is doing."""
         start = f"no step for {time.monotonic() - self._since:.0f} seconds: "
         if not activities:
             return start + f"Ray has not started the workers yet; {describe_free_cpus()}"
@@ -41,27 +47,33 @@ class Stall:
 
 
 def describe_loss(before: Nodes, now: Nodes, waiting: TrainingAllocation | None) -> str:
-    """What to add to a stall when nodes are gone for which no like ones came; "" when none is.
+    """Return what to add to the message about a stall if nodes were lost; "" if none was.
+
+    A lost node that a node with the same resources has replaced does not count.
 
     Args:
-        before: nodes at the start.
-        waiting: the allocation whose workers Ray has not started.
+        before: The nodes at the start of the run.
+        now: The nodes now.
+        waiting: The allocation whose workers Ray has not started.
     """
     lost = (Counter(before) - Counter(now)).total()
     if not lost:
         return ""
-    there = f"; the cluster has {len(before) - lost} of the {len(before)} nodes that were there at the start"
+    loss = f"; the cluster has lost {lost} of its {len(before)} nodes since the start"
     if waiting is None:
-        return f"{there}: see `ray status`"
+        return f"{loss}: see `ray status`"
     least = f"at least {waiting.elastic[0]}" if waiting.elastic else waiting.num_workers
     gpu = " and a GPU" if waiting.use_gpu else ""
-    return f"{there}, and {least} worker(s) of {waiting.cpus_per_worker:g} CPUs{gpu} wait for room: see `ray status`"
+    return (
+        f"{loss}, and {least} worker(s) that need {waiting.cpus_per_worker:g} CPUs{gpu} each wait for free resources: "
+        "see `ray status`"
+    )
 
 
 BAR_LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
 
 
-def show_progress(bar: ProgressBar, progress: dict) -> None:
+def show_progress(bar: ProgressBar, progress: ProgressReport) -> None:
     """Draw the bar of a training run from a worker's progress report."""
     bar.show(
         progress["share"],

@@ -1,4 +1,4 @@
-"""What a command hands to its training workers. Apart from `worker`, so that the command does without torch."""
+"""The job that a command passes to its training workers. Importing it does not import torch."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """All that a worker needs to know."""
+    """What a training worker needs to know about its run."""
 
     configuration: Configuration
     data: TrainingData
     output: str
-    """directory: a path on this machine or, where several nodes train, on a disk of all; or a URI"""
+    """Output directory: a path, on a disk that all nodes share if several nodes train, or a URI."""
     allocation: TrainingAllocation
     started: float
-    """seconds since 1970 at which the command started"""
+    """When the command started, in seconds since 1970."""
     monitor: "ActorProxy[Monitor]"
     image_cache_registry: "ActorProxy[Monitor]"
-    """the monitor that knows which decoded images are kept; of a trial of a search it is the search's"""
+    """The monitor that holds the decoded images; all trials of a search use that of the search."""
     cache_images: bool
-    """whether the decoded training images are kept"""
+    """Whether decoded training images are kept in memory."""
     always_save: bool = False
-    """whether every evaluation is followed by a checkpoint, however soon"""
+    """Whether to save a checkpoint after every evaluation, however short the time since the last one."""
     counts_all_minutes: bool = False
-    """whether `training.max_minutes` counts what was spent before the run was interrupted"""
+    """Whether `training.max_minutes` includes the time that was spent before the run was interrupted."""
     owner: str | None = None
-    """of an output in object storage: `storage.Directory.owner`"""
+    """The owner of an output directory in object storage: `storage.Directory.owner`."""
     taken_over: bool = False
-    """whether the checkpoint is of another run, whose best model is not this one's"""
+    """Whether the checkpoint is from another run, whose best model must not count as the best one of this run."""

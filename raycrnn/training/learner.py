@@ -92,6 +92,15 @@ class StepResult:
     """The signals of all workers."""
 
 
+def divergence(symptom: str, settings: Training) -> RaycrnnError:
+    """Return the error to raise when training has diverged, with the likely causes and what to change."""
+    return RaycrnnError(
+        f"training diverged: {symptom}. Likely causes: a learning rate that is too high "
+        f"(training.learning_rate={settings.learning_rate:g}: try a tenth), no gradient clipping "
+        "(training.gradient_clip=5), or bfloat16 (training.precision=fp32)"
+    )
+
+
 class Learner:
     """A network in training. With several workers each holds a copy, and DDP keeps the copies equal."""
 
@@ -171,12 +180,10 @@ class Learner:
         self.progress.bad_steps += 1
         self.progress.skipped += 1
         if self.progress.bad_steps >= MOST_BAD_STEPS:
-            raise RaycrnnError(
-                f"training diverged: the loss or gradient was not finite for {MOST_BAD_STEPS} steps in a row, "
-                f"up to step {self.progress.step + 1}. Likely causes: a learning rate that is too high "
-                f"(training.learning_rate={self.settings.learning_rate:g}: try a tenth), no gradient clipping "
-                "(training.gradient_clip=5), or bfloat16 (training.precision=fp32). "
-                "The last checkpoint was saved before that."
+            raise divergence(
+                f"the loss or gradient was not finite for {MOST_BAD_STEPS} steps in a row, "
+                f"up to step {self.progress.step + 1} (the last checkpoint has the weights from before them)",
+                self.settings,
             )
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Messages between the training workers and the command: progress, log lines, the result, and the request to stop."""
+"""Pass progress, log lines and the result from the training workers to the command, and its request to stop back."""
 
 import logging
 import threading
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from raycrnn.ingest.image_cache import ImageCache
 
 SECONDS_BETWEEN_POSTS = 0.5
+"""Seconds between two progress reports of a worker."""
+
 SECONDS_BETWEEN_HEARTBEATS = 5.0
+"""Seconds between two reports of what a worker is doing."""
 
 
 class ProgressReport(TypedDict, total=False):
@@ -44,21 +47,22 @@ class TrainingResult(TypedDict, total=False):
     start: dict[str, float]
     """Seconds that each part of the start took."""
     start_times: dict[str, float]
-    """When the worker ended each of its parts of the start, in seconds since 1970."""
+    """When worker 0 finished each part of its start, in seconds since 1970."""
     stopped: int
     """The step after which the command stopped the run."""
     error: str
+    """The message of the error that ended the run."""
     can_go_on: bool
-    """Whether the run can be resumed once the cause of the error is removed, for example a full disk."""
+    """Whether the run can be resumed after the cause of the error, for example a full disk, has been removed."""
 
 
 @dataclass(frozen=True)
 class WorkerActivity:
-    """What a worker is doing. A thread of its own sends it, because the worker may be stuck."""
+    """What a worker is doing. A separate thread sends it, because the worker may be stuck."""
 
     description: str
     seconds: float
-    """Seconds since it began."""
+    """Seconds since the activity began."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,13 @@ class StatusUpdate:
     lines: list[tuple[int, str]]
     """Log lines with their levels."""
     evaluations: list[dict[str, Any]]
-    """Records of metrics.jsonl."""
+    """Lines of metrics.jsonl."""
     result: TrainingResult | None
     """The result, once the training has ended."""
 
 
 class Monitor:
-    """The actor through which workers and command communicate. Workers post, the command reads; neither waits."""
+    """The actor through which the workers and the command communicate. Workers post and the command polls."""
 
     def __init__(self) -> None:
         self._progress: ProgressReport = {}
@@ -95,7 +99,7 @@ class Monitor:
         evaluation: dict[str, Any] | None = None,
         result: TrainingResult | None = None,
     ) -> bool:
-        """Take what a worker posts, and return whether the command asked to stop."""
+        """Store what a worker posts, and return whether the command asked the workers to stop."""
         if progress is not None:
             self._progress = progress
         if line is not None:
@@ -115,18 +119,18 @@ class Monitor:
 
     @ray.method
     def heartbeat(self, rank: int, activity: WorkerActivity) -> None:
-        """Take what a worker is doing."""
+        """Store what a worker is doing."""
         self._activities[rank] = (time.monotonic(), activity)
 
     @ray.method
     def activities(self) -> dict[int, WorkerActivity]:
-        """Return what each worker is doing, by rank, without those that have sent no heartbeat lately."""
+        """Return what each worker is doing, by rank. Workers whose heartbeats have stopped are left out."""
         since = time.monotonic() - 3 * SECONDS_BETWEEN_HEARTBEATS
         return {rank: activity for rank, (received, activity) in self._activities.items() if received > since}
 
     @ray.method
     def set_image_cache(self, cache: "ImageCache") -> bool:
-        """Take the decoded images that are in memory so far, and return whether more of them are useful."""
+        """Store the decoded images that are in memory so far, and return whether to decode more of them."""
         self._image_cache = cache
         return self._result is None and not self._closed
 
@@ -152,12 +156,12 @@ def start_monitor() -> "ActorProxy[Monitor]":
 
 
 def publish_image_cache(registry: "ActorProxy[Monitor]", cache: "ImageCache") -> bool:
-    """Give a monitor the decoded images that are in memory so far, and return whether more of them are useful."""
+    """Pass a monitor the decoded images that are in memory so far, and return whether to decode more of them."""
     return ray.get(registry.set_image_cache.remote(cache))
 
 
 class Reporter:
-    """A worker's side of the monitor. Posting does not wait for an answer, but for `result`."""
+    """A worker's side of the monitor. Only `result` waits until the monitor has received the message."""
 
     def __init__(self, monitor: "ActorProxy[Monitor]"):
         self._monitor = monitor
@@ -168,12 +172,12 @@ class Reporter:
         self.stop_requested = False
 
     def set_activity(self, description: str) -> None:
-        """Note what the worker is doing from now on. If the run stalls, the command logs it."""
+        """Set what the worker is doing. If the run stalls, the command logs it."""
         self._activity = (description, time.monotonic())
 
     @contextmanager
     def heartbeats(self, rank: int) -> Iterator[None]:
-        """Send the worker's activity from a thread until the context is left."""
+        """Send the worker's activity from a thread for the duration of a `with` block."""
         thread = threading.Thread(target=self._send_heartbeats, args=(rank,), daemon=True)
         thread.start()
         try:
@@ -189,7 +193,11 @@ class Reporter:
             self._ended.wait(SECONDS_BETWEEN_HEARTBEATS)
 
     def progress(self, make: Callable[[], ProgressReport]) -> None:
-        """Post progress, if the last report is old enough, and receive the request to stop."""
+        """Post a progress report, unless the last one is too recent, and receive the request to stop.
+
+        Args:
+            make: Makes the report; called only if it is posted.
+        """
         if time.monotonic() - self._last < SECONDS_BETWEEN_POSTS:
             return
         self._last = time.monotonic()
@@ -209,7 +217,7 @@ class Reporter:
         self.log(text, logging.WARNING)
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """Post a record of metrics.jsonl."""
+        """Post the record of an evaluation."""
         self._monitor.post.remote(evaluation=record)
 
     def result(self, result: TrainingResult) -> None:

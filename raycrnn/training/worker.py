@@ -1,19 +1,20 @@
-"""A training worker: it takes batches and writes a model directory and checkpoints.
+"""A training worker: take batches, train, evaluate, and write the model directory and checkpoints.
 
-Every decision that ends or divides the work (stop, last step, too many rejected samples) is taken by all workers in the
-same step, from signals that travel with it. Worker 0 alone writes files.
+All workers stop, evaluate or fail in the same step: they decide from signals that are summed over the workers with the
+step's loss. Only worker 0 writes files.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import ray
 import torch
 
+from raycrnn.data.rejections import Rejection
 from raycrnn.errors import RaycrnnError, StorageError, WriteError
 from raycrnn.ingest.batches import eval_batch_spec, train_batch_spec
 from raycrnn.ingest.stream import BatchStream
@@ -24,7 +25,7 @@ from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint, collectives, run_log, validation
 from raycrnn.training.job import TrainingJob
-from raycrnn.training.learner import Learner, StepResult, StepSignals, TrainingState
+from raycrnn.training.learner import Learner, StepResult, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
 from raycrnn.training.output import RunOutput
 from raycrnn.training.rejected_samples import RejectedSamples
@@ -33,19 +34,20 @@ from raycrnn.training.time_budget import Throughput, TimeBudget
 from raycrnn.training.validation import EvaluationBatches, ValidationResult
 
 SECONDS_BETWEEN_SAVES = 30.0
-"""With a small data set, writing a checkpoint after every evaluation would take longer than the epochs."""
+"""Least seconds between two checkpoints after evaluations: epochs of a small data set are shorter than a checkpoint."""
 
 STEPS_BETWEEN_SCALARS = 10
-"""Steps between two points of TensorBoard's training curves."""
+"""Steps between two points of the training curves in TensorBoard."""
 
 ReportMetrics = Callable[[dict[str, Any]], None]
-"""Takes the metrics of an evaluation. All workers call it equally often."""
+"""Receives the metrics of an evaluation. All workers call it equally often."""
 
 
 def run(job: TrainingJob, device: torch.device, report_metrics: ReportMetrics | None = None) -> None:
-    """Train as one of the workers of a run, or as its only one.
+    """Train as one of the workers of a run.
 
     Args:
+        device: Device of this worker.
         report_metrics: Called with the metrics of each evaluation; `ray.train.report` in a worker of Ray Train.
     """
     reporter = Reporter(job.monitor)
@@ -53,7 +55,8 @@ def run(job: TrainingJob, device: torch.device, report_metrics: ReportMetrics | 
         with reporter.heartbeats(collectives.rank()):
             Worker(job, reporter, device, report_metrics).run()
     except RaycrnnError as error:
-        # All workers raise it in the same step, and worker 0 has the full message. Another attempt would not help.
+        # All workers raise it in the same step, and worker 0 has the full message. Ray Train must not see it: it would
+        # start the workers again.
         if collectives.rank() == 0:
             reporter.result({"error": str(error), "can_go_on": isinstance(error, WriteError | StorageError)})
 
@@ -66,7 +69,12 @@ def open_eval_stream(job: TrainingJob) -> BatchStream:
 
 
 def make_time_budget(job: TrainingJob, total_steps: int, seconds_before: float) -> TimeBudget:
-    """Return the time budget of a run on which earlier commands spent `seconds_before`."""
+    """Return the time budget of a run.
+
+    Args:
+        total_steps: Steps of all epochs.
+        seconds_before: Seconds that earlier commands spent on the run.
+    """
     minutes = job.configuration.training.max_minutes
     eval_rows = job.data.eval.usable if job.data.eval else 0
     spent = seconds_before if job.counts_all_minutes else 0.0
@@ -75,7 +83,7 @@ def make_time_budget(job: TrainingJob, total_steps: int, seconds_before: float) 
 
 
 class Worker:
-    """The state of a worker over a run."""
+    """The state of a worker during a run."""
 
     def __init__(
         self, job: TrainingJob, reporter: Reporter, device: torch.device, report_metrics: ReportMetrics | None
@@ -103,7 +111,7 @@ class Worker:
         self.time_budget = make_time_budget(job, self.last_step, self.seconds_before)
         self.steps_left = collectives.from_worker_0(self.time_budget.steps_left(self.progress.step), device)
         self.write_problem: str | None = None
-        """Why worker 0 could not write to the logs; the others hear of it with the next step."""
+        """Why worker 0 could not write to the logs. The other workers learn of it with the next step."""
         self.run_log: RunLog | None = None
         self._write("logs", self._open_run_log)
         self.throughput = Throughput()
@@ -136,7 +144,7 @@ class Worker:
 
     @property
     def epoch(self) -> float:
-        """Epochs done."""
+        """Completed epochs."""
         return self.progress.step / self.spec.batches_per_epoch
 
     def run(self) -> None:
@@ -151,7 +159,7 @@ class Worker:
         )
         stopped = False
         if self._evaluation_is_due():
-            # The run was stopped between the last step of an epoch and its evaluation.
+            # The run was stopped after the last step of an epoch, before its evaluation.
             self._evaluate()
         with closing(iter(stream)) as batches:
             while (
@@ -190,7 +198,7 @@ class Worker:
         return batch
 
     def _step(self, batch: Batch, stream: BatchStream) -> StepResult:
-        # The signals are about the step before: what a worker learnt since travels with this one.
+        # The signals describe the time up to this step; the other workers receive them with its loss.
         signals = StepSignals(
             new_rejections=self.rejected.has_new("train", stream.rejected), write_failed=self.write_problem is not None
         )
@@ -216,9 +224,9 @@ class Worker:
                     self.write_problem = error.strerror or str(error)
         return step
 
-    def _share_rejections(self, name: str, own: Mapping[int, Any]) -> None:
+    def _share_rejections(self, name: str, own: dict[int, Rejection]) -> None:
         try:
-            self.rejected.share(name, dict(own))
+            self.rejected.share(name, own)
         except RaycrnnError:
             self._write_rejected()
             raise
@@ -247,10 +255,10 @@ class Worker:
         if self.job.always_save or collectives.from_worker_0(save_is_due, self.device):
             self._save()
         if self.rank == 0:
-            self.reporter.evaluation(cast(dict[str, Any], record))
+            self.reporter.evaluation(dict(record))
         if self.report_metrics is not None:
             self.reporter.set_activity("reporting metrics to Ray Train, or waiting for other workers to report")
-            self.report_metrics(cast(dict[str, Any], record))
+            self.report_metrics(dict(record))
 
     def _record(self, result: ValidationResult | None) -> MetricsRecord:
         """Record an evaluation, and export the model if it is the best one."""
@@ -290,7 +298,7 @@ class Worker:
     def _seconds(self) -> float:
         return self.seconds_before + time.time() - self.job.started
 
-    # --- writing and the end; all workers call these
+    # All workers must call the following methods: they wait for worker 0 to write.
 
     def _write(self, name: str, write: Callable[[], None]) -> None:
         self.output.write(name, write, self.progress.step)
@@ -299,7 +307,7 @@ class Worker:
         self._write("rejected.csv", lambda: self.rejected.write(self.output.path / "rejected.csv"))
 
     def _save(self) -> None:
-        """Write a checkpoint. Batch-norm statistics must have been shared before."""
+        """Write a checkpoint. The batch-norm statistics must be those of all workers already (`share_statistics`)."""
         self._write(f"checkpoints, step {self.progress.step}", self._write_checkpoint)
         self.last_save = time.monotonic()
 
@@ -310,10 +318,7 @@ class Worker:
 
     def _finish(self) -> None:
         if not self.progress.best:
-            raise RaycrnnError(
-                "training diverged: no evaluation had a finite loss. The learning rate is probably too high "
-                f"(training.learning_rate={self.settings.learning_rate:g}: try a tenth)"
-            )
+            raise divergence("no evaluation had a finite loss", self.settings)
         self.progress.finished = True
         self._close()
         if self.rank == 0:

@@ -1,6 +1,9 @@
-"""Checkpoints are whole or not there."""
+"""Checkpoints are complete or absent, and damaged ones are skipped."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ from raycrnn.training import checkpoint
 TENSORS = {"network.weight": torch.arange(12.0).view(3, 4), "optimizer.0.step": torch.tensor(7.0)}
 
 
-def test_what_is_saved_is_read_back(tmp_path):
+def test_save_and_latest_round_trip(tmp_path):
     state = {"progress": {"step": 7}, "alphabet": ["a", "ſ"]}
     checkpoint.save(tmp_path, 7, state, TENSORS)
     found, problems = checkpoint.latest(tmp_path)
@@ -20,13 +23,13 @@ def test_what_is_saved_is_read_back(tmp_path):
     assert all(torch.equal(found.tensors[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_the_last_two_stay(tmp_path):
+def test_only_the_last_two_checkpoints_are_kept(tmp_path):
     for step in (1, 20, 300):
         checkpoint.save(tmp_path, step, {"step": step}, TENSORS)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000020", "step_00000300"]
 
 
-def test_none_is_found_where_there_is_none(tmp_path):
+def test_a_missing_directory_has_no_checkpoint(tmp_path):
     assert checkpoint.latest(tmp_path / "nowhere") == (None, [])
 
 
@@ -54,7 +57,7 @@ def flip(path):
         ("state.json", lambda path: path.write_text(path.read_text().replace('"format": 2', '"format": 1'))),
     ],
 )
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_named(tmp_path, name, damage):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_it_is_loaded(tmp_path, name, damage):
     checkpoint.save(tmp_path, 1, {"step": 1}, TENSORS)
     checkpoint.save(tmp_path, 2, {"step": 2}, TENSORS)
     damage(tmp_path / "step_00000002" / name)
@@ -64,20 +67,24 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_named(tmp_path,
     assert "step_00000002" in problems[0]
 
 
-def test_a_save_that_fails_leaves_the_last_one_and_no_rest(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+def test_a_failed_save_leaves_the_last_checkpoint_and_no_other_files(tmp_path, monkeypatch, name):
     checkpoint.save(tmp_path, 1, {"step": 1}, TENSORS)
+    write_bytes = Path.write_bytes
 
-    def full(path, data):
-        raise OSError(28, "No space left on device")
+    def write_until_full(path, data):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write_bytes(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write", full)
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
     with pytest.raises(OSError, match="No space"):
         checkpoint.save(tmp_path, 2, {"step": 2}, TENSORS)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001"]
     assert checkpoint.latest(tmp_path)[0].state == {"step": 1}
 
 
-def test_the_last_whole_one_is_found_among_names_of_files(tmp_path):
+def test_last_of_finds_the_last_complete_checkpoint_among_file_names(tmp_path):
     for step in (5, 10, 15):
         checkpoint.save(tmp_path, step, {}, {"a": torch.zeros(1)})
     (tmp_path / "step_00000015" / "state.json").unlink()

@@ -1,4 +1,4 @@
-"""Several workers against one: the same gradients, the same evaluation, statistics shared."""
+"""Several workers compute the same gradients and scores as one, and share their statistics."""
 
 import os
 from dataclasses import astuple
@@ -21,19 +21,19 @@ LABELS = words(10)
 
 
 def frozen(net: CRNN) -> CRNN:
-    """Batch-norm statistics as they are: of a share of a batch they would differ from those of the whole."""
+    """Fix the batch-norm statistics, which would differ between a part of a batch and the full batch."""
     net.eval()
     net.train = lambda mode=True: net
     return net
 
 
 def share(labels: list[str], rank: int, world_size: int) -> Batch:
-    mine = labels[rank::world_size]
-    return make_batch(mine) if mine else EMPTY
+    own = labels[rank::world_size]
+    return make_batch(own) if own else EMPTY
 
 
 def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) -> None:
-    """One training step and one evaluation of a worker; worker 0 saves what came of them."""
+    """Take one training step and one evaluation as a worker; worker 0 saves the results."""
     torch.set_num_threads(1)
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
@@ -41,7 +41,7 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
     batch = share(labels, rank, world_size)
     step = learner.train_step(batch, 10, signals=StepSignals(stop=rank == 1, steps_left=7 * (rank == 0)))
     gradients = {name: p.grad for name, p in learner.network.named_parameters()}
-    # Statistics that differ by worker, as after training on different shares.
+    # Each worker gets different statistics, as after training on different shares.
     for buffer in learner.network.buffers():
         if buffer.is_floating_point():
             buffer.fill_(1.0 + rank)
@@ -59,10 +59,10 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
         }
         torch.save(result, f"{folder}/{world_size}.pt")
     if world_size > 1:
-        # A worker that leaves while another still talks to it makes gloo abort that one.
+        # gloo aborts a worker if another one leaves while they communicate.
         dist.barrier()
         dist.destroy_process_group()
-        # Python's end takes threads of torch's from under it, which now and then aborts the process; all is written.
+        # A normal exit sometimes aborts the process, because threads of torch are still running.
         os._exit(0)
 
 
@@ -75,14 +75,14 @@ def run(world_size: int, labels: list[str], folder: Path) -> dict:
 
 
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:3], LABELS[:1]], ids=["even", "odd", "one row for two workers"])
-def test_two_workers_give_the_gradients_of_one_with_the_same_global_batch(tmp_path, labels):
+def test_two_workers_compute_the_gradients_of_one_with_the_same_global_batch(tmp_path, labels):
     one, two = run(1, labels, tmp_path), run(2, labels, tmp_path)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     for name, gradient in one["gradients"].items():
         assert torch.allclose(two["gradients"][name], gradient, rtol=1e-3, atol=1e-5 * gradient.abs().max()), name
 
 
-def test_signals_counts_and_statistics_are_those_of_all_workers(tmp_path):
+def test_signals_counts_and_statistics_are_shared_by_all_workers(tmp_path):
     one, two = run(1, LABELS, tmp_path), run(2, LABELS, tmp_path)
     assert two["signals"] == (True, 7, False, False, False)
     assert two["counts"][0] == one["counts"][0] == len(LABELS)

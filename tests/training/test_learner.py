@@ -1,4 +1,4 @@
-"""Training steps: schedules, what is skipped, that a tiny set is learnt soon, that evaluation counts right."""
+"""Training steps, schedules, skipped steps, restored states, and the scores of an evaluation."""
 
 import math
 from dataclasses import replace
@@ -52,7 +52,7 @@ EMPTY = Batch(
 
 
 def test_a_tiny_set_is_learnt_within_150_steps():
-    """With PyTorch's default initialisation the loss is on the all-blank plateau by then."""
+    """With PyTorch's default initialisation the network still outputs only blanks after 150 steps."""
     batch = make_batch(words(16))
     learner = Learner(network(), Training(learning_rate=3e-3, precision="fp32"), CPU)
     for step in range(150):
@@ -70,7 +70,7 @@ def test_every_optimizer_lowers_the_loss(optimizer):
     assert losses[-1] < losses[0]
 
 
-def test_adam_has_the_seeds_beta_and_only_matrices_decay():
+def test_adam_uses_beta_0_5_and_only_matrices_decay():
     adam = make_optimizer(network(), Training(optimizer="adam"))
     assert adam.param_groups[0]["betas"] == (0.5, 0.999)
     adamw = make_optimizer(network(), Training(weight_decay=0.1))
@@ -78,7 +78,7 @@ def test_adam_has_the_seeds_beta_and_only_matrices_decay():
     assert decays == {True: 0.1, False: 0.0}
 
 
-def test_exponential_schedule_is_the_seeds_staircase():
+def test_the_exponential_schedule_decays_in_steps():
     settings = Training(learning_rate=1e-3, learning_decay_rate=0.5, learning_decay_steps=10)
     rates = [learning_rate(settings, step, 0.0) for step in (0, 9, 10, 25)]
     assert rates == pytest.approx([1e-3, 1e-3, 5e-4, 2.5e-4])
@@ -94,14 +94,14 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_zero():
     assert rates[100] == pytest.approx(0, abs=1e-9)
 
 
-def test_schedule_ends_exactly_with_the_steps_however_the_estimate_moves():
+def test_the_schedule_ends_with_the_last_step_even_if_the_estimate_changes():
     learner = Learner(network(), Training(precision="fp32"), CPU)
     for steps_left in (100, 7, 6, 5, 3, 2, 1):
         learner.train_step(EMPTY, steps_left)
     assert learner.progress.schedule == pytest.approx(1.0)
 
 
-def test_a_step_without_a_finite_loss_is_skipped_and_counted_and_twenty_in_a_row_end_the_run():
+def test_steps_without_a_finite_loss_are_skipped_and_twenty_in_a_row_end_the_run():
     learner = Learner(network(), Training(precision="fp32"), CPU)
     good = make_batch(words(4))
     impossible = make_batch(["a"])
@@ -126,7 +126,7 @@ def test_gradients_are_clipped():
     assert norm.item() == pytest.approx(1e-3, rel=1e-3)
 
 
-def test_same_seed_same_weights_other_seed_other_weights():
+def test_the_seed_determines_the_weights():
     def weights(seed: int) -> torch.Tensor:
         learner = Learner(network(dropout=0.5), Training(seed=seed, precision="fp32"), CPU)
         for _ in range(3):
@@ -137,7 +137,7 @@ def test_same_seed_same_weights_other_seed_other_weights():
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_state_restored_goes_on_bit_for_bit():
+def test_training_from_a_restored_state_gives_identical_weights():
     batches = [make_batch(words(6, seed)) for seed in range(8)]
 
     def steps(learner: Learner, some: list[Batch]) -> None:
@@ -157,14 +157,14 @@ def test_state_restored_goes_on_bit_for_bit():
         assert torch.equal(tensor, second.state_tensors()[name]), name
 
 
-def test_state_of_another_network_is_refused():
+def test_the_state_of_a_different_network_is_refused():
     learner = Learner(network(), Training(precision="fp32"), CPU)
     other = Learner(CRNN(5, cnn_channels=SMALL, lstm_size=32), Training(precision="fp32"), CPU)
     with pytest.raises(RaycrnnError, match="different network"):
         learner.load_state_tensors(other.state_tensors())
 
 
-def test_an_empty_share_of_a_batch_changes_nothing_but_the_step_is_taken():
+def test_an_empty_batch_changes_no_weights_but_counts_as_a_step():
     learner = Learner(network(), Training(precision="fp32", weight_decay=0.0), CPU)
     before = [p.clone() for p in learner.network.parameters()]
     step = learner.train_step(EMPTY, 10)
@@ -173,7 +173,7 @@ def test_an_empty_share_of_a_batch_changes_nothing_but_the_step_is_taken():
     assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
 
 
-def test_evaluation_counts_unknown_units_and_leaves_them_out_of_the_loss():
+def test_unknown_units_count_as_errors_but_not_in_the_loss():
     batch = make_batch(["abc", "de"])
     with_unknown = Batch(
         batch.images_BCHW, batch.widths_B, torch.tensor([0, UNKNOWN, 2, 3, 4]), batch.lengths_B, batch.rows_B
@@ -188,27 +188,27 @@ def test_evaluation_counts_unknown_units_and_leaves_them_out_of_the_loss():
     assert evaluation.examples[0].reference == "a\0c"
 
 
-def test_better_means_lower_cer_then_lower_loss_then_later():
-    def of(edits: int, loss: float) -> validation.ValidationResult:
+def test_the_best_evaluation_has_the_lowest_cer_then_the_lowest_loss_then_is_the_latest():
+    def result(edits: int, loss: float) -> validation.ValidationResult:
         return validation.ValidationResult(Counts(1, 0, edits, 10, 0, 1), loss)
 
-    best = of(3, 1.0).scores()
-    assert of(2, 9.0).better_than(best)
-    assert of(3, 0.5).better_than(best)
-    assert of(3, 1.0).better_than(best)
-    assert not of(3, 1.1).better_than(best)
-    assert not of(4, 0.1).better_than(best)
-    assert not of(10, math.inf).better_than({})
+    best = result(3, 1.0).scores()
+    assert result(2, 9.0).better_than(best)
+    assert result(3, 0.5).better_than(best)
+    assert result(3, 1.0).better_than(best)
+    assert not result(3, 1.1).better_than(best)
+    assert not result(4, 0.1).better_than(best)
+    assert not result(10, math.inf).better_than({})
 
 
-def test_precision_is_what_was_asked_for():
+def test_auto_precision_depends_on_the_processor():
     assert runtime.resolve_precision("fp32", CPU) == "fp32"
     assert runtime.resolve_precision("bf16", CPU) == "bf16"
     native = any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     assert runtime.resolve_precision("auto", CPU) == ("bf16" if native else "fp32")
 
 
-def test_a_network_that_has_diverged_is_never_the_best():
+def test_a_diverged_network_is_never_the_best():
     diverged = network()
     for parameter in diverged.parameters():
         torch.nn.init.constant_(parameter, float("nan"))

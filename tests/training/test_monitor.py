@@ -1,4 +1,4 @@
-"""What a stalled run says, and that it says it ever more rarely."""
+"""Messages about stalled runs, and how often they appear."""
 
 import pytest
 
@@ -25,29 +25,29 @@ def test_a_run_that_takes_steps_does_not_stall(clock):
         assert not stall.lasts(step)
 
 
-def test_a_stall_is_told_after_half_a_minute_and_then_ever_more_rarely(clock):
+def test_a_stall_is_reported_after_30_seconds_and_then_less_often(clock):
     stall = Stall()
-    told = []
+    reported = []
     for second in range(1, 301):
         clock.now += 1
         if stall.lasts(7 if second > 5 else None):
-            told.append(second - 6)
-    assert told == [30, 60, 120, 240]
+            reported.append(second - 6)
+    assert reported == [30, 60, 120, 240]
 
 
-def test_a_stall_names_what_each_worker_waits_for(clock):
+def test_a_stall_message_says_what_each_worker_is_doing(clock):
     stall = Stall()
     clock.now += 42
-    said = stall.describe(
+    message = stall.describe(
         {1: WorkerActivity("computing step 8", 40.2), 0: WorkerActivity("waiting for the images of step 9", 41.6)}
     )
-    assert said == (
+    assert message == (
         "no step for 42 seconds: worker 0: waiting for the images of step 9 (42 s); worker 1: computing step 8 (40 s)"
     )
 
 
 @pytest.mark.ray
-def test_before_the_workers_were_heard_of_it_names_the_free_cpus(local_ray, clock):
+def test_without_heartbeats_a_stall_message_says_that_no_worker_has_started(local_ray, clock):
     assert "Ray has not started the workers yet" in Stall().describe({})
 
 
@@ -55,26 +55,28 @@ CPU, GPU, HEAD = (4.0, 0.0), (8.0, 1.0), (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "there"),
+    ("before", "now", "lost"),
     [
-        ([CPU, CPU], [CPU], "1 of the 2 nodes"),
-        ([HEAD, GPU, GPU, CPU], [CPU, HEAD], "2 of the 4 nodes"),
-        # Another came, of a kind that cannot stand in.
-        ([HEAD, GPU, GPU], [CPU, GPU, HEAD], "2 of the 3 nodes"),
+        ([CPU, CPU], [CPU], "1 of its 2 nodes"),
+        ([HEAD, GPU, GPU, CPU], [CPU, HEAD], "2 of its 4 nodes"),
+        # A node without a GPU does not replace one with a GPU.
+        ([HEAD, GPU, GPU], [CPU, GPU, HEAD], "1 of its 3 nodes"),
     ],
 )
-def test_a_stall_tells_how_many_nodes_are_gone(before, now, there):
-    found = describe_loss(before, now, None)
-    assert found == f"; the cluster has {there} that were there at the start: see `ray status`"
+def test_a_stall_message_counts_the_lost_nodes(before, now, lost):
+    message = describe_loss(before, now, None)
+    assert message == f"; the cluster has lost {lost} since the start: see `ray status`"
 
 
 @pytest.mark.parametrize("now", [[CPU, GPU], [GPU, CPU], [CPU, CPU, GPU]])
-def test_where_all_nodes_are_there_or_like_ones_nothing_is_added(now):
+def test_replaced_nodes_are_not_reported_as_lost(now):
     assert describe_loss([CPU, GPU], now, None) == ""
 
 
-def test_workers_that_ray_has_not_started_wait_for_the_room_of_what_is_gone():
+def test_a_loss_names_the_resources_that_missing_workers_wait_for():
     two = allocate(Cluster(num_workers=2), None, [CPU, CPU])
-    assert describe_loss([CPU, CPU], [CPU], two).endswith("and 2 worker(s) of 3.6 CPUs wait for room: see `ray status`")
+    assert describe_loss([CPU, CPU], [CPU], two).endswith(
+        "and 2 worker(s) that need 3.6 CPUs each wait for free resources: see `ray status`"
+    )
     one_or_two = allocate(Cluster(num_workers=(1, 2)), None, [GPU, GPU])
-    assert "at least 1 worker(s) of 1 CPUs and a GPU wait" in describe_loss([GPU, GPU], [CPU], one_or_two)
+    assert "at least 1 worker(s) that need 1 CPUs and a GPU each wait" in describe_loss([GPU, GPU], [CPU], one_or_two)

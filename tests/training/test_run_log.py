@@ -1,4 +1,4 @@
-"""The running record: it goes on where a run does, and a full disk is an error and no hang."""
+"""metrics.jsonl and TensorBoard logs: they continue with a run, and a full disk raises an error."""
 
 import json
 
@@ -20,7 +20,7 @@ def scalars(folder) -> dict[str, list[int]]:
     return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-def test_scalars_and_evaluations_are_what_tensorboard_reads(tmp_path):
+def test_tensorboard_reads_the_scalars_and_evaluations(tmp_path):
     log = RunLog(tmp_path, 0)
     log.scalars(10, {"train/loss": 1.5})
     example = ValidationExample(torch.zeros(1, 32, 40, dtype=torch.uint8), "a|b", "ab")
@@ -37,7 +37,7 @@ def test_scalars_and_evaluations_are_what_tensorboard_reads(tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 12, "cer": 0.5, "loss": 2.0}
 
 
-def test_what_a_run_wrote_past_the_step_it_goes_on_from_is_taken_out(tmp_path):
+def test_records_after_the_step_of_the_checkpoint_are_removed(tmp_path):
     log = RunLog(tmp_path, 0)
     for step in (5, 10, 15):
         log.scalars(step, {"train/loss": 1.0})
@@ -53,8 +53,8 @@ def test_what_a_run_wrote_past_the_step_it_goes_on_from_is_taken_out(tmp_path):
     assert scalars(tmp_path)["eval/cer"] == [5, 10, 15]
 
 
-def test_a_full_disk_is_an_error_of_the_one_who_writes(tmp_path):
-    """/dev/full in place of the log: with a writer in a thread this test would hang."""
+def test_a_full_disk_raises_an_error_in_the_writing_thread(tmp_path):
+    """The log is /dev/full. With a writer in another thread this test would hang."""
     log = RunLog(tmp_path, 0)
     writer = log._events._py_recordio_writer
     writer.close()
