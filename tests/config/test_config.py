@@ -126,7 +126,7 @@ def test_the_reference_has_a_row_for_each_key_with_its_type_default_and_limits()
         "to 512 channels and 256 LSTM units (as tf-crnn), half 32 to 256 and 128, quarter 16 to 128 and 128. | "
         '`"full"`, `"half"`, `"quarter"` |',
         "| `training.seed` | integer | `0` | Seed of all random numbers of a run. | ≥ 0, < 4294967296 |",
-        r'| `data.string_split_delimiter` | character | `"\|"` | Character that marks a label as a sequence of units, '
+        r'| `data.string_split_delimiter` | character | `"|"` | Character that marks a label as a sequence of units, '
         r"as in \|a\|b\| \|c\|, when the label starts with it. |  |",
         "| `keep_prob` | `model.keep_prob` |",
     ):
