@@ -1,5 +1,6 @@
 """Test the tuner without running a search."""
 
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -58,6 +59,10 @@ def test_a_search_ends_at_its_deadline_and_when_storage_fails():
     full = make_stopper()
     full.problem = "disk full"
     assert full.stop_all()
+
+
+def test_a_stopper_can_be_pickled_as_tune_does():
+    pickle.dumps(make_stopper())
 
 
 def test_ctrl_c_is_logged_once(caplog):
