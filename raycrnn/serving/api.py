@@ -269,12 +269,12 @@ def make_app(service: Service) -> FastAPI:
 
     @app.head("/health", include_in_schema=False)
     @app.get("/health")
-    async def health() -> dict[str, Any]:
+    async def health() -> dict[str, object]:
         """Return whether the service is running, and its load."""
         return service.health()
 
     @app.get("/model", responses={401: RESPONSES[401]}, dependencies=[Depends(authorize)])
-    async def model() -> dict[str, Any]:
+    async def model() -> dict[str, object]:
         """Return the model's version, alphabet and scores, and the limits."""
         return service.describe()
 

@@ -4,7 +4,6 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -112,7 +111,7 @@ def _describe_trial(trial: Trial) -> str:
     return f"trial {trial.name}" + (f"  ({values})" if values else "")
 
 
-def _describe_scores(record: Mapping[str, Any], search: Search) -> str:
+def _describe_scores(record: Mapping[str, float], search: Search) -> str:
     parts = [f"epoch {record['epoch']:g}"]
     for metric in displayed_metrics(search):
         name, percent, _ = COLUMNS[metric].partition(" %")

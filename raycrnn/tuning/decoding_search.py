@@ -4,7 +4,6 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
@@ -36,7 +35,7 @@ class NetworkOutputs:
         return len(self.references)
 
 
-def search(space: Search, base: dict[str, Any], model: str) -> results.SearchResult:
+def search(space: Search, base: dict[str, object], model: str) -> results.SearchResult:
     """Run the network once on the evaluation images, then decode its output with the values of each trial.
 
     Args:

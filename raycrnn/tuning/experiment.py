@@ -37,7 +37,7 @@ class Trial:
     """One trial. The fields are those of trial.json."""
 
     name: str
-    values: dict[str, Any]
+    values: dict[str, object]
     """Values by dotted key. Empty for the base."""
     status: str = WAITING
     evaluations: list[dict[str, Any]] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Experiment:
     """The grouped configuration of the base."""
     trials: dict[str, Trial] = field(default_factory=dict)
     """Trials by name."""
-    data: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, object] = field(default_factory=dict)
     """What identifies the data: the digest of each CSV by path, and the units of the alphabet."""
 
     @property
@@ -116,7 +116,7 @@ class Experiment:
         storage.write_text(self.path / "search.json", json.dumps(self._identity(), ensure_ascii=False, indent=1))
         self.output.sync()
 
-    def _identity(self) -> dict[str, Any]:
+    def _identity(self) -> dict[str, object]:
         """Return what must not change when the search is resumed, as JSON values.
 
         The number of trials, the time limit and the resources may change.
@@ -168,12 +168,12 @@ class Experiment:
             trial.evaluations, last = records, records[-1]
             trial.done, trial.minutes = last["share"], last["seconds"] / 60
 
-    def values_of(self, trial: Trial) -> dict[str, Any]:
+    def values_of(self, trial: Trial) -> dict[str, object]:
         """Return a trial's value of each searched key. For the base these are the configuration's own."""
         return {key: trial.values.get(key, value) for key, value in self._base_values.items()}
 
     @cached_property
-    def _base_values(self) -> dict[str, Any]:
+    def _base_values(self) -> dict[str, object]:
         base = config.parse(self.tree).model_dump(mode="json")
         return {key: config.value_at(base, key) for key in self.search.search}
 
@@ -206,7 +206,7 @@ class Experiment:
         return [trial for trial, point in points if not any(_dominates(other, point) for _, other in points)]
 
 
-def _flatten(identity: dict[str, Any]) -> dict[str, Any]:
+def _flatten(identity: dict[str, Any]) -> dict[str, object]:
     """Return the parts of a search's identity by names that a user knows: `search.KEY`, `configuration.KEY`, …"""
     flat = {f"search.{key}": value for key, value in identity.get("search", {}).items() if key != "fixed"}
     for group, values in identity.get("configuration", {}).items():

@@ -8,7 +8,6 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -73,7 +72,7 @@ class SearchResult:
     experiment: Experiment
     interrupted: bool = False
 
-    def describe(self, tree: dict[str, Any]) -> str:
+    def describe(self, tree: dict[str, object]) -> str:
         """Return the summary for the terminal. There must be a best trial.
 
         Args:
@@ -121,7 +120,7 @@ class SearchResult:
             text += f"; the best trial did {100 * best.done:.0f} % of its training, the base {100 * base.done:.0f} %"
         return text
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """Return the result as JSON values."""
         output, best, base = str(self.experiment.output), self.experiment.best(), self.experiment.base
         return {
@@ -134,7 +133,7 @@ class SearchResult:
         }
 
 
-def _trial_as_json(trial: Trial) -> dict[str, Any]:
+def _trial_as_json(trial: Trial) -> dict[str, object]:
     return {"trial": trial.name, "status": trial.status, "values": trial.values, **(trial.scores or {})}
 
 

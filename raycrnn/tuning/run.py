@@ -6,7 +6,7 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
@@ -33,7 +33,7 @@ CLOSING_SECONDS = 8.0
 
 def tune(
     search: Search,
-    base: dict[str, Any],
+    base: dict[str, object],
     resume: bool = False,
     address: str | None = None,
     started: float | None = None,

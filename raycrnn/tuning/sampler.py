@@ -36,7 +36,7 @@ class Sampler:
         self._known: set[str] = set()
         """The values of all trials so far, as JSON."""
 
-    def ask(self, number: int) -> dict[str, Any]:
+    def ask(self, number: int) -> dict[str, object]:
         """Return the values for a new trial. They differ from those of all earlier trials if that is possible."""
         for draw in range(MAX_DRAWS):
             trial = self._study.ask(self._spaces)
@@ -48,13 +48,13 @@ class Sampler:
         self._known.add(json.dumps(values))
         return values
 
-    def _values_of(self, trial: optuna.Trial, number: int) -> dict[str, Any]:
+    def _values_of(self, trial: optuna.Trial, number: int) -> dict[str, object]:
         values = {key: _from_optuna(self._search.search[key], drawn) for key, drawn in trial.params.items()}
         point = self._search.grid[(number - 1) % len(self._search.grid)]
         # In the order of the search file.
         return {key: {**values, **point}[key] for key in self._search.search}
 
-    def tell(self, number: int, values: Mapping[str, Any], scores: Mapping[str, float] | None) -> None:
+    def tell(self, number: int, values: Mapping[str, object], scores: Mapping[str, float] | None) -> None:
         """Record the scores of a trial, which may come from an earlier command. None: it has no scores."""
         if number == 0:
             # The values of the base may lie outside the search space.
@@ -99,7 +99,7 @@ def _study(metrics: Sequence[str], sampler: optuna.samplers.BaseSampler | None =
 def _past_trial(
     search: Search,
     spaces: Mapping[str, BaseDistribution],
-    values: Mapping[str, Any],
+    values: Mapping[str, object],
     scores: Mapping[str, float],
     metrics: Sequence[str] | None = None,
 ) -> optuna.trial.FrozenTrial:
@@ -137,9 +137,9 @@ def _space(distribution: Distribution) -> BaseDistribution:
     raise ValueError(f"unknown distribution {distribution.kind!r}")
 
 
-def _from_optuna(distribution: Distribution, drawn: Any) -> Any:
+def _from_optuna(distribution: Distribution, drawn: Any) -> object:
     return distribution.values[drawn] if distribution.listed else drawn
 
 
-def _to_optuna(distribution: Distribution, value: Any) -> Any:
+def _to_optuna(distribution: Distribution, value: object) -> object:
     return distribution.values.index(value) if distribution.listed else value

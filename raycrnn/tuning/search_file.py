@@ -9,7 +9,6 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -173,7 +172,7 @@ def _refused_values(search: Search, tree: dict, base: dict) -> list[Problem]:
     return problems
 
 
-def _problems_with(tree: dict, key: str, value: Any) -> list[str]:
+def _problems_with(tree: dict, key: str, value: object) -> list[str]:
     return config.problems_of(config.with_values(tree, {key: value}))
 
 

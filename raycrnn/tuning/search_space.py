@@ -90,7 +90,7 @@ CHECKS: dict[str, Callable[[tuple], None]] = {
 """The kinds of distributions. Each function raises `ValueError` if the values do not suit the kind."""
 
 
-def check_json(value: Any) -> Any:
+def check_json(value: object) -> object:
     """Return the value if it is a JSON value. Raises `ValueError`."""
     try:
         json.dumps(value)
@@ -99,7 +99,7 @@ def check_json(value: Any) -> Any:
     return value
 
 
-def read(written: Any) -> Distribution:
+def read(written: object) -> Distribution:
     """Read a distribution such as `{choice: [128, 256]}`. Raises `ValueError`."""
     kinds = ", ".join(CHECKS)
     if not isinstance(written, dict) or len(written) != 1:
@@ -172,7 +172,7 @@ class Resources(Group):
     """GPUs, or a fraction of one. auto: one, if the cluster has GPUs."""
 
 
-def _scheduler(written: Any) -> Any:
+def _scheduler(written: object) -> object:
     """Expand the short forms: `asha` means `{asha: {}}`, and none means `{}`."""
     if written in (None, "none"):
         return {}
@@ -225,7 +225,7 @@ class Search(Group):
         return self
 
     @property
-    def grid(self) -> list[dict[str, Any]]:
+    def grid(self) -> list[dict[str, object]]:
         """The points of the grid, in order. Without grid keys: a single empty point."""
         keys = [key for key, distribution in self.search.items() if distribution.kind == "grid"]
         points = itertools.product(*(self.search[key].values for key in keys))

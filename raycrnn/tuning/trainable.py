@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray import tune
@@ -69,7 +69,7 @@ class SharedState:
     exchange: bool
     """Whether trials continue from each other's weights."""
 
-    def configuration(self, values: dict[str, Any], output: str) -> Configuration:
+    def configuration(self, values: dict[str, object], output: str) -> Configuration:
         """Return the configuration of a trial. Raises `UsageError` if the values are invalid together."""
         return config.parse(config.with_values(self.tree, {**values, "output_model_dir": output}))
 

@@ -98,7 +98,9 @@ def _write_problem(experiment: Experiment, error: OSError) -> str:
     return f"{error.filename or experiment.output}: cannot be written: {storage.describe(error)}"
 
 
-def _tune_config(experiment: Experiment, resources: TrialResources, source: Any) -> tune.TuneConfig:
+def _tune_config(
+    experiment: Experiment, resources: TrialResources, source: Searcher | BasicVariantGenerator
+) -> tune.TuneConfig:
     """Return how Tune takes trials from a queue, or from a fixed population."""
     queued = isinstance(source, Searcher)
     return tune.TuneConfig(
@@ -179,7 +181,7 @@ class ResultRecorder(tune.Callback):
     def _entry(self, trial: TuneTrial) -> Trial:
         return self._experiment.trials[schedulers.name_of(trial)]
 
-    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         entry = self._entry(trial)
         entry.status = RUNNING
         self._save(entry)
@@ -192,7 +194,7 @@ class ResultRecorder(tune.Callback):
             self._stopper.problem = _write_problem(self._experiment, error)
 
     def on_trial_result(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: Any
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict, **info: object
     ) -> None:
         entry = self._entry(trial)
         entry.node = result["node"]
@@ -225,18 +227,18 @@ class ResultRecorder(tune.Callback):
         self._save(entry)
         self._table.log_evaluation(entry)
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         entry = self._entry(trial)
         if entry.status == RUNNING and not self._stopper.stop_all():
             entry.status = FINISHED if entry.done > COMPLETE else STOPPED
         self._end(entry)
 
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         entry = self._entry(trial)
         entry.status, entry.error = FAILED, _last_failure(trial)
         self._end(entry)
 
-    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: object) -> None:
         logger.warning(
             f"trial {self._entry(trial).name} failed and is restarted, from its last checkpoint if it has one"
         )
@@ -276,7 +278,7 @@ class SearchStopper(tune.Stopper):
     def __call__(self, trial_id: str, result: dict) -> bool:
         return False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Tune pickles its stopper into a file that is never read. A StopRequest contains a lock, which has no pickle.
         return {**self.__dict__, "_stop": None}
 
