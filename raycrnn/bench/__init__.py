@@ -31,5 +31,5 @@ def report(title: str, figures: Sequence[Figure], as_json: bool) -> None:
 
 
 def median_ratio(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the median of the ratios of pairs, which were measured in turn and so under the same load."""
+    """Return the median of the pairwise ratios. The two figures of a pair are measured in turn, under the same load."""
     return statistics.median(a / b for a, b in zip(first, second, strict=True))

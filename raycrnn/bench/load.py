@@ -1,6 +1,6 @@
-"""Load on an HTTP service: clients that ask again and again, and their answers' times.
+"""Put load on an HTTP service and measure its answers.
 
-The client is a bare one: what it takes of the CPU, which it shares with the service, is little and the same for all.
+The HTTP client is minimal, because it shares the CPU with the service that it measures.
 """
 
 import asyncio
@@ -13,41 +13,44 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Question:
-    """A request, and the text that answers it rightly."""
+    """A request and its expected answer."""
 
     body: bytes
+    """An image file."""
     text: str
+    """The text that the service must return."""
 
 
 @dataclass
 class Load:
-    """What became of requests."""
+    """The outcomes of a series of requests."""
 
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
-    """seconds, of those that were answered"""
+    """Seconds until the answer, for each request that was answered."""
     wrong: int = 0
-    """answered with another text"""
+    """Requests that were answered with a different text."""
     refused: int = 0
-    """503 with Retry-After"""
+    """Requests that were answered with 503 and Retry-After."""
     failed: int = 0
-    """anything else"""
+    """Requests with any other outcome, such as a closed connection."""
     refusal_latencies: list[float] = field(default_factory=list)
+    """Seconds until the answer, for each request that was refused."""
 
     @property
     def rate(self) -> float:
-        """Requests answered a second."""
+        """Answered requests per second."""
         return len(self.latencies) / self.seconds
 
     def percentile(self, percent: int) -> float:
-        """Of the latencies, in milliseconds."""
+        """Return a percentile of the latencies, in milliseconds."""
         if len(self.latencies) < 2:
             return 1000 * sum(self.latencies)
         return 1000 * statistics.quantiles(self.latencies, n=100, method="inclusive")[percent - 1]
 
 
 class Client:
-    """One connection that is kept alive."""
+    """A client with one keep-alive connection."""
 
     def __init__(self, port: int):
         self.port = port
@@ -55,7 +58,7 @@ class Client:
         self.writer: asyncio.StreamWriter | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
-        """Status, headers by lower-case name, body."""
+        """Send a request, and return the status, the headers by lower-case name, and the body of the answer."""
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n"
@@ -67,12 +70,13 @@ class Client:
         return int(lines[0].split()[1]), headers, answer
 
     def close(self) -> None:
+        """Close the connection. The next request opens another one."""
         if self.writer is not None:
             self.writer.close()
         self.reader = self.writer = None
 
     async def ask(self, question: Question, load: Load) -> None:
-        """Ask, and count what comes of it."""
+        """Send a question to /predict, and count the outcome."""
         start = time.perf_counter()
         try:
             status, headers, body = await self.request("POST", "/predict", question.body)
@@ -92,10 +96,10 @@ class Client:
 
 
 async def closed_loop(port: int, questions: Sequence[Question], clients: int, seconds: float) -> Load:
-    """So many clients, each of which asks as soon as it is answered."""
+    """Send requests from a number of clients, each of which sends the next one as soon as it has its answer."""
     load, start = Load(), time.perf_counter()
 
-    async def go_on(first: int) -> None:
+    async def send(first: int) -> None:
         client = Client(port)
         for number in range(first, 10**9, clients):
             if time.perf_counter() - start > seconds:
@@ -103,15 +107,15 @@ async def closed_loop(port: int, questions: Sequence[Question], clients: int, se
             await client.ask(questions[number % len(questions)], load)
         client.close()
 
-    await asyncio.gather(*(go_on(first) for first in range(clients)))
+    await asyncio.gather(*(send(first) for first in range(clients)))
     load.seconds = time.perf_counter() - start
     return load
 
 
 async def open_loop(port: int, questions: Sequence[Question], rate: float, seconds: float) -> Load:
-    """So many requests a second, whether those before were answered or not."""
+    """Send a number of requests per second, whether or not earlier ones have been answered."""
     load, start, idle = Load(), time.perf_counter(), []
-    asked = set()
+    pending = set()
 
     async def ask(number: int) -> None:
         client = idle.pop() if idle else Client(port)
@@ -122,11 +126,11 @@ async def open_loop(port: int, questions: Sequence[Question], rate: float, secon
     while (elapsed := time.perf_counter() - start) < seconds:
         for _ in range(number, int(elapsed * rate)):
             task = asyncio.create_task(ask(number))
-            asked.add(task)
-            task.add_done_callback(asked.discard)
+            pending.add(task)
+            task.add_done_callback(pending.discard)
             number += 1
         await asyncio.sleep(0.005)
-    await asyncio.gather(*asked)
+    await asyncio.gather(*pending)
     load.seconds = time.perf_counter() - start
     for client in idle:
         client.close()

@@ -1,4 +1,4 @@
-"""What `bench serve` is held against: FastAPI, uvicorn and torch in one process, one image a call."""
+"""The server that `bench serve` compares with: FastAPI, uvicorn and torch in one process, one image per call."""
 
 import sys
 
@@ -10,6 +10,7 @@ from raycrnn.model.recognizer import Recognizer
 
 
 def main(model: str, port: str, threads: str) -> None:
+    """Serve a model directory on a port of this machine."""
     torch.set_num_threads(int(threads))
     recognizer = Recognizer.load(model, "cpu")
     app = FastAPI()
@@ -18,7 +19,7 @@ def main(model: str, port: str, threads: str) -> None:
     async def health() -> dict:
         return {}
 
-    # In the event loop: calls that wait for each other in threads would share the CPU's and be slower.
+    # In the event loop: calls in several threads would compete for the CPU and be slower.
     @app.post("/predict")
     async def predict(request: Request) -> dict:
         transcription = recognizer([await request.body()], spans=False)[0]

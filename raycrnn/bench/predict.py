@@ -1,4 +1,4 @@
-"""Prediction through Ray Data against the network's bare forward pass, on the same cores."""
+"""Prediction with Ray Data, compared with the bare forward pass of the network on the same cores."""
 
 import os
 import statistics
@@ -28,7 +28,7 @@ from raycrnn.prediction import formats, pipeline, resources
 from raycrnn.prediction.job import PredictionJob
 
 FILES = 2000
-"""Different images; they are listed in turn."""
+"""Number of different images; they are listed repeatedly."""
 
 UNITS = tuple(map(chr, range(ord("!"), ord("p"))))
 
@@ -36,11 +36,11 @@ GREEDY = ("decoding.method=greedy",)
 
 
 class PredictBench(Command):
-    """Measure images per second, from files to lines of CSV, against the same network on the same images in memory.
+    """Measure images per second, from files to CSV, compared with the same network on the same images in memory.
 
-    Both in the same precision with as many threads as there are cores, in turn; paths are found greedily. The time
-    runs from the first results on, without the start of Ray and of the replicas; decoding the images, much of which is
-    done meanwhile, is charged in full. The limit: prediction ≥ 0.8 × the forward pass.
+    The two are measured in turn, with greedy decoding, the same precision and one thread per core. The time starts
+    with the first results, so it leaves out the start of Ray and of the replicas; the time to decode all images is
+    added. The limit: prediction ≥ 0.8 × the forward pass.
     """
 
     size: Literal["full", "half", "quarter"] = "half"
@@ -83,18 +83,18 @@ class PredictBench(Command):
 
 
 def save_model(path: Path, size: str) -> Path:
-    """The model directory of an untrained network."""
+    """Save an untrained network as a model directory, and return its path."""
     torch.manual_seed(0)
     settings = config.parse({"data": {"csv_files_train": "none.csv"}, "model": {"size": size}})
     network = CRNN.from_settings(settings.model, settings.image, len(UNITS) + 1)
-    # It would be sure of nothing, and read next to nothing.
+    # The output of an untrained network is nearly uniform, and almost all of it would be blank.
     network.output.weight.data.mul_(8)
     Recognizer(network, settings, Alphabet(UNITS), {}).save(path)
     return path
 
 
 def write_images(folder: Path, count: int) -> list[str]:
-    """Drawn lines of text, most of them short; `FILES` different ones, listed in turn."""
+    """Draw lines of text, most of them short, and return `count` paths, among which the files are repeated."""
     random = np.random.default_rng(0)
     font = ImageFont.load_default(size=24)
     for number in range(min(count, FILES)):
@@ -106,7 +106,7 @@ def write_images(folder: Path, count: int) -> list[str]:
 
 
 class Forward:
-    """The network on prepared images in memory, in batches of like width."""
+    """The forward pass on prepared images in memory, in batches of similar width."""
 
     def __init__(self, recognizer: Recognizer, paths: Sequence[str]):
         self.recognizer = recognizer
@@ -123,7 +123,7 @@ class Forward:
         self._batches = [tuple(map(torch.from_numpy, image.collate([pixels[i] for i in group]))) for group in groups]
 
     def images_per_second(self) -> float:
-        """After some batches to warm up."""
+        """Return the images per second, measured after some batches to warm up."""
         self._run(self._batches[::10])
         start = time.perf_counter()
         self._run(self._batches)
@@ -134,13 +134,13 @@ class Forward:
         device = self.recognizer.device
         for images_BCHW, widths_B in batches:
             log_probs_TBK, _ = self.recognizer.network(images_BCHW.to(device), widths_B.to(device))
-        # Of a GPU's work the last is awaited by this.
+        # This waits for a GPU.
         log_probs_TBK.sum().item()
 
 
 @dataclass
-class Timed:
-    """Passes rows on, and notes when they come."""
+class TimedWriter:
+    """A writer that records when rows arrive."""
 
     writer: formats.Writer
     arrivals: list[tuple[float, int]] = field(default_factory=list)
@@ -152,17 +152,21 @@ class Timed:
 
 
 def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, ...], charged: float) -> float:
-    """From files to CSV, at least: from the first block on, as if by then each replica had read one.
+    """Return the images per second from files to CSV, as a lower bound.
+
+    The time starts with the first block, and the first block of each replica is not counted.
 
     Args:
-        folder: that holds the model, and takes the CSV.
-        charged: seconds an image for decoding, in addition.
+        folder: Folder with the model directory; the CSV is written to it.
+        paths: Paths of the images.
+        overrides: Overrides of the configuration.
+        charged: Seconds per image that are added for decoding.
     """
     settings = Recognizer.load(folder / "model", "cpu").configuration
     inputs = list_inputs(paths, settings.data)
     job = PredictionJob(str(folder / "model"), settings.image, overrides)
     with (folder / "out.csv").open("w") as file:
-        timed = Timed(formats.make_writer(file, formats.Layout("csv")))
+        timed = TimedWriter(formats.make_writer(file, formats.Layout("csv")))
         pipeline.write_transcriptions(timed, job, inputs, ImageProgress(len(inputs)), StopRequest())
     replicas = resources.allocate_replicas(len(inputs), job).count
     images = sum(rows for _, rows in timed.arrivals[replicas:])

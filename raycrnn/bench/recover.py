@@ -1,4 +1,4 @@
-"""Seconds that a training loses to the death of a worker or of a node."""
+"""Seconds that a training run loses when a worker is killed or a node is lost."""
 
 import os
 import signal
@@ -19,14 +19,14 @@ from raycrnn.errors import RaycrnnError
 from raycrnn.training.run import train
 
 STEPS_BEFORE = 100
-"""The blow falls after a checkpoint of this step."""
+"""Steps between two checkpoints. The failure follows the first one."""
 
 
 class Recover(Command):
-    """Measure the seconds from the death of a training worker, or of a node of two, to the next training step.
+    """Measure the seconds from the loss of a training worker, or of a node, to the next training step.
 
-    The node is taken from a cluster of two that this command starts on this machine; the run is elastic and goes on
-    with one worker. The limits: a worker ≤ 10 s, a node ≤ 45 s.
+    The node is one of two that this command starts on this machine. The run is elastic and continues with one worker.
+    The limits: a worker ≤ 10 s, a node ≤ 45 s.
     """
 
     rounds: int = Field(3, ge=1)
@@ -43,8 +43,8 @@ class Recover(Command):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_images(folder, 100, 512)
-            for kind, (strike, limit) in kinds.items():
-                seconds = [strike(_settings(folder, f"{kind} {number}")) for number in range(self.rounds)]
+            for kind, (measure, limit) in kinds.items():
+                seconds = [measure(_settings(folder, f"{kind} {number}")) for number in range(self.rounds)]
                 figures.append(bench.Figure(kind, statistics.median(seconds), "s", limit))
         bench.report("recover: seconds to the next step", figures, self.json_line)
 
@@ -52,26 +52,25 @@ class Recover(Command):
 def _settings(folder: Path, name: str) -> Configuration:
     tree = settings_of(folder, "quarter", 32).model_dump(mode="json")
     tree["output_model_dir"] = str(folder / name)
-    # A single worker would train in this very process.
+    # Elastic, because a run with one fixed worker trains in the process of the command.
     tree["cluster"]["num_workers"] = [1, 1]
     tree["training"] |= {"n_epochs": 16, "save_interval": STEPS_BEFORE, "evaluate_every_epoch": 16}
     return config.parse(tree)
 
 
 def kill_worker(settings: Configuration) -> float:
-    """Kill the one training worker of a local Ray; the seconds to the next step."""
-
+    """Kill the only training worker of a local Ray, and return the seconds to the next step."""
     return seconds_lost(settings, lambda: _kill_own("ray::RayTrainWorker"), "local")
 
 
 def _kill_own(title: str) -> None:
-    """Kill this process's descendants of a title, and nobody else's."""
+    """Kill the descendants of this process that have a title, and no other processes."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            named = (entry / "cmdline").read_bytes().startswith(title.encode())
+            matches = (entry / "cmdline").read_bytes().startswith(title.encode())
         except OSError:
             continue
-        if named and os.getpid() in _ancestors(int(entry.name)):
+        if matches and os.getpid() in _ancestors(int(entry.name)):
             os.kill(int(entry.name), signal.SIGKILL)
 
 
@@ -81,7 +80,7 @@ def _ancestors(process: int) -> list[int]:
 
 
 def lose_node(settings: Configuration) -> float:
-    """Take the second node of a cluster away; the seconds to the next step, with one worker."""
+    """Remove the second node of a cluster, and return the seconds to the next step, which has one worker."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -96,25 +95,34 @@ def lose_node(settings: Configuration) -> float:
         nodes.shutdown()
 
 
-def seconds_lost(settings: Configuration, strike: Callable[[], None], address: str) -> float:
-    """Train and strike after the first checkpoint. Raises `RaycrnnError` if training was over before."""
-    struck: list[float] = []
+def seconds_lost(settings: Configuration, fail: Callable[[], None], address: str) -> float:
+    """Train, cause a failure after the first checkpoint, and return the seconds from the failure to the next step.
+
+    Args:
+        settings: Configuration of the run.
+        fail: Causes the failure.
+        address: Address of the cluster.
+
+    Raises:
+        RaycrnnError: The run ended before the failure.
+    """
+    failed_at: list[float] = []
     checkpoints = Path(settings.output_model_dir) / "checkpoints"
 
-    def wait_and_strike() -> None:
+    def wait_and_fail() -> None:
         while not list(checkpoints.glob("step_*")):
             time.sleep(0.02)
-        struck.append(time.time())
-        strike()
+        failed_at.append(time.time())
+        fail()
 
-    threading.Thread(target=wait_and_strike, daemon=True).start()
+    threading.Thread(target=wait_and_fail, daemon=True).start()
     started = time.time()
     outcome = train(settings, address, started)
-    # The parts of the start are those of the workers that ended the run: their first step came after the blow.
+    # The parts of the start describe the last workers of the run, whose first step followed the failure.
     first_step = started + sum(outcome["start"].values())
-    if not struck or first_step < struck[0]:
-        raise RaycrnnError("the run ended before it was struck, or did not notice")
-    return first_step - struck[0]
+    if not failed_at or first_step < failed_at[0]:
+        raise RaycrnnError("the run ended before the failure, or did not notice it")
+    return first_step - failed_at[0]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training on n GPU nodes and m decoding nodes: a model of its speed and cost, checked against raylets here."""
+"""A model of the speed and cost of training on GPU nodes and decoding nodes, checked with raylets on this machine."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pydantic import Field
 
 from raycrnn import bench, config
 from raycrnn.bench.train import SAMPLES, MemoryLoop, batches_in_memory, settings_of, write_images
-from raycrnn.cli import Command
+from raycrnn.cli import Command, Metavar
 from raycrnn.config import Configuration
 from raycrnn.data import csv_files, image, image_files
 from raycrnn.data.augment import Augmenter
@@ -27,37 +27,39 @@ from raycrnn.model import runtime
 from raycrnn.training.run import train
 
 BACKWARD = 2 / 3
-"""of a step on a GPU: gradients travel while the rest of it is computed (Li et al., PyTorch Distributed, 2020)"""
-
+"""The backward pass as a fraction of a step on a GPU. Gradients are exchanged while the rest of it is computed (Li et
+al., PyTorch Distributed, 2020)."""
 
 STEPS = 16
-"""measured, after some to warm up"""
+"""Number of steps to measure, after some to warm up."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What one node does, measured or given."""
+    """The speed of one node, measured or given."""
 
     step_images: float
-    """images a second that one worker learns from, with its data in memory"""
+    """Images per second that one worker trains on, with its data in memory."""
     decode_images: float
-    """images a second that one core decodes and augments"""
+    """Images per second that one core decodes and augments."""
     gradient_bytes: int
+    """Bytes of the gradients of all parameters."""
     image_bytes: float
-    """of one as it travels from a decoding task to a worker"""
+    """Bytes of an image on its way from a decoding task to a worker."""
     bandwidth: float
-    """bytes a second between two nodes"""
+    """Bytes per second between two nodes."""
     overlap: float
-    """share of a step during which gradients can travel"""
+    """Fraction of a step during which gradients can be exchanged."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """Nodes of two kinds."""
+    """A cluster of GPU nodes and decoding nodes."""
 
     gpu_nodes: int
-    """with one worker each"""
+    """Number of nodes with one GPU and one worker each."""
     decode_nodes: int
+    """Number of nodes without a GPU, which only decode."""
     gpu_node_cores: float
     decode_node_cores: float
     batch: int
@@ -66,29 +68,31 @@ class Site:
 
 @dataclass(frozen=True)
 class Forecast:
+    """The forecast speed of a cluster."""
+
     images: float
-    """a second"""
+    """Images per second."""
     binds: str
-    """what it would take more of to be faster"""
+    """What limits the speed."""
 
 
 def forecast(measures: Measures, site: Site) -> Forecast:
-    """How fast a site trains.
+    """Return how fast a cluster trains.
 
-    Gradients are exchanged in a ring: each node sends and receives 2 (n − 1) / n of their bytes a step (Patarasuk and
-    Yuan 2009). A core of each GPU node feeds its GPU; the others, and all of the decoding nodes', decode.
+    Gradients are exchanged in a ring: each node sends and receives 2 (n − 1) / n of their bytes in a step (Patarasuk
+    and Yuan 2009). One core of each GPU node feeds its GPU; the other cores, and those of the decoding nodes, decode.
     """
     nodes = site.gpu_nodes
     step = site.batch / measures.step_images
     exchange = 2 * (nodes - 1) / nodes * measures.gradient_bytes / measures.bandwidth
     late = max(0.0, exchange - measures.overlap * step)
     cores = nodes * (site.gpu_node_cores - 1) + site.decode_nodes * site.decode_node_cores
-    # Once they are late, more of them are not hidden by more of the step.
+    # A faster step also hides less of the exchange.
     by_network = late > 0 and exchange > (1 - measures.overlap) * step
     rates = {
         "gradients over the network" if by_network else "the training step": nodes * site.batch / (step + late),
         "decoding": measures.decode_images * cores,
-        # All that is decoded elsewhere comes over the links of the GPU nodes.
+        # Images reach the GPU nodes over their own links.
         "images over the network": nodes * measures.bandwidth / measures.image_bytes,
     }
     binds = min(rates, key=lambda name: rates[name])
@@ -98,10 +102,10 @@ def forecast(measures: Measures, site: Site) -> Forecast:
 class Scale(Command):
     """Forecast images per second and cost for n GPU nodes with one GPU each and m CPU nodes that decode.
 
-    What one node does is measured here: a training step (on the GPU, if there is one), decoding on a core, the bytes of
-    the gradients. Give --step-images of another machine's `bench step` to forecast for that one. --check trains on
-    1, 2 and 3 raylets on this machine, a CPU worker each, and holds the forecast for them against what they do. The
-    limit: measured between 0.75 and 1.25 × the forecast.
+    The speed of one node is measured on this machine: a training step (on the GPU, if there is one), decoding on a
+    core, and the size of the gradients. To forecast for another GPU, set --step-images to the result of `bench step`
+    there. --check trains on 1, 2 and 3 raylets on this machine, with one CPU worker each, and compares their speed with
+    the forecast. The limit: measured between 0.75 and 1.25 × the forecast.
     """
 
     size: Literal["full", "half", "quarter"] = "full"
@@ -110,17 +114,20 @@ class Scale(Command):
     """Number of images in a step of each worker."""
     width: int = Field(400, ge=48)
     """Width of the images in pixels; their height is 32."""
-    gpu_nodes: str = Field("1,2,4,8", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
+    gpu_nodes: Annotated[str, Metavar("N,N,...")] = Field("1,2,4,8", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
     """Numbers of GPU nodes to forecast for, separated by commas."""
-    decode_nodes: str = Field("0,1,4", pattern=r"^\d+(,\d+)*$")
+    decode_nodes: Annotated[str, Metavar("N,N,...")] = Field("0,1,4", pattern=r"^\d+(,\d+)*$")
     """Numbers of decoding nodes to forecast for, separated by commas."""
     gpu_node_cores: float = Field(4, gt=1)
+    """Number of cores of a GPU node."""
     decode_node_cores: float = Field(16, gt=0)
+    """Number of cores of a decoding node."""
     gbits: float = Field(10, gt=0)
     """Sustained gigabits per second between nodes; the "up to" of a cloud provider is a burst rate."""
     gpu_node_price: float = Field(0, ge=0)
-    """Price per hour, in any currency."""
+    """Price of a GPU node per hour, in any currency."""
     decode_node_price: float = Field(0, ge=0)
+    """Price of a decoding node per hour, in the same currency."""
     step_images: float | None = Field(None, gt=0)
     """Images per second that a GPU trains on. Default: measured on this machine."""
     check: bool = False
@@ -152,12 +159,12 @@ class Scale(Command):
             overlap=BACKWARD if cuda or self.step_images else 0.0,
         )
         where = "as given" if self.step_images else "GPU" if cuda else f"CPU, {torch.get_num_threads()} threads"
-        print(f"scale: {self.size} network, {self.batch} × 32×{self.width} a worker")
+        print(f"scale: {self.size} network, {self.batch} × 32×{self.width} per worker")
         print(
-            f"  step {measures.step_images:,.0f} img/s ({where}), decoding {measures.decode_images:,.0f} img/s a core,"
+            f"  step {measures.step_images:,.0f} img/s ({where}), decoding {measures.decode_images:,.0f} img/s per core"
         )
         print(f"  gradients {measures.gradient_bytes / 1e6:.1f} MB, {self.gbits:g} Gbit/s between nodes")
-        print(f"  {'GPU nodes':>9} {'decoding':>9} {'img/s':>9} {'an hour':>8} {'a million images':>17}  bound by")
+        print(f"  {'GPU nodes':>9} {'decoding':>9} {'img/s':>9} {'per hour':>8} {'per million img':>17}  bound by")
         counts = ([int(each) for each in text.split(",")] for text in (self.gpu_nodes, self.decode_nodes))
         rows = [self._row(measures, *pair) for pair in itertools.product(*counts)]
         if self.json_line:
@@ -182,12 +189,12 @@ class Scale(Command):
         bandwidth = size / seconds_to_exchange(size)
         cores = os.cpu_count() or 1
         figures = [
-            bench.Figure("one worker in memory, a thread", alone, "img/s"),
+            bench.Figure("one worker in memory, one thread", alone, "img/s"),
             bench.Figure("gradients between two processes", bandwidth / 1e6, "MB/s"),
         ]
         decoding = images_decoded(settings)
         for nodes in (1, 2, 3):
-            # The raylets share this machine's cores, decoding too.
+            # The raylets share the cores of this machine, also for decoding.
             share = min(1.0, cores / nodes)
             busy = share / (1 + share * alone / decoding)
             measures = Measures(busy * alone, decoding, size, 32.0 * self.width, bandwidth, overlap=0.0)
@@ -198,16 +205,17 @@ class Scale(Command):
                 bench.Figure(f"{nodes} raylets: measured", got, "img/s"),
                 bench.Figure(f"{nodes} raylets: measured to forecast", got / expected, "", "0.75 to 1.25"),
             ]
-        title = f"scale: quarter network, {self.batch} × 32×{self.width} a worker, {cores} cores for all"
+        title = f"scale: quarter network, {self.batch} × 32×{self.width} per worker, {cores} cores shared"
         bench.report(title, figures, self.json_line)
 
 
 def gradient_bytes(loop: MemoryLoop) -> int:
+    """Return the bytes of the gradients of all parameters."""
     return sum(parameter.numel() * 4 for parameter in loop.learner.network.parameters())
 
 
 def images_decoded(settings: Configuration, seconds: float = 2.0) -> float:
-    """Images a second that one core decodes, augments and fits."""
+    """Return the images per second that one core decodes, augments and fits."""
     file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
     shape = settings.image.input_shape
@@ -220,7 +228,7 @@ def images_decoded(settings: Configuration, seconds: float = 2.0) -> float:
 
 
 def seconds_to_exchange(size: int) -> float:
-    """That two processes here take to add up so many bytes of gradients, by gloo as CPU workers do."""
+    """Return the seconds that two processes on this machine take to sum `size` bytes of gradients with gloo."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_exchange, (size, folder), nprocs=2)
         return float(np.median(json.loads((Path(folder) / "seconds").read_text())))
@@ -228,7 +236,7 @@ def seconds_to_exchange(size: int) -> float:
 
 def _exchange(rank: int, size: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    dist.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     gradients, seconds = torch.zeros(size // 4), []
     for _ in range(7):
         start = time.perf_counter()
@@ -241,26 +249,26 @@ def _exchange(rank: int, size: int, folder: str) -> None:
 
 
 def on_raylets(settings: Configuration, nodes: int, epochs: int) -> float:
-    """Images a second of a training with a CPU worker on each of some raylets on this machine."""
+    """Train with one CPU worker on each of several raylets on this machine, and return the images per second."""
     import ray
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(nodes - 1):
-            made.add_node(num_cpus=1)
+            cluster.add_node(num_cpus=1)
         with tempfile.TemporaryDirectory() as output:
             tree = settings.model_dump(mode="json")
             tree["output_model_dir"] = f"{output}/run"
-            # Elastic, so that a single worker is one of a raylet's too.
+            # Elastic, because a run with one fixed worker trains in the process of the command.
             tree["cluster"]["num_workers"] = [nodes, nodes]
             tree["training"] |= {"n_epochs": epochs, "train_batch_size": nodes * settings.training.train_batch_size}
             tree["training"]["evaluate_every_epoch"] = max(1, epochs // 2)
-            train(config.parse(tree), made.address)
+            train(config.parse(tree), cluster.address)
             return _rates(Path(output) / "run" / "metrics.jsonl")[-1]
     finally:
         ray.shutdown()
-        made.shutdown()
+        cluster.shutdown()
 
 
 def _rates(metrics: Path) -> Sequence[float]:

@@ -1,4 +1,4 @@
-"""The service under load, beside a plain web server around the same model."""
+"""The service under load, compared with a plain web server with the same model."""
 
 import asyncio
 import io
@@ -39,12 +39,12 @@ CLIENTS = (1, 8, 32)
 
 
 class ServeBench(Command):
-    """Measure requests per second and latencies of `raycrnn serve` with 1, 8 and 32 clients, and of a plain FastAPI,
-    uvicorn and torch process that reads one image a call: same model, decoding, precision and threads, in turn.
+    """Measure requests per second and latencies of `raycrnn serve` and of a plain web server, in turn.
 
-    Then ten times as many requests as the service can answer: it must refuse the rest at once and keep its memory.
-    Clients and servers share the machine. The limits: at 32 clients 1.5 × the plain one's rate, with one client at most
-    1.5 × its p95.
+    The plain server is one process with FastAPI, uvicorn and torch that reads one image per call, with the same model,
+    decoding, precision and threads. Both are measured with 1, 8 and 32 clients on the same machine. Then the service
+    receives ten times as many requests as it can answer: it must refuse the rest at once, and its memory must not grow.
+    The limits: with 32 clients ≥ 1.5 × the rate of the plain server, with one client ≤ 1.5 × its p95.
     """
 
     size: Literal["full", "half", "quarter"] = "full"
@@ -85,23 +85,20 @@ class ServeBench(Command):
         bench.report(title, figures, self.json_line)
 
 
-# --- what is asked
-
-
 def make_recognizer(size: str, decoding: str) -> Recognizer:
-    """An untrained one: what it reads is nonsense, and takes as long."""
+    """Return an untrained recogniser. It takes as long as a trained one."""
     torch.manual_seed(0)
     tree = {"data": {"csv_files_train": "none.csv"}, "model": {"size": size}, "decoding": {"method": decoding}}
     configuration = config.parse(tree)
     alphabet = Alphabet(tuple(LETTERS))
     network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1)
-    # An untrained network is near-uniform, and which text is best then hangs on the last bit.
+    # The output of an untrained network is nearly uniform, and rounding would decide which text is the best.
     network.output.weight.data.mul_(8)
     return Recognizer(network, configuration, alphabet, {})
 
 
 def make_questions(recognizer: Recognizer, count: int) -> list[Question]:
-    """Lines of 64 to 512 pixels at a height of 32, as PNG, with what the recogniser reads in them."""
+    """Return lines of text as PNG, 64 to 512 pixels wide and 32 high, with the text that the recogniser returns."""
     generator, font = random.Random(0), ImageFont.load_default(size=24)
     bodies = []
     for number in range(count):
@@ -116,14 +113,16 @@ def make_questions(recognizer: Recognizer, count: int) -> list[Question]:
     return [Question(body, transcription.text) for body, transcription in zip(bodies, found, strict=True)]
 
 
-# --- servers
-
-
 @contextmanager
 def running(module: str, *arguments: object) -> Iterator[subprocess.Popen]:
-    """A server in a process of its own, asked to end on leaving. Its port stands after its model, or after --port.
+    """Run a server in a new process for the duration of a `with` block.
 
-    Raises `RaycrnnError` if it does not answer within two minutes.
+    Args:
+        module: Module to run.
+        arguments: Its arguments. The port follows --port, or else it is the second argument.
+
+    Raises:
+        RaycrnnError: The server does not answer within two minutes.
     """
     words = [str(argument) for argument in arguments]
     port = int(words[words.index("--port") + 1] if "--port" in words else words[1])
@@ -134,7 +133,9 @@ def running(module: str, *arguments: object) -> Iterator[subprocess.Popen]:
             while not asyncio.run(_answers(port)):
                 if process.poll() is not None or time.monotonic() > deadline:
                     errors.seek(0)
-                    raise RaycrnnError(f"{module} does not answer: {errors.read()[-2000:]}")
+                    raise RaycrnnError(
+                        f"{module} does not answer within two minutes, or has ended: {errors.read()[-2000:]}"
+                    )
                 time.sleep(0.2)
             yield process
         finally:
@@ -156,19 +157,18 @@ async def _answers(port: int) -> bool:
 
 
 def free_port() -> int:
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-# --- measuring
-
-
 Measured = dict[int, Load]
-"""by number of clients"""
+"""The loads by number of clients."""
 
 
 def measure(port: int, questions: Sequence[Question], seconds: float) -> Measured:
+    """Measure a server with each number of clients, after a few seconds to warm up."""
     asyncio.run(closed_loop(port, questions, 8, min(seconds, 5)))
     return {clients: asyncio.run(closed_loop(port, questions, clients, seconds)) for clients in CLIENTS}
 
@@ -176,7 +176,7 @@ def measure(port: int, questions: Sequence[Question], seconds: float) -> Measure
 def overloaded(
     pid: int, port: int, questions: Sequence[Question], rate: float, seconds: float
 ) -> tuple[Load, list[float]]:
-    """What becomes of so many requests a second, and the service's memory meanwhile, in MB."""
+    """Send `rate` requests per second; return their outcomes, and the memory of the service in MB every two seconds."""
     memory, ended = [], threading.Event()
 
     def watch() -> None:
@@ -193,17 +193,17 @@ def overloaded(
 
 
 def memory_of(pid: int) -> float:
-    """Proportional set size of a process and all below it, in MB."""
+    """Return the proportional set size of a process and its descendants, in MB."""
     parents = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-    family, grown = {pid}, True
-    while grown:
-        more = {child for child, parent in parents.items() if parent in family} - family
-        family, grown = family | more, bool(more)
+    family, children = {pid}, {pid}
+    while children:
+        children = {child for child, parent in parents.items() if parent in family} - family
+        family |= children
     return sum(_proportional_set_size(member) for member in family)
 
 
@@ -213,9 +213,6 @@ def _proportional_set_size(pid: int) -> float:
     except OSError:
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1000
-
-
-# --- figures
 
 
 def _figures(plain: Sequence[Measured], ours: Sequence[Measured]) -> list[bench.Figure]:
@@ -236,7 +233,7 @@ def _figures(plain: Sequence[Measured], ours: Sequence[Measured]) -> list[bench.
         *figures,
         bench.Figure("rate at 32 clients, serve to plain", rate, "", "≥ 1.5"),
         bench.Figure("p95 at 1 client, serve to plain", p95, "", "≤ 1.5"),
-        bench.Figure("answers of serve that were wrong or missing", bad, "", "0"),
+        bench.Figure("wrong or missing answers of serve", bad, "", "0"),
     ]
 
 
@@ -248,10 +245,10 @@ def _overload_figures(load: Load, memory: Sequence[float]) -> list[bench.Figure]
     return [
         bench.Figure("10 × overload: answered", load.rate, "req/s"),
         bench.Figure("10 × overload: refused", load.refused / load.seconds, "req/s"),
-        bench.Figure("10 × overload: a refusal takes, median", typical, "ms"),
-        bench.Figure("10 × overload: a refusal takes, at most", slowest, "ms"),
+        bench.Figure("10 × overload: median refusal", typical, "ms"),
+        bench.Figure("10 × overload: slowest refusal", slowest, "ms"),
         bench.Figure("10 × overload: wrong or failed", load.wrong + load.failed, "", "0"),
-        bench.Figure("10 × overload: memory, second half to first", growth, "MB", "≈ 0"),
+        bench.Figure("10 × overload: growth of memory", growth, "MB", "≈ 0"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""From the command to the first training step, by part."""
+"""Seconds from the command to the first training step, by part."""
 
 import json
 import statistics
@@ -16,7 +16,7 @@ from raycrnn.errors import RaycrnnError
 
 
 class Start(Command):
-    """Measure the seconds from the command to its first training step, by part, each time with a Ray of its own.
+    """Measure the seconds from the command to its first training step, by part. Each command starts its own Ray.
 
     The limit: 15 seconds on 2 cores for a CSV of 2,600 lines.
     """
@@ -48,7 +48,7 @@ class Start(Command):
         command = [sys.executable, "-m", "raycrnn.train", str(path), "training.n_epochs=1", *overrides, "--json"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         if found.returncode:
-            raise RaycrnnError(f"the training ended with {found.returncode}:\n{found.stderr}")
+            raise RaycrnnError(f"training failed with exit code {found.returncode}:\n{found.stderr}")
         return json.loads(found.stdout.splitlines()[-1])["start"]
 
 

@@ -1,4 +1,4 @@
-"""The training step: auto precision and channels_last against plain fp32."""
+"""The training step: auto precision and channels_last, compared with plain fp32."""
 
 import statistics
 import time
@@ -31,7 +31,7 @@ class Step(Command):
     width: int = Field(100, ge=8)
     """Width of the images in pixels; their height is 32."""
     threads: int | None = Field(None, ge=1)
-    """Number of CPU threads. Default: that of torch."""
+    """Number of CPU threads. Default: the default of torch."""
     rounds: int = Field(7, ge=1)
     """Number of measurements of each side."""
     json_line: bool = Field(False, validation_alias="json")
@@ -76,7 +76,7 @@ def random_batch(samples: int, width: int) -> Batch:
 
 
 def images_per_second(learner: Learner, batch: Batch, steps: int = 3) -> float:
-    """After one step to warm up."""
+    """Return the images per second of training steps, measured after one step to warm up."""
     learner.train_step(batch, 1000)
     _wait(learner.device)
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Training through Ray against the same steps on the same batches in memory, on the same cores."""
+"""Training with Ray, compared with the same steps on the same batches in memory, on the same cores."""
 
 import json
 import os
@@ -32,10 +32,10 @@ LABEL_UNITS = 6
 
 
 class TrainBench(Command):
-    """Measure training through Ray, decoding and augmenting images from disk, against a loop in memory.
+    """Measure training with Ray, which decodes and augments images from disk, compared with a loop in memory.
 
-    Both take the same steps on the same batches with one worker and the same threads, in turn. The limits:
-    through Ray ≥ 0.9 × the loop in memory, waiting for data ≤ 1 %.
+    The two are measured in turn, with the same steps on the same batches, one worker and the same number of threads.
+    The limits: training with Ray ≥ 0.9 × the loop in memory, waiting for data ≤ 1 %.
     """
 
     size: Literal["full", "half", "quarter"] = "half"
@@ -87,7 +87,7 @@ class TrainBench(Command):
 
 
 def settings_of(folder: Path, size: str, batch: int) -> Configuration:
-    """The configuration of a training on what `write_images` left in a folder."""
+    """Return the configuration to train on the images that `write_images` wrote to a folder."""
     return config.parse(
         {
             "data": {"csv_files_train": str(folder / "labels.csv"), "csv_files_eval": str(folder / "few.csv")},
@@ -98,7 +98,7 @@ def settings_of(folder: Path, size: str, batch: int) -> Configuration:
 
 
 def write_images(folder: Path, width: int, count: int, variable: bool = False) -> None:
-    """Grey noise with random labels: what a network learns of it does not change how long a step takes."""
+    """Write images of grey noise with random labels. What a step learns does not change how long it takes."""
     random = np.random.default_rng(0)
     rows = []
     for number in range(count):
@@ -110,7 +110,7 @@ def write_images(folder: Path, width: int, count: int, variable: bool = False) -
 
 
 def batches_in_memory(settings: Configuration) -> list[Batch]:
-    """One epoch's batches, made by the functions that the decoding tasks use."""
+    """Return the batches of one epoch, made by the functions that the decoding tasks use."""
     file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
     paths = [file.resolve(row.path) for row in file.rows]
@@ -142,7 +142,7 @@ class MemoryLoop:
         self.batches = batches
 
     def images_per_second(self, steps: int) -> float:
-        """After two steps to warm up."""
+        """Return the images per second of some steps, measured after two steps to warm up."""
         for batch in self.batches[:2]:
             self.learner.train_step(batch, 10**6)
         start, samples = time.perf_counter(), 0
@@ -152,18 +152,18 @@ class MemoryLoop:
 
 
 def through_ray(settings: Configuration, epochs: int, output: Path) -> dict:
-    """The last evaluation's record of a run of the command. Raises `RaycrnnError` if it fails."""
+    """Run the command, and return the record of its last evaluation. Raises `RaycrnnError` if it fails."""
     tree = settings.model_dump(mode="json")
     tree["output_model_dir"] = str(output)
     tree["training"] |= {"n_epochs": epochs, "evaluate_every_epoch": epochs}
     path = output.with_suffix(".json")
     path.write_text(json.dumps(tree))
-    # A process of its own, as for everybody: beside the loop in memory OpenMP would find more threads than CPUs, and
-    # have them sleep at every barrier.
+    # In a separate process, as users run it: in this one, OpenMP would have more threads than CPUs because of the loop
+    # in memory, and let them sleep at every barrier.
     command = [sys.executable, "-m", "raycrnn.train", str(path), "--address", "local"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
-        raise RaycrnnError(f"the training ended with {found.returncode}:\n{found.stderr}")
+        raise RaycrnnError(f"training failed with exit code {found.returncode}:\n{found.stderr}")
     return json.loads((output / "metrics.jsonl").read_text().splitlines()[-1])
 
 
