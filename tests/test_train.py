@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -213,10 +214,22 @@ def test_going_on_with_another_csv_is_refused_with_its_name(local_ray, tmp_path)
         train(configuration(tmp_path, restore_model=True))
 
 
-def test_two_workers_train_and_share_every_evaluation(local_ray, tmp_path):
+def test_two_workers_train_and_report_every_evaluation_to_ray_train(local_ray, tmp_path, monkeypatch):
+    import ray.train
+
+    class Recorder(ray.train.UserCallback):
+        def after_report(self, run_context, metrics, checkpoint):
+            with (tmp_path / "reported.jsonl").open("a") as file:
+                file.write(f"{json.dumps(metrics)}\n")
+
+    with_recorder = partialmethod(ray.train.RunConfig.__init__, callbacks=[Recorder()])
+    monkeypatch.setattr(ray.train.RunConfig, "__init__", with_recorder)
     outcome = train(configuration(tmp_path, count=25, cluster={"num_workers": 2}, training={"n_epochs": 3}))
     assert outcome["steps"] == 12
     assert all(record["accuracy"] <= 1 for record in metrics(tmp_path))
+    reported = [json.loads(line) for line in (tmp_path / "reported.jsonl").read_text().splitlines()]
+    assert [by_worker[0] for by_worker in reported] == metrics(tmp_path)
+    assert all(len(by_worker) == 2 and by_worker[1]["cer"] == by_worker[0]["cer"] for by_worker in reported)
     counted = Recognizer.load(tmp_path / "output" / "model", "cpu").metrics
     assert 0 <= counted["cer"] <= 2
 

@@ -1,5 +1,6 @@
 """Blocks of ranges, made by Ray Data."""
 
+import threading
 from dataclasses import replace
 
 import pyarrow as pa
@@ -28,3 +29,23 @@ def test_an_error_in_a_task_is_raised(local_ray):
 
     with pytest.raises(ray.exceptions.RayTaskError, match="no block"):
         map_ranges(fail, [(0, 1)], ALLOCATION)
+
+
+def test_blocks_are_made_while_less_than_one_cpu_is_free(local_ray):
+    """Training workers hold the other CPUs, so a task that asks for a whole CPU would wait until training ends."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    def make(first: int, stop: int) -> pa.Table:
+        return pa.table({"number": range(first, stop)})
+
+    group = placement_group([{"CPU": ray.available_resources()["CPU"] - 0.5}])
+    ray.get(group.ready(), timeout=30)
+    blocks: list[pa.Table] = []
+    thread = threading.Thread(target=lambda: blocks.extend(map_ranges(make, [(0, 3), (3, 5)], ALLOCATION)), daemon=True)
+    try:
+        thread.start()
+        thread.join(60)
+        assert [block["number"].to_pylist() for block in blocks] == [[0, 1, 2], [3, 4]]
+    finally:
+        remove_placement_group(group)
