@@ -13,10 +13,10 @@ from raycrnn.evaluation.analysis import EvaluatedLine, Example
 HEIGHT, WIDTH = 64, 1200
 """Largest size of a picture on the page, in pixels."""
 
-LEAST_HEIGHT = 32
+MIN_HEIGHT = 32
 """Smallest height of a picture on the page, in pixels. A lower picture is enlarged."""
 
-MOST_BYTES = 900_000
+MAX_BYTES = 900_000
 """Size limit of all pictures together. With Plotly, which is the largest part, the page stays below 6 MB."""
 
 CONTEXT = 2
@@ -38,8 +38,8 @@ class Picture:
 class Album:
     """Makes the pictures of a page, up to a total size."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES):
-        self._left = most_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES):
+        self._left = max_bytes
 
     def full(self, line: EvaluatedLine) -> Picture | None:
         """Return the picture of a line. None if the image cannot be read, or the size limit is reached."""
@@ -65,7 +65,7 @@ class Album:
         if len(uri) > self._left:
             return None
         self._left -= len(uri)
-        scale = max(1.0, LEAST_HEIGHT / picture.height)
+        scale = max(1.0, MIN_HEIGHT / picture.height)
         return Picture(uri, round(scale * picture.width), round(scale * picture.height), mark)
 
 

@@ -23,19 +23,19 @@ from raycrnn.evaluation.figures import render_figures
 from raycrnn.evaluation.pictures import CONTEXT, Album, Picture
 from raycrnn.metrics import reliability
 
-MOST_LINES = 40
+MAX_LINES = 40
 """Worst lines on the page. lines.csv contains all lines."""
 
-MOST_APART = 20
+MAX_APART = 20
 """Lines on the page on which two models differ."""
 
-MOST_CONFUSIONS = 40
+MAX_CONFUSIONS = 40
 """Confusions on the page. report.json contains all."""
 
-MOST_UNKNOWN = 100
+MAX_UNKNOWN = 100
 """Units missing from the alphabet on the page. report.json contains all."""
 
-MOST_MEASURED = 2000
+MAX_MEASURED = 2000
 """Images whose size is measured. Of more lines an even selection is measured."""
 
 
@@ -113,7 +113,7 @@ def render(result: Evaluation | Comparison) -> str:
     }
     album = Album()
     wrong = [line for line in evaluation.worst if line.counts.unit_edits]
-    shown = evaluation.confusions[:MOST_CONFUSIONS]
+    shown = evaluation.confusions[:MAX_CONFUSIONS]
     return environment.from_string(template).render(
         script=get_plotlyjs(),
         figures={name: figure.to_json() for name, figure in render_figures(result).items()},
@@ -125,14 +125,14 @@ def render(result: Evaluation | Comparison) -> str:
         lengths=evaluation.by_length,
         spaces=evaluation.spaces,
         wrong=len(wrong),
-        worst=[(line, album.full(line)) for line in wrong[:MOST_LINES]],
+        worst=[(line, album.full(line)) for line in wrong[:MAX_LINES]],
         confusions=[(each, [_show_example(album, example) for example in each.examples]) for each in shown],
         kinds=len(evaluation.confusions),
         shown_edits=sum(each.count for each in shown),
-        apart=[(pair, album.full(pair[0])) for pair in comparison.apart[:MOST_APART]] if comparison else [],
+        apart=[(pair, album.full(pair[0])) for pair in comparison.apart[:MAX_APART]] if comparison else [],
         csvs=Counter(line.csv for line in evaluation.lines),
         facts=data_facts(evaluation),
-        unknown_units=evaluation.unknown_units.most_common(MOST_UNKNOWN),
+        unknown_units=evaluation.unknown_units.most_common(MAX_UNKNOWN),
         reasons=Counter(each.reason for each in evaluation.rejections),
         confident=CONFIDENT,
         version=__version__,
@@ -160,7 +160,7 @@ def _range(values: Sequence[int]) -> str:
 def _sizes(lines: Sequence[EvaluatedLine]) -> list[tuple[int, int]]:
     """Return width and height of local images, in pixels."""
     sizes = []
-    for line in lines[:: -(-len(lines) // MOST_MEASURED)]:
+    for line in lines[:: -(-len(lines) // MAX_MEASURED)]:
         with suppress(Rejected):
             sizes += [] if storage.is_uri(line.place) else [image.measure(line.place)]
     return sizes

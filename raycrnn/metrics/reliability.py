@@ -53,12 +53,12 @@ def keep_above(confidences: Sequence[float], exact: Sequence[int], threshold: fl
     return Point(threshold, len(kept) / max(1, len(confidences)), sum(kept) / max(1, len(kept)))
 
 
-def coverage(confidences: Sequence[float], exact: Sequence[int], most: int = 200) -> list[Point]:
-    """Return the points of all thresholds, highest first, thinned evenly to at most `most`."""
+def coverage(confidences: Sequence[float], exact: Sequence[int], max_points: int = 200) -> list[Point]:
+    """Return the points of all thresholds, highest first, thinned evenly to at most `max_points`."""
     confidence, right = np.array(confidences, float), np.array(exact, float)
     order = np.argsort(-confidence, kind="stable")
     sorted_, reached = confidence[order], np.cumsum(right[order])
     # Of equal confidences only the last index counts: a threshold keeps all of them or none.
     ends = np.flatnonzero(np.append(sorted_[:-1] != sorted_[1:], True)) if len(order) else np.array([], int)
-    chosen = ends[np.unique(np.linspace(0, len(ends) - 1, min(most, len(ends))).astype(int))]
+    chosen = ends[np.unique(np.linspace(0, len(ends) - 1, min(max_points, len(ends))).astype(int))]
     return [Point(float(sorted_[i]), (i + 1) / len(order), float(reached[i]) / (i + 1)) for i in map(int, chosen)]

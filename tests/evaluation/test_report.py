@@ -211,7 +211,7 @@ def test_a_crop_is_within_the_image(reference, units, width):
 
 
 def test_the_total_size_of_pictures_is_limited(picture, tmp_path):
-    album = pictures.Album(most_bytes=3000)
+    album = pictures.Album(max_bytes=3000)
     shown = [album.full(line("a", "b", place=picture)) for _ in range(20)]
     assert shown[0] is not None
     assert shown[-1] is None

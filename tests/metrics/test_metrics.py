@@ -286,7 +286,7 @@ def test_coverage_has_a_point_for_every_threshold(pairs):
 
 
 def test_many_thresholds_are_thinned_and_include_both_ends():
-    points = coverage([i / 5000 for i in range(5000)], [1] * 5000, most=100)
+    points = coverage([i / 5000 for i in range(5000)], [1] * 5000, max_points=100)
     assert len(points) == 100
     assert (points[0].threshold, points[-1].threshold, points[-1].coverage) == (4999 / 5000, 0, 1)
 
