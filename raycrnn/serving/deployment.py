@@ -56,19 +56,19 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _check_replicas(self) -> "Settings":
-        least, most = self.replica_range
-        if not 1 <= least <= most:
+        minimum, maximum = self.replica_range
+        if not 1 <= minimum <= maximum:
             raise ValueError("replicas must be a number from 1 on, or a range [min, max] of such numbers")
         return self
 
     @property
     def replica_range(self) -> tuple[int, int]:
-        """The least and the greatest number of replicas."""
+        """Minimum and maximum number of replicas."""
         return self.replicas if isinstance(self.replicas, tuple) else (self.replicas, self.replicas)
 
     def deployment_options(self) -> dict[str, Any]:
         """Return the options of `ray.serve.deployment`."""
-        least, most = self.replica_range
+        minimum, maximum = self.replica_range
         # The replica refuses by the number of images that wait (max_waiting), which Ray cannot count. Ray's own limits
         # on requests are only a backstop.
         max_requests = 4 * self.limits.max_waiting
@@ -83,9 +83,9 @@ class Settings(BaseModel):
             # For `serve deploy` with another model. New files in the same directory are found by the replica itself.
             "user_config": {"model": self.model},
         }
-        if least == most:
-            return {**options, "num_replicas": least}
-        scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": 8, "upscale_delay_s": 5}
+        if minimum == maximum:
+            return {**options, "num_replicas": minimum}
+        scaling = {"min_replicas": minimum, "max_replicas": maximum, "target_ongoing_requests": 8, "upscale_delay_s": 5}
         return {**options, "autoscaling_config": scaling}
 
 

@@ -178,11 +178,11 @@ def _with_resources(settings: Settings, gpus: float | None) -> Settings:
     resources = ray.cluster_resources()
     if gpus is None:
         gpus = float(resources.get("GPU", 0) >= 1)
-    least = settings.replica_range[0]
+    minimum = settings.replica_range[0]
     for name, per_replica in (("CPU", settings.cpus), ("GPU", gpus)):
-        if least * per_replica > resources.get(name, 0):
+        if minimum * per_replica > resources.get(name, 0):
             raise UsageError(
-                f"{least} replicas need {least * per_replica:g} {name}s, but the cluster has "
+                f"{minimum} replicas need {minimum * per_replica:g} {name}s, but the cluster has "
                 f"{resources.get(name, 0):g}: lower --replicas or --{name.lower()}s"
             )
     return settings.model_copy(update={"gpus": gpus})
@@ -192,11 +192,11 @@ def _report_missing_resources(settings: Settings) -> None:
     """Log which resources are in use by others, so that the start has to wait."""
     import ray
 
-    free, least = ray.available_resources(), settings.replica_range[0]
+    free, minimum = ray.available_resources(), settings.replica_range[0]
     for name, per_replica in (("CPU", settings.cpus), ("GPU", settings.gpus)):
-        if least * per_replica > free.get(name, 0):
+        if minimum * per_replica > free.get(name, 0):
             logger.info(
-                f"waiting for {least * per_replica:g} {name}: {free.get(name, 0):g} of the cluster's "
+                f"waiting for {minimum * per_replica:g} {name}: {free.get(name, 0):g} of the cluster's "
                 f"{ray.cluster_resources().get(name, 0):g} are free. Press Ctrl-C to stop"
             )
 
