@@ -49,7 +49,7 @@ def metrics(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "output" / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_all_that_the_plan_promises(local_ray, tmp_path):
+def test_a_run_writes_the_model_logs_metrics_and_checkpoints(local_ray, tmp_path):
     outcome = train(configuration(tmp_path))
     output = tmp_path / "output"
     assert {path.name for path in output.iterdir()} == {
@@ -80,7 +80,7 @@ def test_a_run_leaves_all_that_the_plan_promises(local_ray, tmp_path):
     assert state["progress"]["finished"]
 
 
-def test_tensorboard_holds_the_curves_and_examples(local_ray, tmp_path):
+def test_tensorboard_shows_the_curves_and_examples(local_ray, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(configuration(tmp_path, training={"n_epochs": 5}))
@@ -103,7 +103,7 @@ def test_tensorboard_holds_the_curves_and_examples(local_ray, tmp_path):
     assert "| label | transcription |" in text
 
 
-def test_the_model_directory_alone_reads_images(local_ray, tmp_path):
+def test_images_are_read_with_the_model_directory_alone(local_ray, tmp_path):
     train(configuration(tmp_path, training={"n_epochs": 60}))
     recognizer = Recognizer.load(tmp_path / "output" / "model", "cpu")
     labels = [line.split(";") for line in (tmp_path / "labels.csv").read_text().split()]
@@ -112,7 +112,7 @@ def test_the_model_directory_alone_reads_images(local_ray, tmp_path):
 
 
 @pytest.mark.long
-def test_same_seed_same_result(local_ray, tmp_path):
+def test_the_same_seed_gives_the_same_weights(local_ray, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         os.symlink(write_set(tmp_path, words(24)), tmp_path / name / "labels.csv")
@@ -133,7 +133,7 @@ def test_an_output_directory_in_use_is_refused(local_ray, tmp_path):
         train(configuration(tmp_path))
 
 
-def test_a_finished_run_says_that_it_is_finished(local_ray, tmp_path, capsys):
+def test_resuming_a_finished_run_reports_that_it_is_finished(local_ray, tmp_path, capsys):
     first = train(configuration(tmp_path))
     written = (tmp_path / "output" / "model" / "model.safetensors").stat().st_mtime_ns
     again = train(configuration(tmp_path, restore_model=True))
@@ -142,7 +142,7 @@ def test_a_finished_run_says_that_it_is_finished(local_ray, tmp_path, capsys):
     assert (tmp_path / "output" / "model" / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_a_folder_that_is_no_run_is_left_alone_even_to_go_on(local_ray, tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused_even_with_restore_model(local_ray, tmp_path):
     (tmp_path / "output" / ".git").mkdir(parents=True)
     (tmp_path / "output" / ".env").write_text("secret")
     with pytest.raises(UsageError, match="holds no run"):
@@ -150,7 +150,7 @@ def test_a_folder_that_is_no_run_is_left_alone_even_to_go_on(local_ray, tmp_path
     assert {path.name for path in (tmp_path / "output").iterdir()} == {".git", ".env"}
 
 
-def test_only_rests_of_a_run_are_cleared_away(tmp_path, local_ray):
+def test_leftover_files_of_an_interrupted_start_are_removed(tmp_path, local_ray):
     output = tmp_path / "output"
     for rest in (".ray-old", ".model.17", "checkpoints/.step_00000003.17"):
         (output / rest).mkdir(parents=True)
@@ -166,13 +166,13 @@ def test_two_commands_do_not_share_an_output_directory(local_ray, tmp_path):
         train(configuration(tmp_path))
 
 
-def test_an_output_directory_that_cannot_be_made_is_told_before_training(tmp_path):
+def test_an_output_directory_that_cannot_be_made_is_refused_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"file/output: cannot be written: Not a directory"):
         train(configuration(tmp_path, output_model_dir=str(tmp_path / "file" / "output")))
 
 
-def test_a_finished_run_whose_model_is_gone_says_so(local_ray, tmp_path):
+def test_a_finished_run_without_its_model_is_refused(local_ray, tmp_path):
     train(configuration(tmp_path, training={"n_epochs": 1}))
     shutil.rmtree(tmp_path / "output" / "model")
     with pytest.raises(UsageError, match="its model/ is missing"):
@@ -182,7 +182,7 @@ def test_a_finished_run_whose_model_is_gone_says_so(local_ray, tmp_path):
 
 
 @pytest.mark.long
-def test_a_resumed_run_ends_in_the_weights_of_one_never_stopped(local_ray, tmp_path):
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(local_ray, tmp_path):
     """Stopped in mid-epoch by a checkpoint of step 5, the later ones being lost."""
     names = ("straight", "resumed")
     for name in names:
@@ -204,7 +204,7 @@ def test_a_resumed_run_ends_in_the_weights_of_one_never_stopped(local_ray, tmp_p
 
 
 @pytest.mark.long
-def test_going_on_with_another_csv_is_refused_with_its_name(local_ray, tmp_path):
+def test_resuming_with_a_changed_csv_is_refused_with_its_name(local_ray, tmp_path):
     train(configuration(tmp_path, training={"save_interval": 2}))
     state = sorted((tmp_path / "output" / "checkpoints").iterdir())[-1]
     shutil.rmtree(state)
@@ -236,7 +236,7 @@ def test_two_workers_train_and_report_every_evaluation_to_ray_train(local_ray, t
 
 @pytest.mark.long
 @pytest.mark.parametrize(("rows", "workers"), [(1, 1), (1, 2), (3, 2)])
-def test_sets_smaller_than_a_batch_or_than_the_workers_train(local_ray, tmp_path, rows, workers):
+def test_training_works_with_fewer_rows_than_a_batch_or_than_workers(local_ray, tmp_path, rows, workers):
     outcome = train(configuration(tmp_path, count=rows, cluster={"num_workers": workers}))
     assert outcome["steps"] == 2
 
@@ -257,7 +257,7 @@ def test_early_stopping_ends_a_run_that_no_longer_improves(local_ray, tmp_path):
     assert outcome["steps"] < 40 * 3
 
 
-def test_too_many_bad_images_fail_before_training_with_the_table(local_ray, tmp_path):
+def test_too_many_bad_images_fail_before_training_with_a_table_of_reasons(local_ray, tmp_path):
     settings = configuration(tmp_path)
     for number in range(3):
         (tmp_path / "images" / f"labels_{number}.png").unlink()
@@ -265,7 +265,7 @@ def test_too_many_bad_images_fail_before_training_with_the_table(local_ray, tmp_
         train(settings)
 
 
-def test_images_damaged_behind_their_header_fail_in_the_first_epoch_and_are_listed(local_ray, tmp_path):
+def test_images_damaged_after_their_header_fail_in_the_first_epoch_and_are_listed(local_ray, tmp_path):
     settings = configuration(tmp_path, cluster={"num_workers": 2})
     for number in (2, 5):
         path = tmp_path / "images" / f"labels_{number}.png"
@@ -278,7 +278,7 @@ def test_images_damaged_behind_their_header_fail_in_the_first_epoch_and_are_list
 
 
 @pytest.mark.long
-def test_a_tolerated_bad_image_is_listed_once_over_all_epochs_and_workers(local_ray, tmp_path):
+def test_an_allowed_bad_image_is_listed_once_over_all_epochs_and_workers(local_ray, tmp_path):
     settings = configuration(
         tmp_path, cluster={"num_workers": 2}, data={"max_rejected": 0.1, "csv_files_eval": []}, training={"n_epochs": 4}
     )
@@ -290,7 +290,7 @@ def test_a_tolerated_bad_image_is_listed_once_over_all_epochs_and_workers(local_
 
 
 @pytest.mark.long
-def test_divergence_ends_the_run_with_its_likely_causes(local_ray, tmp_path):
+def test_divergence_ends_the_run_and_names_likely_causes(local_ray, tmp_path):
     training = {"n_epochs": 60, "learning_rate": 1e30, "schedule": "constant", "gradient_clip": None}
     with pytest.raises(RaycrnnError, match=r"diverged(.|\n)*learning_rate"):
         train(configuration(tmp_path, training=training))
@@ -312,7 +312,7 @@ def test_more_workers_than_cpus_are_refused_at_once(local_ray, tmp_path):
         (["CONFIG", "data.lookup_alphabet_file=nowhere.json"], "no such alphabet file"),
     ],
 )
-def test_wrong_usage_is_told_and_exits_with_2(local_ray, tmp_path, capsys, arguments, expected):
+def test_wrong_usage_is_reported_and_exits_with_2(local_ray, tmp_path, capsys, arguments, expected):
     path = tmp_path / "config.json"
     path.write_text(configuration(tmp_path).model_dump_json())
     (tmp_path / "empty.csv").write_text("")
@@ -324,7 +324,7 @@ def test_wrong_usage_is_told_and_exits_with_2(local_ray, tmp_path, capsys, argum
 
 
 @pytest.mark.long
-def test_ctrl_c_saves_a_checkpoint_and_the_run_goes_on_from_it(tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_stops(tmp_path):
     settings = configuration(tmp_path, training={"n_epochs": 5000})
     path = tmp_path / "config.json"
     path.write_text(settings.model_dump_json())
@@ -356,7 +356,7 @@ def write_to_bucket(folder: Path, bucket: str, labels: list[str]) -> str:
     return storage.join(bucket, "labels.csv")
 
 
-def test_data_and_results_in_object_storage_are_as_on_a_disk(local_ray, tmp_path, bucket, capsys):
+def test_data_and_results_can_be_in_object_storage(local_ray, tmp_path, bucket, capsys):
     labels = words(24)
     csv = write_to_bucket(tmp_path, bucket, labels)
     output = storage.join(bucket, "run")
@@ -379,9 +379,7 @@ def test_data_and_results_in_object_storage_are_as_on_a_disk(local_ray, tmp_path
     assert "this run is finished" in capsys.readouterr().err
 
 
-def test_a_run_in_object_storage_goes_on_elsewhere_and_a_damaged_checkpoint_is_passed_over(
-    local_ray, tmp_path, bucket, capsys
-):
+def test_a_run_in_object_storage_is_resumed_from_its_last_undamaged_checkpoint(local_ray, tmp_path, bucket, capsys):
     settings = {"output_model_dir": storage.join(bucket, "run"), "training": {"n_epochs": 3, "save_interval": 3}}
     settings["data"] = {"csv_files_train": (csv := write_to_bucket(tmp_path, bucket, words(24))), "csv_files_eval": csv}
     train(configuration(tmp_path, **settings))
@@ -396,7 +394,7 @@ def test_a_run_in_object_storage_goes_on_elsewhere_and_a_damaged_checkpoint_is_p
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
-def test_who_is_refused_takes_no_directory_from_a_run_that_lives(local_ray, tmp_path, bucket):
+def test_a_refused_command_does_not_claim_the_output_directory(local_ray, tmp_path, bucket):
     place = storage.join(bucket, "run")
     longer = {"training": {"n_epochs": 9}, "output_model_dir": place}
     train(configuration(tmp_path, training={"n_epochs": 1, "schedule": "constant"}, output_model_dir=place))
@@ -409,7 +407,7 @@ def test_who_is_refused_takes_no_directory_from_a_run_that_lives(local_ray, tmp_
     assert storage.read(storage.join(place, storage.OWNER)) == owner
 
 
-def test_a_run_killed_while_it_copied_its_first_checkpoint_starts_afresh(local_ray, tmp_path, bucket, capsys):
+def test_a_run_with_only_an_incomplete_checkpoint_starts_from_the_beginning(local_ray, tmp_path, bucket, capsys):
     place = storage.join(bucket, "run")
     storage.write(storage.join(place, "run.json"), b"{}")
     storage.write(storage.join(place, "checkpoints", "step_00000009", "tensors.safetensors"), b"half")
@@ -417,7 +415,7 @@ def test_a_run_killed_while_it_copied_its_first_checkpoint_starts_afresh(local_r
     assert "no checkpoint: starting a new run" in capsys.readouterr().err
 
 
-def test_storage_that_refuses_ends_the_run_before_it_begins(local_ray, tmp_path, bucket):
+def test_inaccessible_object_storage_is_refused_before_training(local_ray, tmp_path, bucket):
     nowhere = bucket.replace("lines/", "nobody/")
     with pytest.raises(UsageError, match="cannot be written"):
         train(configuration(tmp_path, output_model_dir=storage.join(nowhere, "run")))

@@ -20,7 +20,7 @@ def test_step_prints_figures_limits_and_json(capsys):
     assert figures["ratio_auto_to_fp32"] > 0
 
 
-def test_ratios_are_taken_pair_by_pair():
+def test_ratios_are_computed_for_each_pair():
     assert bench.median_ratio([1.0, 10.0, 300.0], [1.0, 5.0, 100.0]) == 2.0
 
 
@@ -50,7 +50,7 @@ def test_ingest_compares_three_ways_for_both_formats(local_ray, capsys):
 
 
 @pytest.mark.long
-def test_start_adds_up_its_parts(capsys):
+def test_the_parts_of_start_add_up_to_the_total(capsys):
     from raycrnn.bench.start import Start
 
     assert Start.call(["--rows", "64", "--rounds", "1", "--json"], "bench start") == 0
@@ -74,7 +74,7 @@ def test_predict_measures_both_sides(local_ray, capsys):
 
 @pytest.mark.ray
 @pytest.mark.long
-def test_recover_finds_the_worker_it_kills(local_ray, tmp_path, monkeypatch):
+def test_recover_kills_a_worker_and_measures_the_loss(local_ray, tmp_path, monkeypatch):
     from raycrnn.bench import recover
     from raycrnn.bench.train import write_images
 
@@ -108,12 +108,12 @@ def site(gpu_nodes: int, decode_nodes: int) -> scale.Site:
         (replace(L4, bandwidth=1e7), (1, 9), 1e7 / 12_800, "images over the network"),
     ],
 )
-def test_a_forecast_is_as_fast_as_what_binds(measures, nodes, images, binds):
+def test_a_forecast_is_the_rate_of_its_bottleneck(measures, nodes, images, binds):
     found = scale.forecast(measures, site(*nodes))
     assert found.images == pytest.approx(images) and found.binds == binds
 
 
-def test_scale_forecasts_from_what_is_measured_here(capsys):
+def test_scale_forecasts_from_measurements_on_this_machine(capsys):
     command = ["--size=quarter", "--width=64", "--batch=8", "--gpu-nodes=1,3", "--decode-nodes=0,2", "--json"]
     assert scale.Scale.call([*command, "--gpu-node-price=1.5", "--decode-node-price=0.5"], "bench scale") == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["forecasts"]

@@ -145,12 +145,12 @@ def test_only_the_training_csvs_must_be_given():
 
 
 @pytest.mark.parametrize("key", [k for k, field in config.fields().items() if not field.is_required()])
-def test_a_default_is_valid_when_it_is_written_down(key):
+def test_defaults_are_valid_as_explicit_values(key):
     default = leaf(config.parse(LEAST), key)
     assert leaf(config.parse(with_leaf(key, default)), key) == default
 
 
-def test_a_configuration_cannot_be_changed_on_the_way():
+def test_a_configuration_is_immutable():
     with pytest.raises(ValidationError, match="frozen"):
         config.parse(LEAST).training.n_epochs = 3
 
@@ -215,13 +215,13 @@ def test_a_wrong_key_or_value_is_refused_with_path_value_and_what_is_allowed(ove
         assert words in message
 
 
-def test_all_problems_are_said_at_once():
+def test_all_problems_are_reported_at_once():
     message = refusal("training.n_epochs=0", "model.keep_prob=2", "nonsense=1")
     assert len(message.splitlines()) == 1 + 3
 
 
 @pytest.mark.parametrize(("tree", "missing"), [({}, "data"), ({"data": {}}, "data.csv_files_train")])
-def test_what_is_missing_is_named(tree, missing):
+def test_missing_keys_are_named(tree, missing):
     assert f"{missing}: is missing" in refusal(tree=tree)
 
 
@@ -270,17 +270,17 @@ def test_what_is_missing_is_named(tree, missing):
         ("cluster.cpus_per_worker=0.5", 0.5),
     ],
 )
-def test_an_override_is_json_where_the_key_takes_it_and_else_text(override, value):
+def test_an_override_is_parsed_as_json_if_the_key_accepts_that_and_else_as_text(override, value):
     found = leaf(config.parse(LEAST, [override]), override.partition("=")[0])
     assert found == value
     assert type(found) is type(value)
 
 
-def test_the_last_override_of_a_key_holds():
+def test_the_last_override_of_a_key_wins():
     assert config.parse(LEAST, ["training.seed=1", "training.seed=2"]).training.seed == 2
 
 
-def test_an_override_may_replace_a_whole_group():
+def test_an_override_can_replace_a_group():
     tree = {**LEAST, "model": {"size": "half", "lstm_layers": 1}}
     assert config.parse(tree, ['model={"size": "quarter"}']).model.model_dump() == {
         **config.Model().model_dump(),
@@ -288,7 +288,7 @@ def test_an_override_may_replace_a_whole_group():
     }
 
 
-def test_overrides_apply_after_the_flat_keys_are_sorted_in():
+def test_overrides_apply_after_flat_keys_are_grouped():
     found = config.parse(FLAT, ["training.n_epochs=7", "model.keep_prob=0.5"])
     assert (found.training.n_epochs, found.model.keep_prob) == (7, 0.5)
 
@@ -306,7 +306,7 @@ def test_an_override_that_sets_no_key_is_refused(override, said):
     assert said in refusal(override)
 
 
-def test_parsing_leaves_the_callers_tree_as_it_was():
+def test_parsing_does_not_change_its_argument():
     tree = {**copy.deepcopy(FLAT), "augmentation": {"padding": {"strength": 0.1}}}
     before = copy.deepcopy(tree)
     found = config.parse(tree, ["augmentation.padding.strength=0.2", "training.n_epochs=3"])
@@ -329,13 +329,13 @@ def flat_file(tmp_path):
     return path
 
 
-def test_the_table_of_the_test_covers_every_flat_key():
+def test_every_flat_key_is_tested():
     assert flat_values().keys() == LEAF_OF_FLAT_KEY.keys()
     assert config.GROUP_OF_FLAT_KEY.keys() <= LEAF_OF_FLAT_KEY.keys()
 
 
 @pytest.mark.parametrize("key", LEAF_OF_FLAT_KEY)
-def test_a_flat_key_lands_at_its_leaf(key, flat_file):
+def test_a_flat_key_sets_its_grouped_key(key, flat_file):
     path, value = LEAF_OF_FLAT_KEY[key], flat_values()[key]
     expected = (value,) if key == "csv_files_eval" else tuple(value) if isinstance(value, list) else value
     assert leaf(config.load(flat_file), path) == expected
@@ -348,11 +348,11 @@ def test_augmentation_can_be_switched_off_by_the_flat_key():
 
 
 @pytest.mark.parametrize("keep_prob", [0.25, 0.5, 1, 1.0])
-def test_keep_prob_survives(keep_prob):
+def test_the_flat_keep_prob_sets_the_one_of_the_model(keep_prob):
     assert config.parse({"csv_files_train": "a.csv", "keep_prob": keep_prob}).model.keep_prob == keep_prob
 
 
-def test_flat_and_grouped_keys_mix():
+def test_flat_and_grouped_keys_can_be_mixed():
     found = config.parse(
         {
             "csv_files_train": "a.csv",
@@ -382,7 +382,7 @@ def test_a_key_given_flat_and_in_its_group_is_refused(key):
 @pytest.mark.parametrize(
     "tree", [{"training_params": 5}, {"training": 5, "training_params": {}}, {"keep_prob": 1, "model": []}]
 )
-def test_a_group_that_is_no_object_is_refused_before_flat_keys_are_sorted_in(tree):
+def test_a_group_that_is_not_an_object_is_refused_before_flat_keys_are_grouped(tree):
     assert "must be a JSON object" in refusal(tree=tree)
 
 
@@ -451,7 +451,7 @@ def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):
         (b'{"training": {"seed": ' + b"1" * 5000 + b"}}", "digits"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content, said):
+def test_the_error_of_an_invalid_file_names_it(tmp_path, content, said):
     path = tmp_path / "wrong.json"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
@@ -460,7 +460,7 @@ def test_a_file_that_is_no_configuration_is_refused_by_name(tmp_path, content, s
     assert said in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_is_a_folder_is_refused_by_name(tmp_path):
+def test_the_error_of_a_missing_file_or_a_folder_names_it(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.json: no such file"):
         config.load(tmp_path / "nowhere.json")
     with pytest.raises(UsageError, match="cannot be read"):
@@ -476,7 +476,7 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_refused_by_name(tmp_path):
         {**LEAST, "training": {"learning_decay_rate": 0.5, "max_minutes": 3}, "cluster": {"use_gpu": True}},
     ],
 )
-def test_a_configuration_written_out_reads_back_the_same(tmp_path, tree):
+def test_a_configuration_can_be_converted_to_json_and_back(tmp_path, tree):
     first = config.parse(tree)
     path = tmp_path / "config.json"
     path.write_text(first.model_dump_json(), encoding="utf-8")
@@ -499,7 +499,7 @@ KEYS = st.sampled_from([*config.fields(), *sorted(messages._groups()), *config.G
 
 
 @given(st.lists(st.tuples(KEYS | st.text(max_size=8), VALUES), max_size=4))
-def test_whatever_is_given_is_a_configuration_or_a_usage_error(pairs):
+def test_any_input_gives_a_configuration_or_a_usage_error(pairs):
     tree = copy.deepcopy(LEAST)
     for key, value in pairs:
         *groups, name = key.split(".")
@@ -517,7 +517,7 @@ def test_whatever_is_given_is_a_configuration_or_a_usage_error(pairs):
 
 
 @given(KEYS | st.text(max_size=8), st.text(max_size=12) | VALUES.map(json.dumps))
-def test_whatever_overrides_is_a_configuration_or_a_usage_error(key, text):
+def test_any_override_gives_a_configuration_or_a_usage_error(key, text):
     try:
         found = config.parse(LEAST, [f"{key}={text}"])
     except UsageError as error:
@@ -527,7 +527,7 @@ def test_whatever_overrides_is_a_configuration_or_a_usage_error(key, text):
 
 
 @given(st.text(min_size=1).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
-def test_any_text_can_name_an_output_directory_when_it_is_quoted(text):
+def test_any_quoted_text_can_name_an_output_directory(text):
     assert config.parse(LEAST, ["output_model_dir=" + json.dumps(text)]).output_model_dir == text
 
 
@@ -539,18 +539,18 @@ def test_any_text_can_name_an_output_directory_when_it_is_quoted(text):
         ('data.csv_files_train={"a.csv": 3, "b.csv": 0.5}', ("a.csv", "b.csv"), (3.0, 0.5)),
     ],
 )
-def test_training_csvs_may_have_weights(override, csvs, weights):
+def test_training_csvs_can_have_weights(override, csvs, weights):
     data = config.parse({}, [override]).data
     assert (data.train_csvs, data.train_weights) == (csvs, weights)
 
 
 @pytest.mark.parametrize("given", ['{"a.csv": 0}', '{"a.csv": "x"}', "{}", '{"a.csv": -1}'])
-def test_weights_that_cannot_be_are_refused_in_one_line(given):
+def test_invalid_weights_are_refused_in_one_line(given):
     message = refusal(f"data.csv_files_train={given}")
     assert message.count("data.csv_files_train = ") == 1
 
 
 @pytest.mark.parametrize("given", ["[2, 1]", "[0, 1]", "[1]", "[1, 2, 3]", "0"])
-def test_a_range_of_workers_that_cannot_be_is_refused_in_one_line(given):
+def test_an_invalid_range_of_workers_is_refused_in_one_line(given):
     message = refusal(f"cluster.num_workers={given}")
     assert message.count("cluster.num_workers = ") == 1

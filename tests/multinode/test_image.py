@@ -62,11 +62,11 @@ def health():
         ("ray start --block", None),
     ],
 )
-def test_a_service_is_asked_where_it_listens(health, given, expected):
+def test_the_health_check_uses_the_address_of_the_service(health, given, expected):
     assert health.service_of(["/usr/bin/tini", "--", "/usr/local/bin/raycrnn-entrypoint", *given.split()]) == expected
 
 
-def test_what_the_entry_point_did_not_start_is_not_asked(health):
+def test_the_health_check_passes_if_the_entry_point_started_no_service(health):
     assert health.service_of(["bash", "-c", "raycrnn serve output/model"]) is None
 
 
@@ -273,7 +273,7 @@ def trained(container, tmp_path_factory):
 
 
 @cluster
-def test_the_image_says_how_it_is_run(settings):
+def test_the_image_has_entry_point_health_check_and_labels(settings):
     assert settings["User"] == "1000:1000"
     assert settings["WorkingDir"] == "/config"
     assert list(settings["ExposedPorts"]) == ["8000/tcp"]
@@ -286,7 +286,7 @@ def test_the_image_says_how_it_is_run(settings):
 
 
 @cluster
-def test_nothing_of_the_build_is_left(container):
+def test_the_image_contains_no_build_files(container):
     whole = container.as_user("0")
     sizes = [whole.output("du", "-sxm", path, entry=False).split()[0] for path in ("/", "/opt/raycrnn")]
     print(f"\nimage {sizes[0]} MB, of which raycrnn and what it needs {sizes[1]} MB")
@@ -306,7 +306,7 @@ def test_nothing_of_the_build_is_left(container):
 
 
 @cluster
-def test_nobody_is_root(container):
+def test_commands_do_not_run_as_root(container):
     assert container.output("whoami") == "raycrnn"
     assert container.output("id", "-u") == "1000"
     assert container.output("sh", "-c", "touch ~/a && rm ~/a && pwd") == "/config"
@@ -314,7 +314,7 @@ def test_nobody_is_root(container):
 
 
 @cluster
-def test_a_verb_is_raycrnns_and_all_else_a_command(container):
+def test_verbs_run_raycrnn_and_other_words_run_commands(container):
     assert "raycrnn VERB" in container.output("--help")
     # Debian has a split too.
     assert "raycrnn split" in container.output("split", "--help")
@@ -334,7 +334,7 @@ def test_login_shells_find_ray(container, shell):
 
 
 @cluster
-def test_ray_up_copies_files_into_the_home(container, tmp_path):
+def test_ray_up_copies_files_into_the_home_directory(container, tmp_path):
     """The command that `ray up` copies with, buildah in docker's place."""
     (tmp_path / "ray_bootstrap_key.pem").write_text("a key\n")
     (tmp_path / "ray_bootstrap_key.pem").chmod(0o600)
@@ -349,7 +349,7 @@ def test_ray_up_copies_files_into_the_home(container, tmp_path):
 
 
 @cluster
-def test_training_leaves_a_model(trained):
+def test_training_in_the_image_writes_a_model(trained):
     running, sources, config = trained
     assert (config / "output" / "model" / "model.safetensors").stat().st_uid == 1000
     assert len((config / "output" / "metrics.jsonl").read_text().splitlines()) == 2
@@ -360,7 +360,7 @@ def test_training_leaves_a_model(trained):
 
 
 @cluster
-def test_any_user_number_will_do(trained):
+def test_the_image_runs_under_any_user_id(trained):
     running, _, _ = trained
     other = running.as_user("4242:4242")
     assert other.output("id", "-u") == "4242"
@@ -369,7 +369,7 @@ def test_any_user_number_will_do(trained):
 
 
 @cluster
-def test_health_is_the_services(trained):
+def test_the_health_status_is_that_of_the_service(trained):
     running, _, _ = trained
     assert running.run("raycrnn-health", entry=False).returncode == 0
     port = str(free_port())

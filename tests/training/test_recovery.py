@@ -146,7 +146,7 @@ def kill_all(title: str) -> int:
 # --- processes killed
 
 
-def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, undisturbed, capsys):
+def test_a_killed_training_worker_loses_no_step(local_ray, images, tmp_path, undisturbed, capsys):
     """An elastic run's, for one worker alone is the command itself; it may grow to no more than the machine has."""
     output = tmp_path / "output"
 
@@ -162,7 +162,7 @@ def test_a_killed_training_worker_costs_no_step(local_ray, images, tmp_path, und
     assert capsys.readouterr().out == ""
 
 
-def test_killed_decoding_workers_cost_no_row(local_ray, images, tmp_path, undisturbed):
+def test_killed_decoding_workers_lose_no_row(local_ray, images, tmp_path, undisturbed):
     output, killed = tmp_path / "output", []
 
     def act() -> None:
@@ -178,7 +178,7 @@ def test_killed_decoding_workers_cost_no_row(local_ray, images, tmp_path, undist
     assert_same_end(output, undisturbed)
 
 
-def test_a_killed_command_goes_on_where_it_was(images, tmp_path, undisturbed):
+def test_a_killed_command_can_be_resumed(images, tmp_path, undisturbed):
     output = tmp_path / "output"
     path = tmp_path / "config.json"
     path.write_text(configuration(images, output).model_dump_json())
@@ -193,7 +193,7 @@ def test_a_killed_command_goes_on_where_it_was(images, tmp_path, undisturbed):
     assert_same_end(output, undisturbed)
 
 
-def test_two_workers_of_which_one_is_killed_end_in_the_weights_of_two_left_alone(local_ray, images, tmp_path):
+def test_two_workers_end_with_the_same_weights_if_one_is_killed(local_ray, images, tmp_path):
     outputs = [tmp_path / "alone", tmp_path / "output"]
     cluster = {"num_workers": 2}
 
@@ -210,7 +210,9 @@ def test_two_workers_of_which_one_is_killed_end_in_the_weights_of_two_left_alone
 # --- files damaged, changed, gone
 
 
-def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(local_ray, images, tmp_path, undisturbed, capsys):
+def test_a_truncated_checkpoint_is_reported_and_the_one_before_it_used(
+    local_ray, images, tmp_path, undisturbed, capsys
+):
     output = tmp_path / "output"
     train(configuration(images, output))
     last = sorted((output / "checkpoints").iterdir())[-1]
@@ -223,7 +225,7 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_used(local_ray, i
     assert_same_end(output, undisturbed)
 
 
-def test_a_full_disk_ends_the_run_and_leaves_what_was_there(local_ray, images, tmp_path):
+def test_a_full_disk_ends_the_run_and_leaves_the_model_and_checkpoint(local_ray, images, tmp_path):
     """A network of 1.3 MB a checkpoint on a disk of 12 MB, which something else fills in mid-training."""
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -253,7 +255,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_there(local_ray, images, t
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_images_that_vanish_in_mid_training_are_listed_or_no_longer_needed(local_ray, tmp_path, keep, monkeypatch):
+def test_images_deleted_during_training_are_listed_unless_cached(local_ray, tmp_path, keep, monkeypatch):
     from raycrnn.ingest import image_cache, stream
 
     source = write_set(tmp_path, words(8 * STEPS_AN_EPOCH))
@@ -323,7 +325,7 @@ def write_mixed(folder: Path) -> tuple[Path, dict[int, str]]:
     return source, expected
 
 
-def test_of_ten_thousand_rows_the_bad_ones_alone_are_left_out_each_once_with_its_reason(local_ray, tmp_path):
+def test_only_bad_rows_are_left_out_each_listed_once_with_its_reason(local_ray, tmp_path):
     source, expected = write_mixed(tmp_path)
     output = tmp_path / "output"
     data = {"max_rejected": 0.5, "csv_files_eval": []}
@@ -338,7 +340,7 @@ def test_of_ten_thousand_rows_the_bad_ones_alone_are_left_out_each_once_with_its
     assert not (tmp_path / "strict" / "model").exists()
 
 
-def test_a_source_that_answers_slowly_is_waited_for_and_named(local_ray, images, tmp_path, monkeypatch, capsys):
+def test_a_stall_on_slow_storage_is_reported(local_ray, images, tmp_path, monkeypatch, capsys):
     source, output = write_set(tmp_path, words(16)), tmp_path / "output"
     slow, read, waited = str(tmp_path / "images" / "labels_3.png"), storage.read, []
 
@@ -426,7 +428,7 @@ def lose_a_node_and_get_another(source: str, output: str) -> None:
     nodes.shutdown()
 
 
-def test_a_node_lost_and_another_found_change_the_workers_and_lose_no_epoch(images, tmp_path):
+def test_an_elastic_run_loses_no_epoch_when_nodes_leave_and_join(images, tmp_path):
     output, start = tmp_path / "output", time.monotonic()
     apart(lose_a_node_and_get_another, str(images), str(output))
     records = metrics(output)
@@ -457,7 +459,7 @@ def train_in_a_tight_store(source: str, output: str) -> None:
     assert train(settings)["steps"] == 2 * 10
 
 
-def test_a_set_larger_than_the_object_store_trains(tmp_path):
+def test_a_data_set_larger_than_the_object_store_can_be_trained_on(tmp_path):
     """160 images of 64 × 3,000 in colour are 92 MB, the store 80 MB; what does not fit is spilled to disk."""
     source = tmp_path / "labels.csv"
     pages = [Image.effect_noise((3000, 64), 80).convert("RGB") for _ in range(4)]
