@@ -1,4 +1,4 @@
-"""The verb predict, from a model directory alone."""
+"""The verb predict."""
 
 import csv
 import io
@@ -15,23 +15,21 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from ray import cloudpickle
 
-from raycrnn import cluster, config, predict, storage
+from raycrnn import config, predict, storage
 from raycrnn.console import ImageProgress
 from raycrnn.data import image
 from raycrnn.data.inputs import list_inputs
-from raycrnn.errors import UsageError
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
-from raycrnn.prediction import pipeline, resources, shards, stages
+from raycrnn.prediction import pipeline, shards, stages
 from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.run import Output
 from raycrnn.storage import files
 from tests.conftest import draw, draw_four
 from tests.model.test_recognizer import recognizer
-from tests.training.test_recovery import kill_all, meanwhile, wait_until
+from tests.training.test_recovery import kill_all, running_in_thread, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -67,7 +65,7 @@ def test_files_folders_and_csvs_are_read_in_input_order(local_ray, model, images
     assert float(found[0]["score_2"]) == pytest.approx(-texts[0].score, abs=1e-3)
 
 
-def test_what_cannot_be_read_gets_a_row_with_its_error(local_ray, model, images, tmp_path, capsys):
+def test_an_image_that_cannot_be_read_gets_a_row_with_its_error(local_ray, model, images, tmp_path, capsys):
     (images / "1.png").write_text("broken")
     out = tmp_path / "out.csv"
     assert Predict.call([model, str(images), str(images / "gone.png"), "-o", str(out)], "predict") == 0
@@ -79,11 +77,11 @@ def test_what_cannot_be_read_gets_a_row_with_its_error(local_ray, model, images,
     assert "3 of 5 images read" in capsys.readouterr().err
 
 
-def test_nothing_read_is_a_failure(local_ray, model, tmp_path):
+def test_reading_no_image_is_a_failure(local_ray, model, tmp_path):
     assert Predict.call([model, str(tmp_path / "gone.png")], "predict") == 1
 
 
-def test_json_lines_hold_the_same(local_ray, model, images, tmp_path):
+def test_json_lines_contain_alternatives_and_errors(local_ray, model, images, tmp_path):
     out = tmp_path / "out.jsonl"
     (images / "1.png").write_text("broken")
     assert Predict.call([model, str(images), "-o", str(out), "decoding.num_beam_paths=2"], "predict") == 0
@@ -100,17 +98,17 @@ def test_json_lines_hold_the_same(local_ray, model, images, tmp_path):
         (["MODEL", "nowhere.csv"], "no such CSV file"),
         (["MODEL", "EMPTY"], "nothing to read"),
         (["MODEL", "x.png", "decoding.beam_width=0"], "decoding.beam_width"),
-        (["MODEL", "x.png", "--format", "parquet"], "Parquet is nothing for a terminal"),
-        (["MODEL", "x.png", "--spans", "-o", "out.csv"], "CSV has no place for them"),
+        (["MODEL", "x.png", "--format", "parquet"], "Parquet cannot be written to a terminal"),
+        (["MODEL", "x.png", "--spans", "-o", "out.csv"], "CSV cannot hold spans"),
         (["MODEL", "x.png", "--resume"], "name it with -o"),
-        (["MODEL", "x.png", "-o", "out.tsv"], "out.tsv: .tsv is no format: end the name in .csv"),
-        (["MODEL", "x.png", "-o", "out.jsonl.gz"], ".gz is no format"),
-        (["MODEL", "x.png", "-o", "MODEL/config.json", "--overwrite", "--format=jsonl"], "lies in the model directory"),
-        (["MODEL", "x.png", "-o", "MODEL/new.csv"], "lies in the model directory"),
+        (["MODEL", "x.png", "-o", "out.tsv"], "out.tsv: unknown format .tsv: end the name in .csv"),
+        (["MODEL", "x.png", "-o", "out.jsonl.gz"], "unknown format .gz"),
+        (["MODEL", "x.png", "-o", "MODEL/config.json", "--overwrite", "--format=jsonl"], "is in the model directory"),
+        (["MODEL", "x.png", "-o", "MODEL/new.csv"], "is in the model directory"),
         (["MODEL", "x.png", "--replicas", "9999"], "CPUs: set --replicas="),
     ],
 )
-def test_wrong_usage_is_told(local_ray, model, tmp_path, capsys, arguments, expected):
+def test_wrong_usage_is_reported(local_ray, model, tmp_path, capsys, arguments, expected):
     (tmp_path / "empty").mkdir()
     names = {"MODEL": model, "EMPTY": str(tmp_path / "empty")}
     given = [names.get(a, a).replace("MODEL/", f"{model}/") for a in arguments]
@@ -129,8 +127,9 @@ def test_wrong_usage_is_told(local_ray, model, tmp_path, capsys, arguments, expe
         ("o.tsv", ["--format", "jsonl"], "jsonl"),
     ],
 )
-def test_the_format_is_that_of_the_name_in_whatever_case(name, options, expected):
-    assert Predict._parse(["m", "x.png", "-o", name, *options], "predict")._layout(1).format == expected
+def test_the_suffix_selects_the_format_in_any_case(name, options, expected):
+    format = options[-1] if options else None
+    assert Output(name).layout(format, 1, False, False).format == expected
 
 
 def test_an_output_that_fails_leaves_no_file(local_ray, model, images, tmp_path):
@@ -138,7 +137,7 @@ def test_an_output_that_fails_leaves_no_file(local_ray, model, images, tmp_path)
     assert not (tmp_path / "no").exists()
 
 
-def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(local_ray, model, images, tmp_path, capsys):
+def test_an_output_is_replaced_only_on_request_and_an_input_never(local_ray, model, images, tmp_path, capsys):
     labels = tmp_path / "labels.csv"
     labels.write_text("images/0.png;precious\n")
     assert Predict.call([model, str(labels), "-o", str(labels), "--overwrite"], "predict") == 2
@@ -158,7 +157,7 @@ def test_an_output_is_replaced_only_if_that_is_asked_for_and_never_an_input(loca
     assert rows(out.read_text())
 
 
-def test_outputs_in_object_storage_that_cannot_be_are_refused_as_on_a_disk(model, images, bucket, capsys):
+def test_invalid_outputs_in_object_storage_are_refused(model, images, bucket, capsys):
     labels, there = (storage.join(bucket, "set", name) for name in ("list a.csv", "model"))
     storage.write(labels, b"0.png;x\n")
     for path in Path(model).iterdir():
@@ -169,7 +168,7 @@ def test_outputs_in_object_storage_that_cannot_be_are_refused_as_on_a_disk(model
         (storage.join(bucket, "set"), "is a directory and not the name of a file"),
         (storage.join(bucket, "new", ""), "is a directory and not the name of a file"),
         (storage.join(bucket, "", "out.csv"), "cannot be written: not a URI that can be read: two slashes"),
-        (storage.join(there, "new.csv"), "lies in the model directory"),
+        (storage.join(there, "new.csv"), "is in the model directory"),
         (labels, "is one of the inputs"),
         (labels.replace("list%20a", "%6Cist%20a"), "is one of the inputs"),
     ]:
@@ -178,10 +177,8 @@ def test_outputs_in_object_storage_that_cannot_be_are_refused_as_on_a_disk(model
     assert storage.read(labels) == b"0.png;x\n"
 
 
-def test_storage_that_refuses_in_mid_run_is_named_and_resume_goes_on(
-    local_ray, model, listed, bucket, capsys, monkeypatch
-):
-    monkeypatch.setattr(shards, "ROWS_A_SHARD", 64)
+def test_a_run_that_the_storage_stopped_is_resumed(local_ray, model, listed, bucket, capsys, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 64)
     out, upload = storage.join(bucket, "out.csv"), storage.upload
 
     def refuse(file, uri):
@@ -200,12 +197,12 @@ def test_storage_that_refuses_in_mid_run_is_named_and_resume_goes_on(
 
 
 @pytest.mark.parametrize("name", ["", "/", "."])
-def test_an_output_that_is_no_file_is_refused_before_anything_is_read(model, images, capsys, name):
+def test_a_directory_as_output_is_refused_before_anything_is_read(model, images, capsys, name):
     assert Predict.call([model, str(images), "-o", name], "predict") == 2
     assert "not the name of a file" in capsys.readouterr().err
 
 
-def test_a_pipe_is_written_to_and_stays_one(local_ray, model, images, tmp_path):
+def test_a_pipe_is_written_to_and_stays_a_pipe(local_ray, model, images, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     received = []
@@ -217,7 +214,7 @@ def test_a_pipe_is_written_to_and_stays_one(local_ray, model, images, tmp_path):
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_names_that_are_no_text_cost_nobody_else_a_row(local_ray, model, images, tmp_path, capsys):
+def test_names_that_are_not_valid_text_do_not_affect_other_rows(local_ray, model, images, tmp_path, capsys):
     folder = tmp_path / "odd"
     folder.mkdir()
     (folder / "dang\udcff.png").symlink_to("nowhere")
@@ -230,7 +227,7 @@ def test_names_that_are_no_text_cost_nobody_else_a_row(local_ray, model, images,
     assert "no such file" in found[0]["error"]
 
 
-def test_keys_that_a_trained_model_does_not_take_are_refused(model, images, capsys):
+def test_keys_that_cannot_change_after_training_are_refused(model, images, capsys):
     assert Predict.call([model, str(images), "training.n_epochs=3"], "predict") == 2
     assert "only decoding.* and data.* can be changed" in capsys.readouterr().err
 
@@ -241,7 +238,7 @@ def test_a_model_directory_that_lacks_a_file_is_named(model, images, capsys):
     assert "lacks alphabet.json" in capsys.readouterr().err
 
 
-# --- inputs and plans
+# --- inputs
 
 
 def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
@@ -256,59 +253,10 @@ def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
     assert inputs["path"].to_pylist() == [os.fsencode(path) for path in inputs["name"].to_pylist()]
 
 
-def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> PredictionJob:
-    return PredictionJob("model", config.Image(input_shape=shape), replicas=replicas)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "images", "asked", "expected"),
-    [
-        ([(2, 0)], 10**6, None, resources.ReplicaAllocation(2, 0.75, 0, 1, 0.25, 1024)),
-        ([(2, 0)], 10**6, 1, resources.ReplicaAllocation(1, 1.5, 0, 2, 0.25, 1024)),
-        ([(2, 0)], 800, None, resources.ReplicaAllocation(2, 0.75, 0, 1, 0.25, 100)),
-        ([(2, 0)], 3, None, resources.ReplicaAllocation(1, 1.5, 0, 2, 0.25, 64)),
-        ([(4, 0), (4, 0)], 10**6, 1, resources.ReplicaAllocation(1, 3, 0, 4, 0.25, 1024)),
-        ([(16, 1)], 10**6, None, resources.ReplicaAllocation(1, 0.5, 1, 1, 1, 1024)),
-        ([(16, 2)], 10**6, 4, resources.ReplicaAllocation(4, 0.5, 0.5, 1, 1, 1024)),
-    ],
-)
-def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, asked, expected):
-    monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)
-    assert resources.allocate_replicas(images, job(asked)) == expected
-
-
-@given(
-    st.lists(st.tuples(st.integers(1, 64), st.integers(0, 8)), min_size=1, max_size=4),
-    st.integers(1, 10**7),
-    st.none() | st.integers(1, 64),
-)
-def test_what_is_planned_finds_room(nodes, images, asked):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cluster, "list_nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
-        try:
-            plan = resources.allocate_replicas(images, job(asked))
-        except UsageError:
-            assert asked > sum(cpus for cpus, _ in nodes)
-            return
-    places = [int(cpus / plan.cpus + 1e-9) for cpus, _ in nodes]
-    if plan.gpus:
-        places = [min(place, int(gpus / plan.gpus + 1e-9)) for place, (_, gpus) in zip(places, nodes, strict=True)]
-    assert sum(places) >= plan.count
-    # Wherever the replicas are, on some node a decoding task fits beside them.
-    left = [cpus - place * plan.cpus for place, (cpus, _) in zip(places, nodes, strict=True)]
-    average = (sum(cpus for cpus, _ in nodes) - plan.count * plan.cpus) / len(nodes)
-    assert max(*left, average) >= plan.decode_cpus - 1e-9
-
-
-def test_blocks_of_very_wide_images_are_smaller():
-    most = resources._images_per_block(10**6, 2, config.Image(input_shape=(128, 8192), input_channels=3))
-    assert most * 128 * 8192 * 3 <= resources.MOST_BYTES_PER_BLOCK
-
-
 # --- formats, resuming, losses
 
 
-def test_parquet_holds_what_the_recogniser_reads(local_ray, model, images, tmp_path):
+def test_parquet_contains_what_the_recognizer_returns(local_ray, model, images, tmp_path):
     out = tmp_path / "out.parquet"
     (images / "1.png").write_text("broken")
     assert Predict.call([model, str(images), "-o", str(out), "--spans"], "predict") == 0
@@ -328,7 +276,7 @@ def images_of(rows: list[dict]) -> list[str]:
     return [row["path"] for row in rows if row["error"] is None]
 
 
-def test_csv_has_confidences_if_they_are_asked_for(local_ray, model, images, capsys):
+def test_csv_has_confidences_on_request(local_ray, model, images, capsys):
     assert Predict.call([model, str(images / "0.png"), "--confidence"], "predict") == 0
     found = rows(capsys.readouterr().out)
     assert list(found[0])[:6] == ["path", "text", "score", "error", "confidence", "text_2"]
@@ -338,7 +286,7 @@ def test_csv_has_confidences_if_they_are_asked_for(local_ray, model, images, cap
 
 @pytest.fixture
 def listed(images, tmp_path):
-    """A CSV of some blocks' images, one row of it malformed and one without an image."""
+    """A CSV with images of several blocks, one malformed row and one missing image."""
     names = [f"images/{number % 4}.png" for number in range(200)]
     names[70:72] = ["images/gone.png", '"images/0.png']
     (tmp_path / "list.csv").write_text("".join(f"{name};x\n" for name in names))
@@ -354,7 +302,7 @@ def folder(request, tmp_path):
     return str(tmp_path / "out")
 
 
-def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
+def test_ctrl_c_keeps_finished_rows_and_resume_continues(
     local_ray, model, listed, folder, tmp_path, capsys, monkeypatch
 ):
     out, whole = storage.join(folder, "out.csv"), tmp_path / "whole.csv"
@@ -363,10 +311,10 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
     with monkeypatch.context() as patch:
         press_ctrl_c_after_the_first_block(patch)
         assert Predict.call([model, listed, "-o", out], "predict") == 130
-    assert "stopped at 64 of 200 images; --resume goes on" in capsys.readouterr().err
+    assert "stopped at 64 of 200 images; --resume continues" in capsys.readouterr().err
     assert names_in(folder) == [".out.csv.parts"]
     for arguments, said in [
-        ([], "--resume goes on with it, --overwrite starts anew"),
+        ([], "--resume continues it, --overwrite starts over"),
         (["--resume", "decoding.beam_width=7"], "decoding.beam_width: 10 then, 7 now"),
         (["--resume", "--format", "jsonl", "--spans"], "spans: False then, True now"),
         (["--resume", "data.unicode_form=NFD"], "data.unicode_form: NFC then, NFD now"),
@@ -380,8 +328,8 @@ def test_ctrl_c_keeps_what_is_finished_and_resume_goes_on(
     assert storage.read(out) == whole.read_bytes()
     assert names_in(folder) == ["out.csv"]
     for arguments, said in [
-        ([], "already there; --overwrite replaces it"),
-        (["--resume"], "already there, and nothing to resume; --overwrite replaces it"),
+        ([], "already exists; --overwrite replaces it"),
+        (["--resume"], "already exists, and there is no run to resume; --overwrite replaces it"),
     ]:
         assert Predict.call([model, listed, "-o", out, *arguments], "predict") == 2
         assert said in capsys.readouterr().err
@@ -404,7 +352,7 @@ def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def workers_run_what_is_patched(monkeypatch):
-    """Workers get the code of the prediction's stages as it is in this process."""
+    """Send the patched code of the stages to workers."""
     modules = (pipeline, stages)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
@@ -417,7 +365,7 @@ def workers_run_what_is_patched(monkeypatch):
 
 
 def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
-    """`image`, of which files of certain contents kill the process that decodes them."""
+    """Return a stand-in for `image` that kills the process at files of certain contents, by signal."""
 
     def prepare_image(data, *settings):
         if data in texts:
@@ -428,7 +376,7 @@ def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
 
 
 def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, model, listed, images, capsys, monkeypatch):
-    """Its neighbours are read, in their order; two such images in a block as well."""
+    """The other images are read, in order, even if two images of one block kill the decoder."""
     (images / "8.png").write_bytes(b"segfault")
     (images / "9.png").write_bytes(b"abort")
     text = Path(listed).read_text().splitlines()
@@ -449,7 +397,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
     ]
 
 
-def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
+def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
     with workers_run_what_is_patched(monkeypatch) as patch:
         patch.setattr(stages, "MAX_DEATHS", 1)
@@ -459,16 +407,16 @@ def test_replicas_that_die_again_and_again_end_the_run(local_ray, model, images,
     assert not out.exists()
 
 
-def test_decoders_that_die_again_and_again_end_the_run(local_ray, model, listed, capsys, monkeypatch):
+def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, capsys, monkeypatch):
     with workers_run_what_is_patched(monkeypatch) as patch:
         patch.setattr(stages, "MAX_DEATHS", 1)
-        # Not what decodes, which is in processes of its own by then.
+        # Not the function that decodes, which by then runs in processes of its own.
         patch.setattr(stages, "_malformed", lambda _: os.kill(os.getpid(), signal.SIGKILL))
         assert Predict.call([model, listed], "predict") == 1
     assert "in a worker: a worker that decodes images died 2 times" in capsys.readouterr().err
 
 
-def test_a_model_that_is_replaced_while_the_command_starts_ends_it(
+def test_a_model_that_is_replaced_while_the_command_starts_ends_the_run(
     local_ray, model, images, tmp_path, capsys, monkeypatch
 ):
     out = tmp_path / "out.csv"
@@ -479,7 +427,7 @@ def test_a_model_that_is_replaced_while_the_command_starts_ends_it(
 
     monkeypatch.setattr(predict, "list_inputs", replace)
     assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
-    assert "is another model than when the command began" in capsys.readouterr().err
+    assert "the model was replaced after the command started" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["images", "model"]
 
 
@@ -495,7 +443,7 @@ def many(images, tmp_path):
 
 
 @pytest.mark.long
-def test_a_command_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(model, images, many, tmp_path):
+def test_a_killed_command_resumes_and_writes_the_same_output(model, images, many, tmp_path):
     (folder := tmp_path / "out").mkdir()
     out, parts = str(folder / "out.jsonl"), str(folder / ".out.jsonl.parts")
     command = [sys.executable, "-m", "raycrnn.predict", model, many, "--address", "local", "-o", out]
@@ -512,19 +460,19 @@ def test_a_command_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(model, 
     expected = Recognizer.load(model, "cpu")([images / f"{number}.png" for number in range(4)])
     for number, row in enumerate(found):
         assert (row["path"], row["text"], row["error"]) == (f"images/{number % 4}.png", expected[number % 4].text, None)
-        # In other batches.
+        # The batches differ.
         assert row["log_prob"] == pytest.approx(expected[number % 4].log_prob, abs=1e-3)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("title", ["MapWorker(MapBatches(Transcriber))", "MapBatches(Decode)"])
-def test_rows_come_once_each_though_a_worker_is_killed(local_ray, model, images, title):
+def test_every_row_comes_once_when_a_worker_is_killed(local_ray, model, images, title):
     reader = Recognizer.load(model, "cpu", ["decoding.beam_width=100"])
     texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
     inputs = [str(images / f"{number % 4}.png") for number in range(MANY)]
     results = pipeline.transcribe(
         PredictionJob(model, reader.configuration.image, ("decoding.beam_width=100",)), inputs
     )
-    with meanwhile(lambda: wait_until(lambda: kill_all(title))):
+    with running_in_thread(lambda: wait_until(lambda: kill_all(title))):
         found = [result.transcription.text for result in results]
     assert found == [texts[number % 4] for number in range(MANY)]

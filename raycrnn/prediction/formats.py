@@ -1,9 +1,4 @@
-"""What predict writes: CSV, JSON lines or Parquet, whole or not at all, and the shards of an output that is under way.
-
-Shards hold finished rows in `.NAME.parts` beside the output NAME, whatever its format: `FIRST_STOP.parquet` the rows
-FIRST … STOP − 1 of the input's order, `job.json` what a resumed run must have in common with the one that began. In
-object storage they are copies of those on this machine, uploaded as they are finished.
-"""
+"""The formats of transcriptions: CSV, JSON Lines and Parquet."""
 
 import csv
 import json
@@ -16,7 +11,7 @@ from typing import IO, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-READING = {"text": pa.string(), "confidence": pa.float64(), "log_prob": pa.float64()}
+ALTERNATIVE = {"text": pa.string(), "confidence": pa.float64(), "log_prob": pa.float64()}
 
 UNIT = {"text": pa.string(), "confidence": pa.float64(), "left": pa.int32(), "right": pa.int32()}
 
@@ -28,56 +23,57 @@ ROWS = pa.schema(
         "confidence": pa.float64(),
         "log_prob": pa.float64(),
         "error": pa.string(),
-        "alternatives": pa.list_(pa.struct(READING)),
+        "alternatives": pa.list_(pa.struct(ALTERNATIVE)),
         "units": pa.list_(pa.struct(UNIT)),
     }
 )
-"""A row an image. Where there is an error all but the path is null, else the error. `alternatives` are the readings
-after the best one, `units` the best one's, null where they were not asked for."""
+"""Columns of a table with one row per image. If there is an error, everything but the path is null, else the error is.
+`alternatives` are the transcriptions after the best one; `units` are those of the best one, null if not requested."""
 
-ROWS_A_GROUP = 32_768
-"""of Parquet: readers take a file by its row groups"""
+ROWS_PER_GROUP = 32_768
+"""Rows per row group of Parquet."""
 
 Format = Literal["csv", "jsonl", "parquet"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What an output looks like."""
+    """The format and the columns of an output."""
 
     format: Format
     readings: int = 1
-    """of an image, in CSV: text, text_2 …"""
+    """Transcriptions per image in CSV: text, text_2 and so on."""
     confidence: bool = False
-    """whether CSV has a column of it"""
+    """Whether CSV has a column with the confidence."""
     spans: bool = False
-    """whether Parquet has a column of units"""
+    """Whether Parquet has a column with the units."""
 
 
 # --- formats
 
 
 class Writer(ABC):
-    """Writes tables of `ROWS` to an open file, as they come."""
+    """Writes tables of `ROWS` to an open file."""
 
     read = 0
-    """images so far that have no error"""
+    """Images without an error so far."""
 
     def write(self, table: pa.Table) -> None:
+        """Write the next rows; the writer may buffer them."""
         self.read += table["error"].null_count
         self._write(table)
 
-    def close(self) -> None:  # noqa: B027 (most hold nothing back)
-        """Write what is still held back. The file stays open."""
+    def close(self) -> None:  # noqa: B027 (most writers buffer nothing)
+        """Write the buffered rows. The file stays open."""
 
     @abstractmethod
     def _write(self, table: pa.Table) -> None:
-        """Write rows, or hold them back until there are enough."""
+        """Write rows, or buffer them."""
 
 
 @dataclass(frozen=True)
 class _LfLines:
-    """Takes rows that end in CRLF, one at a time, and ends them in LF."""
+    """A file for `csv.writer` that replaces the CRLF at the end of each row by LF."""
 
     file: IO[str]
 
@@ -86,11 +82,11 @@ class _LfLines:
 
 
 class CsvWriter(Writer):
-    """RFC 4180 with a header; LF as line end on stdout, where people read it."""
+    """Writes CSV by RFC 4180 with a header. On stdout, lines end in LF."""
 
     def __init__(self, file: IO[str], layout: Layout):
         self._layout = layout
-        # Not by another `lineterminator`, with which it would leave a lone CR unquoted.
+        # Not by `lineterminator="\n"`, with which csv.writer would leave a lone CR unquoted.
         self._writer = csv.writer(_LfLines(file) if file is sys.stdout else file)
         confidence = ["confidence"] if layout.confidence else []
         more = [name for number in range(2, layout.readings + 1) for name in (f"text_{number}", f"score_{number}")]
@@ -115,7 +111,7 @@ def _number(value: float | None) -> str:
 
 
 class JsonlWriter(Writer):
-    """An object a line; of an image that could not be read the path and the error."""
+    """Writes one JSON object per line: of an image that cannot be read only the path and the error."""
 
     def __init__(self, file: IO[str]):
         self._file = file
@@ -133,37 +129,37 @@ def _record(row: dict) -> dict:
 
 
 class ParquetWriter(Writer):
-    """Row groups of `ROWS_A_GROUP`."""
+    """Writes Parquet in row groups of at least `ROWS_PER_GROUP` rows."""
 
     def __init__(self, file: IO[bytes], layout: Layout):
         self._names = [name for name in ROWS.names if name != "units" or layout.spans]
         self._writer = pq.ParquetWriter(file, pa.schema([ROWS.field(name) for name in self._names]))
-        self._held: list[pa.Table] = []
+        self._buffer: list[pa.Table] = []
 
     def _write(self, table: pa.Table) -> None:
-        self._held.append(table.select(self._names))
-        if sum(map(len, self._held)) >= ROWS_A_GROUP:
-            self._write_held()
+        self._buffer.append(table.select(self._names))
+        if sum(map(len, self._buffer)) >= ROWS_PER_GROUP:
+            self._write_buffer()
 
-    def _write_held(self) -> None:
-        if self._held:
-            self._writer.write_table(pa.concat_tables(self._held))
-            self._held = []
+    def _write_buffer(self) -> None:
+        if self._buffer:
+            self._writer.write_table(pa.concat_tables(self._buffer))
+            self._buffer = []
 
     def close(self) -> None:
-        self._write_held()
+        self._write_buffer()
         self._writer.close()
 
 
 def open_file(path: Path, layout: Layout) -> IO:
-    """A file to write in a layout. Raises `OSError`."""
+    """Open a file to write in a layout. Raises `OSError`."""
     if layout.format == "parquet":
         return path.open("wb")
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def make_writer(file: IO, layout: Layout) -> Writer:
-    """The writer of a layout, to a file as `open_file` opens it, or to stdout."""
+    """Return the writer of a layout to stdout, or to a file that `open_file` opened."""
     if layout.format == "parquet":
         return ParquetWriter(file, layout)
     return JsonlWriter(file) if layout.format == "jsonl" else CsvWriter(file, layout)

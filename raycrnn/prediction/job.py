@@ -1,4 +1,4 @@
-"""What a prediction run reads, and with which model."""
+"""The settings of a prediction run that its workers need."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ from raycrnn.config import Image
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What to read images with."""
+    """The model of a prediction run, and how it runs."""
 
     model: str
+    """Path or URI of the model directory."""
     image: Image
-    """the model's"""
+    """The model's settings of images."""
     overrides: tuple[str, ...] = ()
-    """as `Recognizer.load` takes them"""
+    """Settings as KEY=VALUE, as `Recognizer.load` takes them."""
     spans: bool = False
-    """whether to tell of each unit where it stands, and how sure it is"""
+    """Whether to return the units of each transcription, with their positions and confidences."""
     replicas: int | None = None
-    """of the model; None: as many as there is room for"""
+    """Copies of the model that run in parallel; None for as many as fit."""
     digests: Mapping[str, str] | None = None
-    """of the model's files, which must be the same wherever replicas load it; None: any will do"""
+    """Digests of the model's files: every replica must load the same ones. None disables the check."""

@@ -1,11 +1,11 @@
-"""Reading images through Ray Data: decoding tasks, and replicas of the model."""
+"""Transcribe images through Ray Data, with decoding tasks and replicas of the model."""
 
 import logging
 import queue
 import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,16 +26,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one image: a transcription or an error."""
+    """The result for one image: a transcription, or why there is none."""
 
     transcription: Transcription | None
     rejected: rejections.Rejected | None
 
 
 def transcribe(job: PredictionJob, paths: Sequence[str]) -> Iterator[Result]:
-    """Transcribe the images at paths through Ray Data; the results come in their order. See `read_blocks`."""
+    """Transcribe the images at paths through Ray Data, and yield the results in their order. See `read_blocks`."""
     inputs = to_table((printable(path), path, None) for path in paths)
-    progress, blocks = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus), _pulses(job, inputs)
+    progress = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus)
+    blocks = _blocks_with_pauses(job, inputs)
     try:
         for block in blocks:
             progress.add(len(block))
@@ -51,15 +52,21 @@ def _to_result(row: dict) -> Result:
     return Result(Transcription.from_json(row), None)
 
 
-PULSE_SECONDS = 0.5
-"""So often Ctrl-C is looked for, and progress shown, while no images are done."""
+PAUSE_SECONDS = 0.5
+"""Seconds between two checks for Ctrl-C, and updates of the progress, while no image is finished."""
+
+
+class RowSink(Protocol):
+    """Takes tables of `formats.ROWS`: a `formats.Writer` or a `shards.ShardWriter`."""
+
+    def write(self, table: pa.Table) -> None: ...
 
 
 def write_transcriptions(
-    sink: Any, job: PredictionJob, inputs: pa.Table, progress: ImageProgress, stop: StopRequest
+    sink: RowSink, job: PredictionJob, inputs: pa.Table, progress: ImageProgress, stop: StopRequest
 ) -> bool:
-    """Read images and write the rows, as `writers.ROWS`, into a sink; False if Ctrl-C was pressed meanwhile."""
-    done, blocks = 0, _pulses(job, inputs)
+    """Transcribe images and write the rows to a sink; return False if a stop was requested before the end."""
+    done, blocks = 0, _blocks_with_pauses(job, inputs)
     try:
         while done < len(inputs) and not stop.requested:
             block = next(blocks)
@@ -72,15 +79,15 @@ def write_transcriptions(
     return done == len(inputs)
 
 
-def _pulses(job: PredictionJob, inputs: pa.Table) -> Generator[pa.Table, None, None]:
-    """`read_blocks`, and tables without rows while none come."""
+def _blocks_with_pauses(job: PredictionJob, inputs: pa.Table) -> Generator[pa.Table, None, None]:
+    """Yield the tables of `read_blocks`, and an empty one whenever none has arrived for `PAUSE_SECONDS`."""
     from raycrnn.ingest.prefetch import Prefetcher
 
     done, blocks = 0, Prefetcher(lambda: read_blocks(job, inputs), depth=1)
     try:
         while done < len(inputs):
             try:
-                block = blocks.next_within(PULSE_SECONDS)
+                block = blocks.next_within(PAUSE_SECONDS)
             except queue.Empty:
                 block = RESULTS.empty_table()
             done += len(block)
@@ -89,10 +96,10 @@ def _pulses(job: PredictionJob, inputs: pa.Table) -> Generator[pa.Table, None, N
         blocks.close()
 
 
-def _rows(shown: pa.ChunkedArray, block: pa.Table) -> pa.Table:
-    """A block of `RESULTS` as `writers.ROWS`."""
+def _rows(names: pa.ChunkedArray, block: pa.Table) -> pa.Table:
+    """Convert a table of `RESULTS` to one of `formats.ROWS`."""
     columns = {name: block[name] for name in block.column_names}
-    columns |= {"path": shown, "error": pc.binary_join(block["rejected"], ": ")}
+    columns |= {"path": names, "error": pc.binary_join(block["rejected"], ": ")}
     return pa.table(
         [columns[name].cast(kind) for name, kind in zip(formats.ROWS.names, formats.ROWS.types, strict=True)],
         formats.ROWS,
@@ -100,12 +107,13 @@ def _rows(shown: pa.ChunkedArray, block: pa.Table) -> pa.Table:
 
 
 def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
-    """Read images through Ray Data: tables of `RESULTS`, in the order of the inputs.
+    """Transcribe images through Ray Data, and yield tables of `RESULTS` in the order of the inputs.
+
+    If a worker is killed, Ray repeats its work on another one.
 
     Raises:
-        UsageError: more replicas than there is room for.
-        RaycrnnError: replicas cannot read the model, find another one, or die again and again. What a worker that is
-            killed was at, Ray gives to another.
+        UsageError: the job asks for more replicas than the cluster has CPUs.
+        RaycrnnError: replicas cannot read the model, find a different one, or die repeatedly.
     """
     import ray.data
 
@@ -113,12 +121,14 @@ def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
 
     if not len(inputs):
         return
-    # A cluster may have a head alone as yet.
+    # An autoscaling cluster may consist of the head node only.
     cluster.wait_for_nodes(Cluster())
-    plan = resources.allocate_replicas(len(inputs), job)
-    wanted = inputs.select(["path", "problem"])
-    tables = [wanted.slice(start, plan.images_per_block) for start in range(0, len(inputs), plan.images_per_block)]
-    dataset = ray.data.from_arrow(tables)
+    allocation = resources.allocate_replicas(len(inputs), job)
+    size = allocation.images_per_block
+    columns = inputs.select(["path", "problem"])
+    dataset: ray.data.Dataset = ray.data.from_arrow(
+        [columns.slice(start, size) for start in range(0, len(inputs), size)]
+    )
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
     dataset = dataset.map_batches(
@@ -126,13 +136,13 @@ def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
-        num_cpus=plan.decode_cpus,
+        num_cpus=allocation.decode_cpus,
     ).map_batches(
         Transcriber,
-        fn_constructor_args=(storage.absolute(job.model), job.overrides, plan.threads, job.spans, job.digests),
-        compute=ray.data.ActorPoolStrategy(size=plan.count),
-        num_cpus=plan.cpus,
-        num_gpus=plan.gpus,
+        fn_constructor_args=(storage.absolute(job.model), job.overrides, allocation.threads, job.spans, job.digests),
+        compute=ray.data.ActorPoolStrategy(size=allocation.count),
+        num_cpus=allocation.cpus,
+        num_gpus=allocation.gpus,
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
@@ -140,10 +150,10 @@ def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayError as error:
-        raise RaycrnnError(_why(error) or f"workers were lost: {error}") from None
+        raise RaycrnnError(_message_of_worker(error) or f"workers were lost: {error}") from None
 
 
-def _why(error: Exception) -> str | None:
-    """What a worker said that ended by an error of ours: Ray has but the text of its stack trace."""
+def _message_of_worker(error: Exception) -> str | None:
+    """Return the message if a worker failed with an error of raycrnn. Ray passes on only the text of its traceback."""
     found = re.findall(r"^raycrnn\.errors\.\w+: (.+?)(?:\n\n|\Z)", str(error), re.MULTILINE | re.DOTALL)
     return f"in a worker: {found[-1].strip()}" if found else None

@@ -7,42 +7,45 @@ from raycrnn.config import Image
 from raycrnn.errors import UsageError
 from raycrnn.prediction.job import PredictionJob
 
-MOST_IMAGES_PER_BLOCK = 1024
-"""The more images are sorted by width together, the less padding; a kill costs the blocks that are being read."""
+MAX_IMAGES_PER_BLOCK = 1024
+"""The images of a block are sorted by width, so large blocks need less padding; a kill costs the blocks in progress."""
 
-LEAST_IMAGES_PER_BLOCK = 64
+MIN_IMAGES_PER_BLOCK = 64
 
-MOST_BYTES_PER_BLOCK = 64 * 2**20
-"""if all images have the greatest width"""
+MAX_BYTES_PER_BLOCK = 64 * 2**20
+"""Bytes of a block if all its images have the greatest width."""
 
-BLOCKS_A_REPLICA = 4
-"""of a small set: so many at least, that all replicas end at about the same time"""
+BLOCKS_PER_REPLICA = 4
+"""Blocks per replica for few images, so that all replicas finish at about the same time."""
 
 DECODE_CPUS = 0.25
-"""of a CPU for a decoding task: reading a line on a CPU takes the network far longer than decoding its image"""
+"""CPUs of a decoding task: the network takes far longer on a CPU than decoding an image."""
 
 
 @dataclass(frozen=True)
 class ReplicaAllocation:
-    """What a reading takes of the cluster."""
+    """The resources that a prediction run reserves."""
 
     count: int
-    """replicas of the model"""
+    """Replicas of the model."""
     cpus: float
-    """of each"""
+    """CPUs of each replica."""
     gpus: float
-    """of each"""
+    """GPUs of each replica."""
     threads: int
-    """of each"""
+    """Threads of each replica."""
     decode_cpus: float
-    """of a decoding task"""
+    """CPUs of a decoding task."""
     images_per_block: int
 
 
 def allocate_replicas(images: int, job: PredictionJob) -> ReplicaAllocation:
-    """Replicas as asked for, else one a GPU, without GPUs one a CPU; fewer for few images.
+    """Allocate the replicas that the job asks for, by default one per GPU, or without GPUs one per CPU.
 
-    Raises `UsageError` if more are asked for than there are CPUs.
+    Few images get fewer replicas.
+
+    Raises:
+        UsageError: the job asks for more replicas than there are CPUs.
     """
     from raycrnn import cluster
 
@@ -50,26 +53,26 @@ def allocate_replicas(images: int, job: PredictionJob) -> ReplicaAllocation:
     cpus, gpus = (int(sum(column)) for column in zip(*nodes, strict=True))
     if job.replicas is not None and job.replicas > max(1, cpus):
         raise UsageError(f"--replicas={job.replicas}, but Ray has {cpus} CPUs: set --replicas={max(1, cpus)} or less")
-    most = job.replicas or gpus or max(1, cpus)
-    per_block = _images_per_block(images, most, job.image)
-    count = min(most, -(-images // per_block))
+    limit = job.replicas or gpus or max(1, cpus)
+    per_block = _images_per_block(images, limit, job.image)
+    count = min(limit, -(-images // per_block))
     if gpus:
-        return _plan_on_gpus(count, nodes, per_block)
-    share = cluster.even_share([each for each, _ in nodes], count)
+        return _allocate_on_gpus(count, nodes, per_block)
+    share = cluster.even_share([node_cpus for node_cpus, _ in nodes], count)
     return ReplicaAllocation(count, (1 - DECODE_CPUS) * share, 0, max(1, int(share)), DECODE_CPUS, per_block)
 
 
-def _plan_on_gpus(count: int, nodes: Sequence[tuple[float, float]], per_block: int) -> ReplicaAllocation:
-    """A GPU is fed by all CPUs that the replicas leave, a decoding task each."""
-    a_gpu = -(-count // int(sum(gpus for _, gpus in nodes)))
-    share = min(cpus / (gpus * a_gpu) for cpus, gpus in nodes if gpus)
+def _allocate_on_gpus(count: int, nodes: Sequence[tuple[float, float]], per_block: int) -> ReplicaAllocation:
+    """Allocate GPUs to replicas. The CPUs that the replicas leave decode images for them, one task each."""
+    per_gpu = -(-count // int(sum(gpus for _, gpus in nodes)))
+    share = min(cpus / (gpus * per_gpu) for cpus, gpus in nodes if gpus)
     cpus_each = min(0.5, (1 - DECODE_CPUS) * share)
-    free = max(cpus - gpus * a_gpu * cpus_each for cpus, gpus in nodes)
-    return ReplicaAllocation(count, cpus_each, 1 / a_gpu, 1, min(1.0, free), per_block)
+    free = max(cpus - gpus * per_gpu * cpus_each for cpus, gpus in nodes)
+    return ReplicaAllocation(count, cpus_each, 1 / per_gpu, 1, min(1.0, free), per_block)
 
 
 def _images_per_block(images: int, replicas: int, settings: Image) -> int:
     height, width = settings.input_shape
-    most = min(MOST_IMAGES_PER_BLOCK, MOST_BYTES_PER_BLOCK // (height * width * settings.input_channels))
-    even = -(-images // (BLOCKS_A_REPLICA * replicas))
-    return max(1, min(max(even, LEAST_IMAGES_PER_BLOCK), most))
+    limit = min(MAX_IMAGES_PER_BLOCK, MAX_BYTES_PER_BLOCK // (height * width * settings.input_channels))
+    even = -(-images // (BLOCKS_PER_REPLICA * replicas))
+    return max(1, min(max(even, MIN_IMAGES_PER_BLOCK), limit))

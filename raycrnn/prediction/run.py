@@ -1,32 +1,49 @@
-"""Transcribe many images into one file."""
+"""Transcribe many images into one file: check the output, and write it."""
 
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
-from raycrnn import __version__
+from raycrnn import __version__, cluster, storage
 from raycrnn.config import Configuration
+from raycrnn.console import ImageProgress, defer_stop
+from raycrnn.data.inputs import is_one_of
+from raycrnn.errors import UsageError
+from raycrnn.prediction import formats, shards
+from raycrnn.prediction.formats import Layout
+from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.pipeline import write_transcriptions
 
-FORMATS = {"": "csv", ".csv": "csv", ".txt": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
-"""of an output, by its suffix; of one with another suffix it has to be said"""
+logger = logging.getLogger(__name__)
+
+FORMATS: dict[str, formats.Format] = {
+    "": "csv",
+    ".csv": "csv",
+    ".txt": "csv",
+    ".jsonl": "jsonl",
+    ".parquet": "parquet",
+}
+"""Formats by the suffix of the output; an output with another suffix needs --format."""
 
 
-def identity(model: Mapping[str, str], configuration: Configuration, spans: bool, inputs: pa.Table) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that began.
-
-    Args:
-        model: digests of its files.
-    """
+def _identity(job: PredictionJob, configuration: Configuration, inputs: pa.Table) -> dict[str, object]:
+    """Return what a resumed run must have in common with the run that it resumes."""
     decoding = configuration.decoding.model_dump(mode="json")
     return {
         "raycrnn": __version__,
-        **{f"the model's {name}": {"sha256": digest} for name, digest in model.items()},
+        **{f"the model's {name}": {"sha256": digest} for name, digest in (job.digests or {}).items()},
         **{f"decoding.{key}": value for key, value in decoding.items()},
-        # Of data.* the only key that has a part in what is read beside the list of images.
+        # Of data.*, only this key affects transcriptions, apart from the list of images.
         "data.unicode_form": configuration.data.unicode_form,
-        "spans": spans,
+        "spans": job.spans,
         "images": len(inputs),
         "the list of images": {"sha256": _digest(inputs)},
     }
@@ -38,3 +55,164 @@ def _digest(inputs: pa.Table) -> str:
         for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             digest.update(repr(row).encode())
     return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a prediction run writes."""
+
+    name: str | None
+    """Path or URI as the user typed it; None for stdout."""
+    resume: bool = False
+    """Whether to resume a run with this output that was stopped."""
+    overwrite: bool = False
+    """Whether to replace an existing output, or start over if a run with this output was stopped."""
+
+    @property
+    def is_uri(self) -> bool:
+        """Whether the output is in object storage."""
+        return self.name is not None and storage.is_uri(self.name)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the output is stdout, a pipe or a device, which rows are written to directly."""
+        if self.name is None:
+            return True
+        path = Path(self.name)
+        return not self.is_uri and path.exists() and not path.is_file() and not path.is_dir()
+
+    @property
+    def place(self) -> str:
+        """The path of the output with symbolic links resolved; a URI unchanged; empty for stdout."""
+        if self.name is None or self.is_uri:
+            return self.name or ""
+        return os.path.realpath(self.name)
+
+    def layout(self, format: formats.Format | None, readings: int, confidence: bool, spans: bool) -> Layout:
+        """Return the layout of the output.
+
+        Args:
+            format: None selects it by the suffix of the name.
+
+        Raises:
+            UsageError: the options contradict each other.
+        """
+        suffix = Path((self.name or "").partition("?")[0] if self.is_uri else self.name or "").suffix
+        chosen = format or FORMATS.get(suffix.lower())
+        if chosen is None:
+            raise UsageError(
+                f"{self.name}: unknown format {suffix}: end the name in .csv, .jsonl or .parquet, or set "
+                "--format=csv, jsonl or parquet"
+            )
+        if chosen == "parquet" and self.name is None:
+            raise UsageError("Parquet cannot be written to a terminal: name a file, -o transcriptions.parquet")
+        if spans and chosen == "csv":
+            raise UsageError("--spans: CSV cannot hold spans: set --format=jsonl or --format=parquet")
+        return Layout(chosen, readings, confidence, spans)
+
+    def check(self, model: str, names: Sequence[str], inputs: pa.Table) -> None:
+        """Check that the output may be written.
+
+        Args:
+            model: path or URI of the model directory.
+            names: the inputs as the user typed them.
+            inputs: the images that they stand for.
+
+        Raises:
+            UsageError: the output is a directory, is in the model directory, is one of the inputs, or exists.
+        """
+        if self.resume and self.is_stream:
+            raise UsageError("--resume needs the output of the run to resume: name it with -o")
+        if self.name is None:
+            return
+        try:
+            is_folder, exists = storage.is_folder(self.place), storage.exists(self.place)
+        except OSError as error:
+            raise UsageError(f"{self.name}: cannot be written: {storage.describe(error)}") from None
+        if is_folder:
+            raise UsageError(f"{self.name or repr('')}: is a directory and not the name of a file to write")
+        if self._is_in(model):
+            raise UsageError(f"{self.name}: is in the model directory, which holds only the model; name another place")
+        if exists and not self.is_stream:
+            self._check_replaceable(names, inputs)
+
+    def _is_in(self, model: str) -> bool:
+        if self.is_uri != storage.is_uri(model):
+            return False
+        if self.is_uri:
+            return Path(storage.locate(self.place)[1]).is_relative_to(storage.locate(model)[1])
+        return Path(self.place).is_relative_to(os.path.realpath(model))
+
+    def _check_replaceable(self, names: Sequence[str], inputs: pa.Table) -> None:
+        read = itertools.chain(names, (path for chunk in inputs["path"].chunks for path in chunk.to_pylist()))
+        if is_one_of(self.place, read):
+            raise UsageError(f"{self.name}: is one of the inputs; name another output")
+        if self.overwrite:
+            return
+        if self.resume and not storage.Directory(shards.folder_of(self.place)).entries():
+            raise UsageError(f"{self.name}: already exists, and there is no run to resume; --overwrite replaces it")
+        if self.resume:
+            raise UsageError(f"{self.name}: already exists; --resume --overwrite resumes the run that replaces it")
+        raise UsageError(f"{self.name}: already exists; --overwrite replaces it")
+
+
+def predict(
+    job: PredictionJob,
+    configuration: Configuration,
+    inputs: pa.Table,
+    output: Output,
+    layout: Layout,
+    address: str | None,
+) -> int | None:
+    """Transcribe images and write the output.
+
+    Args:
+        configuration: of the model, with the overrides of the job.
+        address: of the Ray cluster.
+
+    Returns:
+        How many images were read; None if Ctrl-C stopped the run.
+    """
+    if output.name is None:
+        return _stream(sys.stdout, job, inputs, layout, address)
+    if output.is_stream:
+        with formats.open_file(Path(output.name), layout) as file:
+            return _stream(file, job, inputs, layout, address)
+    identity = _identity(job, configuration, inputs)
+    with shards.open_shards(output.place, identity, len(inputs), output.resume, output.overwrite) as store:
+        missing = store.missing()
+        if missing and not _fill(store, missing, job, inputs, address):
+            return None
+        return store.finish(layout)
+
+
+def _stream(file: IO, job: PredictionJob, inputs: pa.Table, layout: Layout, address: str | None) -> int | None:
+    with cluster.connect(address), defer_stop() as stop:
+        writer = formats.make_writer(file, layout)
+        progress = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus)
+        finished = write_transcriptions(writer, job, inputs, progress, stop)
+        writer.close()
+    return writer.read if finished else None
+
+
+def _fill(
+    store: shards.ShardStore,
+    missing: Sequence[tuple[int, int]],
+    job: PredictionJob,
+    inputs: pa.Table,
+    address: str | None,
+) -> bool:
+    """Write the missing shards; return False if Ctrl-C stopped it."""
+    done = len(inputs) - sum(stop - first for first, stop in missing)
+    progress = ImageProgress(len(inputs), done, cluster.describe_free_cpus)
+    if progress.done:
+        logger.info(f"{progress.done:,} of {len(inputs):,} images were read before")
+    with cluster.connect(address), defer_stop() as request:
+        for first, stop in missing:
+            writer = shards.ShardWriter(store, first)
+            finished = write_transcriptions(writer, job, inputs.slice(first, stop - first), progress, request)
+            writer.close()
+            if not finished:
+                logger.info(f"stopped at {progress.done:,} of {progress.total:,} images; --resume continues from there")
+                return False
+    return True

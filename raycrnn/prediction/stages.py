@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -22,19 +23,20 @@ RESULTS = pa.schema(
         "confidence": pa.float64(),
         "log_prob": pa.float64(),
         "score": pa.float64(),
-        "alternatives": pa.list_(pa.struct({**formats.READING, "codes": pa.list_(pa.int32())})),
+        "alternatives": pa.list_(pa.struct({**formats.ALTERNATIVE, "codes": pa.list_(pa.int32())})),
         "units": pa.list_(pa.struct({**formats.UNIT, "code": pa.int32()})),
         "rejected": pa.list_(pa.string()),
     }
 )
-"""A row an image: `Transcription.to_json`, or reason and detail of its rejection."""
+"""Columns of a table with one row per image: `Transcription.to_json`, or the reason and the detail of a rejection."""
 
 
 @dataclass(frozen=True)
 class Decode:
-    """Paths -> prepared images, as bytes beside their widths; what cannot be read becomes an error.
+    """The stage from paths to prepared images, a table of `DECODED`. An image that cannot be read is a rejection.
 
-    An image may kill its decoder, and so the task. Where that was tried before, each is decoded in a task of its own.
+    An image may crash its decoder, and with it the task. Ray then repeats the task, which decodes each image in a task
+    of its own.
     """
 
     settings: Image
@@ -52,25 +54,22 @@ class Decode:
 
     def _alone(self, paths: Sequence[str]) -> Iterator[dict]:
         import ray
-
-        # Not 0 CPUs, or they would go to a cluster's head. Those of this task are free while it waits.
-        decode = ray.remote(num_cpus=0.001, max_retries=0)(_decode_alone)
-        for path in paths:
-            yield self._try(lambda path=path: ray.get(decode.remote(path, self.settings)))
-
-    def _try(self, decode: Callable[[], dict]) -> dict:
         from ray import exceptions
 
-        for _ in range(TRIES_ALONE):
-            try:
-                return decode()
-            except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError, exceptions.NodeDiedError):
-                continue
-        return {"rejected": ["damaged image", "its decoder died"]}
+        crashes = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError, exceptions.NodeDiedError)
+        # Not 0 CPUs, or the tasks would run on a cluster's head node. This task's CPUs are free while it waits.
+        decode = ray.remote(num_cpus=0.001, max_retries=0)(_decode_alone)
+        for path in paths:
+            for _ in range(TRIES_ALONE):
+                with suppress(*crashes):
+                    yield ray.get(decode.remote(path, self.settings))
+                    break
+            else:
+                yield {"rejected": ["damaged image", "its decoder died"]}
 
 
 TRIES_ALONE = 2
-"""It may have been somebody else who killed the process."""
+"""Tries for an image alone: the process may have been killed for another reason."""
 
 
 def _decode_alone(path: str, settings: Image) -> dict:
@@ -78,13 +77,13 @@ def _decode_alone(path: str, settings: Image) -> dict:
 
 
 def _decode(read: Callable[[], bytes], settings: Image) -> dict:
-    """A row of `DECODED`."""
+    """Read and decode an image; return a row of `DECODED`."""
     try:
-        line = image.prepare_image(read(), settings.input_shape, settings.input_channels)
+        prepared = image.prepare_image(read(), settings.input_shape, settings.input_channels)
     except rejections.Rejected as rejected:
         return {"rejected": [rejected.reason, rejected.detail]}
-    pixels = line.pixels
-    return {"pixels": pixels.tobytes(), "width": pixels.shape[1], "original_width": line.original_width}
+    pixels = prepared.pixels
+    return {"pixels": pixels.tobytes(), "width": pixels.shape[1], "original_width": prepared.original_width}
 
 
 def _malformed(problem: str) -> dict:
@@ -99,10 +98,10 @@ DECODED = pa.schema(
         "rejected": pa.list_(pa.string()),
     }
 )
-
+"""Columns of a table with one row per image: uint8 [H, W, C] as bytes, or the reason and the detail of a rejection."""
 
 MAX_DEATHS = 8
-"""How often a task may be lost with its process at the same images, or a replica in all. Ray would retry forever."""
+"""How many times the process of a task or a replica may die. Ray would retry without limit."""
 
 
 def _check_deaths(who: str, remedy: str) -> int:
@@ -120,7 +119,7 @@ def _check_deaths(who: str, remedy: str) -> int:
 
 
 class Transcriber:
-    """A replica of the model: `DECODED` -> `RESULTS`."""
+    """The stage from `DECODED` to `RESULTS`: a replica of the model."""
 
     def __init__(
         self,
@@ -134,29 +133,29 @@ class Transcriber:
 
         from raycrnn.model import runtime
 
-        _check_deaths("a replica of the model", "it may need more memory than there is: --replicas sets fewer")
+        _check_deaths("a replica of the model", "it may need more memory than its machine has: set fewer --replicas")
         torch.set_num_threads(threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
         self.recognizer = Recognizer.load(model, "auto", overrides)
-        # Not before, when it could still be replaced.
+        # Not before loading, when the model could still be replaced.
         if expected is not None and model_dir.file_digests(model) != expected:
-            raise RaycrnnError(f"{model}: is another model than when the command began: it was replaced meanwhile")
+            raise RaycrnnError(f"{model}: the model was replaced after the command started; run it again")
         self.spans = spans
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rejected = table["rejected"].to_pylist()
-        places = [place for place, why in enumerate(rejected) if why is None]
-        transcriptions = self.recognizer.transcribe([self._line(table, place) for place in places], spans=self.spans)
-        rows: list[dict] = [{"rejected": why} for why in rejected]
-        for place, transcription in zip(places, transcriptions, strict=True):
-            rows[place] = transcription.to_json()
+        indices = [index for index, reason in enumerate(rejected) if reason is None]
+        transcriptions = self.recognizer.transcribe([self._image(table, index) for index in indices], spans=self.spans)
+        rows: list[dict] = [{"rejected": reason} for reason in rejected]
+        for index, transcription in zip(indices, transcriptions, strict=True):
+            rows[index] = transcription.to_json()
         return pa.Table.from_pylist(rows, RESULTS)
 
-    def _line(self, table: pa.Table, place: int) -> image.PreparedImage:
+    def _image(self, table: pa.Table, index: int) -> image.PreparedImage:
         import numpy as np
 
         settings = self.recognizer.configuration.image
-        pixels = np.frombuffer(table["pixels"][place].as_buffer(), np.uint8)
-        shape = settings.input_shape[0], table["width"][place].as_py(), settings.input_channels
-        return image.PreparedImage(pixels.reshape(shape), table["original_width"][place].as_py())
+        pixels = np.frombuffer(table["pixels"][index].as_buffer(), np.uint8)
+        shape = settings.input_shape[0], table["width"][index].as_py(), settings.input_channels
+        return image.PreparedImage(pixels.reshape(shape), table["original_width"][index].as_py())

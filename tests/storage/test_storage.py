@@ -223,7 +223,7 @@ def test_who_begins_to_write_ends_the_writing_of_those_before(bucket):
 
 
 def test_a_storage_that_does_not_answer_is_an_error_and_no_wait_without_end(monkeypatch):
-    monkeypatch.setattr(files, "PATIENCE", 1.0)
+    monkeypatch.setattr(files, "RETRY_SECONDS", 1.0)
     start = time.monotonic()
     with pytest.raises(UsageError, match="cannot be read"):
         Directory("s3://bucket/run?endpoint_override=127.0.0.1:9&scheme=http&region=x").entries()
