@@ -1,4 +1,4 @@
-"""What several test files share: small labelled images made on the spot, the real sets, one local Ray."""
+"""Helpers and fixtures of several test files: drawn images with labels, real data sets, a local Ray, object storage."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-# Without a deadline, for machines differ; the same examples in every run of `make test`, new ones in `make test-long`.
+# No deadline, because machines differ. `make test` always uses the same examples, `make test-long` new ones.
 hypothesis.settings.register_profile("short", max_examples=30, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("long", max_examples=300, deadline=None)
 hypothesis.settings.load_profile("short")
@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def draw(text: str, height: int = 32) -> Image.Image:
-    """Black text on white in Pillow's own font, in the given height."""
+    """Return an image of black text on white, in the default font of Pillow, with a height in pixels."""
     font = ImageFont.load_default(size=int(height * 0.75))
     width = int(font.getlength(text)) + height // 2
     image = Image.new("L", (width, height), 255)
@@ -33,7 +33,7 @@ def draw(text: str, height: int = 32) -> Image.Image:
 
 
 def write_set(folder: Path, labels: list[str], name: str = "labels.csv") -> Path:
-    """Images of labels and the CSV that lists them."""
+    """Write an image for each label and a CSV that lists them, and return the path of the CSV."""
     (folder / "images").mkdir(parents=True, exist_ok=True)
     stem = Path(name).stem
     rows = []
@@ -45,7 +45,7 @@ def write_set(folder: Path, labels: list[str], name: str = "labels.csv") -> Path
 
 
 def draw_four(folder: Path) -> Path:
-    """A folder of four images of short texts, 0.png to 3.png."""
+    """Write four images of short texts to a new folder, 0.png to 3.png, and return the folder."""
     folder.mkdir()
     for number, text in enumerate(["abc", "ba", "cab, x", "a"]):
         draw(text).save(folder / f"{number}.png")
@@ -53,7 +53,7 @@ def draw_four(folder: Path) -> Path:
 
 
 def words(count: int, seed: int = 0) -> list[str]:
-    """Random words of two to five of eight letters."""
+    """Return random words of two to five letters."""
     import random
 
     generator = random.Random(seed)
@@ -62,24 +62,24 @@ def words(count: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture
 def data_folder():
-    """A folder of the real sets: `data_folder("captcha4")`; skips where it is absent."""
+    """A function that returns the folder of a real data set, as in `data_folder("captcha4")`, or skips the test."""
 
     def find(name: str) -> Path:
         root = Path(os.environ.get("RAYCRNN_DATA", Path(__file__).parents[2] / "shared" / "data"))
         if not (root / name).is_dir():
-            pytest.skip(f"the set {name} is not beside the project; RAYCRNN_DATA may name its folder")
+            pytest.skip(f"the data set {name} is missing; set RAYCRNN_DATA to the folder that contains it")
         return root / name
 
     return find
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-"""The played object storage takes any."""
+"""Keys for the simulated object storage, which accepts any."""
 
 
 @pytest.fixture(scope="session", autouse=True)
 def object_store_keys():
-    """In the environment before any process of Ray inherits it."""
+    """Set the keys before processes of Ray inherit the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in KEYS.items():
             patch.setenv(name, value)
@@ -88,7 +88,7 @@ def object_store_keys():
 
 @pytest.fixture(autouse=True)
 def log_on_stderr():
-    """Log records of raycrnn are printed as a command prints them, also where a test calls what is below a command."""
+    """Print log records as a command does, also in tests that call functions below the command."""
     from raycrnn.console import logging_to_stderr
 
     with logging_to_stderr():
@@ -97,14 +97,14 @@ def log_on_stderr():
 
 @pytest.fixture(scope="session", autouse=True)
 def commands_hear_ctrl_c():
-    """A shell that runs the tests in the background has them ignore it, and every process they start."""
+    """Handle SIGINT, which a shell sets to be ignored by background jobs and by the processes that they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
 def local_ray():
-    """One local Ray for all tests that need one."""
+    """One local Ray for all tests."""
     from raycrnn import cluster
 
     with cluster.connect("local"):
@@ -113,7 +113,7 @@ def local_ray():
 
 @pytest.fixture(scope="session")
 def object_store():
-    """host:port of an S3 on loopback."""
+    """The host:port of a simulated S3 on the loopback interface."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
@@ -124,7 +124,7 @@ def object_store():
 
 @pytest.fixture
 def bucket(object_store):
-    """The URI of an empty bucket."""
+    """The URI of an empty bucket in the simulated object storage."""
     import boto3
 
     keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}

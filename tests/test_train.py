@@ -1,4 +1,4 @@
-"""The verb train, through Ray: what it leaves behind, how it goes on, how it fails."""
+"""The verb train: what it writes, how it resumes and how it fails."""
 
 import json
 import os
@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_weights(local_ray, tmp_path):
 def test_an_output_directory_in_use_is_refused(local_ray, tmp_path):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "thesis.doc").write_text("precious")
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="contains no run"):
         train(configuration(tmp_path))
     assert [path.name for path in (tmp_path / "output").iterdir()] == ["thesis.doc"]
     (tmp_path / "output" / "run.json").write_text("{}")
@@ -145,15 +145,15 @@ def test_resuming_a_finished_run_reports_that_it_is_finished(local_ray, tmp_path
 def test_a_folder_that_is_not_a_run_is_refused_even_with_restore_model(local_ray, tmp_path):
     (tmp_path / "output" / ".git").mkdir(parents=True)
     (tmp_path / "output" / ".env").write_text("secret")
-    with pytest.raises(UsageError, match="holds no run"):
+    with pytest.raises(UsageError, match="contains no run"):
         train(configuration(tmp_path, restore_model=True))
     assert {path.name for path in (tmp_path / "output").iterdir()} == {".git", ".env"}
 
 
 def test_leftover_files_of_an_interrupted_start_are_removed(tmp_path, local_ray):
     output = tmp_path / "output"
-    for rest in (".ray-old", ".model.17", "checkpoints/.step_00000003.17"):
-        (output / rest).mkdir(parents=True)
+    for name in (".ray-old", ".model.17", "checkpoints/.step_00000003.17"):
+        (output / name).mkdir(parents=True)
     (output / ".gitignore").write_text("*")
     train(configuration(tmp_path, restore_model=True, training={"n_epochs": 1}))
     assert (output / ".gitignore").read_text() == "*"
@@ -183,7 +183,7 @@ def test_a_finished_run_without_its_model_is_refused(local_ray, tmp_path):
 
 @pytest.mark.long
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(local_ray, tmp_path):
-    """Stopped in mid-epoch by a checkpoint of step 5, the later ones being lost."""
+    """The run resumes from a checkpoint in the middle of an epoch, at step 5; the later ones are deleted."""
     names = ("straight", "resumed")
     for name in names:
         (tmp_path / name).mkdir()
@@ -230,8 +230,8 @@ def test_two_workers_train_and_report_every_evaluation_to_ray_train(local_ray, t
     reported = [json.loads(line) for line in (tmp_path / "reported.jsonl").read_text().splitlines()]
     assert [by_worker[0] for by_worker in reported] == metrics(tmp_path)
     assert all(len(by_worker) == 2 and by_worker[1]["cer"] == by_worker[0]["cer"] for by_worker in reported)
-    counted = Recognizer.load(tmp_path / "output" / "model", "cpu").metrics
-    assert 0 <= counted["cer"] <= 2
+    scores = Recognizer.load(tmp_path / "output" / "model", "cpu").metrics
+    assert 0 <= scores["cer"] <= 2
 
 
 @pytest.mark.long
@@ -348,7 +348,7 @@ def test_ctrl_c_saves_a_checkpoint_and_stops(tmp_path):
 
 
 def write_to_bucket(folder: Path, bucket: str, labels: list[str]) -> str:
-    """Images and the CSV beside them in object storage; returns the CSV's URI."""
+    """Write images and a CSV to object storage, and return the URI of the CSV."""
     write_set(folder / "local", labels)
     for path in (folder / "local").rglob("*.*"):
         storage.write(storage.join(bucket, *path.relative_to(folder / "local").parts), path.read_bytes())
@@ -362,7 +362,7 @@ def test_data_and_results_can_be_in_object_storage(local_ray, tmp_path, bucket, 
     output = storage.join(bucket, "run")
     data = {"csv_files_train": csv, "csv_files_eval": csv}
     on_disk = train(configuration(tmp_path, data={"max_rejected": 0}))
-    # Widths are not known before the images are read, so the batches are others.
+    # Widths of images in object storage are not measured before training, so the batches differ.
     outcome = train(configuration(tmp_path, data=data, output_model_dir=output))
     assert outcome["steps"] == on_disk["steps"]
     names = set(storage.names(output))
@@ -388,36 +388,37 @@ def test_a_run_in_object_storage_is_resumed_from_its_last_undamaged_checkpoint(l
             storage.write(storage.join(settings["output_model_dir"], *name.split("/")), b"cut")
     outcome = train(configuration(tmp_path, **settings, restore_model=True))
     assert outcome["steps"] == 9
-    said = capsys.readouterr().err
-    assert "step_00000009: damaged checkpoint" in said and "resuming from step_0000000" in said
+    err = capsys.readouterr().err
+    assert "step_00000009: damaged checkpoint" in err
+    assert "resuming from step_0000000" in err
     lines = storage.read(storage.join(settings["output_model_dir"], "metrics.jsonl")).splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
 
 
 def test_a_refused_command_does_not_claim_the_output_directory(local_ray, tmp_path, bucket):
-    place = storage.join(bucket, "run")
-    longer = {"training": {"n_epochs": 9}, "output_model_dir": place}
-    train(configuration(tmp_path, training={"n_epochs": 1, "schedule": "constant"}, output_model_dir=place))
-    owner = storage.read(storage.join(place, storage.OWNER))
-    for name in storage.names(place):
+    output = storage.join(bucket, "run")
+    longer = {"training": {"n_epochs": 9}, "output_model_dir": output}
+    train(configuration(tmp_path, training={"n_epochs": 1, "schedule": "constant"}, output_model_dir=output))
+    owner = storage.read(storage.join(output, storage.OWNER))
+    for name in storage.names(output):
         if name.startswith("checkpoints/"):
-            storage.delete(storage.join(place, *name.split("/")))
+            storage.delete(storage.join(output, *name.split("/")))
     with pytest.raises(UsageError, match="CPUs"):
         train(configuration(tmp_path, **longer, restore_model=True, cluster={"num_workers": 1000}))
-    assert storage.read(storage.join(place, storage.OWNER)) == owner
+    assert storage.read(storage.join(output, storage.OWNER)) == owner
 
 
 def test_a_run_with_only_an_incomplete_checkpoint_starts_from_the_beginning(local_ray, tmp_path, bucket, capsys):
-    place = storage.join(bucket, "run")
-    storage.write(storage.join(place, "run.json"), b"{}")
-    storage.write(storage.join(place, "checkpoints", "step_00000009", "tensors.safetensors"), b"half")
-    assert train(configuration(tmp_path, output_model_dir=place, restore_model=True))["steps"]
+    output = storage.join(bucket, "run")
+    storage.write(storage.join(output, "run.json"), b"{}")
+    storage.write(storage.join(output, "checkpoints", "step_00000009", "tensors.safetensors"), b"half")
+    assert train(configuration(tmp_path, output_model_dir=output, restore_model=True))["steps"]
     assert "no checkpoint: starting a new run" in capsys.readouterr().err
 
 
 def test_inaccessible_object_storage_is_refused_before_training(local_ray, tmp_path, bucket):
-    nowhere = bucket.replace("lines/", "nobody/")
+    missing = bucket.replace("lines/", "missing/")
     with pytest.raises(UsageError, match="cannot be written"):
-        train(configuration(tmp_path, output_model_dir=storage.join(nowhere, "run")))
+        train(configuration(tmp_path, output_model_dir=storage.join(missing, "run")))
     with pytest.raises(UsageError, match="no such CSV file"):
         train(configuration(tmp_path, data={"csv_files_train": storage.join(bucket, "nowhere.csv")}))

@@ -1,4 +1,4 @@
-"""Benchmarks run and print each figure beside its limit; no test looks at a time."""
+"""Benchmarks run and print each figure next to its limit. No test depends on a measured time."""
 
 import json
 from dataclasses import replace
@@ -83,8 +83,6 @@ def test_recover_kills_a_worker_and_measures_the_loss(local_ray, tmp_path, monke
     assert 0 < recover.kill_worker(recover._settings(tmp_path, "run")) < 120
 
 
-# scale
-
 L4 = scale.Measures(
     step_images=2000, decode_images=500, gradient_bytes=35_000_000, image_bytes=12_800, bandwidth=1.25e9, overlap=2 / 3
 )
@@ -97,11 +95,11 @@ def site(gpu_nodes: int, decode_nodes: int) -> scale.Site:
 @pytest.mark.parametrize(
     ("measures", "nodes", "images", "binds"),
     [
-        # Three cores of the GPU node decode 500 images each.
+        # Three cores of the GPU node decode 500 images per second each.
         (L4, (1, 0), 1500, "decoding"),
         (L4, (1, 1), 2000, "the training step"),
-        # 35 MB are sent and received in 28 ms, of which 21 are hidden behind a step of 32.
-        # A step that takes half as long would hide less of them: the network binds.
+        # 35 MB are sent and received in 28 ms, of which 21 are hidden by a step of 32 ms.
+        # A faster step would hide less of them, so the network is the bottleneck.
         (L4, (2, 1), 2 * 64 / (0.032 + 0.028 - 0.032 * 2 / 3), "gradients over the network"),
         (replace(L4, overlap=0.0), (2, 1), 2 * 64 / (0.032 + 0.028), "the training step"),
         (replace(L4, bandwidth=1.25e8), (4, 9), 4 * 64 / (0.032 + 0.42 - 0.032 * 2 / 3), "gradients over the network"),
@@ -109,8 +107,9 @@ def site(gpu_nodes: int, decode_nodes: int) -> scale.Site:
     ],
 )
 def test_a_forecast_is_the_rate_of_its_bottleneck(measures, nodes, images, binds):
-    found = scale.forecast(measures, site(*nodes))
-    assert found.images == pytest.approx(images) and found.binds == binds
+    forecast = scale.forecast(measures, site(*nodes))
+    assert forecast.images == pytest.approx(images)
+    assert forecast.binds == binds
 
 
 def test_scale_forecasts_from_measurements_on_this_machine(capsys):

@@ -18,7 +18,7 @@ from raycrnn.bench.serve import free_port
 from raycrnn.cluster import connect, ray_internals
 from raycrnn.cluster.connection import object_store_bytes
 from raycrnn.errors import UsageError
-from tests.training.test_recovery import apart
+from tests.training.test_recovery import run_in_new_process
 
 
 def test_a_host_that_does_not_answer_is_reported_at_once():
@@ -75,4 +75,4 @@ def work_on_a_cluster(folder: str, mode: str) -> None:
 def test_a_token_is_used_only_with_a_cluster_that_requires_one(mode):
     # The folder holds sockets, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        apart(work_on_a_cluster, folder, mode)
+        run_in_new_process(work_on_a_cluster, folder, mode)

@@ -1,4 +1,4 @@
-"""The configuration: what is read, what is refused and how it says so."""
+"""The configuration: what is read, what is refused, and the messages."""
 
 import copy
 import json
@@ -43,7 +43,7 @@ FLAT = {
     "input_data_n_parallel_calls": 4,
     "keep_prob": 0.7,
 }
-"""A configuration of tf-crnn with every key that it knows, each at a value that is not the default here."""
+"""A configuration of tf-crnn with all of its keys, each with a value other than the default of raycrnn."""
 
 LEAF_OF_FLAT_KEY = {
     "csv_files_train": "data.csv_files_train",
@@ -80,7 +80,7 @@ def leaf(tree: Configuration, path: str):
 
 
 def nested(path: str, value) -> dict:
-    """{"a": {"b": value}} of a.b"""
+    """Return {"a": {"b": value}} for the key a.b."""
     for name in reversed(path.split(".")):
         value = {name: value}
     return value
@@ -101,9 +101,6 @@ def refusal(*overrides: str, tree: dict = LEAST) -> str:
         config.parse(tree, overrides, origin="mine.json")
     assert caught.value.exit_code == 2
     return str(caught.value)
-
-
-# What there is
 
 
 def test_every_key_is_described_and_listed_with_its_default_for_help():
@@ -225,9 +222,6 @@ def test_missing_keys_are_named(tree, missing):
     assert f"{missing}: is missing" in refusal(tree=tree)
 
 
-# Overrides
-
-
 @pytest.mark.parametrize(
     ("override", "value"),
     [
@@ -314,11 +308,8 @@ def test_parsing_does_not_change_its_argument():
     assert tree == before
 
 
-# tf-crnn's flat configuration
-
-
 def flat_values() -> dict:
-    """Key and value of every leaf of `FLAT`."""
+    """Yield the key and value of every leaf of `FLAT`."""
     return {k: v for k, v in FLAT.items() if k != "training_params"} | FLAT["training_params"]
 
 
@@ -407,9 +398,6 @@ def test_learning_decay_by_override_selects_exponential_too():
     assert config.parse(LEAST, ["training.learning_decay_rate=0.9"]).training.schedule == "exponential"
 
 
-# The size of the network
-
-
 @pytest.mark.parametrize(
     ("model", "channels", "lstm"),
     [
@@ -424,9 +412,6 @@ def test_learning_decay_by_override_selects_exponential_too():
 def test_size_sets_channels_and_lstm_and_explicit_keys_win(model, channels, lstm):
     found = config.parse({**LEAST, "model": model}).model
     assert (found.channels, found.lstm_units) == (channels, lstm)
-
-
-# Files
 
 
 def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):

@@ -1,9 +1,10 @@
-"""The image of the Dockerfile, built and run for real, without a Docker engine.
+"""The image of the Dockerfile, built and run without a Docker engine.
 
-buildah builds it in a chroot, for the CPU, on a stand-in for the base image: Debian's own Python, by mmdebstrap from
-the mirror that apt knows. Where images can be had, RAYCRNN_IMAGE_BASE=docker.io/library/python:3.11-slim-bookworm takes
-the real base. pip in the build is configured as outside. Each command of a container runs in a PID namespace, so that
-nothing outlives it. What a Docker engine does besides is not shown: cgroups, networks of its own, GPUs.
+buildah builds the CPU image in a chroot. Its base image is a substitute: Debian with its own Python, which mmdebstrap
+makes from the mirror in the configuration of apt. If a registry can be reached, set
+RAYCRNN_IMAGE_BASE=docker.io/library/python:3.11-slim-bookworm to use the real base. pip has the same configuration in
+the build as outside. Each command of a container runs in a PID namespace, so that no process outlives it. Cgroups,
+container networks and GPUs are not tested.
 """
 
 import ast
@@ -34,9 +35,6 @@ CONFIGURATION = {
     "augmentation": {"data_augmentation": False},
     "training": {"n_epochs": 2, "train_batch_size": 8, "learning_rate": 3e-3, "precision": "fp32"},
 }
-
-
-# --- the health check's reading of a command line, without an image
 
 
 @pytest.fixture(scope="module")
@@ -70,24 +68,21 @@ def test_the_health_check_passes_if_the_entry_point_started_no_service(health):
     assert health.service_of(["bash", "-c", "raycrnn serve output/model"]) is None
 
 
-# --- building
-
-
 @dataclass(frozen=True)
 class Buildah:
-    """buildah with a storage of its own."""
+    """buildah with a separate storage."""
 
     storage: Path
     driver: str
 
     def command(self, *arguments: object) -> list[str]:
-        """A command line, without the namespace."""
+        """Return a command line, without the namespace."""
         places = ["--root", self.storage / "root", "--runroot", self.storage / "run", "--storage-driver", self.driver]
         return list(map(str, ["buildah", *places, *arguments]))
 
     def __call__(self, *arguments: object, timeout: float = 300) -> str:
-        """Its standard output; fails with the end of its standard error."""
-        # What runs in containers is not made nice: Ray gives up where it starts too slowly.
+        """Run a command that must succeed, and return its output."""
+        # Commands in containers run at normal priority: Ray gives up if it starts too slowly.
         command = [*NAMESPACE, "nice", "-n", "15", *self.command(*arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
         assert done.returncode == 0, f"buildah {arguments[0]}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -95,16 +90,16 @@ class Buildah:
 
 
 def unavailable() -> str | None:
-    """Why no image can be built here; None if one can."""
+    """Return the reason why no image can be built on this machine, or None."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "an image is built by root on Linux"
+        return "building an image requires root on Linux"
     tools = ["buildah", "unshare", "nsenter", "rsync", *([] if named_base() else ["mmdebstrap", "apt-get"])]
     if absent := [tool for tool in tools if shutil.which(tool) is None]:
         return f"not installed: {', '.join(absent)}"
     if subprocess.run([*NAMESPACE, "true"], capture_output=True, check=False).returncode:
-        return "PID namespaces are not permitted here"
+        return "PID namespaces are not permitted on this machine"
     if not named_base() and not debian_sources():
-        return "apt knows no mirror of Debian (apt-get update was not run, or this is no Debian)"
+        return "apt has no Debian mirror (run apt-get update; other distributions are not supported)"
     return None
 
 
@@ -113,7 +108,7 @@ def named_base() -> str | None:
 
 
 def debian_sources() -> list[str]:
-    """Lines of a sources.list: what apt takes Debian's own packages from."""
+    """Return the lines of a sources.list with the Debian mirrors of apt."""
     fields = "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"
     command = ["apt-get", "indextargets", "--format", fields, "Created-By: Packages", "Origin: Debian"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -121,10 +116,10 @@ def debian_sources() -> list[str]:
 
 
 def make_base(buildah: Buildah, folder: Path) -> str:
-    """An image of Debian's base system and Python: what the real base has, from packages alone."""
+    """Make an image with the base system of Debian and Python, from packages, and return its name."""
     sources = debian_sources()
     (folder / "sources.list").write_text("\n".join(sources) + "\n")
-    # The shortest release of a mirror is Debian's itself, beside its updates.
+    # The release has the shortest name; those of its updates have a suffix.
     suite = min((line.split()[2] for line in sources), key=len)
     include = "--include=python3,python3-pip,ca-certificates"
     omit = [f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "locale", "man")]
@@ -142,13 +137,13 @@ def make_base(buildah: Buildah, folder: Path) -> str:
 
 
 def pip_mounts(folder: Path) -> list[str]:
-    """Options of buildah that configure pip in the build as it is outside: a file, and the folders that it names."""
+    """Return options of buildah that mount the configuration of pip, and the files and folders that it names."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings = {}
     for line in listed.stdout.splitlines():
         name, _, value = line.partition("=")
         scope, _, key = name.rpartition(".")
-        # The environment's goes before the files'.
+        # Environment variables take precedence over files.
         if scope in ("global", "install", ":env:") and (scope == ":env:" or key not in settings):
             settings[key] = ast.literal_eval(value)
     mounts = {folder: "/etc/xdg/pip"}
@@ -159,7 +154,7 @@ def pip_mounts(folder: Path) -> list[str]:
                 shutil.copy(path, folder / path.name)
                 settings[key] = f"/etc/xdg/pip/{path.name}"
             elif path.is_absolute() and path.is_dir():
-                # Pages of an index link to files beside it.
+                # The pages of an index link to files in the folder next to it.
                 source = path.parent if "index-url" in key else path
                 mounts[source] = str(source)
     lines = [f"{key} = {value}\n" for key, value in settings.items()]
@@ -169,48 +164,45 @@ def pip_mounts(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def buildah(tmp_path_factory):
-    """buildah, its storage removed afterwards."""
+    """buildah; its storage is removed afterwards."""
     if reason := unavailable():
         pytest.skip(reason)
     storage = tmp_path_factory.mktemp("image")
     overlay = Buildah(storage, "overlay")
     probe = subprocess.run([*NAMESPACE, *overlay.command("info")], capture_output=True, check=False)
-    # vfs works in any sandbox, but copies the whole image for each step and container.
+    # vfs works in any sandbox, but copies the image for each step and container.
     yield overlay if probe.returncode == 0 else Buildah(storage, "vfs")
-    left = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(storage) in line]
-    for mount in reversed(left):
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if str(storage) in line]
+    for mount in reversed(mounts):
         subprocess.run(["umount", mount], check=False)
     shutil.rmtree(storage)
-    assert not left, f"buildah left mounts: {left}"
+    assert not mounts, f"buildah left mounts: {mounts}"
 
 
 @pytest.fixture(scope="module")
 def image(buildah, tmp_path_factory):
-    """The image's name; where the time went is printed."""
+    """The name of the image. The times to build it are printed."""
     folder = tmp_path_factory.mktemp("base")
     started = time.monotonic()
     base = named_base() or make_base(buildah, folder)
-    based = time.monotonic()
+    base_made = time.monotonic()
     pip = tmp_path_factory.mktemp("pip")
-    # No index but pip's own: PyTorch's need not be reached from here.
+    # Only the index of pip, because that of PyTorch may not be reachable.
     options = ["BASE=" + base, "DEVICE=cpu", "CPU_INDEX=", "REVISION=0123abc"]
     arguments = [word for option in options for word in ("--build-arg", option)]
-    # Docker's format, for OCI's has no health check.
+    # The format of Docker, because that of OCI has no health check.
     buildah(
         *["build", "--isolation", "chroot", "--format", "docker", "--pull", "--tag", "localhost/raycrnn"],
         *[*arguments, *pip_mounts(pip), "--file", ROOT / "Dockerfile", ROOT],
         timeout=1200,
     )
-    print(f"\nbase {based - started:.0f} s, image {time.monotonic() - based:.0f} s")
+    print(f"\nbase {base_made - started:.0f} s, image {time.monotonic() - base_made:.0f} s")
     return "localhost/raycrnn"
-
-
-# --- running
 
 
 @dataclass(frozen=True)
 class Container:
-    """Commands in the image, as `docker run` would run them; Docker's options by name."""
+    """Commands in the image, as `docker run` would run them, with options of Docker."""
 
     buildah: Buildah
     name: str
@@ -224,7 +216,7 @@ class Container:
         return replace(self, options=(*self.options, "--user", user))
 
     def command(self, *arguments: str, entry: bool = True) -> list[str]:
-        """A command line, without the namespace; through the image's entry point, or as `docker exec` does."""
+        """Return a command line without the namespace. Without `entry` it bypasses the entry point of the image."""
         entrypoint = self.entrypoint if entry else ()
         options = ["--isolation", "chroot", *self.options]
         return self.buildah.command("run", *options, "--", self.name, *entrypoint, *arguments)
@@ -239,7 +231,7 @@ class Container:
         )
 
     def output(self, *arguments: str, entry: bool = True) -> str:
-        """The standard output of a command that succeeds."""
+        """Run a command that must succeed, and return its output."""
         done = self.run(*arguments, entry=entry)
         assert done.returncode == 0, f"{arguments}: {done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         return done.stdout.strip()
@@ -247,7 +239,7 @@ class Container:
 
 @pytest.fixture(scope="module")
 def settings(buildah, image):
-    """The image's configuration as Docker reads it."""
+    """The configuration of the image as Docker reads it."""
     return json.loads(buildah("inspect", "--type", "image", image))["Docker"]["config"]
 
 
@@ -258,11 +250,11 @@ def container(buildah, image, settings):
 
 @pytest.fixture(scope="module")
 def trained(container, tmp_path_factory):
-    """A container with images at /sources, read-only, that has trained a model to /config; the host's folders."""
+    """A container that has trained a model in /config on images in /sources, and the two folders on the host."""
     sources, config = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("config")
     write_set(sources, words(24))
     (config / "config.json").write_text(json.dumps(CONFIGURATION))
-    # pytest's folders are root's alone.
+    # Only root can read the folders of pytest.
     sources.chmod(0o755)
     config.chmod(0o755)
     os.chown(config, 1000, 1000)
@@ -280,29 +272,29 @@ def test_the_image_has_entry_point_health_check_and_labels(settings):
     assert settings["Cmd"] == ["--help"]
     assert settings["Healthcheck"]["Test"] == ["CMD", "raycrnn-health"]
     assert settings["Labels"]["org.opencontainers.image.revision"] == "0123abc"
-    # `ray up` looks for it here, and takes /root where it is not.
+    # `ray up` reads it here, and uses /root if it is missing.
     assert "HOME=/home/raycrnn" in settings["Env"]
     assert "RAY_USAGE_STATS_ENABLED=0" in settings["Env"]
 
 
 @cluster
 def test_the_image_contains_no_build_files(container):
-    whole = container.as_user("0")
-    sizes = [whole.output("du", "-sxm", path, entry=False).split()[0] for path in ("/", "/opt/raycrnn")]
-    print(f"\nimage {sizes[0]} MB, of which raycrnn and what it needs {sizes[1]} MB")
-    installed = whole.output("ls", "/opt/raycrnn/bin", entry=False).split()
+    as_root = container.as_user("0")
+    sizes = [as_root.output("du", "-sxm", path, entry=False).split()[0] for path in ("/", "/opt/raycrnn")]
+    print(f"\nimage {sizes[0]} MB, of which raycrnn and its dependencies take {sizes[1]} MB")
+    installed = as_root.output("ls", "/opt/raycrnn/bin", entry=False).split()
     assert {"raycrnn", "ray", "python"} <= set(installed)
     assert not {"pip", "pip3", "ruff", "pytest"} & set(installed)
-    assert whole.run("sh", "-c", "command -v cc gcc make", entry=False).returncode != 0
-    # Paths in the image, not of the machine that builds it.
-    left = ["/root/.cache", "/home/raycrnn/.cache", "/build", "/opt/package", "/etc/xdg/pip/pip.conf"]
-    tests = " || ".join(f"test -e {path}" for path in left)
-    assert whole.run("sh", "-c", tests, entry=False).returncode != 0
-    assert whole.output("sh", "-c", "find /var/lib/apt/lists /var/cache/apt/archives -type f -size +1k") == ""
-    # Compiled in the build, and still of the same age as their sources after being copied: else each start compiles.
+    assert as_root.run("sh", "-c", "command -v cc gcc make", entry=False).returncode != 0
+    # Paths in the image, not on the machine that builds it.
+    unwanted = ["/root/.cache", "/home/raycrnn/.cache", "/build", "/opt/package", "/etc/xdg/pip/pip.conf"]
+    tests = " || ".join(f"test -e {path}" for path in unwanted)
+    assert as_root.run("sh", "-c", tests, entry=False).returncode != 0
+    assert as_root.output("sh", "-c", "find /var/lib/apt/lists /var/cache/apt/archives -type f -size +1k") == ""
+    # The bytecode must have the time stamps of its sources after being copied, or else each start compiles it again.
     stale = "import importlib.util as u, os, struct, torch.nn as m; p = u.cache_from_source(m.__file__); "
     stale += "assert struct.unpack('<I', open(p, 'rb').read()[8:12])[0] == int(os.stat(m.__file__).st_mtime)"
-    whole.output("python", "-c", stale)
+    as_root.output("python", "-c", stale)
 
 
 @cluster
@@ -316,26 +308,26 @@ def test_commands_do_not_run_as_root(container):
 @cluster
 def test_verbs_run_raycrnn_and_other_words_run_commands(container):
     assert "raycrnn VERB" in container.output("--help")
-    # Debian has a split too.
+    # Debian has a command `split`, too.
     assert "raycrnn split" in container.output("split", "--help")
     assert "raycrnn split" not in container.output("split", "--help", entry=False)
     assert container.output("bash", "-c", "echo $0 $1", "a", "b") == "a b"
     assert container.output("ray", "--version").startswith("ray, version 2.")
-    mistaken = container.run("trian", "config.json")
-    assert mistaken.returncode == 2
-    assert "no verb 'trian'" in mistaken.stderr
+    misspelt = container.run("trian", "config.json")
+    assert misspelt.returncode == 2
+    assert "unknown verb 'trian'" in misspelt.stderr
 
 
 @cluster
 @pytest.mark.parametrize("shell", [["bash", "-lc"], ["bash", "--login", "-c"]])
 def test_login_shells_find_ray(container, shell):
-    """As KubeRay and `ray up` start it; Debian's /etc/profile sets PATH anew."""
+    """KubeRay and `ray up` use login shells, in which /etc/profile of Debian sets PATH."""
     assert "/opt/raycrnn/bin/ray" in container.output(*shell, "command -v ray raycrnn", entry=False)
 
 
 @cluster
 def test_ray_up_copies_files_into_the_home_directory(container, tmp_path):
-    """The command that `ray up` copies with, buildah in docker's place."""
+    """The command with which `ray up` copies files, with buildah instead of docker."""
     (tmp_path / "ray_bootstrap_key.pem").write_text("a key\n")
     (tmp_path / "ray_bootstrap_key.pem").chmod(0o600)
     remote = shlex.join(container.buildah.command("run", "--isolation", "chroot"))
@@ -344,7 +336,7 @@ def test_ray_up_copies_files_into_the_home_directory(container, tmp_path):
     subprocess.run([*NAMESPACE, *map(str, copied)], check=True, timeout=60)
     assert container.output("cat", "/home/raycrnn/ray_bootstrap_key.pem", entry=False) == "a key"
     assert container.output("stat", "-c", "%u %a", "/home/raycrnn/ray_bootstrap_key.pem", entry=False) == "1000 600"
-    # On the head the same by ssh, and KubeRay's probes by wget.
+    # The head copies files with ssh, and the probes of KubeRay use wget.
     assert container.output("bash", "-c", "command -v ssh wget", entry=False).count("/") >= 2
 
 
@@ -355,8 +347,8 @@ def test_training_in_the_image_writes_a_model(trained):
     assert len((config / "output" / "metrics.jsonl").read_text().splitlines()) == 2
     assert not (sources / "output").exists()
     assert running.run("touch", "/sources/a").returncode != 0
-    reader = Recognizer.load(config / "output" / "model", "cpu")
-    assert len(reader(sorted((sources / "images").iterdir()))) == 24
+    recognizer = Recognizer.load(config / "output" / "model", "cpu")
+    assert len(recognizer(sorted((sources / "images").iterdir()))) == 24
 
 
 @cluster
@@ -378,7 +370,7 @@ def test_the_health_status_is_that_of_the_service(trained):
     try:
         first = wait_for_child(process.pid)
         check = ["nsenter", "--target", str(first), "--pid", "--mount", *running.command("raycrnn-health", entry=False)]
-        # Asked for, and not there yet.
+        # The service is starting.
         assert subprocess.run(check, capture_output=True, timeout=60, check=False).returncode == 1
         deadline = time.monotonic() + 180
         while subprocess.run(check, capture_output=True, timeout=60, check=False).returncode:
@@ -387,13 +379,13 @@ def test_the_health_status_is_that_of_the_service(trained):
             time.sleep(1)
         assert f":{port}/ (API: " in process.stdout.readline()
     finally:
-        # The namespace ends with it.
+        # This ends the namespace, too.
         process.kill()
         process.wait()
 
 
 def wait_for_child(pid: int) -> int:
-    """The first child of a process: process 1 of the namespace, seen from outside."""
+    """Wait for the first child of a process, which is process 1 of the namespace, and return its PID."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         if children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():

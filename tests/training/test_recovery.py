@@ -1,5 +1,7 @@
-"""The bad day: processes killed, nodes lost, disks full, files gone. Training goes on, or says why not; the weights are
-those of a run that nothing happened to."""
+"""Failures during training: killed processes, lost nodes, full disks, missing files.
+
+Training continues, with the weights of an undisturbed run, or reports why it cannot.
+"""
 
 import csv
 import json
@@ -36,7 +38,7 @@ def images(tmp_path_factory) -> Path:
 
 
 def configuration(csv: Path, output: Path, epochs: int = 30, **groups) -> config.Configuration:
-    """Everything random is on: dropout, augmentation, order."""
+    """Return a configuration with dropout, augmentation and shuffling."""
     tree = {
         "output_model_dir": str(output),
         "data": {"csv_files_train": str(csv), "csv_files_eval": str(csv), **groups.pop("data", {})},
@@ -57,7 +59,7 @@ def configuration(csv: Path, output: Path, epochs: int = 30, **groups) -> config
 
 @pytest.fixture(scope="module")
 def undisturbed(local_ray, images, tmp_path_factory) -> Path:
-    """The output of a run that nothing happens to."""
+    """The output of an undisturbed run."""
     output = tmp_path_factory.mktemp("undisturbed") / "output"
     train(configuration(images, output))
     return output
@@ -87,7 +89,7 @@ def last_step(output: Path) -> int:
 
 
 def processes(title: str) -> dict[int, str]:
-    """Ray's processes whose title begins so, by their number."""
+    """Return the processes of Ray whose title starts with `title`: their command lines by PID."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
@@ -100,8 +102,8 @@ def processes(title: str) -> dict[int, str]:
 
 
 @contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """Run a function in a thread beside the block; what it raises fails the test."""
+def running_in_thread(act: Callable[[], None]) -> Iterator[None]:
+    """Run a function in a thread during a `with` block, and raise its error at the end."""
     problems = []
 
     def guarded() -> None:
@@ -119,35 +121,32 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
         raise problems[0]
 
 
-def wait_until(true: Callable[[], object], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, "it did not come to that in time"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
 
 
 def newest(title: str) -> int:
-    """The newest of these processes: one that is just being given another title shows none for a moment."""
+    """Wait for processes with a title, and return the PID of the newest. A process has no title while it changes."""
     found: dict[int, str] = {}
     wait_until(lambda: found.update(processes(title)) or found)
     return max(found)
 
 
 def kill_all(title: str) -> int:
-    numbers = processes(title)
-    for number in numbers:
+    pids = processes(title)
+    for pid in pids:
         try:
-            os.kill(number, signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    return len(numbers)
-
-
-# --- processes killed
+    return len(pids)
 
 
 def test_a_killed_training_worker_loses_no_step(local_ray, images, tmp_path, undisturbed, capsys):
-    """An elastic run's, for one worker alone is the command itself; it may grow to no more than the machine has."""
+    """The run is elastic, because a run with one fixed worker trains in the process of the command."""
     output = tmp_path / "output"
 
     def act() -> None:
@@ -155,10 +154,10 @@ def test_a_killed_training_worker_loses_no_step(local_ray, images, tmp_path, und
         assert kill_all("RayTrainWorker") == 1
 
     cluster = {"num_workers": [1, 1]}
-    with meanwhile(act):
+    with running_in_thread(act):
         train(configuration(images, output, cluster=cluster))
     assert_same_end(output, undisturbed)
-    # Ray would print of it there, in the middle of results.
+    # Ray must print nothing between the results.
     assert capsys.readouterr().out == ""
 
 
@@ -172,7 +171,7 @@ def test_killed_decoding_workers_lose_no_row(local_ray, images, tmp_path, undist
             killed.extend(range(kill_all("Read")))
             time.sleep(0.005)
 
-    with meanwhile(act):
+    with running_in_thread(act):
         train(configuration(images, output, data={"keep_decoded": False}))
     assert len(killed) >= 3
     assert_same_end(output, undisturbed)
@@ -202,12 +201,9 @@ def test_two_workers_end_with_the_same_weights_if_one_is_killed(local_ray, image
         os.kill(newest("RayTrainWorker"), signal.SIGKILL)
 
     train(configuration(images, outputs[0], epochs=10, cluster=cluster))
-    with meanwhile(act):
+    with running_in_thread(act):
         train(configuration(images, outputs[1], epochs=10, cluster=cluster))
     assert_same_end(outputs[1], outputs[0])
-
-
-# --- files damaged, changed, gone
 
 
 def test_a_truncated_checkpoint_is_reported_and_the_one_before_it_used(
@@ -219,18 +215,18 @@ def test_a_truncated_checkpoint_is_reported_and_the_one_before_it_used(
     damaged = last / "tensors.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1000])
     train(configuration(images, output, restore_model=True))
-    said = capsys.readouterr().err
-    assert f"{last}: damaged checkpoint" in said
-    assert "the checkpoint before it is used" in said
+    err = capsys.readouterr().err
+    assert f"{last}: damaged checkpoint" in err
+    assert "the checkpoint before it is used" in err
     assert_same_end(output, undisturbed)
 
 
 def test_a_full_disk_ends_the_run_and_leaves_the_model_and_checkpoint(local_ray, images, tmp_path):
-    """A network of 1.3 MB a checkpoint on a disk of 12 MB, which something else fills in mid-training."""
+    """A checkpoint takes 1.3 MB; the disk of 12 MB is filled by another file during training."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], check=False).returncode:
-        pytest.skip("mounting a small disk takes the rights of root")
+        pytest.skip("mounting a small disk requires root")
     output = disk / "output"
     try:
 
@@ -240,7 +236,10 @@ def test_a_full_disk_ends_the_run_and_leaves_the_model_and_checkpoint(local_ray,
                 while True:
                     other.write(bytes(4096))
 
-        with meanwhile(act), pytest.raises(RaycrnnError, match=r"No space left(.|\n)*free some space") as raised:
+        with (
+            running_in_thread(act),
+            pytest.raises(RaycrnnError, match=r"No space left(.|\n)*free some space") as raised,
+        ):
             train(configuration(images, output, epochs=2000, training={"evaluate_every_epoch": 1}))
         assert str(output) in str(raised.value)
         found, problems = checkpoint.latest(output / "checkpoints")
@@ -262,12 +261,12 @@ def test_images_deleted_during_training_are_listed_unless_cached(local_ray, tmp_
     output = tmp_path / "output"
     fill, filled = image_cache.fill, threading.Event()
 
-    def fill_and_tell(*arguments: object) -> None:
+    def fill_and_notify(*arguments: object) -> None:
         fill(*arguments)
         filled.set()
 
-    monkeypatch.setattr(image_cache, "fill", fill_and_tell)
-    # Batches are not made long before they are wanted: soon none is left that was begun before the images were kept.
+    monkeypatch.setattr(image_cache, "fill", fill_and_notify)
+    # Little is decoded in advance, so that batches soon come from the cache.
     monkeypatch.setattr(stream, "MAX_EXECUTION_BYTES", 1)
 
     def act() -> None:
@@ -278,18 +277,18 @@ def test_images_deleted_during_training_are_listed_unless_cached(local_ray, tmp_
             (tmp_path / "images" / f"labels_{number}.png").unlink()
 
     data = {"keep_decoded": keep, "max_rejected": 0.05, "csv_files_eval": []}
-    with meanwhile(act):
+    with running_in_thread(act):
         train(configuration(source, output, epochs=20, data=data))
     listed = [] if keep else [(number, "no such file") for number in range(1, 6)]
     assert sorted((int(row["line"]), row["reason"]) for row in rejected(output)) == listed
 
 
 def bad_rows(folder: Path, count: int) -> tuple[list[str], list[str]]:
-    """So many rows of ten kinds in turn, and the reason for each."""
+    """Return `count` rows of ten kinds in turn, and the reason for which each is rejected."""
     (folder / "text.png").write_text("no image")
-    whole = (folder / "images" / "labels_0.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "head.png").write_bytes(whole[:20])
+    data = (folder / "images" / "labels_0.png").read_bytes()
+    (folder / "cut.png").write_bytes(data[: len(data) // 2])
+    (folder / "head.png").write_bytes(data[:20])
     (folder / "empty.png").write_bytes(b"")
     Image.new("L", (9000, 9000)).save(folder / "bomb.png")
     kinds = [
@@ -309,7 +308,7 @@ def bad_rows(folder: Path, count: int) -> tuple[list[str], list[str]]:
 
 
 def write_mixed(folder: Path) -> tuple[Path, dict[int, str]]:
-    """10,000 rows, 30 % of them bad; the reason by line."""
+    """Write a CSV of 10,000 rows, 30 % of them bad, and return its path and the reasons by line."""
     source = write_set(folder, words(100))
     good = source.read_text().splitlines()
     bad, reasons = bad_rows(folder, 3000)
@@ -345,7 +344,7 @@ def test_a_stall_on_slow_storage_is_reported(local_ray, images, tmp_path, monkey
     slow, read, waited = str(tmp_path / "images" / "labels_3.png"), storage.read, []
 
     def read_slowly(path: str) -> bytes:
-        # Of the first batches, which the training process reads itself.
+        # Only once: the training process reads the images of the first batches itself.
         if str(path) == slow and not waited:
             waited.append(path)
             time.sleep(8)
@@ -359,11 +358,11 @@ def test_a_stall_on_slow_storage_is_reported(local_ray, images, tmp_path, monkey
     assert rejected(output) == []
 
 
-# --- clusters of their own, each in a process apart: this one is connected to the session's
+# The following tests need clusters of their own, in new processes, because this one is connected to the local Ray.
 
 
-def apart(function: Callable, *arguments: object, timeout: float = 400) -> None:
-    """Call a function of a test file in a new Python process; it must return."""
+def run_in_new_process(function: Callable, *arguments: object, timeout: float = 400) -> None:
+    """Call a function of a test file in a new Python process, in which it must not fail."""
     code = f"from {function.__module__} import {function.__name__} as call; call(*{arguments!r})"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     found = subprocess.run(
@@ -379,19 +378,19 @@ def apart(function: Callable, *arguments: object, timeout: float = 400) -> None:
 
 
 def lose_a_node_and_get_another(source: str, output: str) -> None:
-    """Two nodes with a CPU each, an elastic run; what it did is in metrics.jsonl. Ends by Ctrl-C."""
+    """Train on two nodes with one CPU each, lose one and add another; Ctrl-C ends the run."""
     import ray
     from ray.cluster_utils import Cluster
 
     from raycrnn.training import trainer
 
-    # Half a minute each, for the sake of others' networks: that a node is gone, and that there is one more.
-    soon = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+    # By default it takes half a minute until a lost or a new node is noticed.
+    quickly = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
     trainer.SECONDS_BETWEEN_RESIZES = 5.0
-    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": soon}
+    head = {"num_cpus": 1, "include_dashboard": False, "_system_config": quickly}
     nodes = Cluster(initialize_head=True, head_node_args=head)
     second = nodes.add_node(num_cpus=1)
-    # Adding a node sets a signal handler, which only the main thread may, and that one trains.
+    # Adding a node sets a signal handler, which only the main thread can do, and the main thread trains.
     ray._private.utils.set_sigterm_handler = lambda handler: None
     ended = threading.Event()
 
@@ -408,7 +407,7 @@ def lose_a_node_and_get_another(source: str, output: str) -> None:
             wait_until(lambda: workers()[-1:] == [2])
         finally:
             os.kill(os.getpid(), signal.SIGINT)
-            # A node dies with the thread that added it.
+            # A node ends with the thread that added it.
             ended.wait(120)
 
     settings = configuration(
@@ -418,7 +417,7 @@ def lose_a_node_and_get_another(source: str, output: str) -> None:
         cluster={"num_workers": [1, 2]},
         training={"evaluate_every_epoch": 5, "save_interval": 80},
     )
-    with meanwhile(act):
+    with running_in_thread(act):
         try:
             outcome = train(settings, nodes.address)
         finally:
@@ -430,7 +429,7 @@ def lose_a_node_and_get_another(source: str, output: str) -> None:
 
 def test_an_elastic_run_loses_no_epoch_when_nodes_leave_and_join(images, tmp_path):
     output, start = tmp_path / "output", time.monotonic()
-    apart(lose_a_node_and_get_another, str(images), str(output))
+    run_in_new_process(lose_a_node_and_get_another, str(images), str(output))
     records = metrics(output)
     assert [record["epoch"] for record in records] == [5 * (number + 1) for number in range(len(records))]
     seconds = [record["seconds"] for record in records]
@@ -443,7 +442,7 @@ def test_an_elastic_run_loses_no_epoch_when_nodes_leave_and_join(images, tmp_pat
     assert rejected(output) == []
 
 
-def train_in_a_tight_store(source: str, output: str) -> None:
+def train_in_a_small_store(source: str, output: str) -> None:
     import ray
 
     ray.init(address="local", object_store_memory=80 * 2**20, include_dashboard=False, log_to_driver=False)
@@ -460,11 +459,11 @@ def train_in_a_tight_store(source: str, output: str) -> None:
 
 
 def test_a_data_set_larger_than_the_object_store_can_be_trained_on(tmp_path):
-    """160 images of 64 × 3,000 in colour are 92 MB, the store 80 MB; what does not fit is spilled to disk."""
+    """160 colour images of 64 × 3,000 pixels take 92 MB. The object store has 80 MB; the rest is spilled to disk."""
     source = tmp_path / "labels.csv"
     pages = [Image.effect_noise((3000, 64), 80).convert("RGB") for _ in range(4)]
     for number in range(4):
         pages[number].save(tmp_path / f"{number}.png")
     source.write_text("".join(f"{number % 4}.png;abc\n" for number in range(160)))
-    apart(train_in_a_tight_store, str(source), str(tmp_path / "output"))
+    run_in_new_process(train_in_a_small_store, str(source), str(tmp_path / "output"))
     assert rejected(tmp_path / "output") == []

@@ -15,7 +15,7 @@ from raycrnn.storage import Directory
 from raycrnn.training import checkpoint
 from tests.conftest import words, write_set
 from tests.test_tune import rows, run_search, tree_of
-from tests.training.test_recovery import apart, meanwhile, newest, processes, wait_until
+from tests.training.test_recovery import newest, processes, run_in_new_process, running_in_thread, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.long]
 
@@ -43,7 +43,7 @@ def test_a_killed_trial_is_restarted_and_the_others_continue(local_ray, tmp_path
         wait_until(lambda: len(evaluations(tmp_path, "1")) >= 3)
         os.kill(newest("ResourceTrainable"), signal.SIGKILL)
 
-    with meanwhile(act):
+    with running_in_thread(act):
         run_search(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
     assert [row["status"] for row in rows(tmp_path).values()] == ["finished"] * 3
     assert "trial 1 failed and is restarted, from its last checkpoint if it has one" in capsys.readouterr().err
@@ -158,6 +158,6 @@ def search_on_three_nodes(folder: str) -> None:
 def test_trials_run_on_several_nodes_at_once(tmp_path):
     write_set(tmp_path, words(24))
     start = time.monotonic()
-    apart(search_on_three_nodes, str(tmp_path))
+    run_in_new_process(search_on_three_nodes, str(tmp_path))
     assert len({row["node"] for row in rows(tmp_path).values()}) == 3
     assert time.monotonic() - start < 400
