@@ -3,8 +3,8 @@
 The docstring of the class introduces `--help`, and the docstring of a field describes its argument there. Results go to
 stdout and everything else to stderr. Errors that a user can correct are printed without a stack trace.
 
-Other libraries do not fit as well: cyclopts starts a verb as fast, but takes 0.1 s longer for `--help` and reports a
-wrong value in pydantic's format of several lines; typer knows neither pydantic models nor their limits.
+Alternatives: cyclopts starts a verb as fast, but takes 0.1 s longer for `--help` and reports a wrong value in the
+several lines of pydantic's format; typer supports neither pydantic models nor their limits.
 """
 
 import argparse
@@ -95,7 +95,7 @@ class Command(BaseModel):
             return 1
         except OSError as error:
             if error.filename is None and error.errno == errno.ENOSPC:
-                # stdout is on a full disk: nothing may be left to flush at exit.
+                # stdout is on a full disk. What is buffered must not be flushed at exit, which would fail.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             print(f"raycrnn {name}: {error.filename or 'stdout'}: {error.strerror or error}", file=sys.stderr)
             return 1
@@ -116,7 +116,7 @@ class Command(BaseModel):
 
     @classmethod
     def _parser(cls, name: str) -> argparse.ArgumentParser:
-        # Typed for BaseSettings alone, it needs no more than a model.
+        # It is typed for BaseSettings, but works with any model.
         source: CliSettingsSource[Any] = CliSettingsSource(
             cls,  # type: ignore[arg-type]
             cli_prog_name=f"raycrnn {name}",
@@ -137,7 +137,7 @@ class Command(BaseModel):
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """Wrap descriptions to the terminal's width: paragraphs as a whole, indented lines one by one."""
+    """Wrap descriptions to the width of the terminal. The lines of a paragraph are joined, except indented ones."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
@@ -163,7 +163,7 @@ def _destination(name: str, field: FieldInfo) -> str:
 
 
 def _help(field: FieldInfo) -> str:
-    """Return the docstring of a field on one line, with its default if that is more than off, empty or None."""
+    """Return the docstring of a field on one line, with its default unless that is False, empty or None."""
     text = " ".join((field.description or "").split())
     default = None if field.is_required() else field.get_default(call_default_factory=True)
     if default is not None and default is not False and default not in ("", [], ()):

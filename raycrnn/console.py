@@ -1,4 +1,4 @@
-"""What a command shows a person: log lines and progress on stderr, and how it receives Ctrl-C."""
+"""Show log lines and progress on stderr, and handle Ctrl-C."""
 
 import logging
 import signal
@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 30.0
+"""Seconds between two log lines about progress where stderr is not a terminal."""
 
 
 class _StderrHandler(logging.Handler):
-    """Print records on stderr as it is at that moment, above the progress bars; a warning says that it is one."""
+    """Print records on the current stderr, above progress bars, with the level from WARNING on."""
 
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
@@ -24,7 +25,7 @@ class _StderrHandler(logging.Handler):
 
 @contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Print the log records of raycrnn on stderr, from level INFO on, until the context is left."""
+    """Print the log records of raycrnn on stderr, from level INFO on, for the duration of a `with` block."""
     logger = logging.getLogger("raycrnn")
     if any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
         yield
@@ -40,14 +41,20 @@ def logging_to_stderr() -> Iterator[None]:
 
 
 class ProgressBar:
-    """A bar at the bottom of a terminal; nothing where stderr is not a terminal."""
+    """A progress bar on a terminal. It is invisible if stderr is not a terminal."""
 
     def __init__(self, total: float, layout: str | None = None, unit: str = "it"):
         self._total, self._layout, self._unit = total, layout, unit
         self._bar: tqdm | None = None
 
     def show(self, done: float, description: str = "", details: str = "") -> None:
-        """Draw the bar at `done` of its total, `description` before it and `details` behind it."""
+        """Draw the bar.
+
+        Args:
+            done: Completed part of the total.
+            description: Text before the bar.
+            details: Text after the bar.
+        """
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -65,31 +72,33 @@ class ProgressBar:
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 class ImageProgress:
-    """How many images are done and how fast: a bar on a terminal, elsewhere a log line every 30 seconds."""
+    """The number of finished images and the rate: a bar on a terminal, else a log line every 30 seconds."""
 
     def __init__(self, total: int, done: int = 0, describe_idle: Callable[[], str] = lambda: ""):
         """
         Args:
-            done: images that an earlier command finished.
-            describe_idle: what to add to the line when no image was finished for 30 seconds.
+            total: Number of images.
+            done: Number of images that an earlier command finished.
+            describe_idle: Returns what to add to a log line if no image was finished for 30 seconds.
         """
         self.total, self.done = total, done
         self._describe_idle = describe_idle
         self._bar = ProgressBar(total, unit=" images")
         self._logged = (time.monotonic(), done)
-        self._began = False
+        self._has_finished_some = False
 
     def add(self, images: int) -> None:
-        """Count finished images. Call it often, with 0 while none are finished."""
-        if images and not self._began:
-            # The rate leaves out the start of Ray and of the replicas.
-            self._began, self._logged = True, (time.monotonic(), self.done + images)
+        """Count finished images. Call this often, with 0 if none were finished."""
+        if images and not self._has_finished_some:
+            # The rate does not include the start of Ray and the replicas.
+            self._has_finished_some, self._logged = True, (time.monotonic(), self.done + images)
         self.done += images
         self._bar.show(self.done)
         if not sys.stderr.isatty() and time.monotonic() - self._logged[0] > SECONDS_BETWEEN_LINES:
@@ -98,8 +107,8 @@ class ImageProgress:
 
     def _line(self) -> str:
         start = f"{self.done:,} of {self.total:,} images"
-        then, done = self._logged
-        rate = (self.done - done) / (time.monotonic() - then)
+        logged_at, done = self._logged
+        rate = (self.done - done) / (time.monotonic() - logged_at)
         if rate:
             left = tqdm.format_interval((self.total - self.done) / rate)
             return f"{start}, {rate:,.0f} per second, {left} left"
@@ -107,22 +116,25 @@ class ImageProgress:
         return f"{start}, {idle}"
 
     def close(self) -> None:
+        """Remove the bar from the terminal."""
         self._bar.close()
 
 
 class StopRequest:
-    """Whether a signal asked the command to stop, and which one."""
+    """Whether a signal has asked the command to stop, and which one."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self.signal: int | None = None
+        """Number of the signal."""
 
     @property
     def requested(self) -> bool:
+        """Whether a stop was requested."""
         return self._event.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until a stop is requested, at most so many seconds; returns whether it is."""
+        """Wait until a stop is requested, or until the time is over, and return whether it was requested."""
         return self._event.wait(seconds)
 
     def request(self, number: int, _: object = None) -> None:
@@ -135,10 +147,10 @@ class StopRequest:
 
 @contextmanager
 def defer_stop(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[StopRequest]:
-    """Turn signals into a request that the work looks at, so that it can end in good order.
+    """Turn signals into a request to stop for the duration of a `with` block, so that the work can end in order.
 
-    An exception would get lost if it came in the middle of a callback, for example one of Ray's. Signals arrive in
-    the main thread only: in any other one nothing is requested.
+    A `KeyboardInterrupt` in the middle of a callback, for example one of Ray, could get lost. Python handles signals in
+    the main thread only; in other threads this does nothing.
     """
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Collective operations between training workers. With a single worker they change nothing and cost nothing."""
+"""Collective operations of training workers. With one worker they return their arguments."""
 
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ def all_reduce(tensor: Tensor) -> Tensor:
 
 
 def from_worker_0(number: int, device: torch.device) -> int:
-    """Return the number that worker 0 passes. All workers must call it."""
+    """Return the number of worker 0 on all workers. All workers must call it."""
     return int(all_reduce(torch.tensor(number if rank() == 0 else 0, dtype=torch.int64, device=device)))
 
 
@@ -40,7 +40,7 @@ def gather(value: T) -> list[T]:
 
 
 def share_statistics(network: nn.Module) -> None:
-    """Average the batch-norm statistics over all workers, so that each evaluates and saves the same network."""
+    """Average the batch-norm statistics over all workers, so that they evaluate and save the same network."""
     for buffer in network.buffers():
         if buffer.is_floating_point():
             all_reduce(buffer).div_(world_size())

@@ -1,7 +1,6 @@
-"""The training step, without a cluster.
+"""The training step. It needs no cluster.
 
-Several workers may take part. Each holds its share of the batch, and losses, gradients and signals are summed over all
-of them; a single worker sums nothing.
+With several workers, each has a share of the batch, and losses, gradients and signals are summed over the workers.
 """
 
 import math
@@ -19,12 +18,12 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives, optimizer
 
 MOST_BAD_STEPS = 20
-"""Steps in a row without a finite loss and gradient after which a run ends."""
+"""Consecutive steps without a finite loss and gradient after which training fails."""
 
 
 @dataclass
 class TrainingState:
-    """The state of a run: all that a checkpoint holds besides tensors."""
+    """The progress of a run, which a checkpoint stores beside the tensors."""
 
     step: int = 0
     """Steps done; also the index of the next batch, over all epochs."""
@@ -33,9 +32,9 @@ class TrainingState:
     loss_sum: float = 0.0
     """Moving sum from which `mean_loss` is computed."""
     bad_steps: int = 0
-    """Steps in a row without a finite loss and gradient."""
+    """Consecutive steps without a finite loss and gradient."""
     skipped: int = 0
-    """Steps without a finite loss and gradient over the whole run."""
+    """Steps without a finite loss and gradient in the run."""
     evaluated_at: int = -1
     """Step of the last evaluation."""
     since_best: int = 0
@@ -43,6 +42,7 @@ class TrainingState:
     best: dict[str, float] = field(default_factory=dict)
     """Scores of the best evaluation."""
     finished: bool = False
+    """Whether the schedule has ended."""
 
     @property
     def mean_loss(self) -> float:
@@ -50,23 +50,20 @@ class TrainingState:
         return self.loss_sum / (1 - 0.99 ** max(1, self.step))
 
     def has_stopped_improving(self, evaluations: int | None) -> bool:
-        """Return whether so many evaluations, or more, were no better than the best one."""
+        """Return whether at least `evaluations` evaluations in a row were no better than the best one."""
         return evaluations is not None and self.since_best >= evaluations
 
 
 @dataclass(frozen=True)
 class StepSignals:
-    """What the workers tell each other with a training step: one number each, summed over the workers.
-
-    After the sum a flag is True if any worker set it.
-    """
+    """Signals that the workers exchange with each training step. A flag is set if any worker has set it."""
 
     stop: bool = False
-    """The command asked to stop. Only worker 0 sets it."""
+    """The command has asked to stop. Only worker 0 sets it."""
     steps_left: int = 0
     """Steps after this one. Only worker 0 sets it."""
     new_rejections: bool = False
-    """A worker rejected samples that the others do not know of."""
+    """A worker has rejected samples that the others do not know of."""
     may_evaluate: bool = False
     """There is time for an evaluation besides the last one. Only worker 0 sets it."""
     write_failed: bool = False
@@ -74,7 +71,7 @@ class StepSignals:
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> "StepSignals":
-        """Return the signals of all workers from the sums of their fields."""
+        """Return the signals of all workers, given the sums of their fields."""
         stop, steps_left, new_rejections, may_evaluate, write_failed = sums
         return cls(stop > 0, int(steps_left), new_rejections > 0, may_evaluate > 0, write_failed > 0)
 
@@ -102,7 +99,7 @@ def divergence(symptom: str, settings: Training) -> RaycrnnError:
 
 
 class Learner:
-    """A network in training. With several workers each holds a copy, and DDP keeps the copies equal."""
+    """A network in training. With several workers each has a copy, and DDP keeps the copies equal."""
 
     def __init__(self, network: CRNN, settings: Training, device: torch.device):
         self.settings = settings
@@ -113,7 +110,7 @@ class Learner:
             if device.type == "cuda":
                 self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
             devices = [device] if device.type == "cuda" else None
-            # Batch-norm statistics are averaged when they matter (`share_statistics`), not sent each step.
+            # Batch-norm statistics are not sent with each step but averaged before they are used (`share_statistics`).
             self.parallel: nn.Module = nn.parallel.DistributedDataParallel(
                 self.network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
             )
@@ -128,27 +125,27 @@ class Learner:
         Args:
             batch: This worker's share of the global batch.
             steps_left: Estimate of the steps left, this one included. The schedule ends with the last of them.
-            signals: What this worker tells the others.
+            signals: The signals of this worker.
 
         Raises:
-            RaycrnnError: `MOST_BAD_STEPS` steps in a row had no finite loss and gradient.
+            RaycrnnError: `MOST_BAD_STEPS` consecutive steps had no finite loss and gradient.
         """
         progress = self.progress
         rate = optimizer.learning_rate(self.settings, progress.step, progress.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        # Dropout depends on seed, step and rank alone, so a resumed run needs no random state.
+        # Dropout depends only on seed, step and rank, so a resumed run needs no random state.
         torch.manual_seed(hash((self.settings.seed, progress.step, collectives.rank())) & 0x7FFFFFFFFFFFFFFF)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        # A share without samples is one blank image, which must not change the batch-norm statistics.
+        # A share without samples has one blank image, which must not change the batch-norm statistics.
         statistics = None if len(batch) else [buffer.clone() for buffer in self.network.buffers()]
         local_loss = self._loss(batch)
         totals = torch.tensor(
             [local_loss.item(), len(batch), *astuple(signals or StepSignals())], dtype=torch.float64, device=self.device
         )
         loss_sum, samples, *sums = collectives.all_reduce(totals).tolist()
-        # DDP takes the mean of the workers' gradients; the loss is the mean over the global batch's samples.
+        # DDP averages the gradients over the workers; the loss is the mean over the samples of the global batch.
         (local_loss * (collectives.world_size() / max(1.0, samples))).backward()
         if statistics is not None:
             with torch.no_grad():
@@ -170,7 +167,7 @@ class Learner:
         return ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B)
 
     def _update(self, loss_sum: float) -> None:
-        """Step the optimizer, unless the loss or gradient is not finite; both are the same on every worker."""
+        """Step the optimizer unless the loss or the gradient, which are the same on every worker, is not finite."""
         limit = self.settings.gradient_clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         if math.isfinite(loss_sum) and torch.isfinite(norm):
@@ -187,14 +184,14 @@ class Learner:
             )
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return all tensors of the state: those of the network and of the optimizer."""
+        """Return the tensors of the network and of the optimizer."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
         return tensors
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Load what `state_tensors` returned. Raises `RaycrnnError` if it is from a different network."""
+        """Load the result of `state_tensors`. Raises `RaycrnnError` if it is from a different network."""
         network: dict[str, Tensor] = {}
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():

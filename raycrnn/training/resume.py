@@ -1,4 +1,4 @@
-"""Decide whether a run is new or continues, from which checkpoint, and whether it is still the same run."""
+"""Decide whether a command starts or resumes a run, and check that data and settings are the same."""
 
 import logging
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,19 @@ logger = logging.getLogger(__name__)
 
 
 def resume_state(output: Directory, restore: bool) -> RunState | None:
-    """Return the state of the last undamaged checkpoint, or None to start a new run. Raises `UsageError`."""
+    """Return the state of the last undamaged checkpoint, or None to start a new run.
+
+    Raises:
+        UsageError: The output directory is in use, or none of its checkpoints can be read.
+    """
     if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
     entries = output.entries()
-    # A run that was refused for its data leaves rejected.csv alone, which is no reason to refuse the next.
+    # A run that was refused because of its data leaves only rejected.csv.
     if entries <= {"rejected.csv"}:
         return None
     if not entries & {"run.json", "checkpoints"}:
-        raise UsageError(f"{output}: is not empty and holds no run: choose another output_model_dir")
+        raise UsageError(f"{output}: is not empty and contains no run: choose another output_model_dir")
     if not restore:
         raise UsageError(
             f"{output}: exists and is not empty: choose another output_model_dir, or continue the run in it with "

@@ -1,4 +1,4 @@
-"""The records of a run: metrics.jsonl, run.json, TensorBoard's logs, and the lines and progress that are shown."""
+"""Write metrics.jsonl, run.json and TensorBoard logs, and describe evaluations and progress."""
 
 import json
 import math
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def write_run(path: Path, configuration: dict[str, Any], csv_digests: dict[str, str]) -> None:
-    """Write run.json: what is needed to repeat the run. Raises `OSError`."""
+    """Write run.json, which describes how to repeat the run. Raises `OSError`."""
     packages = ("torch", "ray", "numpy", "pillow", "pyarrow")
     record = {
         "raycrnn": __version__,
@@ -41,23 +41,26 @@ def write_run(path: Path, configuration: dict[str, Any], csv_digests: dict[str, 
 
 
 class MetricsRecord(TypedDict):
-    """A line of metrics.jsonl: an evaluation."""
+    """A line of metrics.jsonl, which describes an evaluation."""
 
     epoch: float
     step: int
     share: float
     """Completed fraction of the schedule."""
     seconds: float
-    """Wall time of the run so far, over all of its commands."""
+    """Wall time of all commands of the run."""
     workers: int
     train_loss: float
     images_per_second: float
     data_wait: float
+    """Fraction of the time that steps waited for their batches."""
     padding: float
+    """Ratio of padding to image pixels."""
     skipped_steps: int
     rejected: dict[str, int]
     """Samples of each set that were rejected since training began."""
     best: bool
+    """Whether this is the best evaluation so far."""
     cer: NotRequired[float]
     wer: NotRequired[float]
     accuracy: NotRequired[float]
@@ -125,26 +128,26 @@ def progress_report(
 
 
 class RunLog:
-    """metrics.jsonl and TensorBoard's logs, as a run writes them.
+    """The files metrics.jsonl and logs/ of a run.
 
-    Every method raises `OSError`, for example when the disk is full.
+    All methods raise `OSError` if they cannot write, for example because the disk is full.
     """
 
     def __init__(self, output: Path, step: int):
-        """Continue the records after a step, and remove what an interrupted run recorded after it."""
+        """Open the files, and remove what an interrupted run recorded after a step."""
         self._metrics = output / "metrics.jsonl"
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
             write_text(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
         (output / "logs").mkdir(exist_ok=True)
-        # Not SummaryWriter: it writes in a thread, which ends when the disk is full, and training then waits for it
-        # forever. The process and the step distinguish the file from that of a run that began in the same second.
+        # Not SummaryWriter: it writes in a thread, which ends when the disk is full, and training would wait for it
+        # forever. PID and step distinguish the file from that of another run that started in the same second.
         self._events = EventsWriter(str(output / "logs" / "events"), f".{os.getpid()}.{step}")
         if step:
             self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Add points to TensorBoard's curves."""
+        """Add points to the curves in TensorBoard."""
         for name, value in values.items():
             self._add(step, summary=summary.scalar(name, value))
 
@@ -176,7 +179,7 @@ class RunLog:
         self._events.flush()
 
     def close(self) -> None:
-        """Write what is buffered and close the logs."""
+        """Flush and close the logs."""
         self._events.close()
 
     def _add(self, step: int, **content: Any) -> None:
@@ -184,7 +187,7 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Return the lines of a metrics.jsonl, without one that was cut by a kill or a full disk."""
+    """Return the records of a metrics.jsonl. A line that was truncated by a kill or a full disk is left out."""
     lines = path.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
@@ -202,7 +205,7 @@ def write_hyperparameters(logs: Path, values: dict[str, Any], scores: dict[str, 
 
 
 def _step_of(line: str) -> float:
-    """Return the step of a line of metrics.jsonl; infinity for a line that was cut by a kill or a full disk."""
+    """Return the step of a line of metrics.jsonl, or infinity for a truncated line."""
     try:
         return json.loads(line)["step"]
     except ValueError:

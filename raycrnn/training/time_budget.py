@@ -1,4 +1,4 @@
-"""How fast training is, and how many steps are left within `training.max_minutes`."""
+"""Measure the speed of training, and estimate the steps that are left within `training.max_minutes`."""
 
 import time
 from collections import deque
@@ -8,12 +8,22 @@ CLOSING_SECONDS = 8.0
 """Seconds of `training.max_minutes` that are reserved for export and shutdown, besides the last evaluation."""
 
 STEPS_NOT_MEASURED = 5
+"""First steps of a command that are not measured, because they include the start-up."""
+
 STEPS_MEASURED = 20
-"""The last steps, from whose duration that of the next ones is estimated."""
+"""Last steps from which the duration of the next ones is estimated."""
 
 
 class TimeBudget:
-    """The number of steps left, by epochs and by `training.max_minutes`. Only that of worker 0 is used."""
+    """The number of steps left, by the number of epochs and by `training.max_minutes`.
+
+    Only the estimates of worker 0 are used.
+
+    Args:
+        total_steps: Steps of all epochs.
+        deadline: When the run must have ended, in seconds since 1970; None without a limit.
+        eval_share: Size of the evaluation set in training batches.
+    """
 
     def __init__(self, total_steps: int, deadline: float | None, eval_share: float):
         self._total_steps = total_steps
@@ -23,6 +33,7 @@ class TimeBudget:
         self._calls = 0
         self._durations: deque[float] = deque(maxlen=STEPS_MEASURED)
         self.evaluation_seconds: float | None = None
+        """Seconds of the last evaluation."""
 
     def steps_left(self, step: int) -> int:
         """Return the number of steps from `step` to the end of the schedule. Must be called before each step."""
@@ -31,13 +42,12 @@ class TimeBudget:
             return left
         now = time.time()
         self._calls += 1
-        # The first steps include start-up.
         if self._last is not None and self._calls > STEPS_NOT_MEASURED:
             self._durations.append(now - self._last)
         self._last = now
         if len(self._durations) < 3:
             return left if now < self._deadline - CLOSING_SECONDS else 0
-        # Only the last steps: with the mean over the whole run a slow start would make the schedule too fast.
+        # Only the last steps: with the mean over all steps, a slow start would make the schedule too fast.
         seconds_per_step = sum(self._durations) / len(self._durations)
         closing_seconds = CLOSING_SECONDS + (self.evaluation_seconds or self._guess_evaluation(seconds_per_step))
         return min(left, int((self._deadline - closing_seconds - now) / seconds_per_step))
@@ -55,25 +65,28 @@ class TimeBudget:
         return steps_left * seconds_per_step > needed
 
     def _guess_evaluation(self, seconds_per_step: float) -> float:
-        """Estimate its seconds: a forward pass takes less than half of a step, and decoding is added."""
+        """Estimate the seconds of an evaluation: less than half a step for the forward pass, and more for decoding."""
         return 0.7 * seconds_per_step * self._eval_share
 
 
 @dataclass(frozen=True)
 class StepTotals:
-    """Sums over all steps at the end of a step."""
+    """Totals of all steps up to one of them."""
 
     time: float
+    """Monotonic time at the end of the step, without pauses, in seconds."""
     samples: int = 0
     waited: float = 0.0
+    """Seconds of waiting for batches."""
     pixels: int = 0
     padding: int = 0
+    """Pixels of padding among `pixels`."""
 
 
 class Throughput:
     """Rates over the last 50 to 100 steps, without evaluations.
 
-    Samples are counted in the global batch; waiting, pixels and padding in this worker's share.
+    Samples are those of the global batch; waiting, pixels and padding are those of this worker.
     """
 
     def __init__(self) -> None:
@@ -81,15 +94,18 @@ class Throughput:
         self._paused = 0.0
 
     def add(self, samples: int, waited: float, pixels: int, padding: int) -> None:
+        """Record a step: its samples, and the totals of the others over all steps."""
         seen = self._totals[-1].samples + samples if self._totals else 0
         self._totals.append(StepTotals(time.monotonic() - self._paused, seen, waited, pixels, padding))
         if len(self._totals) > 100:
             del self._totals[:50]
 
     def pause(self, seconds: float) -> None:
+        """Leave out the last seconds, for example those of an evaluation."""
         self._paused += seconds
 
     def images_per_second(self) -> float:
+        """Return the images per second that all workers together train on."""
         return self._ratio("samples", "time")
 
     def data_wait(self) -> float:
@@ -102,6 +118,7 @@ class Throughput:
         return added / (1 - added)
 
     def seconds_per_step(self) -> float:
+        """Return the mean duration of a step, 0 before the second one."""
         if len(self._totals) < 2:
             return 0.0
         return (self._totals[-1].time - self._totals[0].time) / (len(self._totals) - 1)

@@ -21,14 +21,14 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives
 
 UNKNOWN_UNIT = "\0"
-"""Stands for a unit that is not in the alphabet, so that it always costs an edit."""
+"""Stands for a unit that is not in the alphabet, so that it always counts as an error."""
 
 MAX_CACHED_BYTES = 256 * 2**20
-"""Evaluation images of a worker, in bytes, up to which they are decoded only once."""
+"""Largest size of the evaluation images of a worker, in bytes, at which they are kept in memory."""
 
 
 class RejectingBatches(Protocol):
-    """Batches, and the samples that were left out of them."""
+    """Batches, and the samples that are missing from them."""
 
     rejected: dict[int, Rejection]
 
@@ -36,13 +36,13 @@ class RejectingBatches(Protocol):
 
 
 class EvaluationBatches:
-    """A worker's batches of the evaluation set, kept in memory after the first pass if they fit."""
+    """The evaluation batches of a worker. They are kept in memory after the first pass if they are small enough."""
 
     def __init__(self, open_stream: Callable[[], RejectingBatches]):
         self._open_stream = open_stream
         self._cached: list[Batch] | None = None
         self.rejected: dict[int, Rejection] = {}
-        """The samples that were left out of the last pass that read the images, by row number."""
+        """The samples that were rejected in the last pass that read images, by row number."""
 
     def __iter__(self) -> Iterator[Batch]:
         if self._cached is not None:
@@ -57,21 +57,21 @@ class EvaluationBatches:
                 if sum(each.images_BCHW.nbytes for each in batches) > MAX_CACHED_BYTES:
                     batches = None
         self.rejected = stream.rejected
-        # An image that could not be read is tried again in the next pass.
+        # The next pass reads all images again, also those that could not be read.
         self._cached = None if stream.rejected else batches
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """The scores of a set with greedy decoding; the same on every worker, but for the examples."""
+    """The scores of a data set with greedy decoding. They are the same on all workers, except for the examples."""
 
     counts: Counts
     loss: float
     """Sum over the units of a label, mean over the samples that the network can learn; 0 if there are none."""
     speed: float = 0.0
-    """Lines per second that all workers together transcribe, from images in memory to codes."""
+    """Lines per second that all workers together transcribe, from decoded images to codes."""
     calibration: Calibration | None = None
-    """Fitted on the set."""
+    """Fitted on the data set."""
     examples: tuple["ValidationExample", ...] = ()
     """The first few samples of this worker's share."""
 
@@ -89,7 +89,7 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class ValidationExample:
-    """A sample with its transcription."""
+    """A sample and its transcription."""
 
     image_CHW: Tensor
     reference: str
@@ -131,19 +131,19 @@ def evaluate(
 
 
 def _loss_of_learnable(log_probs_TBK: Tensor, frames_B: Tensor, batch: Batch) -> tuple[float, int]:
-    """Return the summed loss and the number of the samples that can be learnt: known units and enough frames."""
+    """Return the loss, summed over the samples with known units and enough frames, and the number of these."""
     blank = log_probs_TBK.shape[2] - 1
     codes_S = batch.codes_S.clamp(min=0).to(frames_B.device)
     lengths_B = batch.lengths_B.to(frames_B.device)
     losses_B = F.ctc_loss(log_probs_TBK, codes_S, frames_B, lengths_B, blank=blank, reduction="none").cpu()
     unknown_B = torch.tensor([UNKNOWN in codes for codes in batch.labels()])
     if losses_B[~unknown_B].isnan().any():
-        # The network has diverged, even if a few samples have a finite loss.
+        # The network has diverged, even if some samples have a finite loss.
         return math.inf, 1
     learnable_B = torch.isfinite(losses_B) & ~unknown_B
     return losses_B[learnable_B].sum().item(), int(learnable_B.sum())
 
 
 def reference_units(codes: Iterable[int], alphabet: Alphabet) -> list[str]:
-    """Return the units of a label, `UNKNOWN_UNIT` for those that are not in the alphabet."""
+    """Return the units of a label, with `UNKNOWN_UNIT` for units that are not in the alphabet."""
     return [UNKNOWN_UNIT if code == UNKNOWN else alphabet.units[code] for code in codes]
