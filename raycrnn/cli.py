@@ -56,7 +56,7 @@ class Command(BaseModel):
 
     @abstractmethod
     def run(self) -> int | None:
-        """Do the work and return the exit code; None stands for 0. May raise `RaycrnnError`."""
+        """Run the command and return the exit code; None means 0. May raise `RaycrnnError`."""
 
     @classmethod
     def main(cls, arguments: list[str] | None = None, name: str | None = None) -> NoReturn:

@@ -35,7 +35,7 @@ class Train(Command):
     epilog: ClassVar[str] = "Keys of the configuration:\n\n" + describe_keys()
 
     def run(self) -> int:
-        # The interpreter's start and the imports were mostly computing: the budget counts them too.
+        # The time budget includes the start of the interpreter and the imports, which take mostly CPU time.
         started = time.time() - time.process_time()
         configuration = config.load(self.config, self.overrides)
         outcome = run.train(configuration, self.address, started)

@@ -1,8 +1,8 @@
 """Save and load the full state of a training run.
 
-A checkpoint is a directory `step_00000123/` with `tensors.safetensors` and `state.json`, which holds a SHA-256 of both.
-It is written under a temporary name, flushed to disk and renamed, so that a reader finds all of it or nothing. Nothing
-in it is executed on load.
+A checkpoint is a directory `step_00000123/` with `tensors.safetensors` and `state.json`, which contains a SHA-256 of
+both. It is written under a temporary name, flushed to disk and renamed, so that it is either complete or absent.
+Nothing in it is executed on load.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ FORMAT = 2
 """Version of the layout. Checkpoints in other layouts are not read."""
 
 MAX_CHECKPOINTS = 2
-"""Checkpoints that are kept: if the last one is damaged, the one before it is used."""
+"""Number of checkpoints that are kept. If the last one is damaged, the one before it is used."""
 
 
 class ElapsedSeconds(TypedDict):
@@ -45,18 +45,20 @@ class ElapsedSeconds(TypedDict):
 
 
 class RunState(TypedDict):
-    """The state of a run as JSON: all but the tensors."""
+    """The state of a run without its tensors, as JSON."""
 
     progress: dict[str, Any]
     """The fields of a `learner.TrainingState`."""
     seconds: ElapsedSeconds
     alphabet: Sequence[str]
     csv_digests: dict[str, str]
+    """SHA-256 of each CSV, by its path."""
     identity: dict[str, Any]
+    """The settings that must not change during a run: `Configuration.identity`."""
     rejected_count: int
-    """All rejected samples, also those that are not in `rejected`."""
+    """Number of all rejected samples, including those that are not in `rejected`."""
     rejected: dict[str, list[Sequence[Any]]]
-    """For each set the samples that could not be read since training began: row number and fields of a `Rejection`."""
+    """The samples of each data set that could not be read during training: row number and fields of a `Rejection`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Checkpoint:
 def make_state(
     job: "TrainingJob", progress: "TrainingState", seconds: ElapsedSeconds, rejected: "RejectedSamples"
 ) -> RunState:
-    """Return the state of a run, to be saved beside its tensors."""
+    """Return the state of a run, without its tensors."""
     return {
         "progress": asdict(progress),
         "seconds": seconds,
@@ -87,7 +89,7 @@ def make_state(
 
 
 def read_rejected(state: RunState) -> dict[str, dict[int, Rejection]]:
-    """Return the samples of each set that could not be read since training began, by row number."""
+    """Return the samples of each data set that could not be read during training, by row number."""
     return {
         name: {row: Rejection(*fields) for row, *fields in rejections} for name, rejections in state["rejected"].items()
     }
@@ -97,7 +99,8 @@ def seconds_before(state: RunState, started: float) -> float:
     """Return the seconds that a run took before this command.
 
     Args:
-        started: Start of this command. The checkpoint is its own if one of its workers was replaced.
+        state: The state in a checkpoint.
+        started: When this command started. If one of its workers was replaced, the checkpoint may be its own.
     """
     seconds = state["seconds"]
     return seconds["earlier"] if seconds["command"] == started else seconds["all"]
@@ -111,7 +114,7 @@ def check_same(names: Sequence[str | None], directory: object) -> None:
         directory: The output directory, for the message.
 
     Raises:
-        RaycrnnError: They would continue from different steps.
+        RaycrnnError: The workers found different checkpoints.
     """
     if len(set(names)) > 1:
         found = ", ".join(f"worker {rank}: {name or 'none'}" for rank, name in enumerate(names))
@@ -122,7 +125,7 @@ def check_same(names: Sequence[str | None], directory: object) -> None:
 
 
 def save(directory: Path, step: int, state: RunState, tensors: "dict[str, Tensor]") -> Path:
-    """Write the checkpoint of a step, and delete all others but the `MAX_CHECKPOINTS` − 1 before it.
+    """Write the checkpoint of a step, and keep `MAX_CHECKPOINTS` − 1 of the earlier ones.
 
     Raises:
         OSError: It cannot be written, for example because the disk is full; existing checkpoints are unchanged.
@@ -135,7 +138,7 @@ def save(directory: Path, step: int, state: RunState, tensors: "dict[str, Tensor
         (temporary / "tensors.safetensors").write_bytes(data)
         envelope = {"format": FORMAT, "sha256": _digest(data, state), "state": state}
         (temporary / "state.json").write_bytes(json.dumps(envelope).encode())
-    # Later steps are damaged checkpoints that the run was resumed before: they must not hide whole ones.
+    # Later steps are damaged checkpoints, which were skipped when the run was resumed. They must not replace good ones.
     later = [path for path in _steps(directory) if path.name > final.name]
     for path in (*later, *_steps(directory)[len(later) + MAX_CHECKPOINTS :]):
         shutil.rmtree(path)
@@ -147,28 +150,28 @@ def _digest(tensors: bytes, state: RunState) -> str:
 
 
 def _steps(directory: Path) -> list[Path]:
-    """Return the checkpoints by their names, the last step first."""
+    """Return the paths of the checkpoints, the last step first."""
     return sorted(directory.glob("step_*"), reverse=True)
 
 
 def last_of(names: Iterable[str]) -> str | None:
     """Return the name of the last complete checkpoint among file names such as `step_00000123/state.json`.
 
-    In object storage a checkpoint may be half copied or half deleted; `state.json` is copied last.
+    In object storage a checkpoint may be incomplete, because its files are copied one by one, `state.json` last.
     """
     matches = (re.fullmatch(r"(step_\d+)/state\.json", name) for name in names)
     return max((match[1] for match in matches if match), default=None)
 
 
 def delete_incomplete(directory: Path) -> None:
-    """Delete checkpoints that were half copied to object storage when the command that wrote them was killed."""
+    """Delete incomplete checkpoints. A command that is killed can leave them in object storage."""
     for path in _steps(directory):
         if not (path / "state.json").exists():
             shutil.rmtree(path)
 
 
 def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the last undamaged checkpoint, or None, and a description of the damage of each later one."""
+    """Return the last undamaged checkpoint, or None, and a description of what is wrong with each later one."""
     problems: list[str] = []
     for checkpoint in _read_all(directory):
         if isinstance(checkpoint, Checkpoint):
@@ -178,7 +181,7 @@ def latest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def _read_all(directory: Path) -> Iterator[Checkpoint | str]:
-    """Yield each checkpoint, the last step first, or what is wrong with it."""
+    """Yield each checkpoint, the last step first, or a description of what is wrong with it."""
     import safetensors.torch
 
     for path in _steps(directory):

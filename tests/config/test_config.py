@@ -204,11 +204,11 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("override", "said"), REFUSED, ids=[override for override, _ in REFUSED])
-def test_a_wrong_key_or_value_is_refused_with_path_value_and_what_is_allowed(override, said):
+@pytest.mark.parametrize(("override", "expected"), REFUSED, ids=[override for override, _ in REFUSED])
+def test_a_wrong_key_or_value_is_refused_with_path_value_and_what_is_allowed(override, expected):
     message = refusal(override)
     assert message.startswith("mine.json: ")
-    for words in said:
+    for words in expected:
         assert words in message
 
 
@@ -288,7 +288,7 @@ def test_overrides_apply_after_flat_keys_are_grouped():
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "expected"),
     [
         ("n_epochs", "key=value"),
         ("", "key=value"),
@@ -296,8 +296,8 @@ def test_overrides_apply_after_flat_keys_are_grouped():
         ("data.csv_files_train.0.x=1", "csv_files_train is not a group"),
     ],
 )
-def test_an_override_that_sets_no_key_is_refused(override, said):
-    assert said in refusal(override)
+def test_an_override_that_sets_no_key_is_refused(override, expected):
+    assert expected in refusal(override)
 
 
 def test_parsing_does_not_change_its_argument():
@@ -422,7 +422,7 @@ def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         (b'{"data": {"csv_files_train": "a"},\n "data": {}}', "'data' is given twice"),
         (b'{"data": {"csv_files_train": "a", "csv_files_train": "b"}}', "'csv_files_train' is given twice"),
@@ -436,13 +436,13 @@ def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):
         (b'{"training": {"seed": ' + b"1" * 5000 + b"}}", "digits"),
     ],
 )
-def test_the_error_of_an_invalid_file_names_it(tmp_path, content, said):
+def test_the_error_of_an_invalid_file_names_it(tmp_path, content, expected):
     path = tmp_path / "wrong.json"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         config.load(path)
     assert str(caught.value).startswith(str(path))
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_the_error_of_a_missing_file_or_a_folder_names_it(tmp_path):

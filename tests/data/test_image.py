@@ -579,11 +579,11 @@ SIZES = st.tuples(st.integers(1, 400), st.integers(1, 120))
 @given(SIZES, st.sampled_from([32, 48, 64]), st.integers(8, 300))
 def test_fitting_keeps_the_aspect_ratio_within_the_greatest_width(size, height, greatest_width):
     fitted = image.fit(Image.new("L", size), height, greatest_width)
-    wanted = size[0] * height / size[1]
+    scaled = size[0] * height / size[1]
     assert fitted.height == height
     assert 8 <= fitted.width <= greatest_width
-    if 8 <= wanted <= greatest_width:
-        assert abs(fitted.width - wanted) <= 0.5
+    if 8 <= scaled <= greatest_width:
+        assert abs(fitted.width - scaled) <= 0.5
     else:
         assert fitted.width == (8 if wanted < 8 else greatest_width)
 

@@ -108,8 +108,8 @@ def test_a_stream_can_start_at_any_batch(local_ray, tmp_path):
 def test_only_unusable_rows_are_left_out_with_their_reasons(local_ray, tmp_path):
     csv = write_set(tmp_path, words(30))
     (tmp_path / "text.png").write_text("no image")
-    whole = (tmp_path / "images" / "labels_3.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    data = (tmp_path / "images" / "labels_3.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) // 2])
     bad = {
         "nowhere.png;abc": "no such file",
         "text.png;abc": "not an image",

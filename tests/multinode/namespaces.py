@@ -101,7 +101,7 @@ class Machine:
 
     name: str
     address: str
-    keeper: subprocess.Popen
+    parent: subprocess.Popen
     """The process on the host that is the parent of the machine's first process."""
     first: int
     """PID of the machine's first process, as seen from the host."""
@@ -158,16 +158,16 @@ class Machine:
     def lose(self) -> None:
         """Switch the machine off: kill its first process, and with it, by the kernel, all others."""
         os.kill(self.first, signal.SIGKILL)
-        self.keeper.wait(30)
+        self.parent.wait(30)
 
     def end(self) -> None:
         """Switch the machine off if it is on, and wait until all of its processes have ended."""
-        self.keeper.stdin.close()
+        self.parent.stdin.close()
         try:
-            self.keeper.wait(10)
+            self.parent.wait(10)
         except subprocess.TimeoutExpired:
-            self.keeper.kill()
-            self.keeper.wait(10)
+            self.parent.kill()
+            self.parent.wait(10)
         wait_until(lambda: not self.processes(), 30, lambda: f"{self.name}: {self.processes()}")
         os.close(self.namespace)
 
@@ -228,7 +228,7 @@ def _arguments(shared: Path) -> list[str]:
 def _switch_on(work: Path, shared: Path, name: str, address: str) -> Machine:
     (work / name).mkdir()
     places = [str(work / name), name, str(work / "hosts")]
-    keeper = subprocess.Popen(
+    parent = subprocess.Popen(
         [*UNSHARE, "bash", "-c", FIRST_PROCESS, "first", *places, *_arguments(shared)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -236,12 +236,12 @@ def _switch_on(work: Path, shared: Path, name: str, address: str) -> Machine:
         text=True,
         start_new_session=True,
     )
-    line = keeper.stdout.readline()
+    line = parent.stdout.readline()
     if line != "up\n":
-        keeper.kill()
-        raise AssertionError(f"{name} did not come up: {line}{keeper.stdout.read()}")
-    first = int(Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children").read_text())
-    return Machine(name, address, keeper, first, os.open(f"/proc/{first}/ns/pid", os.O_RDONLY))
+        parent.kill()
+        raise AssertionError(f"{name} did not come up: {line}{parent.stdout.read()}")
+    first = int(Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text())
+    return Machine(name, address, parent, first, os.open(f"/proc/{first}/ns/pid", os.O_RDONLY))
 
 
 def _plug_in(machine: Machine, switch: Machine) -> None:

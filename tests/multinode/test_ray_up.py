@@ -224,13 +224,13 @@ def test_jobs_and_dashboard_require_the_token(cluster):
         answers = user.must([f"{BIN}/python", "-c", STATUS_OF, *addresses]).splitlines()
         assert [line.split()[:2] for line in answers] == [["401", "403"]] * len(addresses), answers
         submit = [f"{BIN}/ray", "job", "submit", "--address", DASHBOARD, "--", "touch", "/tmp/was-here"]
-        code, said = user.run(submit, HOME="/tmp")
+        code, output = user.run(submit, HOME="/tmp")
         assert code != 0
-        assert "Authentication required" in said, said
+        assert "Authentication required" in output, output
         connect = [f"{BIN}/ray", "status", "--address", f"{cluster.head.address}:6379"]
-        code, said = user.run(connect, 120, HOME="/tmp")
+        code, output = user.run(connect, 120, HOME="/tmp")
         assert code != 0
-        assert "InvalidAuthToken" in said, said
+        assert "InvalidAuthToken" in output, output
         # With the token it works.
         assert "touch" not in cluster.ray("job", "list", "--address", DASHBOARD)
     assert not cluster.head.path("/tmp/was-here").exists()
@@ -241,10 +241,10 @@ def test_an_output_directory_that_other_nodes_cannot_see_is_refused(cluster):
     job = ["--working-dir", str(folder), "--", "raycrnn", "train", "config.json", "output_model_dir=/tmp/run"]
     with explained(cluster), tunnel(cluster):
         submit = [f"{BIN}/ray", "job", "submit", "--address", DASHBOARD, *job]
-        code, said = cluster.lan.user.run(submit, 120, RAY_AUTH_MODE="token")
+        code, output = cluster.lan.user.run(submit, 120, RAY_AUTH_MODE="token")
     assert code != 0
-    assert "output_model_dir=/tmp/run: exists on this machine but not on node" in said, said
-    assert "s3://" in said
+    assert "output_model_dir=/tmp/run: exists on this machine but not on node" in output, output
+    assert "s3://" in output
 
 
 def test_a_job_survives_the_loss_of_a_worker(cluster):
