@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-long test-multinode lint
+.PHONY: demo docs test test-long test-extended test-multinode lint
 
 # A stamp file: an interrupted installation also leaves a new directory behind.
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -43,11 +43,16 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -q -m "not long and not cluster"
+	$(BIN)/python -m pytest -q -n 2 --dist loadgroup \
+		-m "not long and not extended and not cluster"
 
 # The long tests, and the property tests with more examples than in `make test`.
 test-long: .venv/ready
-	$(BIN)/python -m pytest -q -m "(long or hypothesis) and not cluster" --hypothesis-profile=long
+	$(BIN)/python -m pytest -q -m "(long or hypothesis) and not extended and not cluster" --hypothesis-profile=long
+
+# Long tests that CI leaves out, because other tests cover most of what they check.
+test-extended: .venv/ready
+	$(BIN)/python -m pytest -q -m "extended and not cluster"
 
 # Tests with several machines. They need root, openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap;
 # tests that cannot run on this machine are skipped, with the reason.

@@ -263,7 +263,7 @@ def test_on_a_foreign_cluster_only_our_application_starts_and_stops(model, quest
 
 
 @pytest.mark.ray
-@long
+@pytest.mark.extended
 def test_missing_resources_are_reported_and_ctrl_c_ends_the_wait(model):
     port = free_port()
     with foreign_cluster(port, 2) as address, serving_at(address, model) as (own, wait_for):

@@ -235,7 +235,7 @@ def test_two_workers_train_and_report_every_evaluation_to_ray_train(local_ray, t
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("rows", "workers"), [(1, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize(("rows", "workers"), [(1, 1), (1, 2), pytest.param(3, 2, marks=pytest.mark.extended)])
 def test_training_works_with_fewer_rows_than_a_batch_or_than_workers(local_ray, tmp_path, rows, workers):
     outcome = train(configuration(tmp_path, count=rows, cluster={"num_workers": workers}))
     assert outcome["steps"] == 2

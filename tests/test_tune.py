@@ -138,7 +138,7 @@ def test_a_failed_trial_keeps_its_error_and_the_search_continues(local_ray, tmp_
     )
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_asha_stops_bad_trials_but_never_the_base(local_ray, tmp_path):
     text = """
 search:

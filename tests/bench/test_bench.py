@@ -25,7 +25,7 @@ def test_ratios_are_computed_for_each_pair():
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.extended
 def test_train_measures_both_sides(local_ray, capsys):
     from raycrnn.bench.train import TrainBench
 
@@ -61,7 +61,7 @@ def test_the_parts_of_start_add_up_to_the_total(capsys):
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.extended
 def test_predict_measures_both_sides(local_ray, capsys):
     from raycrnn.bench.predict import PredictBench
 
@@ -73,7 +73,7 @@ def test_predict_measures_both_sides(local_ray, capsys):
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.extended
 def test_recover_kills_a_worker_and_measures_the_loss(local_ray, tmp_path, monkeypatch):
     from raycrnn.bench import recover
     from raycrnn.bench.train import write_images

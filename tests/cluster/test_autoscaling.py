@@ -50,7 +50,7 @@ def train_on_nodes_to_be_started(folder: str) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.cluster
 def test_nodes_are_requested_from_the_autoscaler_and_waited_for(tmp_path):
     # Ray's provider of simulated nodes requires the head at port 6379.
     unshare = ["unshare", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]

@@ -71,7 +71,7 @@ def work_on_a_cluster(folder: str, mode: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["token", "disabled"])
+@pytest.mark.parametrize("mode", ["token", pytest.param("disabled", marks=pytest.mark.extended)])
 def test_a_token_is_used_only_with_a_cluster_that_requires_one(mode):
     # The folder holds sockets, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:

@@ -145,6 +145,7 @@ def kill_all(title: str) -> int:
     return len(pids)
 
 
+@pytest.mark.extended
 def test_a_killed_training_worker_loses_no_step(local_ray, images, tmp_path, undisturbed, capsys):
     """The run is elastic, because a run with one fixed worker trains in the process of the command."""
     output = tmp_path / "output"
@@ -206,6 +207,7 @@ def test_two_workers_end_with_the_same_weights_if_one_is_killed(local_ray, image
     assert_same_end(outputs[1], outputs[0])
 
 
+@pytest.mark.extended
 def test_a_truncated_checkpoint_is_reported_and_the_one_before_it_used(
     local_ray, images, tmp_path, undisturbed, capsys
 ):
@@ -253,7 +255,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_model_and_checkpoint(local_ray,
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.extended)])
 def test_images_deleted_during_training_are_listed_unless_cached(local_ray, tmp_path, keep, monkeypatch):
     from raycrnn.ingest import image_cache, stream
 
@@ -324,6 +326,7 @@ def write_mixed(folder: Path) -> tuple[Path, dict[int, str]]:
     return source, expected
 
 
+@pytest.mark.extended
 def test_only_bad_rows_are_left_out_each_listed_once_with_its_reason(local_ray, tmp_path):
     source, expected = write_mixed(tmp_path)
     output = tmp_path / "output"
@@ -339,6 +342,7 @@ def test_only_bad_rows_are_left_out_each_listed_once_with_its_reason(local_ray, 
     assert not (tmp_path / "strict" / "model").exists()
 
 
+@pytest.mark.extended
 def test_a_stall_on_slow_storage_is_reported(local_ray, images, tmp_path, monkeypatch, capsys):
     source, output = write_set(tmp_path, words(16)), tmp_path / "output"
     slow, read, waited = str(tmp_path / "images" / "labels_3.png"), storage.read, []
@@ -458,6 +462,7 @@ def train_in_a_small_store(source: str, output: str) -> None:
     assert train(settings)["steps"] == 2 * 10
 
 
+@pytest.mark.extended
 def test_a_data_set_larger_than_the_object_store_can_be_trained_on(tmp_path):
     """160 colour images of 64 × 3,000 pixels take 92 MB. The object store has 80 MB; the rest is spilled to disk."""
     source = tmp_path / "labels.csv"

@@ -91,6 +91,7 @@ def test_ctrl_c_ends_a_search_with_results_and_checkpoints(tmp_path):
     assert not list((tmp_path / "search").glob(".ray-*"))
 
 
+@pytest.mark.extended
 def test_trials_with_two_workers_run_one_after_another_and_leave_no_processes(local_ray, tmp_path):
     text = """
 search:
@@ -108,7 +109,7 @@ scheduler: {asha: {grace: 0.3, reduction: 2}}
     wait_until(lambda: not processes("RayTrainWorker"))
 
 
-@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("remote", [pytest.param(False, marks=pytest.mark.extended), True])
 def test_population_based_training_exchanges_weights(local_ray, tmp_path, bucket, remote):
     """Trials that cannot learn continue from the weights of one that can."""
     place = storage.join(bucket, "search") if remote else str(tmp_path / "search")
@@ -155,6 +156,7 @@ def search_on_three_nodes(folder: str) -> None:
     nodes.shutdown()
 
 
+@pytest.mark.cluster
 def test_trials_run_on_several_nodes_at_once(tmp_path):
     write_set(tmp_path, words(24))
     start = time.monotonic()
