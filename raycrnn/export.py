@@ -1,9 +1,9 @@
-"""The verb export: a model as one file that runs without raycrnn, as ONNX or as a torch.export archive.
+"""The verb export: write a model as one file that runs without raycrnn, as ONNX or as a torch.export archive.
 
-Either takes `images`, uint8 [B, C, H, W], and `widths`, int64 [B], each image's own width in pixels, from 8 on. It
-gives `log_probs`, float32 [T, B, K], T = W // 4 − 1, and `frames`, int64 [B]: frames past an image's own are not its
-transcription. B and W are free, and what lies right of an image's own width has no influence. Standardising and masking
-are in the file. Scaling an image and decoding are not: what they need to know is in the file's metadata (`describe`).
+Both take `images`, uint8 [B, C, H, W], and `widths`, int64 [B], the width of each image in pixels without padding, at
+least 8. They return `log_probs`, float32 [T, B, K] with T = W // 4 − 1, and `frames`, int64 [B], the number of frames
+of each image; later frames are padding. B and W are free, and padding does not influence the result. The file contains
+standardisation and masking, but not the scaling of images and decoding; its metadata (`describe`) has what they need.
 """
 
 import logging
@@ -22,7 +22,7 @@ from raycrnn.data.inputs import list_inputs
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import UsageError
 from raycrnn.exporting import comparison, run
-from raycrnn.exporting.formats import FORMS
+from raycrnn.exporting.formats import FORMATS
 from raycrnn.model.recognizer import Recognizer
 
 # Not __name__, which is "__main__" under python -m.
@@ -50,21 +50,21 @@ class Export(Command):
 
     def run(self) -> None:
         _check_output(self.output, self.overwrite)
-        form = FORMS[run.suffix(self.output)]
-        form.check_installed()
+        format = FORMATS[run.suffix(self.output)]
+        format.check_installed()
         recognizer = Recognizer.load(self.model, "cpu")
-        images = _read_images(self.images, recognizer) if self.images else comparison.made_images(recognizer)
+        images = _read_images(self.images, recognizer) if self.images else comparison.generate_images(recognizer)
         agreement = run.export(recognizer, self.output, images)
-        print(f"{self.output}: {form.name}, {storage.size(self.output) / 1e6:.1f} MB")
-        which = "images" if self.images else "images made for it (--images compares on yours)"
+        print(f"{self.output}: {format.name}, {storage.size(self.output) / 1e6:.1f} MB")
+        which = "images" if self.images else "generated images (--images compares on yours)"
         print(f"compared with the model on {agreement.images:,} {which}:")
         print(f"the same text, log-probabilities within {agreement.difference:.1e}")
 
 
 def _check_output(path: str, overwrite: bool) -> None:
-    """Raises `UsageError` if it is not the path or URI of a file that can be made."""
-    if run.suffix(path) not in FORMS:
-        raise UsageError(f"{path}: name a file that ends in {' or '.join(FORMS)}, which says what to write")
+    """Raise `UsageError` unless the output is the path or URI of a file that can be created."""
+    if run.suffix(path) not in FORMATS:
+        raise UsageError(f"{path}: unknown format: name a file that ends in {' or '.join(FORMATS)}")
     try:
         is_folder, exists = storage.is_folder(path), storage.exists(path)
     except OSError as error:
@@ -72,15 +72,16 @@ def _check_output(path: str, overwrite: bool) -> None:
     if is_folder:
         raise UsageError(f"{path}: is a directory and not the name of a file to write")
     if not storage.is_uri(path) and not Path(path).parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {Path(path).parent}; make it first")
+        raise UsageError(f"{path}: there is no folder {Path(path).parent}; create it first")
     if exists and not overwrite:
-        raise UsageError(f"{path}: already there; --overwrite replaces it")
+        raise UsageError(f"{path}: already exists; --overwrite replaces it")
 
 
 def _read_images(names: Sequence[str], recognizer: Recognizer) -> Iterator[np.ndarray]:
-    """The images that names stand for, prepared as they are asked for. Those that cannot be read are left out.
+    """Return an iterator over prepared images, without those that cannot be read.
 
-    Raises `UsageError` at once where there is nothing to read.
+    Raises:
+        UsageError: at once, if there is nothing to read.
     """
     inputs = list_inputs(names, recognizer.configuration.data)
     rows = zip(*(inputs[name].to_pylist() for name in ("name", "path", "problem")), strict=True)
@@ -88,13 +89,13 @@ def _read_images(names: Sequence[str], recognizer: Recognizer) -> Iterator[np.nd
     return (pixels for pixels in prepared if pixels is not None)
 
 
-def _prepare(recognizer: Recognizer, shown: str, path: bytes, problem: str | None) -> np.ndarray | None:
+def _prepare(recognizer: Recognizer, name: str, path: bytes, problem: str | None) -> np.ndarray | None:
     try:
         if problem is not None:
             raise Rejected("malformed row", problem)
         return recognizer.prepare(os.fsdecode(path)).pixels
     except Rejected as rejected:
-        logger.info(f"left out: {shown}: {rejected.reason}: {rejected.detail}")
+        logger.info(f"left out: {name}: {rejected.reason}: {rejected.detail}")
         return None
 
 

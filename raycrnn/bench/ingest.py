@@ -68,9 +68,10 @@ class Ingest(Command):
                 "training": {"train_batch_size": BATCH},
             }
         )
-        sides = {
+        loader = TorchLoader(settings, cores)
+        sides: dict[str, PlainLoop | TorchLoader | RayData] = {
             "loop": PlainLoop(settings),
-            "dataloader": TorchLoader(settings, cores),
+            "dataloader": loader,
             "ray": RayData(settings, cores),
         }
         rates: dict[str, list[float]] = {name: [] for name in sides}
@@ -80,7 +81,7 @@ class Ingest(Command):
                 rate, delay = measure(side, self.rows)
                 rates[name].append(rate)
                 delays[name].append(delay)
-        sides["dataloader"].close()
+        loader.close()
         loops = [cores * rate for rate in rates["loop"]]
         return [
             bench.Figure(f"{kind}: Pillow loop × cores", statistics.median(loops), "img/s"),

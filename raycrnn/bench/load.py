@@ -54,26 +54,26 @@ class Client:
 
     def __init__(self, port: int):
         self.port = port
-        self.reader: asyncio.StreamReader | None = None
-        self.writer: asyncio.StreamWriter | None = None
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, dict[str, str], bytes]:
         """Send a request, and return the status, the headers by lower-case name, and the body of the answer."""
-        if self.writer is None:
-            self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        if self._streams is None:
+            self._streams = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = self._streams
         head = f"{method} {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/octet-stream\r\n"
-        self.writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        await self.writer.drain()
-        lines = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        await writer.drain()
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:-2])}
-        answer = await self.reader.readexactly(int(headers["content-length"]))
+        answer = await reader.readexactly(int(headers["content-length"]))
         return int(lines[0].split()[1]), headers, answer
 
     def close(self) -> None:
         """Close the connection. The next request opens another one."""
-        if self.writer is not None:
-            self.writer.close()
-        self.reader = self.writer = None
+        if self._streams is not None:
+            self._streams[1].close()
+        self._streams = None
 
     async def ask(self, question: Question, load: Load) -> None:
         """Send a question to /predict, and count the outcome."""
@@ -114,7 +114,8 @@ async def closed_loop(port: int, questions: Sequence[Question], clients: int, se
 
 async def open_loop(port: int, questions: Sequence[Question], rate: float, seconds: float) -> Load:
     """Send a number of requests per second, whether or not earlier ones have been answered."""
-    load, start, idle = Load(), time.perf_counter(), []
+    load, start = Load(), time.perf_counter()
+    idle: list[Client] = []
     pending = set()
 
     async def ask(number: int) -> None:

@@ -120,7 +120,8 @@ class Forward:
             recognizer.max_batch_pixels,
         )
         self._images = len(paths)
-        self._batches = [tuple(map(torch.from_numpy, image.collate([pixels[i] for i in group]))) for group in groups]
+        arrays = (image.collate([pixels[i] for i in group]) for group in groups)
+        self._batches = [(torch.from_numpy(images), torch.from_numpy(widths)) for images, widths in arrays]
 
     def images_per_second(self) -> float:
         """Return the images per second, measured after some batches to warm up."""

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import logging
+import operator
 import os
 import random
 import signal
@@ -224,7 +225,7 @@ def _figures(plain: Sequence[Measured], ours: Sequence[Measured]) -> list[bench.
                 bench.Figure(f"{name}, {clients} clients: rate", _median(own, lambda load: load.rate), "req/s")
             )
             for percent in (50, 95):
-                value = _median(own, lambda load, percent=percent: load.percentile(percent))
+                value = _median(own, operator.methodcaller("percentile", percent))
                 figures.append(bench.Figure(f"{name}, {clients} clients: p{percent}", value, "ms"))
     rate = bench.median_ratio([each[32].rate for each in ours], [each[32].rate for each in plain])
     p95 = bench.median_ratio([each[1].percentile(95) for each in ours], [each[1].percentile(95) for each in plain])

@@ -42,8 +42,9 @@ class Step(Command):
             torch.set_num_threads(self.threads)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         batch = random_batch(self.batch, self.width).to(device)
-        auto, plain = (make_learner(self.size, precision, device) for precision in ("auto", "fp32"))
-        plain.network.to(memory_format=torch.contiguous_format)
+        auto, plain = make_learner(self.size, "auto", device), make_learner(self.size, "fp32", device)
+        # torch's annotation of Module.to lacks memory_format without a tensor.
+        plain.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         rates: dict[str, list[float]] = {"auto": [], "plain": []}
         for _ in range(self.rounds):
             rates["auto"].append(images_per_second(auto, batch))
@@ -58,7 +59,9 @@ class Step(Command):
         bench.report(f"step: {self.size} network, {self.batch} × 32×{self.width}, {where}", figures, self.json_line)
 
 
-def make_learner(size: str, precision: str, device: torch.device) -> Learner:
+def make_learner(
+    size: Literal["full", "half", "quarter"], precision: Literal["auto", "fp32"], device: torch.device
+) -> Learner:
     torch.manual_seed(0)
     network = CRNN.from_settings(Model(size=size), Image(), CLASSES)
     return Learner(network, Training(precision=precision), device)

@@ -1,5 +1,6 @@
-"""Compare an exported file with the model it was made from."""
+"""Compare an exported file with its model."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,18 +15,18 @@ from raycrnn.model import ctc
 from raycrnn.model.recognizer import Recognizer
 
 TOLERANCE = 1e-4
-"""By how much a log-probability may differ from the model's own."""
+"""Greatest allowed difference of a log-probability."""
+
+NUMBER_OF_WIDTHS = 16
+"""Different widths of the generated images."""
 
 
-MADE_WIDTHS = 16
-
-
-def made_images(recognizer: Recognizer) -> Iterator[np.ndarray]:
-    """Prepared images of noise and of units, from the least to the greatest width, narrow beside wide."""
+def generate_images(recognizer: Recognizer) -> Iterator[np.ndarray]:
+    """Generate prepared images of noise and of text, from the least to the greatest width, narrow next to wide."""
     height, greatest_width = recognizer.configuration.image.input_shape
     generator = np.random.default_rng(0)
-    widths = np.geomspace(image.MIN_WIDTH, greatest_width, MADE_WIDTHS).round().astype(int)
-    mixed = np.stack([widths, widths[::-1]], axis=1).ravel()[:MADE_WIDTHS]
+    widths = np.geomspace(image.MIN_WIDTH, greatest_width, NUMBER_OF_WIDTHS).round().astype(int)
+    mixed = np.stack([widths, widths[::-1]], axis=1).ravel()[:NUMBER_OF_WIDTHS]
     font = ImageFont.load_default(size=height * 0.75)
     for width in mixed.tolist():
         yield recognizer.prepare(generator.integers(0, 256, (height, width), dtype=np.uint8)).pixels
@@ -35,61 +36,56 @@ def made_images(recognizer: Recognizer) -> Iterator[np.ndarray]:
         yield recognizer.prepare(drawn).pixels
 
 
-# --- comparison
-
-IMAGES_AT_A_TIME = 8
+BATCH_SIZE = 8
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How an export's output compares with the model's own."""
+    """How the output of an exported file differs from the model's."""
 
     images: int
+    """Number of images compared."""
     difference: float
-    """the greatest of a log-probability; infinite where the numbers of frames differ"""
+    """Greatest difference of a log-probability; infinite if the number of frames differs."""
     other_texts: int
-    """how often another text was read"""
+    """Number of images with a different text."""
 
     def check(self, path: str) -> None:
-        """Raises `RaycrnnError` if it may not be called the same model."""
+        """Raise `RaycrnnError` if the difference is too large."""
         if not self.images:
             raise RaycrnnError(f"{path}: not written: there is no image to compare it with the model on")
         if not self.difference <= TOLERANCE or self.other_texts:
             raise RaycrnnError(
-                f"{path}: not written, for it differs from the model: log-probabilities by up to {self.difference:.1e} "
-                f"({TOLERANCE:.0e} is allowed), the text {self.other_texts:,} times in {self.images:,} images; other "
-                "versions of torch, onnxscript and onnxruntime may do better"
+                f"{path}: not written, because it differs from the model: log-probabilities by up to "
+                f"{self.difference:.1e} ({TOLERANCE:.0e} is allowed), the text {self.other_texts:,} times in "
+                f"{self.images:,} images; try other versions of torch, onnxscript and onnxruntime"
             )
 
 
 def compare(recognizer: Recognizer, run: Run, images: Iterable[np.ndarray]) -> Agreement:
-    """Run an export on images in batches of any widths, one of each batch also alone, and compare it with the model."""
+    """Compare an exported network with the model, on images in batches, and on the first of each batch also alone."""
     count, other_texts, differences = 0, 0, [0.0]
-    for some in _groups(images, IMAGES_AT_A_TIME):
-        expected = _of_model(recognizer, some)
-        # Not all of them alone: torch compiles kernels for each width that it has not met.
-        readings = _by_image(*run(*image.collate(some))) + _by_image(*run(*_unpadded(some[0])))
+    for batch in _batches(images, BATCH_SIZE):
+        expected = _log_probs_of_model(recognizer, batch)
+        # Not every image alone: torch compiles kernels for each new width.
+        readings = _by_image(*run(*image.collate(batch))) + _by_image(*run(*_unpadded(batch[0])))
         pairs = list(zip([*expected, expected[0]], readings, strict=True))
-        count += len(some)
+        count += len(batch)
         differences += [_difference(own_TK, other_TK) for own_TK, other_TK in pairs]
         other_texts += sum(_codes(own_TK) != _codes(other_TK) for own_TK, other_TK in pairs)
-    # Not max(), which passes over NaN.
+    # Not max(), which ignores NaN.
     return Agreement(count, float(np.max(differences)), other_texts)
 
 
-def _groups(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    group = []
-    for array in images:
-        group.append(array)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _batches(images: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    # itertools.batched is new in Python 3.12.
+    iterator = iter(images)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
 
 
-def _of_model(recognizer: Recognizer, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Log-probabilities [T, K] of each image."""
+def _log_probs_of_model(recognizer: Recognizer, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Return the log-probabilities [T, K] of each image."""
     found: dict[int, np.ndarray] = {}
     for outputs in recognizer.log_probs(images):
         own = _by_image(outputs.log_probs_TBK.cpu().numpy(), outputs.frames_B.cpu().numpy())
@@ -102,7 +98,7 @@ def _by_image(log_probs_TBK: np.ndarray, frames_B: np.ndarray) -> list[np.ndarra
 
 
 def _unpadded(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `image.collate`, of one image in its own width."""
+    """Return what `image.collate` does for one image, without padding."""
     return array.transpose(2, 0, 1)[None].copy(), np.array([array.shape[1]])
 
 

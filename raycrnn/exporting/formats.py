@@ -3,9 +3,9 @@
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,25 +16,25 @@ from raycrnn.errors import UsageError
 from raycrnn.exporting import graph
 from raycrnn.model.recognizer import Recognizer
 
+if TYPE_CHECKING:
+    from onnxscript.onnx_types import FLOAT
+
 DESCRIPTION = "raycrnn.json"
-"""The file in a torch.export archive that holds `describe`; in ONNX it is the metadata, an entry a key."""
+"""Name of the file in a torch.export archive that holds `describe`. In ONNX each key is an entry of the metadata."""
 
 
-# --- what goes with the network
-
-
-def describe(recognizer: Recognizer) -> dict[str, Any]:
-    """All that is needed beside the network, to go from an image to its text, and what the model is."""
+def describe(recognizer: Recognizer) -> dict[str, object]:
+    """Return what is needed besides the network to transcribe an image, and the scores of the model."""
     settings = recognizer.configuration.image
     height, greatest_width = settings.input_shape
     return {
         "format_version": 1,
         "raycrnn_version": __version__,
-        # The units in the order of their codes. An output's last class is the blank.
+        # The units in the order of their codes. The last class of the output is the blank.
         "alphabet": list(recognizer.alphabet.units),
         "blank": recognizer.alphabet.blank,
         "unicode_form": recognizer.configuration.data.unicode_form,
-        # 1: grey, Pillow's mode L; 3: RGB.
+        # 1: greyscale, Pillow's mode L; 3: RGB.
         "channels": settings.input_channels,
         "height": height,
         "least_width": image.MIN_WIDTH,
@@ -43,40 +43,39 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
         # Of Pillow's Image.resize.
         "interpolation": "bilinear",
         "reducing_gap": image.REDUCING_GAP,
-        # Any width of a batch will do; few different ones are faster.
+        # Batches may have any width, but few different widths are faster.
         "width_step": image.WIDTH_STEP,
         "frames": "width // 4 - 1",
-        # Log-probabilities divided by it and normalised anew are calibrated.
+        # Log-probabilities are calibrated by dividing by it and normalising again.
         "temperature": recognizer.calibration.temperature,
         "scores": recognizer.metrics,
     }
 
-
-# --- forms
 
 Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """images_BCHW, widths_B -> log_probs_TBK, frames_B"""
 
 
 @dataclass(frozen=True)
-class Form:
-    """What an export may be."""
+class ExportFormat:
+    """A format of exported files."""
 
     name: str
     packages: tuple[str, ...]
-    """that it needs and raycrnn does not"""
-    write: Callable[[torch.export.ExportedProgram, dict[str, Any]], bytes]
-    """a traced network and its description -> the file"""
+    """Packages that it needs and raycrnn does not."""
+    write: Callable[[torch.export.ExportedProgram, Mapping[str, object]], bytes]
+    """Returns the file of a traced network and its description."""
     load: Callable[[bytes], Run]
+    """Returns a function that runs the network of a file."""
 
     def check_installed(self) -> None:
-        """Raises `UsageError`."""
+        """Raise `UsageError` if packages are missing."""
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
             raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'raycrnn[onnx]'")
 
 
-def _write_onnx(program: torch.export.ExportedProgram, description: dict[str, Any]) -> bytes:
+def _write_onnx(program: torch.export.ExportedProgram, description: Mapping[str, object]) -> bytes:
     from onnxscript.function_libs.torch_lib.ops.core import aten_lstm
 
     exported = torch.onnx.export(
@@ -88,24 +87,27 @@ def _write_onnx(program: torch.export.ExportedProgram, description: dict[str, An
         dynamic_shapes=({0: "batch", 3: "width"}, {0: "batch"}),
         custom_translation_table={graph.lstm_node(): aten_lstm, torch.ops.aten.sum.dim_IntList: _sum_by_axes},
     )
+    # The annotation of torch.onnx.export allows for the legacy exporter, which returns None.
+    assert exported is not None
     exported.model.metadata_props.update({key: _as_text(value) for key, value in description.items()})
     return exported.model_proto.SerializeToString()
 
 
-def _sum_by_axes(total: Any, dim: Sequence[int]) -> Any:
-    """A sum over several dimensions as onnxruntime is to do it, one after the other.
+def _sum_by_axes(total: "FLOAT", dim: Sequence[int]) -> "FLOAT":
+    """Sum over several dimensions, one after the other.
 
-    It adds one pixel to the next. Of 30,000 at once the variance would be so inexact that log-probabilities are off by
-    more than `TOLERANCE`.
+    onnxruntime adds the numbers sequentially in fp32: with 30,000 pixels in one sum, the variance would be so inexact
+    that log-probabilities differ by more than `comparison.TOLERANCE`.
     """
     from onnxscript import opset18
 
     for axis in sorted(dim, reverse=True):
-        total = opset18.ReduceSum(total, [axis], keepdims=False)
+        # onnxscript takes Python values for tensors, which its annotations do not say.
+        total = opset18.ReduceSum(total, [axis], keepdims=False)  # type: ignore[arg-type]
     return total
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -118,8 +120,8 @@ def _load_onnx(data: bytes) -> Run:
     )
 
 
-def _write_archive(program: torch.export.ExportedProgram, description: dict[str, Any]) -> bytes:
-    # From here on the tracer is not asked for shapes any more, and torch runs its own LSTM.
+def _write_archive(program: torch.export.ExportedProgram, description: Mapping[str, object]) -> bytes:
+    # Tracing is done, so torch's own LSTM can take the place of the stand-in.
     for node in program.graph.nodes:
         if node.target is graph.lstm_node():
             node.target = torch.ops.aten.lstm.input
@@ -141,8 +143,8 @@ def _load_archive(data: bytes) -> Run:
     return run
 
 
-FORMS = {
-    ".onnx": Form("ONNX", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
-    ".pt2": Form("torch.export archive", (), _write_archive, _load_archive),
+FORMATS = {
+    ".onnx": ExportFormat("ONNX", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
+    ".pt2": ExportFormat("torch.export archive", (), _write_archive, _load_archive),
 }
-"""By the suffix of the output."""
+"""Formats by the suffix of the output."""

@@ -1,9 +1,8 @@
-"""The recogniser's network as a graph of torch.export."""
+"""The network of a model as a graph of torch.export."""
 
 import copy
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +12,14 @@ from raycrnn.data import image
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 
-# --- the network as a graph
-
 
 def trace(recognizer: Recognizer) -> torch.export.ExportedProgram:
-    """The network's graph for any batch and width, in which an LSTM is one node of the kind `lstm_node`."""
+    """Return the network's graph for any batch size and width, with each LSTM as one node of `lstm_node`."""
     settings = recognizer.configuration.image
     images_BCHW = torch.zeros(2, settings.input_channels, settings.input_shape[0], 64, dtype=torch.uint8)
     widths_B = torch.tensor([64, 50])
     batch = torch.export.Dim("batch", min=1)
-    # Not a Dim of its own: those refuse what torch cannot prove, as that a quarter of 8 pixels or more is not 1.
+    # Not a named Dim: torch would have to prove that a quarter of 8 pixels or more is not 1, and cannot.
     width = torch.export.Dim.AUTO(min=image.MIN_WIDTH)
     with torch.no_grad():
         return torch.export.export(
@@ -31,24 +28,27 @@ def trace(recognizer: Recognizer) -> torch.export.ExportedProgram:
 
 
 class Exported(nn.Module):
-    """A copy of a network that can be traced for any batch and width."""
+    """A copy of a network that can be traced for any batch size and width."""
 
     def __init__(self, network: CRNN):
         super().__init__()
-        # In the plain memory layout: that of training is stored as pieces of the tensors.
-        self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format).eval()
-        for lstm in self.network.lstms:
-            lstm.forwards, lstm.backwards = OneNodeLSTM(lstm.forwards), OneNodeLSTM(lstm.backwards)
+        # Contiguous: the memory format of training would be exported with the weights.
+        self.network = copy.deepcopy(network).eval()
+        # torch's annotation of Module.to lacks memory_format without a tensor.
+        self.network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for name, module in list(self.network.named_modules()):
+            if isinstance(module, nn.LSTM):
+                self.network.set_submodule(name, OneNodeLSTM(module))
 
     def forward(self, images: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
-        # One frame more, which is taken off again. Of a dimension that may be 1 a tracer makes a case of its own, and
-        # poolings drop the last column of an odd width, but not where there is padding beside it, as in a batch.
+        # One frame more, which is removed again: the tracer would specialise a dimension that may be 1, and pooling
+        # drops the last column of an odd width unless there is padding after it, as in a batch.
         log_probs_TBK, frames_B = self.network(F.pad(images, (0, 4)), widths)
         return log_probs_TBK[:-1], frames_B
 
 
 class OneNodeLSTM(nn.Module):
-    """An LSTM that a tracer keeps: torch's own it would unroll over the frames of its example."""
+    """An LSTM that the tracer keeps as one node, whereas it unrolls that of torch over the frames of the example."""
 
     def __init__(self, lstm: nn.LSTM):
         super().__init__()
@@ -62,8 +62,8 @@ class OneNodeLSTM(nn.Module):
 
 
 @functools.cache
-def lstm_node() -> Callable:
-    """An operator with the arguments of torch's aten.lstm.input, of which a tracer knows the shapes alone."""
+def lstm_node() -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
+    """Return an operator with the arguments of torch's aten.lstm.input that a tracer only knows the shapes of."""
 
     @torch.library.custom_op("raycrnn::lstm", mutates_args=())
     def lstm(
@@ -77,11 +77,11 @@ def lstm_node() -> Callable:
         bidirectional: bool,
         batch_first: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # Nothing runs it: a tracer asks for shapes (below), and what is written holds aten's or ONNX's LSTM instead.
-        raise NotImplementedError("it stands in graphs, until they are written")
+        # Never run: the tracer asks for shapes (below), and the exported file contains aten's or ONNX's LSTM instead.
+        raise NotImplementedError("this operator only exists in graphs")
 
     @lstm.register_fake
-    def _(input: Tensor, hx: Sequence[Tensor], *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _(input: Tensor, hx: Sequence[Tensor], *_: object) -> tuple[Tensor, Tensor, Tensor]:
         output_BTU = input.new_empty(*input.shape[:2], hx[0].shape[2])
         return output_BTU, torch.empty_like(hx[0]), torch.empty_like(hx[1])
 

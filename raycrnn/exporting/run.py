@@ -15,33 +15,34 @@ from raycrnn import storage
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.exporting import comparison, formats, graph
 from raycrnn.exporting.comparison import Agreement
-from raycrnn.exporting.formats import FORMS
+from raycrnn.exporting.formats import FORMATS
 from raycrnn.model.recognizer import Recognizer
 
 
 def suffix(path: str) -> str:
+    """Return the suffix of a path or URI."""
     # The options of a URI are not part of its name.
     return Path(path.partition("?")[0] if storage.is_uri(path) else path).suffix
 
 
-def export(recognizer: Recognizer, path: str | os.PathLike, images: Iterable[np.ndarray]) -> "Agreement":
-    """Write a model in the form that the path's suffix names, if it agrees with the model on the images.
+def export(recognizer: Recognizer, path: str | os.PathLike[str], images: Iterable[np.ndarray]) -> Agreement:
+    """Export a model in the format of the path's suffix, if the result agrees with the model on the images.
 
     Args:
-        path: or URI.
-        images: uint8 [H, W, C], as `Recognizer.prepare` gives them.
+        path: path or URI of the file to write.
+        images: uint8 [H, W, C], as `Recognizer.prepare` returns them.
 
     Raises:
         UsageError: the path cannot be written, or packages are missing.
-        RaycrnnError: the exporter fails, no images, or what it made differs; a file of that name is as it was.
+        RaycrnnError: the exporter fails, there are no images, or the result differs. An existing file stays unchanged.
     """
     path = os.fspath(path)
-    form = FORMS[suffix(path)]
-    form.check_installed()
+    format = FORMATS[suffix(path)]
+    format.check_installed()
     with _on_this_machine(path) as local, _write_output(local) as temporary:
-        with _exporting(form.name):
-            data = form.write(graph.trace(recognizer), formats.describe(recognizer))
-            agreement = comparison.compare(recognizer, form.load(data), images)
+        with _exporting(format.name):
+            data = format.write(graph.trace(recognizer), formats.describe(recognizer))
+            agreement = comparison.compare(recognizer, format.load(data), images)
         agreement.check(path)
         temporary.write_bytes(data)
     return agreement
@@ -49,7 +50,7 @@ def export(recognizer: Recognizer, path: str | os.PathLike, images: Iterable[np.
 
 @contextmanager
 def _on_this_machine(path: str) -> Iterator[Path]:
-    """A path itself; for a URI one from which the file is uploaded in the end. Raises `RaycrnnError`."""
+    """Yield the path, or for a URI a temporary path, whose file is uploaded at the end. Raises `RaycrnnError`."""
     if not storage.is_uri(path):
         yield Path(path)
         return
@@ -64,7 +65,7 @@ def _on_this_machine(path: str) -> Iterator[Path]:
 
 @contextmanager
 def _write_output(path: Path) -> Iterator[Path]:
-    """Yield a temporary path, which is renamed in the end. Raises `UsageError` at once if it cannot be written."""
+    """Yield a temporary path, which is renamed at the end. Raises `UsageError` at once if it cannot be written."""
     path = path.resolve()
     try:
         with storage.replacing_file(path) as temporary:
@@ -77,19 +78,26 @@ def _write_output(path: Path) -> Iterator[Path]:
         raise RaycrnnError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+EXPORTERS = ("torch", "onnxscript", "onnx_ir")
+"""Loggers of the libraries that export."""
+
+
 @contextmanager
 def _exporting(name: str) -> Iterator[None]:
-    """Without the exporters' warnings, which nobody can act on. What they fail with becomes a `RaycrnnError`."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Hide warnings of the exporters, which users cannot act on, and turn their errors into a `RaycrnnError`."""
+    loggers = [logging.getLogger(exporter) for exporter in EXPORTERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except RaycrnnError:
         raise
-    except Exception as error:  # Exporters let through whatever a network makes them stumble over.
+    except Exception as error:  # Exporters raise errors of any type.
         message = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise RaycrnnError(f"torch {torch.__version__} makes no {name} of this model that runs: {message}") from None
+        raise RaycrnnError(f"torch {torch.__version__} cannot export this model as {name}: {message}") from None
     finally:
-        logging.disable(disabled)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
