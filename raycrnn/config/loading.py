@@ -80,7 +80,7 @@ def grouped(tree: Tree, overrides: Sequence[str] = (), origin: str = "configurat
     return tree
 
 
-def with_values(tree: Tree, values: Mapping[str, Any]) -> Tree:
+def with_values(tree: Tree, values: Mapping[str, object]) -> Tree:
     """Return a copy of a grouped tree with new values for dotted keys.
 
     Raises:
@@ -92,7 +92,7 @@ def with_values(tree: Tree, values: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def value_at(tree: Tree, key: str) -> Any:
+def value_at(tree: Tree, key: str) -> object:
     """Return the value of a dotted key in a complete tree."""
     for part in key.split("."):
         tree = tree[part]
@@ -136,7 +136,7 @@ def read_json_object(path: str | Path) -> Tree:
     return value
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> Tree:
+def _unique_keys(pairs: list[tuple[str, object]]) -> Tree:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         repeated = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
@@ -144,7 +144,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Tree:
     return keys
 
 
-def _move(tree: Tree, group: str, values: Any, origin: str) -> None:
+def _move(tree: Tree, group: str, values: object, origin: str) -> None:
     """Add values to a group. Raises `UsageError` if one of them is there already."""
     if not isinstance(values, dict) or not isinstance(tree.setdefault(group, {}), dict):
         raise UsageError(f"{origin}: {group} must be a JSON object {{…}}")
@@ -154,7 +154,7 @@ def _move(tree: Tree, group: str, values: Any, origin: str) -> None:
         tree[group][key] = value
 
 
-def _set(tree: Tree, key: str, value: Any) -> None:
+def _set(tree: Tree, key: str, value: object) -> None:
     *groups, leaf = key.split(".")
     for group in groups:
         tree = tree.setdefault(group, {})
@@ -163,7 +163,7 @@ def _set(tree: Tree, key: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _override_value(key: str, text: str) -> Any:
+def _override_value(key: str, text: str) -> object:
     """Parse the text as JSON if the key accepts that value; otherwise return the text itself."""
     field = messages.fields().get(key)
     try:
@@ -176,7 +176,7 @@ def _override_value(key: str, text: str) -> Any:
     return value if _accepts(field, value) else text
 
 
-def _accepts(field: FieldInfo, value: Any) -> bool:
+def _accepts(field: FieldInfo, value: object) -> bool:
     annotation: Any = Annotated[(field.annotation, Field(), *field.metadata)]
     try:
         TypeAdapter(annotation).validate_json(json.dumps(value), strict=True)
@@ -185,7 +185,7 @@ def _accepts(field: FieldInfo, value: Any) -> bool:
         return False
 
 
-def _types(annotation: Any) -> set[Any]:
+def _types(annotation: object) -> set[object]:
     """Return all types that an annotation names at any depth."""
     return {annotation}.union(*map(_types, get_args(annotation)))
 

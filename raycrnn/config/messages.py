@@ -3,7 +3,6 @@
 import difflib
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -27,7 +26,7 @@ def meaning(field: FieldInfo) -> str:
     return " ".join((field.description or "").split())
 
 
-def describe_problems(problems: Sequence[ErrorDetails], tree: dict[str, Any]) -> list[str]:
+def describe_problems(problems: Sequence[ErrorDetails], tree: dict[str, object]) -> list[str]:
     """Return one line for each key that pydantic refused: its dotted path, its value and what is allowed."""
     messages: dict[str, list[str]] = {}
     for problem in problems:
@@ -59,8 +58,8 @@ def _message(problem: ErrorDetails, key: str) -> str:
     return message[0].lower() + message[1:]
 
 
-def _describe(key: str, message: str, tree: dict[str, Any]) -> str:
-    value: Any = tree
+def _describe(key: str, message: str, tree: dict[str, object]) -> str:
+    value: object = tree
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
             return f"{key or 'configuration'}: {message}"

@@ -5,7 +5,7 @@ search file. The attribute docstrings are the help text of `raycrnn train --help
 """
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -17,12 +17,12 @@ CHANNELS_OF_SIZE = {
 LSTM_OF_SIZE = {"full": 256, "half": 128, "quarter": 128}
 
 
-def _integral_float_as_int(value: Any) -> Any:
+def _integral_float_as_int(value: object) -> object:
     """Return 1e3 as 1000: JSON files, such as tf-crnn's template, write integers this way."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def one_as_several(value: Any) -> Any:
+def one_as_several(value: object) -> object:
     """Return a list as a tuple and a single string as a tuple of one string."""
     if isinstance(value, str):
         return (value,)
@@ -240,7 +240,7 @@ class Training(Group):
 
     @model_validator(mode="before")
     @classmethod
-    def _decay_selects_exponential(cls, values: Any) -> Any:
+    def _decay_selects_exponential(cls, values: object) -> object:
         decay = {"learning_decay_rate", "learning_decay_steps"}
         if isinstance(values, dict) and "schedule" not in values and decay & values.keys():
             return {**values, "schedule": "exponential"}
@@ -314,7 +314,7 @@ class Configuration(Group):
     decoding: Decoding = Decoding()
     cluster: Cluster = Cluster()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Return the keys that determine the training steps, by dotted path: a resumed run must not change them."""
         training = ("optimizer", "train_batch_size", "batch_by", "eval_batch_size", "seed")
         identity = {f"training.{name}": getattr(self.training, name) for name in training}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -73,7 +72,7 @@ def put_samples(
     sizes = _measure_all(paths)
     shape = settings.image.input_shape
     augmented = settings.augmentation.data_augmentation
-    columns: dict[str, list[Any]] = {name: [] for name in SAMPLES.names}
+    columns: dict[str, list[object]] = {name: [] for name in SAMPLES.names}
     rejections, decoded = [], 0
     for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes, strict=True)):
         try:

@@ -105,7 +105,7 @@ class Transcription:
         )
 
 
-def _alternative_to_json(alternative: Alternative) -> dict[str, Any]:
+def _alternative_to_json(alternative: Alternative) -> dict[str, object]:
     return {
         "text": alternative.text,
         "confidence": round(alternative.confidence, 4),

@@ -92,7 +92,7 @@ class Settings(BaseModel):
 class Replica:
     """A service in a process of Ray Serve."""
 
-    def __init__(self, settings: dict[str, Any], token: str | None):
+    def __init__(self, settings: dict[str, object], token: str | None):
         self.settings = Settings(**settings)
         runtime.keep_freed_memory()
         runtime.keep_kernels()

@@ -53,7 +53,7 @@ class RunState(TypedDict):
     alphabet: Sequence[str]
     csv_digests: dict[str, str]
     """SHA-256 of each CSV, by its path."""
-    identity: dict[str, Any]
+    identity: dict[str, object]
     """The settings that must not change during a run: `Configuration.identity`."""
     rejected_count: int
     """Number of all rejected samples, including those that are not in `rejected`."""

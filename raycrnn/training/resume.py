@@ -1,7 +1,7 @@
 """Decide whether a command starts or resumes a run, and check that data and settings are the same."""
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
@@ -81,7 +81,7 @@ def check_same_data(resumed: RunState, now: dict[str, str], units: tuple[str, ..
         raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {difference}")
 
 
-def check_same_settings(before: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same_settings(before: dict[str, object], now: dict[str, object]) -> None:
     """Raise `UsageError` if settings that must not change during a run differ from those of the checkpoint."""
     changed = [f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value]
     if changed:

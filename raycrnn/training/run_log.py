@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from raycrnn.training.monitor import ProgressReport
 
 
-def write_run(path: Path, configuration: dict[str, Any], csv_digests: dict[str, str]) -> None:
+def write_run(path: Path, configuration: dict[str, object], csv_digests: dict[str, str]) -> None:
     """Write run.json, which describes how to repeat the run. Raises `OSError`."""
     packages = ("torch", "ray", "numpy", "pillow", "pyarrow")
     record = {
@@ -192,7 +192,7 @@ def read_metrics(path: Path) -> list[dict]:
     return [json.loads(line) for line in lines if _step_of(line) < math.inf]
 
 
-def write_hyperparameters(logs: Path, values: dict[str, Any], scores: dict[str, float]) -> None:
+def write_hyperparameters(logs: Path, values: dict[str, object], scores: dict[str, float]) -> None:
     """Log the hyperparameters and scores of a trial for TensorBoard. Raises `OSError`."""
     # TensorBoard accepts numbers, strings and booleans.
     plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 import ray
 import torch
@@ -39,7 +38,7 @@ SECONDS_BETWEEN_SAVES = 30.0
 STEPS_BETWEEN_SCALARS = 10
 """Steps between two points of the training curves in TensorBoard."""
 
-ReportMetrics = Callable[[dict[str, Any]], None]
+ReportMetrics = Callable[[dict[str, object]], None]
 """Receives the metrics of an evaluation. All workers call it equally often."""
 
 

@@ -40,7 +40,7 @@ class Trial:
     values: dict[str, object]
     """Values by dotted key. Empty for the base."""
     status: str = WAITING
-    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, float]] = field(default_factory=list)
     """The records of metrics.jsonl."""
     done: float = 0.0
     """Share of the training that is done, from 0 to 1."""

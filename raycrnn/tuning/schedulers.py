@@ -124,7 +124,7 @@ class Population(PopulationBasedTraining):
         return {"trial": {**new["trial"], "name": name_of(trial)}}, operations
 
 
-def _domain(distribution: Distribution) -> Any:
+def _domain(distribution: Distribution) -> object:
     """Return a distribution as Tune's mutations take it: a list or one of Tune's domains."""
     match distribution.kind:
         case "choice" | "grid":
