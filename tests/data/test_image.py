@@ -585,7 +585,7 @@ def test_fitting_keeps_the_aspect_ratio_within_the_greatest_width(size, height, 
     if 8 <= scaled <= greatest_width:
         assert abs(fitted.width - scaled) <= 0.5
     else:
-        assert fitted.width == (8 if wanted < 8 else greatest_width)
+        assert fitted.width == (8 if scaled < 8 else greatest_width)
 
 
 def test_an_image_of_the_right_height_is_not_changed():
