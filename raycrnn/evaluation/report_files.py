@@ -1,4 +1,4 @@
-"""The directory of an evaluation report: made anew, and renamed into place when whole."""
+"""The directory of an evaluation report, which is written under a temporary name and renamed when it is complete."""
 
 import errno
 import shutil
@@ -12,24 +12,27 @@ from raycrnn.data.inputs import is_one_of
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import LOCK
 
-# --- files
-
 FILES = ("index.html", "lines.csv", "rejected.csv", "report.json")
+"""Names of the files of a report."""
 
 TEMPORARY = ".report."
-"""What the names begin with of folders in which reports are made."""
+"""Prefix of the names of folders in which reports are written."""
 
 
 @contextmanager
 def directory(name: str, overwrite: bool, inputs: Sequence[str] = ()) -> Iterator[Path]:
-    """A folder to write a report to, whose files take their place when the block ends without an error.
+    """Yield a temporary folder for a report, whose files are moved to the directory when the block ends.
+
+    If the block raises an error, the directory stays unchanged.
 
     Args:
-        inputs: files that are read, and never replaced.
+        name: path of the directory as the user typed it.
+        overwrite: replace the report in the directory, if there is one.
+        inputs: files that are read, and are never replaced.
 
     Raises:
-        UsageError: the place is taken, by then or at the end; or it cannot be written to.
-        RaycrnnError: the files cannot be put in their place.
+        UsageError: the directory is in use, before or after the block, or cannot be written.
+        RaycrnnError: the files cannot be moved to the directory.
     """
     path = Path(name).resolve()
     with ExitStack() as stack:
@@ -45,21 +48,21 @@ def directory(name: str, overwrite: bool, inputs: Sequence[str] = ()) -> Iterato
 
 
 def check_free_in_storage(place: storage.Directory, overwrite: bool, inputs: Sequence[str]) -> None:
-    """Raises `UsageError` if something is in a directory of object storage that is not to be replaced."""
-    held = place.entries()
-    # With what it says of itself the copy here is judged as a directory on a disk is.
+    """Raise `UsageError` if a directory in object storage contains files that may not be replaced."""
+    entries = place.entries()
+    # `directory` then checks the local copy like a directory on a disk.
     place.fetch("report.json")
-    if held and not overwrite:
-        raise UsageError(f"{place}: already there and not empty; --overwrite replaces a report")
-    if held and "report.json" not in held:
-        raise UsageError(f"{place}: holds no report that --overwrite could replace, but other files; name another one")
+    if entries and not overwrite:
+        raise UsageError(f"{place}: already exists and is not empty; --overwrite replaces the report in it")
+    if entries and "report.json" not in entries:
+        raise UsageError(f"{place}: contains other files and no report; name another directory")
     for file in FILES:
         if is_one_of(storage.join(str(place), file), inputs):
             raise UsageError(f"{place}: {file} in it is one of the CSVs that are read; name another directory")
 
 
 def _check_free(name: str, path: Path, overwrite: bool, inputs: Sequence[str]) -> None:
-    """Raises `UsageError` if something is there that is not to be replaced."""
+    """Raise `UsageError` if the directory contains files that may not be replaced."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{name}: is a file; name a directory for the report")
     for file in FILES:
@@ -68,13 +71,13 @@ def _check_free(name: str, path: Path, overwrite: bool, inputs: Sequence[str]) -
     if not path.is_dir() or all(entry.name.startswith(TEMPORARY) for entry in path.iterdir()):
         return
     if not overwrite:
-        raise UsageError(f"{name}: already there and not empty; --overwrite replaces the report in it")
+        raise UsageError(f"{name}: already exists and is not empty; --overwrite replaces the report in it")
     if not _is_report(path / "report.json"):
-        raise UsageError(f"{name}: holds no report that --overwrite could replace, but other files; name another one")
+        raise UsageError(f"{name}: contains other files and no report; name another directory")
 
 
 def _is_report(path: Path) -> bool:
-    """Whether a report.json is one of ours."""
+    """Return whether a report.json was written by raycrnn."""
     try:
         return {"model", "cer", "confusions"} <= config.read_json_object(path).keys()
     except UsageError:
@@ -83,8 +86,8 @@ def _is_report(path: Path) -> bool:
 
 @contextmanager
 def _temporary_directory(path: Path) -> Iterator[Path]:
-    """Make a directory for a report that is being written, and lock it. Those of killed commands are deleted."""
-    # In the directory itself if it is there, whose neighbourhood may not be ours to write to.
+    """Create a temporary folder for a report and lock it. Those that killed commands left are deleted."""
+    # In the directory itself if it exists, since its parent may not be writable.
     parent, prefix = (path, TEMPORARY) if path.is_dir() else (path.parent, f"{TEMPORARY}{path.name}.")
     parent.mkdir(parents=True, exist_ok=True)
     for name in {entry.name.removesuffix(LOCK) for entry in parent.iterdir() if entry.name.startswith(prefix)}:
@@ -99,7 +102,7 @@ def _temporary_directory(path: Path) -> Iterator[Path]:
 
 
 def _lock(folder: Path) -> AbstractContextManager[None]:
-    # Beside the directory, whose files are those of the report.
+    # Beside the folder, which contains only the files of the report.
     return storage.lock(folder.with_name(f"{folder.name}{LOCK}"), BlockingIOError(errno.EWOULDBLOCK, "in use"))
 
 
@@ -110,7 +113,7 @@ def _delete_if_left(folder: Path) -> None:
 
 @contextmanager
 def translate_write_errors(name: str) -> Iterator[None]:
-    """What the system refuses is an error that names the report."""
+    """Turn errors of the operating system into a `RaycrnnError` that names the report."""
     try:
         yield
     except OSError as error:
@@ -121,6 +124,6 @@ def _move(temporary: Path, path: Path) -> None:
     if not path.exists():
         temporary.rename(path)
         return
-    # What else the directory holds is the user's.
+    # Other files in the directory belong to the user and stay.
     for file in temporary.iterdir():
         file.replace(path / file.name)

@@ -17,7 +17,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
-"""What flock(2) fails with on file systems without locks: Lustre and NFS by their mount options, some of FUSE."""
+"""Errors of flock(2) on file systems without locks: Lustre and NFS with some mount options, some FUSE file systems."""
 
 SECONDS_TO_REPLACE = 0.1
 """Seconds that a reader waits for a directory that is being replaced, which takes two renames."""
@@ -30,8 +30,8 @@ SECONDS_TO_REPLACE = 0.1
 def replacing_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path, whose file is flushed to disk and renamed to `path` when the block ends.
 
-    A reader sees the old file or the new one. Where the block fails, the old file stays and the temporary one is
-    deleted. Raises `OSError`.
+    A reader sees the old file or the new one. If the block raises an error, the old file stays and the temporary one
+    is deleted. Raises `OSError`.
     """
     temporary = _temporary(path)
     try:
@@ -43,22 +43,22 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, with the line ends of the text, in one step: see `replacing_file`. Raises `OSError`."""
+    """Write a file in UTF-8 in one step, without changing line ends; see `replacing_file`. Raises `OSError`."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a file in one step: see `replacing_file`. Raises `OSError`."""
+    """Write a file in one step; see `replacing_file`. Raises `OSError`."""
     with replacing_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Yield an empty directory, which takes the place of `path` when the block ends.
+    """Yield an empty directory, which replaces `path` when the block ends, after its files are flushed to disk.
 
-    Its files are flushed to disk before. Where the block fails, the old directory stays. Readers call
-    `current_directory`, because the old directory is renamed before the new one is.
+    If the block raises an error, the old directory stays. Readers must call `current_directory`, because the old
+    directory is renamed before the new one is.
 
     Raises:
         OSError: the disk is full, for example.
@@ -77,7 +77,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def current_directory(path: Path) -> Path:
-    """Return where a directory is: `path`, or its old version if a process was killed while it replaced it."""
+    """Return `path`, or the old version of the directory if a process was killed while it replaced it."""
     if path.exists() or not _old_versions(path):
         return path
     time.sleep(SECONDS_TO_REPLACE)
@@ -85,7 +85,7 @@ def current_directory(path: Path) -> Path:
 
 
 def restore_directory(path: Path) -> None:
-    """Give a directory its name back if a process was killed while it replaced it. Raises `OSError`."""
+    """Rename the old version of a directory back if a process was killed while it replaced it. Raises `OSError`."""
     if not path.exists():
         for old in _old_versions(path)[:1]:
             old.rename(path)
@@ -130,9 +130,9 @@ LOCKS = {LOCK, f"{LOCK}.soft"}
 
 @contextmanager
 def lock(file: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
-    """Hold a lock file, which is deleted in the end. The lock ends with the process, even if it is killed.
+    """Hold a lock on a file, which is deleted at the end. The lock ends with the process, even if it is killed.
 
-    On a file system without locks a warning is logged, and a file that names the process serves as the lock.
+    On a file system without locks, a warning is logged and a second file that names the process serves as the lock.
 
     Args:
         file: `folder / LOCK` to lock a folder.
@@ -163,7 +163,7 @@ def lock(file: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        # Not the lock of another process, if the folder was moved or deleted.
+        # Not the file of another process, if the folder was moved or deleted.
         if identity is not None and _identity(file) == identity:
             file.unlink(missing_ok=True)
         held.release()

@@ -1,4 +1,4 @@
-"""Files by path or URI: against moto's S3 on loopback and pyarrow's own local filesystem."""
+"""Files by path or URI, with moto's S3 on loopback and pyarrow's local filesystem."""
 
 import asyncio
 import os
@@ -50,12 +50,12 @@ def test_names_are_joined_before_the_options_of_a_uri(folder, names, joined):
         ("/sets/lines.csv", "/scans/a.png", "/scans/a.png"),
     ],
 )
-def test_a_path_is_looked_for_beside_its_csv(csv, field, path):
+def test_a_path_is_resolved_against_the_folder_of_its_csv(csv, field, path):
     assert storage.resolve_relative(csv, field) == path
 
 
 @given(name=st.text(min_size=1, max_size=40).filter(lambda name: not {"\0", "/"} & set(name) and name.strip(".")))
-def test_any_name_joined_to_a_uri_is_found_again(name):
+def test_any_name_joined_to_a_uri_is_decoded_again(name):
     name = name.encode("utf-8", "ignore").decode() or "x"
     assert storage.locate(storage.join("file:///folder", name))[1] == f"/folder/{name}"
 
@@ -69,7 +69,7 @@ def test_unknown_schemes_and_refused_options_are_os_errors():
 # S3
 
 
-def test_keys_are_refused_in_a_uri_and_not_told():
+def test_keys_in_a_uri_are_refused_and_not_shown():
     for name in ("read", "names", "listdir", "is_file"):
         with pytest.raises(OSError, match="put them into the environment") as told:
             getattr(storage, name)("s3://key:secret@bucket/run?region=x")
@@ -83,7 +83,7 @@ def test_keys_are_refused_in_a_uri_and_not_told():
 
 
 @pytest.mark.parametrize("uri", ["s3://[b/x", "file:///a%00b", "abfs://container@account.dfs.core.windows.net/p"])
-def test_what_is_no_uri_is_an_os_error_everywhere(uri):
+def test_an_invalid_uri_is_an_os_error_everywhere(uri):
     for function in (storage.read, storage.names, storage.listdir, storage.exists, storage.delete):
         with pytest.raises(OSError):
             function(uri)
@@ -107,7 +107,7 @@ def test_a_deleted_folder_leaves_nothing_behind(bucket):
     assert directory.entries("checkpoints") == {"step_2"}
 
 
-def test_of_a_folder_that_is_no_model_nothing_is_copied(bucket, monkeypatch):
+def test_nothing_is_copied_from_a_folder_that_is_not_a_model(bucket, monkeypatch):
     storage.write(storage.join(bucket, "run", "checkpoints", "step_1", "tensors.safetensors"), b"1")
     monkeypatch.setattr(files, "_download", lambda *_: pytest.fail("copied"))
     with pytest.raises(UsageError, match="not a model directory"):
@@ -125,11 +125,11 @@ def test_of_a_folder_that_is_no_model_nothing_is_copied(bucket, monkeypatch):
         ("s3://b", "s3://b/-best"),
     ],
 )
-def test_what_is_named_with_something_more_lies_in_the_same_bucket(path, extended):
+def test_a_suffix_stays_in_the_same_bucket(path, extended):
     assert storage.with_suffix(path, "-best") == extended
 
 
-def test_what_is_written_is_read_listed_and_deleted(bucket):
+def test_a_file_is_written_read_listed_and_deleted(bucket):
     uri = storage.join(bucket, "a folder", "ä%20?#.txt")
     storage.write(uri, b"content")
     assert storage.read(uri) == b"content"
@@ -142,7 +142,7 @@ def test_what_is_written_is_read_listed_and_deleted(bucket):
         storage.read(uri)
 
 
-def test_many_are_read_in_their_order_with_the_errors_of_those_that_are_not_there(bucket):
+def test_many_files_are_read_in_order_with_errors_for_missing_ones(bucket):
     uris = [storage.join(bucket, f"{number}") for number in range(40)]
     for number, uri in enumerate(uris):
         if number % 7:
@@ -151,7 +151,7 @@ def test_many_are_read_in_their_order_with_the_errors_of_those_that_are_not_ther
         assert found == b"%d" % number if number % 7 else isinstance(found, FileNotFoundError)
 
 
-def test_a_bucket_that_is_not_there_is_an_error_in_words(bucket):
+def test_a_missing_bucket_is_reported(bucket):
     with pytest.raises(UsageError, match="cannot be"):
         Directory(bucket.replace("lines/", "nobody/", 1)).claim()
 
@@ -166,14 +166,14 @@ def written(directory: Directory, name: str, text: str) -> Path:
     return path
 
 
-def test_a_plain_directory_is_itself_and_pushes_nothing(tmp_path):
+def test_a_local_directory_needs_no_copy(tmp_path):
     directory = Directory(tmp_path / "out")
     directory.claim()
     directory.sync()
     assert directory.path == tmp_path / "out" and directory.entries() == set() and str(directory) == f"{tmp_path}/out"
 
 
-def test_pushed_files_are_there_for_another_and_vanished_ones_are_gone(bucket):
+def test_sync_uploads_files_and_deletes_those_that_were_deleted(bucket):
     uri = storage.join(bucket, "run")
     first = Directory(uri)
     first.claim()
@@ -193,7 +193,7 @@ def test_pushed_files_are_there_for_another_and_vanished_ones_are_gone(bucket):
     assert set(storage.names(uri)) == {"checkpoints/step_1/state", "metrics", storage.OWNER}
 
 
-def test_only_what_changed_is_copied_and_what_was_written_last_comes_last(bucket, monkeypatch):
+def test_sync_uploads_changed_files_in_the_order_of_their_times(bucket, monkeypatch):
     copied = []
     upload = storage.upload
     monkeypatch.setattr(files, "upload", lambda file, uri: (copied.append(file.name), upload(file, uri)))
@@ -208,7 +208,7 @@ def test_only_what_changed_is_copied_and_what_was_written_last_comes_last(bucket
     assert copied == ["z", "state", "a", "state"]
 
 
-def test_who_begins_to_write_ends_the_writing_of_those_before(bucket):
+def test_claiming_a_directory_ends_the_command_that_claimed_it_before(bucket):
     uri = storage.join(bucket, "run")
     first, worker, second = Directory(uri), Directory(uri), Directory(uri)
     first.claim()
@@ -222,7 +222,7 @@ def test_who_begins_to_write_ends_the_writing_of_those_before(bucket):
     assert storage.read(storage.join(uri, "metrics")) == b"1"
 
 
-def test_a_storage_that_does_not_answer_is_an_error_and_no_wait_without_end(monkeypatch):
+def test_storage_that_does_not_answer_is_an_error_after_some_retries(monkeypatch):
     monkeypatch.setattr(files, "RETRY_SECONDS", 1.0)
     start = time.monotonic()
     with pytest.raises(UsageError, match="cannot be read"):
@@ -230,7 +230,7 @@ def test_a_storage_that_does_not_answer_is_an_error_and_no_wait_without_end(monk
     assert time.monotonic() - start < 60
 
 
-def test_a_storage_that_is_gone_for_a_moment_is_waited_for(bucket, object_store):
+def test_a_short_outage_of_the_storage_is_retried(bucket, object_store):
     storage.write(storage.join(bucket, "a"), b"1")
     server = ThreadedMotoServer("127.0.0.1", port := free_port(), verbose=False)
     later = threading.Timer(2, server.start)
@@ -242,7 +242,7 @@ def test_a_storage_that_is_gone_for_a_moment_is_waited_for(bucket, object_store)
         server.stop()
 
 
-def test_what_is_nowhere_is_not_waited_for(bucket, monkeypatch):
+def test_a_missing_file_is_not_retried(bucket, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waited"))
     with pytest.raises(FileNotFoundError):
         storage.read(storage.join(bucket, "nowhere"))
@@ -252,7 +252,7 @@ def test_what_is_nowhere_is_not_waited_for(bucket, monkeypatch):
 
 
 @pytest.mark.ray
-def test_a_model_in_object_storage_reads_and_scores_what_lies_there(local_ray, tmp_path, bucket, capsys):
+def test_predict_and_evaluate_work_on_object_storage(local_ray, tmp_path, bucket, capsys):
     recognizer().save(tmp_path / "model")
     csv = write_set(tmp_path / "set", words(6))
     for path in (path for path in tmp_path.rglob("*") if path.is_file()):
@@ -268,21 +268,21 @@ def test_a_model_in_object_storage_reads_and_scores_what_lies_there(local_ray, t
     assert Predict.call([model, labels, "-o", out], "predict") == 0
     assert storage.read(out).decode().splitlines() == [local[0], *local[7:]]
     assert Predict.call([model, labels, "-o", out], "predict") == 2
-    assert "already there" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     report = ["--report", storage.join(bucket, "report")]
     assert Evaluate.call([model, labels, "data.max_rejected=0", *report], "evaluate") == 0
     there = set(storage.names(storage.join(bucket, "report")))
     assert there == {"index.html", "lines.csv", "rejected.csv", "report.json"}
     assert Evaluate.call([model, labels, *report], "evaluate") == 2
     assert Evaluate.call([model, labels, *report, "--overwrite"], "evaluate") == 0
-    # The CSV that is read would be replaced; other files are no report.
+    # Neither the CSV that is read nor other files may be replaced.
     storage.write(storage.join(bucket, "own", "lines.csv"), storage.read(labels).replace(b"images/", b"../set/images/"))
     storage.write(storage.join(bucket, "other", "a.txt"), b"1")
     own = storage.join(bucket, "own", "lines.csv")
     for place in ("own", "other"):
         said = ["--report", storage.join(bucket, place), "--overwrite"]
         assert Evaluate.call([model, own, *said], "evaluate") == 2
-        assert "holds no report" in capsys.readouterr().err
+        assert "contains other files and no report" in capsys.readouterr().err
     storage.write(storage.join(bucket, "own", "report.json"), b"{}")
     assert Evaluate.call([model, own, "--report", storage.join(bucket, "own"), "--overwrite"], "evaluate") == 2
     assert "lines.csv in it is one of the CSVs" in capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_a_model_in_object_storage_reads_and_scores_what_lies_there(local_ray, t
     assert "not a model directory" in capsys.readouterr().err
 
 
-def test_a_service_takes_a_new_model_from_object_storage(tmp_path, bucket):
+def test_a_replaced_model_in_object_storage_is_noticed(tmp_path, bucket):
     recognizer().save(tmp_path / "model")
     place = storage.join(bucket, "model")
 
@@ -301,7 +301,7 @@ def test_a_service_takes_a_new_model_from_object_storage(tmp_path, bucket):
     put()
     before, version = model_dir.fingerprint(place), model_dir.version_of(place)
     assert version == model_dir.version_of(tmp_path / "model") and before == model_dir.fingerprint(place)
-    # S3 tells times in whole seconds.
+    # S3 gives times in whole seconds.
     time.sleep(1.1)
     put()
     assert model_dir.fingerprint(place) != before and model_dir.version_of(place) == version
