@@ -298,7 +298,10 @@ def test_a_csv_that_is_read_is_never_replaced(tmp_path, way):
 
 
 def test_files_created_in_the_meantime_are_not_replaced(tmp_path):
-    with pytest.raises(UsageError, match="already exists"), report_files.directory(str(tmp_path / "r"), False) as folder:
+    with (
+        pytest.raises(UsageError, match="already exists"),
+        report_files.directory(str(tmp_path / "r"), False) as folder,
+    ):
         report.write(folder, evaluation(line("ab", "a")))
         (tmp_path / "r").mkdir()
         (tmp_path / "r" / "lines.csv").write_text("precious")
