@@ -130,7 +130,6 @@ def test_the_first_of_many_pages_is_read(client):
         ({"content": b"junk", "headers": {"content-type": "multipart/form-data"}}, 422, "malformed"),
         ({"data": {"a": "b"}, "files": {"c": (None, "d")}}, 422, "no image"),
     ],
-    ids=str,
 )
 def test_bodies_that_are_not_images_or_exceed_a_limit_are_refused_with_the_reason(client, request_, status, text):
     assert_refused(client.post("/predict", **request_), status, text)
