@@ -280,7 +280,7 @@ def test_files_that_are_not_a_report_are_never_replaced(tmp_path, figures):
     (tmp_path / "lines.csv").write_text("a.png;precious")
     if figures is not None:
         (tmp_path / "report.json").write_text(figures)
-    with pytest.raises(UsageError, match="no report that --overwrite could replace"):
+    with pytest.raises(UsageError, match="contains other files and no report"):
         make(tmp_path, True)
     assert (tmp_path / "lines.csv").read_text() == "a.png;precious"
     assert len(list(tmp_path.iterdir())) == 1 + (figures is not None)
