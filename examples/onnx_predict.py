@@ -34,6 +34,7 @@ def decode(log_probs: np.ndarray, about: dict[str, str]) -> str:
 
 
 def main(model: str, *paths: str) -> None:
+    """Print the path and the text of each image."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     for path in paths:
