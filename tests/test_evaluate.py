@@ -111,7 +111,7 @@ def test_a_directory_in_use_is_refused_before_images_are_read(model, tmp_path, c
     assert Evaluate.call(arguments, "evaluate") == 2
     assert "--overwrite replaces the report in it" in capsys.readouterr().err
     assert Evaluate.call([*arguments, "--overwrite"], "evaluate") == 2
-    assert "no report that --overwrite could replace" in capsys.readouterr().err
+    assert "contains other files and no report" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["mine.txt"]
     assert Evaluate.call([model, "nowhere.csv", "--report", str(tmp_path / "new")], "evaluate") == 2
     assert not (tmp_path / "new").exists()
