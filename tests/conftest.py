@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,9 @@ hypothesis.settings.register_profile("long", max_examples=300, deadline=None)
 hypothesis.settings.load_profile("short")
 
 GLYPHS = "abcdefgh"
+
+CPU_RETURN_SECONDS = 60
+"""How long processes of Ray may take to end after a test."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -109,6 +113,26 @@ def local_ray():
 
     with cluster.connect("local"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def returned_cpus(request):
+    """Fail a test that leaves CPUs of the local Ray occupied, instead of letting the next one wait for them forever."""
+    if "local_ray" not in request.fixturenames:
+        yield
+        return
+    import ray
+
+    def free() -> float:
+        return ray.available_resources().get("CPU", 0.0)
+
+    request.getfixturevalue("local_ray")
+    before = free()
+    yield
+    deadline = time.monotonic() + CPU_RETURN_SECONDS
+    while free() < before:
+        assert time.monotonic() < deadline, f"{before - free()} CPUs are still occupied after the test"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")

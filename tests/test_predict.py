@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -407,11 +408,25 @@ def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_
     assert not out.exists()
 
 
-def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, capsys, monkeypatch):
+def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_path, capsys, monkeypatch):
+    (loaded := tmp_path / "loaded").mkdir()
+
+    def load(*arguments):
+        recognizer = Recognizer.load(*arguments)
+        (loaded / str(os.getpid())).touch()
+        return recognizer
+
+    def die(_):
+        # Ray 2.60 does not always end replicas that are still starting when the run ends.
+        while len(os.listdir(loaded)) < 2:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
     with workers_run_what_is_patched(monkeypatch) as patch:
         patch.setattr(stages, "MAX_DEATHS", 1)
+        patch.setattr(stages, "Recognizer", SimpleNamespace(load=load))
         # Not the function that decodes, which by then runs in processes of its own.
-        patch.setattr(stages, "_malformed", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        patch.setattr(stages, "_malformed", die)
         assert Predict.call([model, listed], "predict") == 1
     assert "in a worker: a worker that decodes images died 2 times" in capsys.readouterr().err
 
