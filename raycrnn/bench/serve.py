@@ -73,7 +73,7 @@ class ServeBench(Command):
             plain, ours, overload = [], [], None
             for number in range(self.rounds):
                 logger.info(f"round {number + 1} of {self.rounds}")
-                with running("raycrnn.bench.plain_server", model, port := free_port(), threads) as _:
+                with running("raycrnn.bench.plain_server", model, port := free_port(), threads):
                     plain.append(measure(port, questions, self.seconds))
                 options = (str(model), "--port", port := free_port(), "--threads", threads)
                 with running("raycrnn.serve", *options) as process:

@@ -36,7 +36,7 @@ def map_ranges(make: MakeBlock, ranges: Sequence[Range], allocation: TrainingAll
     items = [{"first": first, "stop": stop} for first, stop in ranges]
     # Not `from_arrow`: it runs a task that asks for a whole CPU, which is never free while several workers train.
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-        partial(_make, make=make),
+        partial(_decode_range, make=make),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -50,6 +50,6 @@ def map_ranges(make: MakeBlock, ranges: Sequence[Range], allocation: TrainingAll
     return list(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=len(ranges)))
 
 
-def _make(row: pa.Table, make: MakeBlock) -> pa.Table:
+def _decode_range(row: pa.Table, make: MakeBlock) -> pa.Table:
     yield_to_training()
     return make(row["first"][0].as_py(), row["stop"][0].as_py())

@@ -169,7 +169,7 @@ def test_killed_decoding_workers_lose_no_row(local_ray, images, tmp_path, undist
         wait_until(lambda: last_step(output) >= SAVE_INTERVAL)
         deadline = time.monotonic() + 60
         while len(killed) < 3 and time.monotonic() < deadline:
-            killed.extend(range(kill_all("Read")))
+            killed.extend(range(kill_all("MapBatches(_decode_range)")))
             time.sleep(0.005)
 
     with running_in_thread(act):
