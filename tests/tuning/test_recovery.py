@@ -44,16 +44,16 @@ def test_a_killed_trial_is_restarted_and_the_others_continue(local_ray, tmp_path
         os.kill(newest("ResourceTrainable"), signal.SIGKILL)
 
     with running_in_thread(act):
-        run_search(tmp_path, ONE_BY_ONE, training={"n_epochs": 40, "save_interval": 9})
+        run_search(tmp_path, ONE_BY_ONE, training={"n_epochs": 20, "save_interval": 9})
     assert [row["status"] for row in rows(tmp_path).values()] == ["finished"] * 3
     assert "trial 1 failed and is restarted, from its last checkpoint if it has one" in capsys.readouterr().err
     assert "resuming from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
     epochs = [record["epoch"] for record in evaluations(tmp_path, "1")]
-    assert epochs == list(range(1, 41))
+    assert epochs == list(range(1, 21))
 
 
 def test_a_killed_search_resumes_without_repeating_finished_trials(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path, training={"n_epochs": 30, "save_interval": 9})))
+    (tmp_path / "config.json").write_text(json.dumps(tree_of(tmp_path, training={"n_epochs": 16, "save_interval": 9})))
     (tmp_path / "search.yaml").write_text(ONE_BY_ONE)
     process = subprocess.Popen(command(tmp_path), stderr=subprocess.DEVNULL, start_new_session=True)
     wait_until(lambda: len(evaluations(tmp_path, "1")) >= 5)
@@ -67,7 +67,7 @@ def test_a_killed_search_resumes_without_repeating_finished_trials(tmp_path):
     assert set(status(tmp_path).values()) == {"finished"} and len(rows(tmp_path)) == 3
     assert of_base.stat().st_mtime == before
     assert "resuming from step_" in (tmp_path / "search" / "trials" / "1" / "train.log").read_text()
-    assert [record["epoch"] for record in evaluations(tmp_path, "1")] == list(range(1, 31))
+    assert [record["epoch"] for record in evaluations(tmp_path, "1")] == list(range(1, 17))
 
 
 def test_ctrl_c_ends_a_search_with_results_and_checkpoints(tmp_path):
@@ -109,7 +109,7 @@ scheduler: {asha: {grace: 0.3, reduction: 2}}
     wait_until(lambda: not processes("RayTrainWorker"))
 
 
-@pytest.mark.parametrize("remote", [pytest.param(False, marks=pytest.mark.extended), True])
+@pytest.mark.parametrize("remote", [False, pytest.param(True, marks=pytest.mark.extended)])
 def test_population_based_training_exchanges_weights(local_ray, tmp_path, bucket, remote):
     """Trials that cannot learn continue from the weights of one that can."""
     place = storage.join(bucket, "search") if remote else str(tmp_path / "search")
