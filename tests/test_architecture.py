@@ -54,7 +54,7 @@ MOST_LINES = {"file": 400, "verb": 150, "class": 250, "function": 60}
 
 @cache
 def modules() -> dict[str, Path]:
-    """Each module by its dotted name below raycrnn; a package by its own name, raycrnn itself left out."""
+    """Return the files by their dotted names below raycrnn; a package has its own name, raycrnn itself is left out."""
     found = {}
     for path in SOURCE.rglob("*.py"):
         parts = path.relative_to(SOURCE).with_suffix("").parts
@@ -77,7 +77,7 @@ def position(package: str) -> int:
 
 
 def imported_names(tree: ast.AST, package: list[str]) -> Iterator[str]:
-    """Dotted names of everything a file imports, at any depth, `from` imports with the names they import."""
+    """Yield the dotted names of all that a file imports, at any depth, including the names of `from` imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -95,7 +95,7 @@ def imports_of(module: str) -> set[str]:
 
 @cache
 def project_imports_of(module: str) -> set[str]:
-    """The project's modules that a module imports, as `data.image`; for a name, the module that holds it."""
+    """Return the raycrnn modules that a module imports, such as `data.image` (for a name, the one that defines it)."""
     found = set()
     for name in imports_of(module):
         parts = name.split(".")
@@ -171,7 +171,7 @@ def assert_no_cycle(graph: dict[str, set[str]]) -> None:
 @pytest.mark.parametrize(
     ("named", "forbidden"), [(WITHOUT_TORCH_OR_RAY, {"torch", "ray"}), (WITHOUT_RAY, {"ray"})], ids=["both", "ray"]
 )
-def test_named_modules_do_without_torch_or_ray(named, forbidden):
+def test_listed_modules_do_not_import_torch_or_ray(named, forbidden):
     found = {
         module: forbidden & {name.partition(".")[0] for name in imports_of(module)}
         for module in modules()
@@ -181,7 +181,7 @@ def test_named_modules_do_without_torch_or_ray(named, forbidden):
 
 
 def private_ray_names(tree: ast.AST) -> Iterator[str]:
-    """Ray's private names that a file imports or reads as attributes of `ray`."""
+    """Yield the private names of Ray that a file imports or reads as attributes of `ray`."""
     dotted = list(imported_names(tree, []))
     dotted += [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
     for name in dotted:
@@ -209,7 +209,7 @@ ray.nodes()
     }
 
 
-def test_private_names_of_ray_stand_in_one_module():
+def test_private_names_of_ray_are_used_in_one_module():
     found = {module: sorted(private_ray_names(tree_of(module))) for module in modules() if module != RAY_INTERNALS}
     assert not {module: names for module, names in found.items() if names}
 
@@ -229,7 +229,7 @@ def test_only_main_bench_and_tests_import_a_verb():
 
 
 def line_counts() -> Iterator[tuple[str, str, int]]:
-    """(kind, name, lines) of every file, class and function."""
+    """Yield (kind, name, lines) of every file, class and function."""
     for module, path in modules().items():
         lines = len(path.read_text(encoding="utf-8").splitlines())
         yield "verb" if module in VERBS else "file", module, lines
@@ -249,14 +249,14 @@ def test_class_names_are_unique():
     assert not [name for name, count in Counter(names).items() if count > 1]
 
 
-def test_packages_re_export_nothing_but_where_it_is_said():
+def test_only_the_listed_packages_re_export_names():
     packages = {module for module, path in modules().items() if path.name == "__init__.py"}
     filled = {package for package in packages if modules()[package].read_text(encoding="utf-8")}
     assert filled - {"bench"} == RE_EXPORTING
 
 
 def test_tests_mirror_the_packages():
-    """A folder of tests for each package, and no other but that of several machines."""
+    """There is a folder of tests for each package, and besides them only the one for several machines."""
     packages = {module for module, path in modules().items() if path.name == "__init__.py"}
     folders = {path.parent.name for path in TESTS.glob("*/test_*.py")}
     assert folders - {"multinode"} == packages
@@ -286,7 +286,7 @@ sys.exit("loaded: " + " ".join({"torch", "ray"} & sys.modules.keys()))
 
 
 def loaded_by_importing(names: list[str]) -> set[str]:
-    """Which of torch and ray a fresh Python holds after importing modules, which must do nothing else."""
+    """Import modules in a new Python without other effects, and return which of torch and ray are loaded then."""
     command = [sys.executable, "-c", IMPORT_TWICE, *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.stdout == ""

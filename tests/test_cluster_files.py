@@ -1,5 +1,7 @@
-"""cluster.yaml and the files in deploy/: what Ray, EC2, CloudFormation and Kubernetes make of them, and whether what
-they name exists. EC2 and CloudFormation are moto's, Kubernetes is its published models: no cloud is asked."""
+"""Test cluster.yaml and the files in deploy/ with Ray, EC2, CloudFormation and Kubernetes, without a cloud.
+
+EC2 and CloudFormation are simulated by moto; manifests are validated with the published models of Kubernetes.
+"""
 
 import json
 import os
@@ -59,28 +61,28 @@ def text_of(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def with_choices(text: str) -> str:
-    """The file with all choices taken: a `#` with no space after it removed."""
+def with_options(text: str) -> str:
+    """Return the file with all optional lines uncommented, which are those with no space after the `#`."""
     return re.sub(r"^( *)#(?=[^\s#])", r"\1", text, flags=re.MULTILINE)
 
 
 def read(name: str, choices: bool = False) -> dict[str, Any]:
-    return yaml.safe_load(with_choices(text_of(name)) if choices else text_of(name))
+    return yaml.safe_load(with_options(text_of(name)) if choices else text_of(name))
 
 
 def prepared(cluster: dict[str, Any]) -> dict[str, Any]:
-    """As `ray up` begins: Ray's defaults filled in, its schema and rules checked."""
+    """Return a cluster as at the start of `ray up`: with Ray's defaults, and validated by its schema."""
     with_defaults = util.prepare_config(cluster)
     util.validate_config(with_defaults)
     return with_defaults
 
 
-def notes(name: str) -> list[str]:
-    """The commands in a file's comments, each on one line."""
+def commented_commands(name: str) -> list[str]:
+    """Return the commands in a file's comments, each on one line."""
     comments = "\n".join(line.lstrip().removeprefix("#") for line in text_of(name).splitlines() if "#" in line[:7])
     joined = re.sub(r"\\\n\s*", "", comments)
     found = re.findall(r"^ {4,}((?:aws|docker|raycrnn|ray|kubectl|helm|sudo|\(umask).*)$", joined, re.MULTILINE)
-    # What stands after the command explains it.
+    # The text after the command explains it.
     return [re.sub(r"\s{2,}#.*", "", command) for command in found]
 
 
@@ -89,12 +91,12 @@ def notes(name: str) -> list[str]:
 
 @pytest.mark.parametrize("choices", [False, True])
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_ray_takes_the_file(name, choices):
+def test_ray_accepts_the_file(name, choices):
     cluster = prepared(read(name, choices))
     assert cluster["cluster_name"] == "raycrnn"
 
 
-def test_the_choices_are_what_the_comments_say():
+def test_the_optional_lines_do_what_the_comments_say():
     types, chosen = (read(AWS, choices)["available_node_types"] for choices in (False, True))
     assert set(chosen) - set(types) == {"gpu_spot"}
     assert [name for name, each in types.items() if "InstanceMarketOptions" in each["node_config"]] == []
@@ -104,22 +106,22 @@ def test_the_choices_are_what_the_comments_say():
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_ray_would_refuse_a_misspelt_key(name):
+def test_ray_refuses_a_misspelt_key(name):
     with pytest.raises(Exception, match="Additional properties"):
         prepared({**read(name), "idle_timeout": 5})
 
 
-# --- what is closed
+# --- security
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_no_file_holds_a_key_or_a_token(name):
+def test_no_file_contains_a_key_or_a_token(name):
     text = text_of(name)
     assert not re.search(r"AKIA[0-9A-Z]{12}|BEGIN [A-Z ]*PRIVATE KEY|\b[0-9a-f]{32,}\b|RAY_AUTH_TOKEN=", text)
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_the_dashboard_listens_on_loopback_and_the_head_offers_no_cpu(name):
+def test_the_dashboard_listens_on_loopback_and_the_head_has_no_cpus_for_tasks(name):
     cluster = prepared(read(name))
     options = start_options(cluster["head_start_ray_commands"])
     assert (options["head"], options["dashboard_host"], options["dashboard_port"]) == (True, "127.0.0.1", 8265)
@@ -133,7 +135,7 @@ def test_the_dashboard_listens_on_loopback_and_the_head_offers_no_cpu(name):
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_workers_join_the_heads_port_and_offer_what_they_have(name):
+def test_workers_join_at_the_port_of_the_head_with_all_their_resources(name):
     cluster = prepared(read(name))
     head, worker = (start_options(cluster[f"{kind}_start_ray_commands"]) for kind in ("head", "worker"))
     assert worker["address"].endswith(f":{head['port']}")
@@ -141,7 +143,7 @@ def test_workers_join_the_heads_port_and_offer_what_they_have(name):
 
 
 def start_options(start_commands: list[str]) -> dict[str, Any]:
-    """Options of `ray start`, parsed by Ray's own command."""
+    """Return the options of `ray start`, parsed by Ray's own command."""
     assert start_commands[0] == "ray stop"
     (line,) = [part for part in start_commands[1].split(";") if "ray start" in part]
     arguments = shlex.split(line)
@@ -150,7 +152,7 @@ def start_options(start_commands: list[str]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_ray_up_makes_no_worker_single_threaded(name):
+def test_ray_up_does_not_limit_workers_to_one_thread(name):
     # Ray's launcher exports OMP_NUM_THREADS=1 before each of its commands.
     for kind in ("head", "worker"):
         command = prepared(read(name))[f"{kind}_start_ray_commands"][1]
@@ -160,11 +162,11 @@ def test_ray_up_makes_no_worker_single_threaded(name):
         assert shell.stdout.strip() == "[]"
 
 
-# --- machines that one owns
+# --- your own machines
 
 
 def test_the_environment_of_own_machines(tmp_path):
-    """The set-up commands, run by a shell in a home of their own; twice, as by a second `ray up`."""
+    """Run the set-up commands in an empty home directory, twice, as a second `ray up` does."""
     (tmp_path / ".ray").mkdir(mode=0o755)
     token = tmp_path / ".ray" / "auth_token"
     token.write_text(TOKEN)
@@ -187,24 +189,24 @@ def test_the_environment_of_own_machines(tmp_path):
     assert TOKEN not in shell.stdout
 
 
-def test_own_machines_are_brought_up_by_the_autoscaler_that_can():
-    # Before the command Ray exports the choice of its second autoscaler; the command's own must come after.
+def test_own_machines_use_the_autoscaler_that_supports_them():
+    # Ray exports its choice of the second autoscaler before the command, so the command must override it.
     command = util.with_envs(read(ONPREM)["head_start_ray_commands"], {"RAY_enable_autoscaler_v2": "1"})[1]
     script = command.partition("ray start")[0] + "echo $RAY_enable_autoscaler_v2"
     assert subprocess.run(["bash", "-c", script], capture_output=True, text=True).stdout.strip() == "0"
 
 
-def test_own_machines_are_all_wanted_from_the_start():
+def test_own_machines_are_all_started_at_once():
     cluster = prepared(read(ONPREM))
     (machines,) = cluster["available_node_types"].values()
     assert machines["min_workers"] == machines["max_workers"] == len(cluster["provider"]["worker_ips"])
 
 
-# --- AWS: which machines come
+# --- AWS: which machines are started
 
 
 def launched(choices: bool, asked: list[dict[str, float]], failed: str | None = None) -> dict[str, int]:
-    """Machines that Ray's autoscaler would start beside the head, by type, for what `request_resources` asked for."""
+    """Return how many machines of each type Ray's autoscaler would start for the resources that a run requests."""
     scaling = AutoscalingConfig(read(AWS, choices), skip_content_hash=True)
     head = Instance(instance_id="1", instance_type="head", status=Instance.ALLOCATED, node_kind=NodeKind.HEAD)
     requests = ResourceRequestUtil.group_by_count([ResourceRequestUtil.make(bundle) for bundle in asked])
@@ -221,25 +223,25 @@ def launched(choices: bool, asked: list[dict[str, float]], failed: str | None = 
     return {launch.instance_type: launch.count for launch in reply.to_launch}
 
 
-def test_nothing_runs_until_it_is_asked_for():
+def test_no_worker_is_started_without_a_request():
     assert launched(False, []) == {}
 
 
-def test_training_gets_the_machines_that_it_asks_for():
+def test_training_gets_the_machines_that_it_requests():
     assert launched(False, [{"CPU": 1, "GPU": 1}] * 2) == {"gpu": 2}
 
 
-def test_spot_machines_are_preferred_and_replaced_by_others_where_there_are_none():
+def test_spot_machines_are_preferred_and_on_demand_ones_used_if_there_are_none():
     asked = [{"CPU": 1, "GPU": 1}] * 3
     assert launched(True, asked) == {"gpu_spot": 3}
     assert launched(True, asked, failed="gpu_spot") == {"gpu": 3}
 
 
-def test_cpus_are_not_sought_on_gpu_machines():
+def test_requests_for_cpus_start_no_gpu_machines():
     assert launched(True, [{"CPU": 4}] * 8) == {"decode": 2}
 
 
-def test_the_account_bounds_the_number_of_machines():
+def test_the_number_of_machines_is_limited():
     cluster = prepared(read(AWS, choices=True))
     assert all(each["max_workers"] <= cluster["max_workers"] for each in cluster["available_node_types"].values())
 
@@ -248,7 +250,7 @@ def test_the_account_bounds_the_number_of_machines():
 
 
 def container_command(cluster: dict[str, Any], node_type: str) -> list[str]:
-    """The words of the `docker run` by which Ray starts the container on a machine of a type."""
+    """Return the arguments of the `docker run` with which Ray starts the container on a machine of a type."""
     docker = AutoscalingConfig(cluster, skip_content_hash=True).get_docker_config(node_type)
     own = docker.get("head_run_options" if node_type == "head" else "worker_run_options", [])
     mounts, options = cluster["file_mounts"], docker["run_options"] + own
@@ -257,7 +259,7 @@ def container_command(cluster: dict[str, Any], node_type: str) -> list[str]:
 
 
 @pytest.mark.parametrize("node_type", ["head", "gpu", "gpu_spot", "decode"])
-def test_each_container_knows_where_the_token_is_but_not_the_token(node_type):
+def test_each_container_gets_the_path_of_the_token_but_not_the_token(node_type):
     words = container_command(read(AWS, choices=True), node_type)
     environment = dict(words[at + 1].split("=", 1) for at, word in enumerate(words) if word == "-e")
     assert environment["RAY_AUTH_MODE"] == "token"
@@ -275,25 +277,25 @@ def test_nothing_is_installed_on_the_machines():
     assert not re.search(r"pip install|apt-get", json.dumps(cluster))
 
 
-# --- AWS: the account and the machines, made in moto's EC2
+# --- AWS: the account and the machines, simulated by moto
 
 
 @dataclass
 class Account:
-    """An account after `ray up`: what was made in it."""
+    """An account after `ray up`."""
 
     group: str
     cluster: dict[str, Any]
     key: Path
     machines: dict[str, dict[str, Any]]
-    """EC2's descriptions, by type"""
+    """Descriptions of the machines by EC2, by type."""
     requests: dict[str, str]
-    """what EC2 was asked for, by type"""
+    """Requests that EC2 received, by type."""
 
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory):
-    """deploy/aws-account.yaml and one machine of each type of cluster.yaml, all choices taken."""
+    """An account from deploy/aws-account.yaml, with a machine of each type of cluster.yaml with all optional lines."""
     home = tmp_path_factory.mktemp("home")
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text(TOKEN)
@@ -315,7 +317,7 @@ def account(tmp_path_factory):
 
 
 def make_account() -> str:
-    """deploy/aws-account.yaml, as CloudFormation makes it. Returns the security group's id."""
+    """Create the stack of deploy/aws-account.yaml and return the ID of its security group."""
     parameters = {"SshFrom": MY_ADDRESS, "Bucket": "lines"}
     formation = boto3.client("cloudformation", REGION)
     formation.create_stack(
@@ -331,13 +333,13 @@ def make_account() -> str:
 
 
 def bootstrapped(group: str) -> dict[str, Any]:
-    """As `ray up` goes on: names resolved in the account, the ssh key made."""
-    filled_in = with_choices(text_of(AWS)).replace("sg-FILL-IN", group)
+    """Return the cluster as `ray up` continues: with names resolved in the account and an SSH key."""
+    filled_in = with_options(text_of(AWS)).replace("sg-FILL-IN", group)
     return commands._bootstrap_config(yaml.safe_load(filled_in), no_config_cache=True)
 
 
 def start(cluster: dict[str, Any], node_type: str) -> tuple[dict[str, Any], str]:
-    """Start one machine of a type by Ray's provider. Returns EC2's description, and the request that was sent."""
+    """Start a machine of a type with Ray's provider; return its description by EC2 and the request that was sent."""
     provider = commands._get_node_provider(cluster["provider"], cluster["cluster_name"])
     sent = []
 
@@ -348,7 +350,7 @@ def start(cluster: dict[str, Any], node_type: str) -> tuple[dict[str, Any], str]
     events.register("provide-client-params.ec2.RunInstances", note)
     is_head = node_type == cluster["head_node_type"]
     tags = {TAG_RAY_NODE_KIND: NODE_KIND_HEAD if is_head else NODE_KIND_WORKER, TAG_RAY_USER_NODE_TYPE: node_type}
-    # `head_node` is what Ray adds for the head alone: a role with full rights, unless the file names one.
+    # Ray adds `head_node` only for the head: a role with all permissions, unless the file names one.
     added = cluster["head_node"] if is_head else {}
     node_config = {**added, **cluster["available_node_types"][node_type]["node_config"]}
     (machine_id,) = provider.create_node(node_config, tags, 1)
@@ -374,7 +376,7 @@ def described(machine_id: str) -> dict[str, Any]:
         ("decode", "c6i.4xlarge", "raycrnn-worker", True),
     ],
 )
-def test_the_machines_on_aws(account, node_type, instance_type, role, spot):
+def test_machines_on_aws_have_their_type_role_and_price_model(account, node_type, instance_type, role, spot):
     machine = account.machines[node_type]
     assert machine["InstanceType"] == instance_type
     assert [each["GroupId"] for each in machine["SecurityGroups"]] == [account.group]
@@ -385,7 +387,7 @@ def test_the_machines_on_aws(account, node_type, instance_type, role, spot):
     assert (machine.get("InstanceLifecycle") == "spot") == spot
 
 
-def test_no_key_and_no_token_is_given_to_ec2(account):
+def test_ec2_receives_no_key_and_no_token(account):
     key = account.key.read_text().strip()
     assert stat.S_IMODE(account.key.stat().st_mode) == 0o600
     for node_type, request in account.requests.items():
@@ -396,7 +398,7 @@ def test_no_key_and_no_token_is_given_to_ec2(account):
     assert TOKEN not in json.dumps(account.cluster), "this is copied to the head as ~/ray_bootstrap_config.yaml"
 
 
-def test_only_ssh_from_one_address_and_the_group_itself_get_in(account):
+def test_only_ssh_from_one_address_and_the_group_itself_are_allowed_in(account):
     groups = boto3.client("ec2", REGION).describe_security_groups()["SecurityGroups"]
     (group,) = [each for each in groups if each["GroupId"] == account.group]
     rules = {rule["IpProtocol"]: rule for rule in group["IpPermissions"]}
@@ -407,7 +409,7 @@ def test_only_ssh_from_one_address_and_the_group_itself_get_in(account):
     assert (ssh["Ipv6Ranges"], ssh["UserIdGroupPairs"]) == ([], [])
     assert [each["GroupId"] for each in within["UserIdGroupPairs"]] == [account.group]
     assert (within["Ipv6Ranges"], within["IpRanges"]) == ([], [])
-    # Ray has made none of its own, which would be open for ssh.
+    # Ray created no group of its own, which would allow SSH from everywhere.
     assert not [each for each in groups if each["GroupName"].startswith("ray-autoscaler")]
 
 
@@ -419,8 +421,8 @@ def test_the_group_must_be_filled_in(capsys):
 
 
 @pytest.mark.usefixtures("account")
-def test_the_types_offer_what_their_machines_have():
-    """CPUs and GPUs as EC2 lists them, and a /dev/shm that holds Ray's object store and leaves half of the memory."""
+def test_types_declare_the_resources_of_their_machines():
+    """CPUs and GPUs are as EC2 lists them; /dev/shm fits the object store of Ray and leaves half of the memory."""
     types = read(AWS, choices=True)["available_node_types"]
     names = sorted({each["node_config"]["InstanceType"] for each in types.values()})
     listed = boto3.client("ec2", REGION).describe_instance_types(InstanceTypes=names)["InstanceTypes"]
@@ -437,8 +439,8 @@ def test_the_types_offer_what_their_machines_have():
         assert share * memory < shm <= memory / 2
 
 
-class Notes:
-    """In the place of `subprocess` for `ray up`: notes the commands, and answers as a machine without a container."""
+class RecordedCommands:
+    """Replaces `subprocess` in `ray up`: records the commands and answers like a machine without a container."""
 
     CalledProcessError = subprocess.CalledProcessError
     ANSWERS: ClassVar = {
@@ -460,11 +462,11 @@ class Notes:
 
 
 @pytest.mark.long
-def test_ray_up_brings_the_token_by_a_copied_file_and_in_no_command(account, tmp_path, monkeypatch):
-    """All of `ray up` but the machine at the other end."""
+def test_ray_up_copies_the_token_as_a_file_and_puts_it_in_no_command(account, tmp_path, monkeypatch):
+    """Run all of `ray up` except what runs on the machine itself."""
     (tmp_path / "config").mkdir()
     monkeypatch.chdir(tmp_path)
-    notes = Notes()
+    notes = RecordedCommands()
     commands.set_using_login_shells(True)
     commands.get_or_create_head_node(account.cluster, AWS, False, False, True, None, _runner=notes)
     assert not [command for command in notes.commands if TOKEN in command]
@@ -481,16 +483,16 @@ def test_ray_up_brings_the_token_by_a_copied_file_and_in_no_command(account, tmp
     assert at[-1] == len(notes.commands) - 1
 
 
-# --- AWS: what the roles may
+# --- AWS: permissions of the roles
 
 
-def test_cloudformation_would_take_the_template():
-    """By AWS's linter: resources, properties and actions exist, and there is no YAML that CloudFormation refuses."""
+def test_the_template_is_valid_for_cloudformation():
+    """Check with AWS's linter that resources, properties and actions exist and the YAML is accepted."""
     assert cfnlint.api.lint(text_of(ACCOUNT), config=cfnlint.api.ManualArgs(regions=[REGION])) == []
 
 
 def statements(resource: str) -> list[dict[str, Any]]:
-    """What a role of its own, or a policy, allows."""
+    """Return the statements of a policy, or of a role's own policies."""
     properties = read(ACCOUNT)["Resources"][resource]["Properties"]
     policies = properties.get("Policies", [properties] if "PolicyDocument" in properties else [])
     return [each for policy in policies for each in policy["PolicyDocument"]["Statement"]]
@@ -500,7 +502,7 @@ def actions(statement: dict[str, Any]) -> list[str]:
     return [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
 
 
-def test_workers_may_use_the_bucket_and_pull_the_image_and_nothing_else():
+def test_workers_may_only_use_the_bucket_and_pull_the_image():
     for statement in statements("UseBucket"):
         assert all(action.startswith("s3:") and "*" not in action for action in actions(statement))
         assert statement["Resource"]["Fn::Sub"].startswith("arn:aws:s3:::${Bucket}")
@@ -510,7 +512,7 @@ def test_workers_may_use_the_bucket_and_pull_the_image_and_nothing_else():
     assert worker["ManagedPolicyArns"] == head["ManagedPolicyArns"] == [{"Ref": "UseBucket"}, pull]
 
 
-def test_the_head_may_end_only_machines_of_its_cluster_and_pass_on_only_the_workers_role():
+def test_the_head_may_terminate_only_machines_of_its_cluster_and_pass_only_the_workers_role():
     by_action = {action: each for each in statements("HeadRole") for action in actions(each)}
     ends = by_action["ec2:TerminateInstances"]["Condition"]["StringEquals"]
     assert ends == {"ec2:ResourceTag/ray-cluster-name": read(AWS)["cluster_name"]}
@@ -522,7 +524,7 @@ def test_the_head_may_end_only_machines_of_its_cluster_and_pass_on_only_the_work
     ("address", "allowed"),
     [("203.0.113.7/32", True), ("203.0.113.0/24", True), ("0.0.0.0/0", False), ("10.0.0.0/8", False), ("::/0", False)],
 )
-def test_ssh_cannot_be_opened_to_the_world(address, allowed):
+def test_ssh_cannot_be_allowed_from_everywhere(address, allowed):
     pattern = read(ACCOUNT)["Parameters"]["SshFrom"]["AllowedPattern"]
     assert bool(re.fullmatch(pattern, address)) == allowed
 
@@ -538,7 +540,7 @@ def test_the_roles_of_the_account_are_those_of_the_cluster():
 
 
 class Part(BaseModel):
-    """A part of KubeRay's API (ray.io/v1): the fields that the files use, and no others."""
+    """A part of KubeRay's API (ray.io/v1), with only the fields that the files use."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -614,7 +616,7 @@ class RayService(Part):
 
 
 def objects(name: str) -> dict[str, dict[str, Any]]:
-    """The Kubernetes objects of a file, by kind."""
+    """Return the Kubernetes objects of a file, by kind."""
     return {each["kind"]: each for each in yaml.safe_load_all(text_of(name))}
 
 
@@ -625,7 +627,7 @@ def ray_cluster(name: str) -> RayCluster:
 
 
 def pod_templates(name: str) -> dict[str, dict[str, Any]]:
-    """The pods of a file, by group."""
+    """Return the pod templates of a file, by group."""
     cluster = ray_cluster(name)
     templates = {"head": cluster.headGroupSpec.template}
     templates |= {group.groupName: group.template for group in cluster.workerGroupSpecs}
@@ -635,7 +637,7 @@ def pod_templates(name: str) -> dict[str, dict[str, Any]]:
 
 
 def known_to_kubernetes(data: dict[str, Any], kind: type) -> bool:
-    """Whether Kubernetes knows every field. Raises for values of another type."""
+    """Return whether Kubernetes knows every field. Raises if a value has the wrong type."""
     return msgspec.to_builtins(msgspec.convert(data, kind)) == data
 
 
@@ -652,13 +654,13 @@ def test_kubernetes_knows_every_field(name):
     assert known_to_kubernetes(options.securityContext, core_v1.SecurityContext)
 
 
-def test_a_misspelt_field_would_be_noticed():
+def test_a_misspelt_field_is_noticed():
     template = pod_templates(KUBERNETES[0])["head"]
     assert not known_to_kubernetes({**template, "sepc": {}}, core_v1.PodTemplateSpec)
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
-def test_pods_have_no_rights_and_ask_for_what_they_may_use(name):
+def test_pods_have_no_privileges_and_request_what_they_may_use(name):
     for group, template in pod_templates(name).items():
         pod = template["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True, group
@@ -674,7 +676,7 @@ def test_pods_have_no_rights_and_ask_for_what_they_may_use(name):
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
-def test_nobody_from_outside_gets_at_the_cluster(name):
+def test_the_cluster_is_not_reachable_from_outside(name):
     cluster = ray_cluster(name)
     assert cluster.headGroupSpec.serviceType == "ClusterIP"
     assert (cluster.authOptions.mode, cluster.authOptions.secretName) == ("token", "raycrnn-token")
@@ -690,14 +692,14 @@ def test_nobody_from_outside_gets_at_the_cluster(name):
 
 
 @pytest.mark.parametrize("name", KUBERNETES)
-def test_the_head_trains_and_serves_nothing_and_ray_is_the_one_tested(name):
+def test_the_head_runs_no_tasks_and_the_version_of_ray_is_the_tested_one(name):
     cluster = ray_cluster(name)
     assert cluster.headGroupSpec.rayStartParams == {"num-cpus": "0", "num-gpus": "0"}
     assert f"ray=={cluster.rayVersion}\n" in text_of("constraints.txt")
     assert all(group.minReplicas <= group.replicas <= group.maxReplicas for group in cluster.workerGroupSpecs)
 
 
-def test_the_job_has_a_worker_for_each_gpu_pod():
+def test_the_job_has_a_training_worker_for_each_gpu_pod():
     spec = RayJob.model_validate(objects(KUBERNETES[0])["RayJob"]).spec
     groups = {group.groupName: group for group in spec.rayClusterSpec.workerGroupSpecs}
     assert set(groups) == {"gpu", "decode"}
@@ -724,7 +726,7 @@ def test_the_jobs_command_and_configuration_are_valid(tmp_path):
     assert volume["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
 
 
-def test_the_service_is_what_serve_deploy_takes():
+def test_the_service_is_valid_for_serve_deploy():
     spec = RayService.model_validate(objects(KUBERNETES[1])["RayService"]).spec
     deployed = ServeDeploySchema.model_validate(yaml.safe_load(spec.serveConfigV2))
     shipped = ServeDeploySchema.model_validate(read("deploy/serve_config.yaml"))
@@ -747,7 +749,7 @@ def test_the_service_is_what_serve_deploy_takes():
             assert settings.cpus <= float(container["resources"]["limits"]["cpu"])
 
 
-def test_the_proxies_of_the_service_have_the_door_and_its_limits():
+def test_the_proxies_of_the_service_have_the_middleware_and_its_limits():
     limits = deployment.Settings(model="m").limits
     for template in pod_templates(KUBERNETES[1]).values():
         (container,) = template["spec"]["containers"]
@@ -757,12 +759,12 @@ def test_the_proxies_of_the_service_have_the_door_and_its_limits():
         assert int(environment[proxy_middleware.MAX_REQUESTS_VARIABLE]) == proxy_middleware.MAX_REQUESTS
 
 
-# --- what the files name exists
+# --- names in the files exist
 
 
 @cache
 def words_of_ray() -> set[str]:
-    """Every word in what could know an environment variable: Ray's Python and its compiled core."""
+    """Return every word in Ray's Python files and compiled core, which contain the names of environment variables."""
     house = Path(ray.__file__).parent
     folders = [house / "_private", house / "_common", house / "autoscaler", house / "serve" / "_private"]
     files = [path for folder in folders for path in folder.rglob("*.py")]
@@ -772,9 +774,9 @@ def words_of_ray() -> set[str]:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_every_environment_variable_is_known(name):
+def test_every_environment_variable_exists(name):
     ours = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "raycrnn").rglob("*.py"))
-    # Amazon's library in pyarrow reads these.
+    # The AWS library in pyarrow reads these.
     amazons = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}
     for variable in set(re.findall(r"\b(?:RAY|RAYCRNN|AWS)_\w+", text_of(name))) - amazons:
         if variable.startswith("RAYCRNN"):
@@ -785,7 +787,7 @@ def test_every_environment_variable_is_known(name):
             assert known, variable
 
 
-def test_ray_serve_finds_the_door():
+def test_ray_serve_imports_the_middleware():
     named = {
         value for name in EVERY for value in re.findall(r"\braycrnn\.serving\.proxy_middleware:\w+", text_of(name))
     }
@@ -794,8 +796,8 @@ def test_ray_serve_finds_the_door():
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_the_commands_in_the_notes_are_rays(name):
-    found = [shlex.split(command) for command in notes(name) if command.startswith("ray ")]
+def test_the_commands_in_the_comments_exist_in_ray(name):
+    found = [shlex.split(command) for command in commented_commands(name) if command.startswith("ray ")]
     verbs = [words[1] for words in found]
     assert verbs[0] == "up"
     assert verbs[-1] == "down"
@@ -812,8 +814,8 @@ def test_the_commands_in_the_notes_are_rays(name):
 
 
 @pytest.mark.parametrize("name", [AWS, ONPREM])
-def test_the_training_in_the_notes_is_valid(name):
-    (command,) = [command for command in notes(name) if "raycrnn train" in command]
+def test_the_training_command_in_the_comments_is_valid(name):
+    (command,) = [command for command in commented_commands(name) if "raycrnn train" in command]
     program, verb, path, *overrides = shlex.split(command.split(" -- ")[1])
     assert (program, verb) == ("raycrnn", "train")
     settings = config.load(str(ROOT / "config_template.json"), overrides)
@@ -825,9 +827,9 @@ def test_the_training_in_the_notes_is_valid(name):
         assert settings.output_model_dir.startswith("s3://")
 
 
-def test_the_token_that_the_notes_make_is_its_owners_alone(tmp_path):
-    # As it stands in both files, with the `ray` of this environment.
-    (line,) = {command for name in (AWS, ONPREM) for command in notes(name) if "get-auth-token" in command}
+def test_the_token_of_the_comments_is_readable_only_by_its_owner(tmp_path):
+    # As in both files, with the `ray` of this environment.
+    (line,) = {command for name in (AWS, ONPREM) for command in commented_commands(name) if "get-auth-token" in command}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**inherited, "HOME": str(tmp_path), "PATH": path}
@@ -840,14 +842,14 @@ def test_the_token_that_the_notes_make_is_its_owners_alone(tmp_path):
 
 
 @pytest.mark.parametrize("name", [AWS, ACCOUNT])
-def test_the_files_in_the_notes_are_there(name):
-    for command in notes(name):
+def test_the_files_in_the_comments_exist(name):
+    for command in commented_commands(name):
         for path in re.findall(r"\bdeploy/[\w.-]+", command):
             assert (ROOT / path).is_file(), path
 
 
-def test_a_working_directory_brings_configurations_alone(tmp_path):
-    """What Ray puts into the package of `ray job submit --working-dir .` in a checkout."""
+def test_a_working_directory_uploads_only_configurations(tmp_path):
+    """Check the contents of the package that `ray job submit --working-dir .` uploads from a checkout."""
     copy = tmp_path / "checkout"
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for name in (*listed, "config/config.json", "config/search.yaml", "output/model/config.json", "lines/a.png"):

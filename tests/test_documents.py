@@ -243,7 +243,7 @@ def test_python_snippets_compile_and_their_imports_of_raycrnn_exist(page):
                 assert all(hasattr(module, name.name) for name in node.names), ast.unparse(node)
 
 
-def test_the_rows_of_the_readme_and_of_the_data_page_are_read_as_they_say():
+def test_the_rows_in_the_readme_and_on_the_data_page_are_parsed_as_described():
     for page in (PAGES[0], DOCS / "data.md"):
         text = next(text for text in blocks(page, "text") if "quondam" in text)
         rows = [csv_files.parse_row(line, number) for number, line in enumerate(text.splitlines(), 1)]
