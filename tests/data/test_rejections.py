@@ -62,3 +62,7 @@ def test_rejected_csv_is_sorted_by_file_and_line(tmp_path):
         ["b.csv", "7", "x.png"],
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["rejected.csv"]
+
+
+def test_the_text_of_a_rejection_is_its_reason_and_detail():
+    assert str(Rejected("not an image", "3 bytes")) == "not an image: 3 bytes"
