@@ -109,7 +109,8 @@ scheduler: {asha: {grace: 0.3, reduction: 2}}
     wait_until(lambda: not processes("RayTrainWorker"))
 
 
-@pytest.mark.parametrize("remote", [False, pytest.param(True, marks=pytest.mark.extended)])
+@pytest.mark.extended
+@pytest.mark.parametrize("remote", [False, True])
 def test_population_based_training_exchanges_weights(local_ray, tmp_path, bucket, remote):
     """Trials that cannot learn continue from the weights of one that can."""
     place = storage.join(bucket, "search") if remote else str(tmp_path / "search")
