@@ -29,8 +29,9 @@ class TrainingJob:
     """The monitor that holds the decoded images; all trials of a search use that of the search."""
     cache_images: bool
     """Whether decoded training images are kept in memory."""
-    always_save: bool = False
-    """Whether to save a checkpoint after every evaluation, however short the time since the last one."""
+    exchanges_weights: bool = False
+    """Whether trials continue from each other's weights. Training then saves a checkpoint after every evaluation,
+    however short the time since the last one, and waits for the decision of the search."""
     counts_all_minutes: bool = False
     """Whether `training.max_minutes` includes the time that was spent before the run was interrupted."""
     owner: str | None = None

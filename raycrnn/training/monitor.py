@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_POSTS = 0.5
 """Seconds between two progress reports of a worker."""
 
+SECONDS_BETWEEN_QUESTIONS = 0.05
+"""Seconds between two times that a worker asks whether it may go on after an evaluation."""
+
 SECONDS_BETWEEN_HEARTBEATS = 5.0
 """Seconds between two reports of what a worker is doing."""
 
@@ -87,6 +90,7 @@ class Monitor:
         self._evaluations: list[dict[str, Any]] = []
         self._result: TrainingResult | None = None
         self._stop = False
+        self._posted, self._judged = 0, 0
         self._activities: dict[int, tuple[float, WorkerActivity]] = {}
         self._image_cache: ImageCache | None = None
         self._closed = False
@@ -106,6 +110,7 @@ class Monitor:
             self._lines.append(line)
         if evaluation is not None:
             self._evaluations.append(evaluation)
+            self._posted += 1
         if result is not None:
             self._result = result
         return self._stop
@@ -116,6 +121,16 @@ class Monitor:
         update = StatusUpdate(self._progress, self._lines, self._evaluations, self._result)
         self._lines, self._evaluations = [], []
         return update
+
+    @ray.method
+    def judge(self) -> None:
+        """Note that the search has decided about one more evaluation."""
+        self._judged += 1
+
+    @ray.method
+    def may_go_on(self) -> bool:
+        """Return whether the search has decided about all evaluations, or asked the workers to stop."""
+        return self._stop or self._judged >= self._posted
 
     @ray.method
     def heartbeat(self, rank: int, activity: WorkerActivity) -> None:
@@ -161,7 +176,7 @@ def publish_image_cache(registry: "ActorProxy[Monitor]", cache: "ImageCache") ->
 
 
 class Reporter:
-    """A worker's side of the monitor. Only `result` waits until the monitor has received the message."""
+    """A worker's side of the monitor. Only `result` and `wait_for_search` wait for an answer."""
 
     def __init__(self, monitor: "ActorProxy[Monitor]"):
         self._monitor = monitor
@@ -219,6 +234,14 @@ class Reporter:
     def evaluation(self, record: dict[str, Any]) -> None:
         """Post the record of an evaluation."""
         self._monitor.post.remote(evaluation=record)
+
+    def wait_for_search(self) -> float:
+        """Wait until the search has decided about the evaluations that were posted, and return the seconds."""
+        self.set_activity("waiting for the search to decide about the evaluation")
+        start = time.monotonic()
+        while not ray.get(self._monitor.may_go_on.remote()):
+            time.sleep(SECONDS_BETWEEN_QUESTIONS)
+        return time.monotonic() - start
 
     def result(self, result: TrainingResult) -> None:
         """Post how the training ended, and wait until the monitor has it."""

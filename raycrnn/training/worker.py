@@ -240,9 +240,8 @@ class Worker:
         start = time.monotonic()
         result = None
         if self.job.data.eval is not None:
-            learner = self.learner
             result = validation.evaluate(
-                learner.network, self.eval_batches, self.job.data.alphabet, learner.precision, self.device
+                self.learner.network, self.eval_batches, self.job.data.alphabet, self.learner.precision, self.device
             )
             self._share_rejections("eval", self.eval_batches.rejected)
         self.progress.evaluated_at = self.progress.step
@@ -251,10 +250,12 @@ class Worker:
         self.throughput.pause(time.monotonic() - start)
         self._write_rejected()
         save_is_due = time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES
-        if self.job.always_save or collectives.from_worker_0(save_is_due, self.device):
+        if self.job.exchanges_weights or collectives.from_worker_0(save_is_due, self.device):
             self._save()
         if self.rank == 0:
             self.reporter.evaluation(dict(record))
+            if self.job.exchanges_weights:
+                self.throughput.pause(self.reporter.wait_for_search())
         if self.report_metrics is not None:
             self.reporter.set_activity("reporting metrics to Ray Train, or waiting for other workers to report")
             self.report_metrics(dict(record))

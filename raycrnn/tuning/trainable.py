@@ -106,6 +106,8 @@ class TrainingTrainable(tune.Trainable):
         self._training: RunningTraining | None = None
         self._evaluations: list[dict] = []
         self._donor: str | None = None
+        self._undecided = False
+        """Whether training waits for Tune's decision about an evaluation."""
 
     def step(self) -> dict:
         """Wait for the next evaluation, for the end of the training, or for some seconds, and return a result."""
@@ -181,7 +183,7 @@ class TrainingTrainable(tune.Trainable):
             monitor,
             image_cache_registry,
             cache_images,
-            always_save=self._shared.exchange,
+            exchanges_weights=self._shared.exchange,
             counts_all_minutes=True,
             taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],
             owner=self._output.owner,
@@ -190,6 +192,9 @@ class TrainingTrainable(tune.Trainable):
         return RunningTraining(job, cluster.Background(lambda: trainer.run_training(job)), Stall())
 
     def _next_result(self, training: RunningTraining) -> dict:
+        if self._undecided:
+            training.job.monitor.judge.remote()
+            self._undecided = False
         start = time.monotonic()
         while not self._evaluations:
             # In this order: a worker posts its result before the training ends.
@@ -211,25 +216,20 @@ class TrainingTrainable(tune.Trainable):
             time.sleep(0.1)
         record = self._evaluations.pop(0)
         donor, self._donor = self._donor, None
+        self._undecided = self._shared.exchange
         return {**record, "evaluation": record, "values": self._values, "took_over": donor}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Copy the last checkpoint to Tune, which passes it to trials that continue from it."""
+        """Copy the last checkpoint to Tune, which passes it to trials that continue from it.
+
+        With population-based training it is that of the last result, because training waits after each evaluation.
+        """
         steps = self._checkpoints()
-        for attempt in range(5):
-            try:
-                last = _last_step(steps)
-                if last is None:
-                    raise FileNotFoundError(f"{steps}: contains no checkpoint")
-                steps.fetch(last)
-                shutil.copytree(steps.path / last, Path(checkpoint_dir) / last)
-                break
-            except (FileNotFoundError, shutil.Error, UsageError):
-                # Training continues, and a newer checkpoint has replaced this one.
-                for rest in Path(checkpoint_dir).glob("step_*"):
-                    shutil.rmtree(rest)
-                if attempt == 4:
-                    raise
+        last = _last_step(steps)
+        if last is None:
+            raise FileNotFoundError(f"{steps}: contains no checkpoint")
+        steps.fetch(last)
+        shutil.copytree(steps.path / last, Path(checkpoint_dir) / last)
         (Path(checkpoint_dir) / DONOR).write_text(self._name)
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:  # type: ignore[override]  # Always a path here.

@@ -1,4 +1,4 @@
-"""Messages about stalled runs, and how often they appear."""
+"""Messages about stalled runs and how often they appear; when training may go on after an evaluation."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from raycrnn.cluster import allocate
 from raycrnn.config import Cluster
 from raycrnn.training import monitor
 from raycrnn.training.console import Stall, describe_loss
-from raycrnn.training.monitor import WorkerActivity
+from raycrnn.training.monitor import Monitor, WorkerActivity
 
 
 @pytest.fixture
@@ -80,3 +80,17 @@ def test_a_loss_names_the_resources_that_missing_workers_wait_for():
     )
     one_or_two = allocate(Cluster(num_workers=(1, 2)), None, [GPU, GPU])
     assert "at least 1 worker(s) that need 1 CPUs and a GPU each wait" in describe_loss([GPU, GPU], [CPU], one_or_two)
+
+
+def test_training_goes_on_when_the_search_has_decided_about_all_evaluations_or_stops_it():
+    monitor = Monitor()
+    assert monitor.may_go_on()
+    for _ in range(2):
+        monitor.post(evaluation={"loss": 1.0})
+    monitor.judge()
+    assert not monitor.may_go_on()
+    monitor.judge()
+    assert monitor.may_go_on()
+    monitor.post(evaluation={"loss": 1.0})
+    monitor.stop()
+    assert monitor.may_go_on()

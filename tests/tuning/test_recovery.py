@@ -114,6 +114,8 @@ scheduler: {asha: {grace: 0.3, reduction: 2}}
 def test_population_based_training_exchanges_weights(local_ray, tmp_path, bucket, remote):
     """Trials that cannot learn continue from the weights of one that can."""
     place = storage.join(bucket, "search") if remote else str(tmp_path / "search")
+    # One trial at a time, so that their order does not depend on the load. Each exchanges three times: a trial can
+    # continue only from one that has been ahead at an earlier exchange.
     text = """
 search:
   training.learning_rate: {choice: [1e-9, 1e-8, 5e-3]}
@@ -122,8 +124,9 @@ fixed:
   training.schedule: constant
   model.keep_prob: 1.0
 samples: 4
+concurrent: 1
 metric: loss
-scheduler: {pbt: {every: 0.34, quantile: 0.5, resample: 0}}
+scheduler: {pbt: {every: 0.25, quantile: 0.5, resample: 0}}
 """
     result = run_search(tmp_path, text, training={"learning_rate": 1e-9}, output_model_dir=place)
     trials = result.experiment
@@ -132,6 +135,9 @@ scheduler: {pbt: {every: 0.34, quantile: 0.5, resample: 0}}
     for recipient in recipients:
         donor = recipient.took_over[0].partition(" at ")[0]
         assert donor in trials.trials and donor not in (recipient.name, "base")
+        record = json.loads(storage.read(storage.join(place, "trials", recipient.name, "donor.json")))
+        # The weights are those of the evaluation at which the donor was ahead, not later ones: three steps an epoch.
+        assert int(record["step"].removeprefix("step_")) in (9, 18, 27)
     assert not trials.base.took_over
     assert trials.base.scores["loss"] > 5
     learnt = min(trial.scores["loss"] for trial in trials.trials.values())
