@@ -28,6 +28,7 @@ from pydantic_settings import CliSettingsSource, SettingsConfigDict
 
 from raycrnn import console
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.storage import with_home
 
 METAVARS = {"str": "TEXT", "int": "N", "float": "NUMBER", "Path": "FILE", "list[str]": "TEXT"}
 
@@ -107,7 +108,7 @@ class Command(BaseModel):
         namespace = vars(parser.parse_intermixed_args(arguments))
         # CliApp would fill missing arguments from environment variables of the same name, and split list items at
         # commas: `image.input_shape=[32,256]` would become two.
-        given = {argument: value for argument, value in namespace.items() if value is not PydanticUndefined}
+        given = {argument: _with_home(value) for argument, value in namespace.items() if value is not PydanticUndefined}
         try:
             return cls.model_validate(given)
         except ValidationError as error:
@@ -154,6 +155,13 @@ class _HelpFormatter(argparse.HelpFormatter):
                 lines += filled or [""]
             lines.append("")
         return "\n".join(lines[:-1])
+
+
+def _with_home(value: object) -> object:
+    """Expand `~/` at the start of a value, which a shell does not do in `--output=~/out`."""
+    if isinstance(value, list):
+        return [_with_home(item) for item in value]
+    return with_home(value) if isinstance(value, str) else value
 
 
 def _destination(name: str, field: FieldInfo) -> str:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from raycrnn.storage import with_home
+
 CHANNELS_OF_SIZE = {
     "full": (64, 128, 256, 256, 512, 512, 512),
     "half": (32, 64, 128, 128, 256, 256, 256),
@@ -43,13 +45,22 @@ def _check_encoding(encoding: str) -> str:
     return encoding
 
 
-Delimiter = Annotated[str, Field(min_length=1, max_length=1), AfterValidator(_check_delimiter)]
+def _tab_as_character(delimiter: object) -> object:
+    """Return `tab` and a backslash with a t, which is how people type a tab in a shell, as the tab character."""
+    return "\t" if delimiter in ("tab", "\\t") else delimiter
+
+
+Delimiter = Annotated[
+    str, Field(min_length=1, max_length=1), BeforeValidator(_tab_as_character), AfterValidator(_check_delimiter)
+]
 Encoding = Annotated[str, AfterValidator(_check_encoding)]
 Integer = Annotated[int, BeforeValidator(_integral_float_as_int)]
 Positive = Annotated[Integer, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Csvs = Annotated[tuple[str, ...], BeforeValidator(one_as_several)]
-Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+Location = Annotated[str, AfterValidator(with_home)]
+"""A path or URI; `~/` at its start stands for the home directory."""
+Csvs = Annotated[tuple[Location, ...], BeforeValidator(one_as_several)]
+Weights = Annotated[dict[Location, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Group(BaseModel):
@@ -69,14 +80,15 @@ class Data(Group):
     csv_files_eval: Csvs = ()
     """CSV files to evaluate on: one path or a list of paths. Without any, the last model is exported, not the best."""
     csv_delimiter: Delimiter = ";"
-    """Character between path and label. The first one in a row separates them; the label may contain more."""
+    """Character between path and label; tab or \\t for a tab. The first one in a row separates them; the label may
+    contain more."""
     string_split_delimiter: Delimiter = "|"
     """Character that marks a label as a sequence of units, as in |a|b| |c|, when the label starts with it."""
-    lookup_alphabet_file: str | None = None
+    lookup_alphabet_file: Location | None = None
     """Alphabet: a JSON file {unit: code}, or one that raycrnn includes (lookup_digits, lookup_letters_symbols,
     lookup_letters_digits_symbols). By default the alphabet is built from the training labels."""
     encoding: Encoding = "utf-8"
-    """Encoding of the CSV files, by its name in Python. With utf-8, a byte order mark at the start is ignored."""
+    """Encoding of the CSV files, by its name in Python. With utf-8, the byte order mark of UTF-16 is recognised too."""
     unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
     """Unicode normalisation form of labels and alphabets."""
     max_rejected: Share = 0.01
@@ -302,7 +314,7 @@ class Cluster(Group):
 class Configuration(Group):
     """The configuration of a run."""
 
-    output_model_dir: str = Field("output", min_length=1)
+    output_model_dir: Location = Field("output", min_length=1)
     """Directory for the model, checkpoints and logs. It must be new or empty unless restore_model is true."""
     restore_model: bool = False
     """Whether to resume from the last complete checkpoint in output_model_dir."""

@@ -94,6 +94,10 @@ class Alphabet:
         except KeyError:
             raise UnknownUnit(list(dict.fromkeys(unit for unit in label if unit not in self._code_of))) from None
 
+    def encode_known(self, label: Iterable[str], unknown: int) -> list[int]:
+        """Return the codes of a label's units, and `unknown` for units that are not in the alphabet."""
+        return [self._code_of.get(unit, unknown) for unit in label]
+
     def decode(self, codes: Iterable[int]) -> list[str]:
         """Return the units of codes in 0 … n−1, that is, of codes without blanks."""
         return [self.units[code] for code in codes]

@@ -1,20 +1,34 @@
 """CSV files that list images and labels.
 
 A row is `path;label`. The first delimiter separates the two, so a label can contain the delimiter. A field that starts
-with `"` is quoted as in RFC 4180, but never spans lines; elsewhere, quotes are plain characters. There is no header,
-and blank lines are ignored.
+with `"` is quoted as in RFC 4180, but never spans lines; elsewhere, quotes are plain characters. Blank lines are
+ignored. A header, that is, a first row that names columns instead of an image, is left out.
 """
 
 import codecs
 import itertools
+import logging
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raycrnn import config, storage
-from raycrnn.data.alphabet import Alphabet, UnicodeForm
+from raycrnn.data.alphabet import UnicodeForm
+from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    # Before UTF-16, whose little-endian mark begins with the same two bytes.
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""The encodings of files that begin with a byte order mark."""
 
 UNKNOWN = -1
 """Code of a unit that is not in the alphabet, in references that are only scored."""
@@ -40,6 +54,9 @@ class CsvFile:
 
     path: str
     rows: list[Row]
+    """The rows without the header."""
+    header: Row | None = None
+    """The first row, if it names columns instead of an image."""
 
     def resolve(self, field: str) -> str:
         """Return the absolute path or the URI for a row's path: relative paths are relative to the CSV's folder."""
@@ -57,25 +74,77 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
     Raises:
         UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
     """
-    return CsvFile(str(path), list(iter_rows(path, delimiter, encoding)))
+    header, rows = _open(path, delimiter, encoding)
+    return CsvFile(str(path), list(rows), header)
+
+
+def delimiter_of(path: str, settings: config.Data) -> str:
+    """Return the delimiter of a list of images, whose rows need no label.
+
+    It is the configured one, unless the first row has no such character but a tab.
+
+    Raises:
+        UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
+    """
+    lines = split_lines(read_text(path, settings.encoding)[0])
+    first = next((line for line in lines if line.strip()), "")
+    return "\t" if "\t" in first and settings.csv_delimiter not in first else settings.csv_delimiter
 
 
 def iter_rows(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> Iterator[Row]:
     """Yield the rows of `read_csv` one by one, which needs little more memory than the file's text."""
-    for number, line in enumerate(_lines(_read_text(path, encoding)), 1):
-        if line.strip():
-            yield parse_row(line, number, delimiter)
+    yield from _open(path, delimiter, encoding)[1]
 
 
-def _read_text(path: str | Path, encoding: str) -> str:
+def _open(path: str | Path, delimiter: str, encoding: str) -> tuple[Row | None, Iterator[Row]]:
+    """Return the header of a CSV file, or None, and its other rows."""
+    lines = enumerate(split_lines(read_text(path, encoding)[0]), 1)
+    rows = (parse_row(line, number, delimiter) for number, line in lines if line.strip())
+    first_two = list(itertools.islice(rows, 2))
+    if len(first_two) < 2 or not _is_header(CsvFile(str(path), first_two)):
+        return None, itertools.chain(first_two, rows)
+    header = first_two[0]
+    columns = header.path if header.label is None else f"{header.path}{delimiter}{header.label}"
+    logger.info(f"{path}, line {header.line}: {columns!r} is left out as a header, because it names no image")
+    return header, itertools.chain(first_two[1:], rows)
+
+
+def _is_header(file: CsvFile) -> bool:
+    """Return whether the first of a file's rows names columns: it names no image, but the second row does."""
+    first, second = file.rows
+    if first.problem or second.problem or has_image_suffix(first.path):
+        return False
+    return not _exists(file.resolve(first.path)) and (
+        has_image_suffix(second.path) or _exists(file.resolve(second.path))
+    )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return storage.exists(path)
+    except OSError:
+        # Storage is unreachable; reading the image reports it.
+        return False
+
+
+def read_text(path: str | Path, encoding: str = "utf-8") -> tuple[str, str]:
+    """Return the text of a CSV file without a byte order mark, and the encoding that the file is in.
+
+    The encoding is the given one, unless that is UTF-8 and a byte order mark indicates another one.
+
+    Raises:
+        UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
+    """
     try:
         data = storage.read(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such CSV file") from None
     except OSError as error:
         raise UsageError(f"{path}: the CSV cannot be read: {storage.describe(error)}") from None
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
+        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), encoding)
     try:
-        text = data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(
@@ -84,20 +153,23 @@ def _read_text(path: str | Path, encoding: str) -> str:
         ) from None
     if "\r" in text and "\n" not in text:
         raise UsageError(f"{path}: the lines end in CR alone, as on old Macs: save the file with LF or CRLF")
-    return text
+    return text, encoding
 
 
-def _lines(text: str) -> Iterator[str]:
+def split_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a text without their ends: LF, CRLF, or the CR CR LF of some programs on Windows."""
     # Not splitlines(), which also splits at U+2028, form feeds and other characters that labels can contain.
     start = 0
     while (end := text.find("\n", start)) >= 0:
-        yield text[start:end].removesuffix("\r")
+        yield text[start:end].rstrip("\r")
         start = end + 1
-    yield text[start:].removesuffix("\r")
+    yield text[start:].rstrip("\r")
 
 
 def parse_row(line: str, number: int, delimiter: str = ";") -> Row:
     """Parse one line, with its number in the file, to a row."""
+    if "\r" in line:
+        return Row(line, None, number, "a carriage return in the line")
     try:
         path, rest = _take_field(line, delimiter)
         label = None
@@ -157,13 +229,12 @@ def split_label(label: str, split_delimiter: str = "|", unicode_form: UnicodeFor
     return tuple(unicodedata.normalize(unicode_form, label))
 
 
-def mixes_label_forms(rows: Sequence[Row], split_delimiter: str = "|") -> bool:
-    """Return whether some labels are sequences between delimiters and others are plain, which is usually a mistake."""
-    forms = {row.label.startswith(split_delimiter) for row in rows if row.label}
-    return len(forms) == 2
+def units_of(row: Row, settings: config.Data) -> tuple[str, ...]:
+    """Return the normalised units of a row's label; none if it has no label."""
+    return split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
 
 
-def min_frames(codes: Sequence[int]) -> int:
+def min_frames(codes: Sequence[Hashable]) -> int:
     """Return the number of frames that CTC needs for a label.
 
     A label needs a frame for every unit and one for a blank between every two equal neighbours (Graves et al. 2006).
@@ -181,25 +252,20 @@ def read_labelled_csvs(csvs: Sequence[str], settings: config.Data) -> list[CsvFi
     for file in files:
         if not file.rows:
             raise UsageError(f"{file.path}: the CSV has no rows; a row is path{settings.csv_delimiter}label")
+        if all(row.problem for row in file.rows):
+            first = file.rows[0]
+            raise UsageError(f"{file.path}, line {first.line}: {first.problem}; no row of this CSV can be read")
         if all(row.label is None for row in file.rows):
             raise UsageError(
                 f"{file.path}: no row has a label; a row is path{settings.csv_delimiter}label "
-                "(data.csv_delimiter sets the delimiter)"
+                f"({_delimiter_hint(file.rows)})"
             )
     return files
 
 
-def load_or_build_alphabet(files: Sequence[CsvFile], settings: config.Data) -> Alphabet:
-    """Load the configured alphabet, or build one from the labels if none is configured.
-
-    Raises:
-        UsageError: The alphabet cannot be read, or all labels are empty.
-    """
-    if settings.lookup_alphabet_file is not None:
-        return Alphabet.load(settings.lookup_alphabet_file, settings.unicode_form)
-    labels = {row.label for file in files for row in file.rows if row.label}
-    units = [split_label(label, settings.string_split_delimiter, settings.unicode_form) for label in labels]
-    if not any(units):
-        names = ", ".join(file.path for file in files)
-        raise UsageError(f"{names}: all labels are empty; a row is path{settings.csv_delimiter}label")
-    return Alphabet.from_labels(units)
+def _delimiter_hint(rows: Sequence[Row]) -> str:
+    """Return which setting reads rows that have no label."""
+    for delimiter, name, value in (("\t", "a tab", "tab"), (",", "a comma", ","), (";", "a semicolon", "';'")):
+        if all(delimiter in row.path for row in rows if not row.problem):
+            return f"every row contains {name}: if it separates path and label, set data.csv_delimiter={value}"
+    return "data.csv_delimiter sets the delimiter"

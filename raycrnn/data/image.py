@@ -139,7 +139,7 @@ def measure(path: str) -> tuple[int, int]:
             image = _open(file)
             return image.size[::-1] if _is_rotated(image) else image.size
     except FileNotFoundError:
-        raise Rejected("no such file", path) from None
+        return measure(image_files.in_other_form(path))
     except (OSError, ValueError) as error:
         raise Rejected("cannot be read", f"{path}: {error}") from None
 

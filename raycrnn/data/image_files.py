@@ -1,18 +1,32 @@
 """Read image files by path or URI."""
 
+import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from raycrnn import storage
+from raycrnn.data.characters import invisible_characters, name_of
 from raycrnn.data.rejections import Rejected
+
+JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pnm")
+SUFFIXES = (*JPEG, *NETPBM, ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2")
+"""Suffixes of the files in a folder that are read as images."""
 
 IMAGES_READ_AHEAD = 64
 """Images that `iter_readers` reads from object storage at a time."""
 
 
+def has_image_suffix(name: str) -> bool:
+    """Return whether a file name, a path or a URI without options ends in one of `SUFFIXES`."""
+    return name.lower().endswith(SUFFIXES)
+
+
 def read_bytes(path: str) -> bytes:
     """Return the bytes at a path, or at a URI that pyarrow's filesystems can read.
+
+    A local file is also found if its name is in another Unicode normal form.
 
     Raises:
         Rejected: The file does not exist or cannot be read.
@@ -21,8 +35,31 @@ def read_bytes(path: str) -> bytes:
         if not storage.is_uri(path) and Path(path).is_fifo():
             raise Rejected("cannot be read", f"{path}: a named pipe, not a file")
         return storage.read(path)
+    except FileNotFoundError:
+        return read_bytes(in_other_form(path))
     except OSError as error:
         raise _rejected(path, error) from None
+
+
+def in_other_form(path: str) -> str:
+    """Return the path of a local file whose name differs from a missing one only in its Unicode normal form.
+
+    Macs and archives made on them write `é` as two characters, which CSVs from elsewhere write as one.
+
+    Raises:
+        Rejected: There is no such file either.
+    """
+    found = ""
+    for part in [] if storage.is_uri(path) else path.split(os.sep):
+        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
+        existing = [name for form in forms if os.path.lexists(name := f"{found}{form}" or os.sep)]
+        if not existing:
+            break
+        found = existing[0].rstrip(os.sep) + os.sep
+    else:
+        if (found := found.rstrip(os.sep)) not in ("", path):
+            return found
+    raise _no_such_file(path)
 
 
 def prefetching_reader(paths: Sequence[str]) -> Callable[[str], bytes]:
@@ -57,5 +94,13 @@ def iter_readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes
 
 def _rejected(path: str, error: OSError) -> Rejected:
     if isinstance(error, FileNotFoundError):
-        return Rejected("no such file", path)
+        return _no_such_file(path)
     return Rejected("cannot be read", f"{path}: {storage.describe(error)}")
+
+
+def _no_such_file(path: str) -> Rejected:
+    unseen = dict.fromkeys(map(name_of, invisible_characters(path)))
+    notes = [f"the path contains {', '.join(unseen)}"] if unseen else []
+    if path != path.strip(" "):
+        notes.append("the path begins or ends with a space")
+    return Rejected("no such file", path + (f" ({'; '.join(notes)})" if notes else ""))

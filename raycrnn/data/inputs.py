@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,18 +13,18 @@ import pyarrow as pa
 from raycrnn import storage
 from raycrnn.config import Data
 from raycrnn.data import csv_files
+from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
 
 logger = logging.getLogger(__name__)
-
-JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pnm")
-SUFFIXES = (*JPEG, *NETPBM, ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2")
-"""Suffixes of the files in a folder that are read as images."""
 
 INPUTS = pa.schema({"name": pa.string(), "path": pa.binary(), "problem": pa.string()})
 """Columns of a table of images: the name as the user gave it; the absolute path or URI, as bytes because file names
 need not be valid text; why the image's CSV row is malformed, usually null. For millions of images, an Arrow table
 takes a fraction of the memory of Python objects."""
+
+LIST_SUFFIXES = (".csv", ".tsv", ".txt")
+"""Suffixes of the files that list images."""
 
 ROWS_PER_BATCH = 10_000
 
@@ -35,7 +36,8 @@ def list_inputs(names: Sequence[str], settings: Data) -> pa.Table:
     """List the images that names stand for.
 
     Args:
-        names: Paths or URIs of images, of folders, which are searched for images, or of CSV files.
+        names: Paths or URIs of images, of folders, which are searched for images, or of CSV files. Hidden files and
+            folders in a folder are left out.
         settings: The delimiter and encoding of CSV files.
 
     Returns:
@@ -71,19 +73,48 @@ def _absolute(path: str) -> bytes:
 
 def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
     # A URI can have options after its name.
-    suffix = os.path.splitext(name.partition("?")[0] if storage.is_uri(name) else name)[1].lower()
-    if suffix == ".csv":
+    file_name = name.partition("?")[0] if storage.is_uri(name) else name
+    if file_name.lower().endswith(LIST_SUFFIXES):
         file = csv_files.CsvFile(name, [])
-        for row in csv_files.iter_rows(name, settings.csv_delimiter, settings.encoding):
+        for row in csv_files.iter_rows(name, csv_files.delimiter_of(name, settings), settings.encoding):
             yield row.path, file.resolve(row.path), row.problem
-    elif storage.is_uri(name) and suffix not in SUFFIXES:
+    elif storage.is_uri(name) and not has_image_suffix(file_name):
         for path in _images_below(name):
             yield path, path, None
     elif os.path.isdir(name):
-        for path in _images_in(Path(name)):
+        skipped = SkippedNames()
+        for path in _images_in(Path(name), skipped):
             yield printable(path), path, None
+        skipped.log(printable(name))
     else:
         yield printable(name), name, None
+
+
+@dataclass
+class SkippedNames:
+    """The hidden files and folders that were left out of a folder."""
+
+    count: int = 0
+    example: str = ""
+
+    def skips(self, path: str) -> bool:
+        """Return whether to leave out a file or folder, and count it if so.
+
+        Hidden names begin with a dot, such as the `._scan.png` that macOS adds to archives and `.ipynb_checkpoints`.
+        `__MACOSX` and `@eaDir` hold copies and thumbnails as well.
+        """
+        name = path.rpartition("/")[2]
+        hidden = name.startswith(".") or name in ("__MACOSX", "@eaDir")
+        if hidden:
+            self.count += 1
+            self.example = self.example or path
+        return hidden
+
+    def log(self, folder: str) -> None:
+        """Log how many names were left out, if any."""
+        if self.count:
+            what = "file or folder was" if self.count == 1 else "files and folders were"
+            logger.info(f"{folder}: {self.count:,} hidden {what} left out, for example {self.example}")
 
 
 def _images_below(uri: str) -> Iterator[str]:
@@ -92,13 +123,16 @@ def _images_below(uri: str) -> Iterator[str]:
         names = sorted(storage.names(uri))
     except OSError as error:
         raise UsageError(f"{uri}: cannot be read: {storage.describe(error)}") from None
+    skipped = SkippedNames()
     for name in names:
-        if os.path.splitext(name)[1].lower() in SUFFIXES:
-            yield storage.join(uri, *name.split("/"))
+        parts = name.split("/")
+        if not any(skipped.skips(part) for part in parts) and has_image_suffix(name):
+            yield storage.join(uri, *parts)
+    skipped.log(uri)
 
 
-def _images_in(folder: Path) -> Iterator[str]:
-    """Yield the paths of the images in a folder and its subfolders, sorted by name."""
+def _images_in(folder: Path, skipped: SkippedNames) -> Iterator[str]:
+    """Yield the paths of the images in a folder and its subfolders, sorted by name, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             children = sorted((entry.name, _is_folder(entry), entry.is_symlink()) for entry in entries)
@@ -106,12 +140,14 @@ def _images_in(folder: Path) -> Iterator[str]:
         logger.warning(f"{printable(folder)}: the folder cannot be read: {error.strerror}")
         return
     for name, is_folder, is_link in children:
+        if skipped.skips(printable(folder / name)):
+            continue
         if is_folder and is_link:
             # The link may lead to a folder that contains it, or to the whole disk.
             logger.warning(f"{printable(folder / name)}: skipped, because it is a link to a folder; name it to read it")
         elif is_folder:
-            yield from _images_in(folder / name)
-        elif os.path.splitext(name)[1].lower() in SUFFIXES:
+            yield from _images_in(folder / name, skipped)
+        elif has_image_suffix(name):
             yield str(folder / name)
 
 

@@ -109,8 +109,7 @@ def _read(
 
 
 def _line(file: CsvFile, row: Row, transcription: Transcription, recognizer: Recognizer) -> EvaluatedLine:
-    settings = recognizer.configuration.data
-    reference = csv_files.split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
+    reference = csv_files.units_of(row, recognizer.configuration.data)
     units = tuple(recognizer.alphabet.decode(transcription.codes))
     spans = None
     if transcription.units is not None:

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 import ray
 
 from raycrnn import config, storage
-from raycrnn.data import csv_files, image
+from raycrnn.data import csv_files, csv_warnings, image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.data.rejections import Rejected, Rejection
@@ -27,6 +27,8 @@ SAMPLES = pa.schema(
 """Schema of a sample table. `row` is the number of the row among all rows of all CSVs, so that a row that is left out
 does not change the augmentation of the others. `source` is the number of the CSV, `frames` the number of frames that
 the label needs at least, and `width` the width of the fitted image in pixels."""
+
+UNITS_PER_WARNING = 20
 
 ROWS_PER_MEASURING_TASK = 20_000
 """Rows that one task measures, and the most that the command measures itself. One image takes about 0.1 ms."""
@@ -54,43 +56,51 @@ class SampleTable:
 
 
 def put_samples(
-    files: Sequence[csv_files.CsvFile], alphabet: Alphabet, settings: config.Configuration, training: bool
-) -> SampleTable:
+    files: Sequence[csv_files.CsvFile], alphabet: Alphabet | None, settings: config.Configuration, training: bool
+) -> tuple[SampleTable, Alphabet]:
     """Encode the labels, measure the images and put the rows into the object store.
 
     Images are read only as far as their header.
 
     Args:
         files: The CSVs.
-        alphabet: Codes of the units.
+        alphabet: Codes of the units; None to build it from the labels of the usable rows.
         settings: The run's configuration.
         training: Reject rows without a usable label. Otherwise only malformed rows are rejected, and unknown units
             become `csv_files.UNKNOWN`, which counts as an error.
+
+    Returns:
+        The table and the alphabet. If no row is usable, the alphabet has the units of all labels.
     """
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     paths = [files[source].resolve(row.path) for source, row in pairs]
     sizes = _measure_all(paths)
     shape = settings.image.input_shape
     augmented = settings.augmentation.data_augmentation
-    columns: dict[str, list[object]] = {name: [] for name in SAMPLES.names}
+    columns: dict[str, list[object]] = {name: [] for name in SAMPLES.names if name != "codes"}
+    labels: list[tuple[str, ...]] = []
     rejections, decoded = [], 0
     for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes, strict=True)):
         try:
-            codes = _codes(row, alphabet, settings.data, training)
+            units = _units(row, alphabet, settings.data, training)
             if isinstance(size, Rejected):
                 raise size
             # The size of an image behind a URI is unknown: a request for each would take longer than padding costs.
             width = shape[1] if size is None else image.fitted_width(size, shape)
-            frames = csv_files.min_frames(codes)
+            frames = csv_files.min_frames(units)
             if training:
-                check_frames(len(codes), frames, width)
-            for name, value in zip(SAMPLES.names, (number, path, source, row.line, codes, frames, width), strict=True):
+                check_frames(len(units), frames, width)
+            for name, value in zip(columns, (number, path, source, row.line, frames, width), strict=True):
                 columns[name].append(value)
+            labels.append(units)
             decoded += image.decoded_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
         except Rejected as rejected:
             rejections.append(Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail))
-    table = pa.table(columns, SAMPLES)
-    return SampleTable(
+    if alphabet is None:
+        alphabet = Alphabet.from_labels(labels or (csv_files.units_of(row, settings.data) for _, row in pairs))
+    codes = [alphabet.encode_known(units, UNKNOWN) for units in labels]
+    table = pa.table({**columns, "codes": codes}, SAMPLES)
+    samples = SampleTable(
         table=ray.put(table),
         csv_paths=tuple(file.path for file in files),
         rows=len(pairs),
@@ -98,8 +108,12 @@ def put_samples(
         mean_width=pc.mean(table["width"]).as_py() or 0.0,
         decoded_bytes=decoded * settings.image.input_channels,
         rejections=tuple(rejections),
-        warnings=_warnings(files, settings.data.string_split_delimiter),
+        warnings=(
+            *(warning for file in files for warning in csv_warnings.warnings_of(file, settings.data)),
+            *([] if training else _unknown_units(labels, alphabet)),
+        ),
     )
+    return samples, alphabet
 
 
 def some_paths(samples: SampleTable, count: int) -> list[str]:
@@ -108,27 +122,34 @@ def some_paths(samples: SampleTable, count: int) -> list[str]:
     return [str(paths[index]) for index in range(0, len(paths), max(1, len(paths) // count))]
 
 
-def _warnings(files: Sequence[csv_files.CsvFile], split_delimiter: str) -> tuple[str, ...]:
-    return tuple(
-        f"{file.path}: some labels begin with {split_delimiter!r} and are split into units there, others are plain "
-        "text: check that this is intended (data.string_split_delimiter)"
-        for file in files
-        if csv_files.mixes_label_forms(file.rows, split_delimiter)
-    )
-
-
-def _codes(row: csv_files.Row, alphabet: Alphabet, settings: config.Data, training: bool) -> list[int]:
+def _units(row: csv_files.Row, alphabet: Alphabet | None, settings: config.Data, training: bool) -> tuple[str, ...]:
+    """Return the units of a row's label. Raises `Rejected` if the label cannot be used."""
     if row.problem:
         raise Rejected("malformed row", row.problem)
-    units = csv_files.split_label(row.label or "", settings.string_split_delimiter, settings.unicode_form)
-    if not training:
-        return [alphabet.encode([unit])[0] if unit in alphabet else UNKNOWN for unit in units]
-    if not units:
+    units = csv_files.units_of(row, settings)
+    if training and not units:
         raise Rejected("empty label", "no units")
-    try:
-        return alphabet.encode(units)
-    except ValueError as error:
-        raise Rejected("unknown unit", str(error)) from None
+    if training and alphabet is not None:
+        try:
+            alphabet.encode(units)
+        except ValueError as error:
+            raise Rejected("unknown unit", str(error)) from None
+    return units
+
+
+def _unknown_units(labels: Sequence[Sequence[str]], alphabet: Alphabet) -> list[str]:
+    """Return a warning if labels of the evaluation set have units that the alphabet lacks."""
+    unknown = [{unit for unit in units if unit not in alphabet} for units in labels]
+    rows = sum(map(bool, unknown))
+    if not rows:
+        return []
+    units = sorted(set().union(*unknown))
+    listed = ", ".join(map(repr, units[:UNITS_PER_WARNING]))
+    more = f" and {len(units) - UNITS_PER_WARNING:,} more" if len(units) > UNITS_PER_WARNING else ""
+    return [
+        f"{rows:,} of {len(labels):,} evaluation rows have units that the alphabet lacks ({listed}{more}): the model "
+        "cannot read these units, and each counts as an error: add training rows with them"
+    ]
 
 
 Size = tuple[int, int]

@@ -9,7 +9,7 @@ from raycrnn.data import csv_files
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.csv_files import CsvFile
 from raycrnn.data.rejections import check_rejections, write_rejected
-from raycrnn.errors import RaycrnnError
+from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.ingest import sample_table
 from raycrnn.ingest.sample_table import SampleTable
 from raycrnn.storage import Directory
@@ -21,7 +21,8 @@ class LabelledCsvs:
 
     train: list[CsvFile]
     eval: list[CsvFile]
-    alphabet: Alphabet
+    alphabet: Alphabet | None
+    """The alphabet; None if `put` builds it from the usable training rows."""
     digests: dict[str, str]
     """SHA-256 of each file, by its path."""
 
@@ -52,10 +53,10 @@ class TrainingData:
 
 
 def read(configuration: Configuration) -> LabelledCsvs:
-    """Read the CSVs, and load the alphabet or build it from their labels.
+    """Read the CSVs, and load the alphabet if one is configured.
 
     Raises:
-        UsageError: A file cannot be read, has no usable label or does not fit the configuration.
+        UsageError: A file cannot be read, or has no usable label.
     """
     data = configuration.data
     train = csv_files.read_labelled_csvs(data.train_csvs, data)
@@ -63,25 +64,32 @@ def read(configuration: Configuration) -> LabelledCsvs:
     digests = {
         path: hashlib.sha256(storage.read(path)).hexdigest() for path in (*data.train_csvs, *data.csv_files_eval)
     }
-    return LabelledCsvs(train, evaluation, csv_files.load_or_build_alphabet(train, data), digests)
+    alphabet = None
+    if data.lookup_alphabet_file is not None:
+        alphabet = Alphabet.load(data.lookup_alphabet_file, data.unicode_form)
+    elif not any(csv_files.units_of(row, data) for file in train for row in file.rows):
+        names = ", ".join(file.path for file in train)
+        raise UsageError(f"{names}: all labels are empty; a row is path{data.csv_delimiter}label")
+    return LabelledCsvs(train, evaluation, alphabet, digests)
 
 
 def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> TrainingData:
-    """Encode the labels, measure the images and put the rows into the object store.
+    """Measure the images, encode the labels and put the rows into the object store.
+
+    If no alphabet is configured, it is built from the usable training rows: a row that is left out adds no units.
 
     Raises:
         RaycrnnError: More than `data.max_rejected` of a data set is unusable; `rejected.csv` is written to `output`.
     """
-    train = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, training=True)
-    evaluation = (
-        sample_table.put_samples(csvs.eval, csvs.alphabet, configuration, training=False) if csvs.eval else None
-    )
-    data = TrainingData(csvs.alphabet, train, evaluation, csvs.digests)
+    train, alphabet = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, training=True)
+    sets = {"train": train}
+    if csvs.eval:
+        sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, training=False)
     try:
-        for name, samples in data.sets.items():
+        for name, samples in sets.items():
             check_rejections(name, samples.rejections, samples.rows, configuration.data)
     except RaycrnnError as error:
-        rejections = [rejection for samples in data.sets.values() for rejection in samples.rejections]
+        rejections = [rejection for samples in sets.values() for rejection in samples.rejections]
         try:
             write_rejected(output.path / "rejected.csv", rejections)
             output.sync()
@@ -89,4 +97,4 @@ def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> 
             reason = storage.describe(problem)
             raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {reason}") from None
         raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
-    return data
+    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests)

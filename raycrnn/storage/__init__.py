@@ -29,6 +29,7 @@ from raycrnn.storage.files import (
     resolve_relative,
     size,
     upload,
+    with_home,
     with_suffix,
     write,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "restore_directory",
     "size",
     "upload",
+    "with_home",
     "with_suffix",
     "write",
     "write_bytes",

@@ -57,6 +57,7 @@ def resolve_relative(path: str, name: str) -> str:
     """Resolve a name against the folder of the file `path`. Absolute paths and URIs are returned unchanged."""
     if is_uri(name):
         return name
+    name = with_home(name)
     if not is_uri(path):
         # Not abspath(), which folds `link/../x` to `x` although the link may lead elsewhere.
         return os.path.join(os.getcwd(), os.path.dirname(path), name)
@@ -64,6 +65,11 @@ def resolve_relative(path: str, name: str) -> str:
     if name.startswith("/"):
         return name
     return base.rpartition("/")[0] + "/" + urllib.parse.quote(name) + mark + options
+
+
+def with_home(path: str) -> str:
+    """Return a path that begins with `~/` with the home directory of the user instead."""
+    return os.path.expanduser(path) if path.startswith("~/") else path
 
 
 def absolute(path: str) -> str:

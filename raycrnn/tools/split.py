@@ -1,10 +1,11 @@
 """`raycrnn split`: divide the rows of a CSV into a training CSV and an evaluation CSV.
 
-Rows are copied unchanged, except that relative paths are rewritten if the new CSVs are in another folder.
+Rows are copied unchanged, except that relative paths are rewritten if the new CSVs are in another folder. Both CSVs
+get the header, if there is one.
 """
 
-import codecs
 import json
+import logging
 import os
 import random
 import re
@@ -20,9 +21,12 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import storage
 from raycrnn.cli import Command, Metavar
 from raycrnn.config.schema import Delimiter, Encoding
-from raycrnn.data.csv_files import CsvFile, Row, read_csv, write_field
+from raycrnn.data.csv_files import CsvFile, Row, read_csv, read_text, write_field
+from raycrnn.data.duplicates import conflicting_labels, same_images
 from raycrnn.data.rejections import REMEDIES
 from raycrnn.errors import RaycrnnError, UsageError
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED = 20
 """Number of rows that an error message lists."""
@@ -32,7 +36,8 @@ class Split(Command):
     """Divide the rows of a CSV into a training CSV and an evaluation CSV.
 
     Text lines of one receipt, one book or one writer resemble each other. If such lines are in both CSVs, the
-    evaluation is too optimistic: keep them together with --group.
+    evaluation is too optimistic: keep them together with --group. Rows with the same image are always kept together;
+    images are compared by their paths and, on local disks, by their contents.
     """
 
     epilog: ClassVar[str] = (
@@ -54,7 +59,7 @@ class Split(Command):
     overwrite: bool = False
     """Replace the two CSVs if they exist."""
     delimiter: Annotated[Delimiter, Metavar("CHAR")] = ";"
-    """Character between path and label."""
+    """Character between path and label; tab for a tab."""
     encoding: Annotated[Encoding, Metavar("NAME")] = "utf-8"
     """Encoding of the input and of the two CSVs."""
     as_json: Annotated[bool, Field(alias="json")] = False
@@ -72,12 +77,14 @@ class Split(Command):
     def run(self) -> None:
         train_file, eval_file = self._files()
         csv = read_csv(self.csv, self.delimiter, self.encoding)
-        groups = group_rows(csv, self.group)
+        same = same_images(csv)
+        groups = group_rows(csv, self.group, same)
         held_back = hold_back([len(rows) for rows in groups], self.share, self.seed)
         train = [rows for group, rows in enumerate(groups) if group not in held_back]
         evaluation = [rows for group, rows in enumerate(groups) if group in held_back]
         parts = [Part(train_file, train), Part(eval_file, evaluation)]
         write_parts(csv, parts, self.delimiter, self.encoding)
+        _log_duplicates(csv.path, same)
         self._print(parts)
 
     def _files(self) -> list[Path]:
@@ -121,12 +128,27 @@ class Part:
         return {"file": str(self.file), "rows": len(self.rows), "groups": len(self.groups)}
 
 
-def group_rows(csv: CsvFile, pattern: str | None) -> list[list[Row]]:
+def _log_duplicates(path: str, same: Sequence[Sequence[Row]]) -> None:
+    """Log how many rows share an image with another row, and which of them have different labels."""
+    if not same:
+        return
+    rows = sum(map(len, same))
+    logger.info(f"{path}: {rows:,} rows show {len(same):,} images; rows with the same image are in the same CSV")
+    conflicts = conflicting_labels(same)
+    for firsts in conflicts[:MAX_LISTED]:
+        labels = ", ".join(f"{row.label!r} in line {row.line}" for row in firsts)
+        logger.warning(f"{path}: one image has different labels: {labels} ({firsts[0].path})")
+    if len(conflicts) > MAX_LISTED:
+        logger.warning(f"{path}: {len(conflicts) - MAX_LISTED:,} more images have different labels")
+
+
+def group_rows(csv: CsvFile, pattern: str | None, same: Sequence[Sequence[Row]] = ()) -> list[list[Row]]:
     """Return the rows by group.
 
     Args:
         csv: The input.
         pattern: The regular expression of --group; None: every row is a group.
+        same: Rows with the same image, which must be in one group: the groups of each are joined.
 
     Raises:
         UsageError: A row is malformed, the pattern does not match a path, or there are fewer than two groups.
@@ -144,7 +166,30 @@ def group_rows(csv: CsvFile, pattern: str | None) -> list[list[Row]]:
     _check_no_rows(csv.path, unnamed, f"in no group: --group {pattern!r} must match a part of every path")
     if len(groups) < 2:
         raise UsageError(f"{csv.path}: {_too_few(groups)}")
-    return list(groups.values())
+    joined = _join(list(groups.values()), same)
+    if len(joined) < 2:
+        raise UsageError(f"{csv.path}: all rows show the same image, or images of one group; a split needs two groups")
+    return joined
+
+
+def _join(groups: Sequence[list[Row]], same: Sequence[Sequence[Row]]) -> list[list[Row]]:
+    """Join the groups that have rows with the same image (union-find)."""
+    group_of = {row.line: index for index, rows in enumerate(groups) for row in rows}
+    parent = list(range(len(groups)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for first, *others in same:
+        for row in others:
+            parent[root(group_of[row.line])] = root(group_of[first.line])
+    joined: dict[int, list[Row]] = {}
+    for index, rows in enumerate(groups):
+        joined.setdefault(root(index), []).extend(rows)
+    return list(joined.values())
 
 
 def _check_no_rows(path: str, rows: Sequence[str], reason: str) -> None:
@@ -216,7 +261,8 @@ def write_parts(csv: CsvFile, parts: Sequence[Part], delimiter: str, encoding: s
         UsageError: A rewritten path cannot be written in a row or in the encoding.
         RaycrnnError: A file or folder cannot be written.
     """
-    mark, lines = _raw_lines(csv.path, encoding)
+    lines, encoding = _raw_lines(csv.path, encoding)
+    header = [lines[csv.header.line - 1]] if csv.header else []
     for part in parts:
         if part.file.is_dir():
             # Checked first: a new training CSV beside an old evaluation CSV could have rows in common with it.
@@ -226,20 +272,19 @@ def write_parts(csv: CsvFile, parts: Sequence[Part], delimiter: str, encoding: s
     for part in parts:
         rows = [_rewritten(prefix, csv, row, lines[row.line - 1], delimiter) for row in part.rows]
         try:
-            contents[part.file] = (mark + "".join(rows)).encode(encoding)
+            contents[part.file] = "".join([*header, *rows]).encode(encoding)
         except UnicodeEncodeError as error:
             problem = f"{error.object[error.start]!r} in a rewritten path does not exist in {encoding}"
             raise UsageError(f"{part.file}: {problem}; use another --output") from None
     _write_files(contents)
 
 
-def _raw_lines(path: str, encoding: str) -> tuple[str, list[str]]:
-    """Return the byte order mark, if any, and the lines with their line ends, which are added to the last line."""
-    text = Path(path).read_bytes().decode(encoding)
-    mark = "\ufeff" if codecs.lookup(encoding).name == "utf-8" and text.startswith("\ufeff") else ""
+def _raw_lines(path: str, encoding: str) -> tuple[list[str], str]:
+    """Return the lines with their line ends, one of which is added to the last line, and the file's encoding."""
+    text, encoding = read_text(path, encoding)
     if not text.endswith("\n"):
         text += "\r\n" if "\r\n" in text else "\n"
-    return mark, [line + "\n" for line in text.removeprefix(mark).split("\n")]
+    return [line + "\n" for line in text.split("\n")], encoding
 
 
 def _rewritten(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -> str:

@@ -47,10 +47,13 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         if resumed["progress"]["finished"]:
             return resume.finished(output, resumed)
 
+    from raycrnn.data.alphabet import Alphabet
     from raycrnn.ingest import training_data
 
     csvs = training_data.read(configuration)
     if resumed:
+        # Built once: images may have been lost or restored since then.
+        csvs.alphabet = csvs.alphabet or Alphabet(tuple(resumed["alphabet"]))
         resume.check_same_data(resumed, csvs.digests, csvs.alphabet.units, output)
     start_times["imports, configuration, CSVs"] = time.time()
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:

@@ -105,8 +105,7 @@ def _run_network(recognizer: Recognizer, configuration: Configuration) -> Networ
         except Rejected as error:
             rejections.append(Rejection(file.path, row.line, row.path, error.reason, error.detail))
             continue
-        label = row.label or ""
-        references.append(csv_files.split_label(label, settings.string_split_delimiter, settings.unicode_form))
+        references.append(csv_files.units_of(row, settings))
     check_rejections("evaluation", rejections, len(rows), settings)
     if rejections:
         logger.info(rejection_table(rejections))

@@ -84,7 +84,9 @@ class Experiment:
     trials: dict[str, Trial] = field(default_factory=dict)
     """Trials by name."""
     data: dict[str, object] = field(default_factory=dict)
-    """What identifies the data: the digest of each CSV by path, and the units of the alphabet."""
+    """The digest of each CSV by path."""
+    units: list[str] | None = None
+    """The units of the alphabet; None until it has been built from the data."""
 
     @property
     def path(self) -> Path:
@@ -123,7 +125,8 @@ class Experiment:
         """
         search = self.search.model_dump(mode="json", exclude={"max_minutes", "concurrent", "resources", "samples"})
         tree = {key: value for key, value in self.tree.items() if key != "output_model_dir"}
-        identity = {"raycrnn": __version__, "search": search, "configuration": tree, "data": self.data}
+        data = {**self.data, "units": self.units}
+        identity = {"raycrnn": __version__, "search": search, "configuration": tree, "data": data}
         return json.loads(json.dumps(identity))
 
     def load(self) -> None:
@@ -136,7 +139,9 @@ class Experiment:
         path = self.path / "search.json"
         if not path.is_file():
             raise UsageError(f"{self.output}: contains no search to resume")
-        before, now = _flatten(config.read_json_object(path)), _flatten(self._identity())
+        record = config.read_json_object(path)
+        self.units = self.units or record["data"]["units"]
+        before, now = _flatten(record), _flatten(self._identity())
         changed = [
             f"{key}: was {config.to_json(before.get(key))}, is now {config.to_json(now.get(key))}"
             if not key.startswith("data: ")

@@ -61,9 +61,7 @@ def tune(
     experiment = Experiment(Directory(storage.absolute(configuration.output_model_dir)), search, base)
     _check_output(experiment.output, resume)
     csvs = training_data.read(configuration)
-    experiment.data = {**csvs.digests, "units": list(csvs.alphabet.units)}
-    if resume:
-        experiment.load()
+    _identify_data(experiment, csvs, resume)
     with storage.lock_output(experiment.output), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
 
@@ -89,6 +87,18 @@ def tune(
             return results.SearchResult(experiment, interrupted=True)
         results.write(experiment, partial(_copy_model, experiment))
     return results.SearchResult(experiment, stopper.interrupted)
+
+
+def _identify_data(experiment: "Experiment", csvs: "LabelledCsvs", resume: bool) -> None:
+    """Set what identifies the data of a search, and load a search that is resumed."""
+    from raycrnn.data.alphabet import Alphabet
+
+    experiment.data = dict(csvs.digests)
+    experiment.units = list(csvs.alphabet.units) if csvs.alphabet else None
+    if resume:
+        experiment.load()
+        # Built once: images may have been lost or restored since then.
+        csvs.alphabet = Alphabet(tuple(experiment.units or ()))
 
 
 def _copy_model(experiment: "Experiment", best: "Trial", path: Path) -> None:
@@ -131,6 +141,7 @@ def _share_data(
             experiment.output.remove(name)
     image_cache_registry = start_monitor()
     data = training_data.put(csvs, configuration, experiment.output)
+    experiment.units = list(data.alphabet.units)
     for warning in data.warnings:
         logger.warning(warning)
     cache_images = image_cache.should_cache(data.train, configuration)

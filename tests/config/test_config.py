@@ -249,6 +249,8 @@ def test_missing_keys_are_named(tree, missing):
         ("data.lookup_alphabet_file=null", None),
         ("data.csv_delimiter=1", "1"),
         ('data.csv_delimiter="\\t"', "\t"),
+        ("data.csv_delimiter=\\t", "\t"),
+        ("data.csv_delimiter=tab", "\t"),
         ("output_model_dir=2024", "2024"),
         ("output_model_dir=1e3", "1e3"),
         ("output_model_dir=007", "007"),

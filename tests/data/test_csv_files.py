@@ -2,12 +2,14 @@
 
 import itertools
 import os
+import re
 import unicodedata
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from raycrnn import config
 from raycrnn.data import csv_files
 from raycrnn.data.csv_files import Row, parse_row, read_csv, split_label, write_field
 from raycrnn.errors import UsageError
@@ -153,6 +155,8 @@ def csv(tmp_path, content: bytes):
         (b"a;1\r\nb;2\r\n", [("a", "1", 1), ("b", "2", 2)]),
         (b"a;1\r\nb;2", [("a", "1", 1), ("b", "2", 2)]),
         (b"a;1\nb;2\r\n", [("a", "1", 1), ("b", "2", 2)]),
+        (b"a;1\r\r\nb;2\r\r\n", [("a", "1", 1), ("b", "2", 2)]),
+        (b"a;1\r2\nb;3\r\r\n", [("a;1\r2", None, 1), ("b", "3", 2)]),
         (b"\xef\xbb\xbfa;1\nb;2\n", [("a", "1", 1), ("b", "2", 2)]),
         (b'\xef\xbb\xbf"a";1\n', [("a", "1", 1)]),
         (b"\n\na;1\n  \n\r\n\t\nb;2\n\n", [("a", "1", 3), ("b", "2", 7)]),
@@ -195,6 +199,13 @@ def test_the_encoding_is_a_setting(tmp_path, encoding, text):
 @pytest.mark.parametrize("encoding", ["utf-8", "UTF-8", "utf8", "UTF8", "utf_8", "utf-8-sig", "U8"])
 def test_a_byte_order_mark_is_removed_under_every_name_of_utf_8(tmp_path, encoding):
     assert read_csv(csv(tmp_path, b"\xef\xbb\xbfa;1"), encoding=encoding).rows == [Row("a", "1", 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_byte_order_mark_tells_other_encodings_from_utf_8(tmp_path, encoding):
+    """Excel's "Unicode Text" is UTF-16 with tabs."""
+    content = "a.png\té\nb.png\t京\n".encode(encoding)
+    assert read_csv(csv(tmp_path, content), "\t").rows == [Row("a.png", "é", 1), Row("b.png", "京", 2)]
 
 
 @pytest.mark.parametrize(
@@ -245,6 +256,60 @@ def test_relative_paths_are_relative_to_the_folder_of_the_csv(field, resolved):
     expected = resolved.replace("HERE", os.getcwd())
     assert csv_files.CsvFile("sets/one/data.csv", []).resolve(field) == expected
     assert csv_files.CsvFile(os.path.join(os.getcwd(), "sets/one/data.csv"), []).resolve(field) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_header"),
+    [
+        ("filename;words", "images/0.png;12", True),
+        ("path", "images/0.PNG", True),
+        ("image;label", "without_suffix;12", True),
+        # No row names an image, so the first is not special.
+        ("a;1", "b;2", False),
+        ("a;1", "b.txt;2", False),
+        # The image of the first row is missing.
+        ("gone.png;1", "images/0.png;2", False),
+        ("without_suffix;1", "images/0.png;2", False),
+        ('"quote;1', "images/0.png;2", False),
+    ],
+)
+def test_a_first_row_that_names_no_image_is_a_header(tmp_path, first, second, is_header):
+    (tmp_path / "without_suffix").touch()
+    file = read_csv(csv(tmp_path, f"\n{first}\n{second}\nc.png;3\n".encode()))
+    rows = [parse_row(line, number) for number, line in enumerate([first, second, "c.png;3"], 2)]
+    assert file.header == (rows[0] if is_header else None)
+    assert file.rows == (rows[1:] if is_header else rows)
+
+
+def test_a_header_is_logged(tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        read_csv(csv(tmp_path, b"filename;words\na.png;1\n"))
+    assert "line 1: 'filename;words' is left out as a header, because it names no image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        (
+            "a.png\t1\nb.png\t2\n",
+            "every row contains a tab: if it separates path and label, set data.csv_delimiter=tab",
+        ),
+        ("a.png,1\nb.png,2\n", "set data.csv_delimiter=,"),
+        ("a.png,1\nb.png\n", "data.csv_delimiter sets the delimiter"),
+    ],
+)
+def test_a_csv_without_labels_is_refused_with_a_hint_about_the_delimiter(tmp_path, rows, hint):
+    path = csv(tmp_path, rows.encode())
+    with pytest.raises(UsageError, match=re.escape(hint)):
+        csv_files.read_labelled_csvs([str(path)], config.Data(csv_files_train="x"))
+
+
+def test_a_csv_without_a_readable_row_is_refused_with_the_first_problem(tmp_path):
+    path = csv(tmp_path, b'"a.png;1\n"b.png;2\n')
+    with pytest.raises(
+        UsageError, match=r"data\.csv, line 1: a quote is not closed on this line; no row .* can be read"
+    ):
+        csv_files.read_labelled_csvs([str(path)], config.Data(csv_files_train="x"))
 
 
 # --- labels
@@ -308,28 +373,6 @@ def test_a_plain_label_is_split_into_all_its_characters(label):
     units = split_label(label)
     assert "".join(units) == unicodedata.normalize("NFC", label)
     assert all(len(unit) == 1 for unit in units)
-
-
-@pytest.mark.parametrize(
-    ("labels", "mixes"),
-    [
-        ([], False),
-        (["ab", "c|d"], False),
-        (["|a|b|", "|c|"], False),
-        (["|a|b|", "cd"], True),
-        (["|a|b|", "", None], False),
-        (["ab", "", None], False),
-    ],
-)
-def test_mixed_forms_of_labels_are_detected(labels, mixes):
-    assert csv_files.mixes_label_forms([Row("a", label, 1) for label in labels]) is mixes
-
-
-def test_the_form_of_a_label_depends_on_the_split_delimiter():
-    rows = [Row("a", "^a^", 1), Row("a", "|a|", 2)]
-    assert csv_files.mixes_label_forms(rows, "^")
-    assert csv_files.mixes_label_forms(rows, "|")
-    assert not csv_files.mixes_label_forms(rows, "-")
 
 
 @given(st.lists(st.integers(0, 2), max_size=4))

@@ -49,3 +49,39 @@ def test_an_object_is_recognised_under_every_name():
     own = "s3://b/set/a%20b.png?region=us-east-1"
     assert is_one_of(own, ["s3://b/set/%61%20b.png?region=us-east-1&scheme=http"])
     assert not is_one_of(own, ["s3://b/set/a.png?region=us-east-1", "/b/set/a b.png", "gopher://b/set/a%20b.png"])
+
+
+def test_hidden_files_and_folders_are_left_out_and_counted(tmp_path, caplog):
+    names = [
+        "a.png",
+        "._a.png",
+        ".ipynb_checkpoints/a-checkpoint.png",
+        ".thumbnails/a.png",
+        "__MACOSX/a.png",
+        "b/c.png",
+    ]
+    for name in names:
+        (tmp_path / "scans" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "scans" / name).touch()
+    folder = f"{tmp_path}/scans"
+    with caplog.at_level("INFO"):
+        assert listed(folder) == [f"{folder}/a.png", f"{folder}/b/c.png"]
+    assert f"{folder}: 4 hidden files and folders were left out, for example {folder}/._a.png" in caplog.text
+    # A hidden folder that is named is read.
+    assert listed(f"{folder}/.thumbnails") == [f"{folder}/.thumbnails/a.png"]
+    uri = f"file://{folder}"
+    assert listed(uri) == [f"{uri}/a.png", f"{uri}/b/c.png"]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rec_gt.txt", "rows.TSV"])
+@pytest.mark.parametrize("row", ["a.png;x\tx", "a.png\tx;x", "a.png"])
+def test_lists_of_images_may_be_separated_by_tabs(tmp_path, name, row):
+    (tmp_path / name).write_text(f"\n{row}\n")
+    expected = row if row.startswith("a.png\tx;") else "a.png"
+    # With a semicolon in it, a row is split there: that is the configured delimiter.
+    assert listed(tmp_path / name) == [expected.partition(";")[0]]
+
+
+def test_the_header_of_a_list_is_no_image(tmp_path):
+    (tmp_path / "rows.csv").write_text("filename;words\na.png;1\n")
+    assert listed(tmp_path / "rows.csv") == ["a.png"]

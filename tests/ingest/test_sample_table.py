@@ -5,8 +5,9 @@ import ray
 
 from raycrnn import config
 from raycrnn.data import csv_files, rejections
+from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.ingest import sample_table
+from raycrnn.ingest import sample_table, training_data
 from tests.conftest import words, write_set
 from tests.ingest.test_batches import put, settings
 
@@ -35,7 +36,7 @@ def test_tasks_measure_images_with_the_same_result(local_ray, tmp_path, monkeypa
     assert ray.get(put(configuration).table).equals(alone)
 
 
-def test_csvs_without_rows_or_labels_are_refused(local_ray, tmp_path):
+def test_csvs_without_rows_or_labels_are_refused(tmp_path):
     (tmp_path / "empty.csv").write_text("\n\n")
     with pytest.raises(UsageError, match="no rows"):
         csv_files.read_labelled_csvs([str(tmp_path / "empty.csv")], config.Data(csv_files_train="x"))
@@ -45,4 +46,21 @@ def test_csvs_without_rows_or_labels_are_refused(local_ray, tmp_path):
         csv_files.read_labelled_csvs([str(tmp_path / "bare.csv")], data)
     (tmp_path / "blank.csv").write_text("a.png;\nb.png;||\n")
     with pytest.raises(UsageError, match="all labels are empty"):
-        csv_files.load_or_build_alphabet(csv_files.read_labelled_csvs([str(tmp_path / "blank.csv")], data), data)
+        training_data.read(settings(tmp_path / "blank.csv"))
+
+
+def test_rows_that_are_left_out_add_no_units_to_the_alphabet(local_ray, tmp_path):
+    csv = write_set(tmp_path, ["ab", "ba", "c" * 200])
+    csv.write_text(f"gone.png;x\n{csv.read_text()}images/labels_0.png;\n")
+    files = csv_files.read_labelled_csvs([str(csv)], settings(csv).data)
+    samples, alphabet = sample_table.put_samples(files, None, settings(csv), training=True)
+    assert samples.usable == 2 and alphabet.units == ("a", "b")
+    assert ray.get(samples.table)["codes"].to_pylist() == [[0, 1], [1, 0]]
+
+
+def test_units_that_the_alphabet_lacks_in_evaluation_rows_are_reported(local_ray, tmp_path):
+    files = csv_files.read_labelled_csvs([str(write_set(tmp_path, ["ab", "aAA", "AÉ"]))], settings("x").data)
+    samples, _ = sample_table.put_samples(files, Alphabet(("a", "b")), settings("x"), training=False)
+    [warning] = samples.warnings
+    assert warning.startswith("2 of 3 evaluation rows have units that the alphabet lacks ('A', 'É')")
+    assert sample_table.put_samples(files, Alphabet(tuple("abAÉ")), settings("x"), training=False)[0].warnings == ()

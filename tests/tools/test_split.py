@@ -54,7 +54,7 @@ def is_subsequence(part: list, whole: list) -> bool:
 
 
 raw_labels = st.text(st.characters(codec="utf-8", exclude_characters='\r\n"'), max_size=8)
-raw_paths = ("images/{}_{}.png", '"images/{}_{}.png"', '"images/{}_;""{}"".png"', "s3://b/{}_{}", "/a/{}_{}")
+raw_paths = ("images/{}_{}.png", '"images/{}_{}.png"', '"images/{}_;""{}"".png"', "s3://b/{}_{}.png", "/a/{}_{}.png")
 shares, seeds = st.floats(0.01, 0.99), st.integers(0, 99)
 
 
@@ -184,6 +184,49 @@ def test_the_last_line_of_the_output_is_json(tmp_path, capsys):
     }
     assert table[1].split()[:4] == ["train", "36", "9", "90.0%"]
     assert table[2].split()[:4] == ["eval", "4", "1", "10.0%"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_both_csvs_get_the_header(tmp_path, encoding):
+    rows = [f"{number}.png\té{number}\n" for number in range(4)]
+    csv = write(tmp_path, "".join(["file\twords\n", *rows]).encode(encoding))
+    assert call(csv, "--delimiter", "tab", "--share", 0.5) == 0
+    texts = [(tmp_path / f"data_{name}.csv").read_bytes().decode(encoding) for name in ("train", "eval")]
+    first_lines, other_lines = zip(*(text.split("\n", 1) for text in texts), strict=True)
+    assert first_lines == ("file\twords", "file\twords")
+    assert sorted("".join(other_lines).splitlines(keepends=True)) == rows
+
+
+# -- duplicates
+
+
+def test_rows_with_the_same_image_stay_together_and_conflicts_are_named(tmp_path, capsys):
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(b"image %d" % number)
+        (tmp_path / f"copy_{number}.png").write_bytes(b"image %d" % number)
+    rows = [
+        f"{number}.png;x\n./{number}.png;x\ncopy_{number}.png;{'x' * (1 + (number == 3))}\n" for number in range(10)
+    ]
+    for seed in range(5):
+        assert call(write(tmp_path, "".join(rows)), "--share", 0.4, "--seed", seed, "--overwrite") == 0
+        held_back = b"".join(parts(tmp_path)[1]).decode()
+        assert len(held_back.splitlines()) == 12
+        assert sum(row in held_back for row in rows) == 4
+    err = capsys.readouterr().err
+    assert "30 rows show 10 images; rows with the same image are in the same CSV" in err
+    assert "one image has different labels: 'x' in line 10, 'xx' in line 12 (3.png)" in err
+
+
+def test_groups_that_share_an_image_are_joined(tmp_path):
+    csv = write(tmp_path, "a/1.png;x\na/2.png;x\nb/1.png;x\n./a/2.png;x\nc/1.png;x\n")
+    assert call(csv, "--group", r"^([^/]*)", "--share", 0.5) == 0
+    groups = [{line.decode()[:3] for line in part} for part in parts(tmp_path)]
+    assert {"a/1", "a/2", "./a"} in [group - {"b/1", "c/1"} for group in groups]
+
+
+def test_a_csv_of_one_image_cannot_be_split(tmp_path, capsys):
+    assert call(write(tmp_path, "1.png;x\n./1.png;x\n")) == 2
+    assert "all rows show the same image" in capsys.readouterr().err
 
 
 # -- other folders

@@ -1,0 +1,94 @@
+"""Warnings about CSVs whose contents are valid, but usually a mistake."""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from raycrnn import config
+from raycrnn.data.characters import invisible_characters, name_of
+from raycrnn.data.csv_files import CsvFile, Row, split_label
+
+ROWS_FOR_A_PATTERN = 10
+"""Number of labels from which on a common ending is not a coincidence."""
+
+CHARACTERS_PER_WARNING = 5
+
+
+def warnings_of(file: CsvFile, settings: config.Data) -> list[str]:
+    """Return the warnings about the labels of a CSV file."""
+    found = (
+        _mixed_forms(file.rows, settings.string_split_delimiter),
+        _common_ending(file.rows, settings),
+        _common_start(file.rows),
+        _invisible_characters(file.rows),
+    )
+    return [f"{file.path}: {warning}" for warning in found if warning]
+
+
+def _mixed_forms(rows: Sequence[Row], split_delimiter: str) -> str | None:
+    forms = {row.label.startswith(split_delimiter) for row in rows if row.label}
+    if len(forms) < 2:
+        return None
+    return (
+        f"some labels begin with {split_delimiter!r} and are split into units there, others are plain text: check that "
+        "this is intended (data.string_split_delimiter)"
+    )
+
+
+def _labels(rows: Iterable[Row]) -> list[str]:
+    return [row.label for row in rows if row.label]
+
+
+def _is_pattern(labels: Sequence[str]) -> bool:
+    return len(labels) >= ROWS_FOR_A_PATTERN and len(set(labels)) > 1
+
+
+def _common_ending(rows: Sequence[Row], settings: config.Data) -> str | None:
+    labels = _labels(rows)
+    if not _is_pattern(labels):
+        return None
+    units = [split_label(label, settings.string_split_delimiter, settings.unicode_form)[::-1] for label in labels]
+    ending = "".join(_common_start_of(units)[::-1])
+    if not ending:
+        return None
+    if not ending.strip(settings.csv_delimiter):
+        return f"every label ends in {ending!r}, as if the file had empty columns: delete these columns"
+    return f"every label ends in {ending!r}: if the images do not, delete it from the labels"
+
+
+def _common_start_of(sequences: Sequence[str] | Sequence[tuple[str, ...]]) -> list[str]:
+    """Return the items with which all sequences begin."""
+    # They are those with which the smallest and the largest sequence begin.
+    pairs = zip(min(sequences), max(sequences), strict=False)
+    return [one for one, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def _common_start(rows: Sequence[Row]) -> str | None:
+    labels = _labels(rows)
+    if not _is_pattern(labels):
+        return None
+    start = "".join(_common_start_of(labels))
+    space = start[: len(start) - len(start.lstrip())]
+    if not space:
+        return None
+    return f"every label begins with {space!r}: if a space follows the delimiter in each row, delete it"
+
+
+def _invisible_characters(rows: Sequence[Row]) -> str | None:
+    counts: Counter[str] = Counter()
+    first: dict[str, int] = {}
+    for row in rows:
+        for character in set(invisible_characters(row.label or "")):
+            counts[character] += 1
+            first.setdefault(character, row.line)
+    if not counts:
+        return None
+    shown = [
+        f"{name_of(character)} ({count:,} {'label' if count == 1 else 'labels'}, the first in line {first[character]})"
+        for character, count in counts.most_common(CHARACTERS_PER_WARNING)
+    ]
+    more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+    return (
+        f"labels contain characters that look like a space, or like nothing, in an image: {', '.join(shown)}{more}: "
+        "replace or delete them, because the network must learn each as a unit of its own"
+    )
