@@ -208,7 +208,7 @@ class RayData:
 
     def __init__(self, settings: config.Configuration, cores: int):
         files = csv_files.read_labelled_csvs(settings.data.train_csvs, settings.data)
-        self.table, _ = sample_table.put_samples(files, None, settings, training=True)
+        self.table, _ = sample_table.put_samples(files, None, settings)
         self.spec = train_batch_spec(settings, self.table, 0, 1)
         self.allocation = cluster.TrainingAllocation(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
 

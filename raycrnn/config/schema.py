@@ -91,6 +91,11 @@ class Data(Group):
     """Encoding of the CSV files, by its name in Python. With utf-8, the byte order mark of UTF-16 is recognised too."""
     unicode_form: Literal["NFC", "NFD", "NFKC", "NFKD"] = "NFC"
     """Unicode normalisation form of labels and alphabets."""
+    text_direction: Literal["auto", "ltr", "rtl", "visual"] = "auto"
+    """Direction of the lines, whose labels are in the order of reading. ltr: left to right; rtl: right to left, as in
+    Hebrew and Arabic. Numbers and words of the other direction within a line are recognised. visual: labels list the
+    units as they stand in the image, from left to right. auto: rtl if most letters of the training labels belong to
+    scripts that run from right to left, else ltr."""
     max_rejected: Share = 0.01
     """Fraction of a set's samples that may be unusable. If there are more, the run fails."""
     input_data_n_parallel_calls: Positive | None = None
@@ -333,7 +338,14 @@ class Configuration(Group):
         identity |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
         identity["model.lstm_layers"] = self.model.lstm_layers
         identity |= {f"image.{name}": value for name, value in self.image}
-        names = ("csv_files_eval", "csv_delimiter", "string_split_delimiter", "encoding", "unicode_form")
+        names = (
+            "csv_files_eval",
+            "csv_delimiter",
+            "string_split_delimiter",
+            "encoding",
+            "unicode_form",
+            "text_direction",
+        )
         identity |= {f"data.{name}": getattr(self.data, name) for name in names}
         # A list: the numbers of the rows depend on the order of the files, which a JSON object does not keep.
         identity["data.csv_files_train"] = list(self.data.csv_files_train)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from raycrnn.config import read_json_object
+from raycrnn.data.bidi import TextDirection, logical_order
 from raycrnn.errors import UsageError
 from raycrnn.storage import is_uri
 
@@ -51,6 +52,9 @@ class Alphabet:
 
     units: tuple[str, ...]
     """The units; the code of a unit is its index."""
+    text_direction: TextDirection = "visual"
+    """The direction of the text, which determines the order of a line's codes: they follow the image from left to
+    right."""
 
     def __post_init__(self) -> None:
         if not self.units:
@@ -101,6 +105,14 @@ class Alphabet:
     def decode(self, codes: Iterable[int]) -> list[str]:
         """Return the units of codes in 0 … n−1, that is, of codes without blanks."""
         return [self.units[code] for code in codes]
+
+    def in_logical_order(self, codes: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the codes of a line in the order of reading, each with its index in `codes`.
+
+        In text from right to left, the code of a bracket becomes that of the mirrored bracket.
+        """
+        restored = logical_order(self.decode(codes), self.text_direction)
+        return [(index, self._code_of.get(unit, codes[index])) for index, unit in restored]
 
     @classmethod
     def from_labels(cls, labels: Iterable[Iterable[str]]) -> "Alphabet":

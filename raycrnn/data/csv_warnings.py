@@ -5,22 +5,28 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from raycrnn import config
+from raycrnn.data import bidi
+from raycrnn.data.bidi import TextDirection
 from raycrnn.data.characters import invisible_characters, name_of
-from raycrnn.data.csv_files import CsvFile, Row, split_label
+from raycrnn.data.csv_files import CsvFile, Row, split_label, units_of
 
 ROWS_FOR_A_PATTERN = 10
 """Number of labels from which on a common ending is not a coincidence."""
 
 CHARACTERS_PER_WARNING = 5
 
+LABELS_TO_RESTORE = 1000
+"""Number of right-to-left labels whose order is checked, which takes up to two milliseconds each."""
 
-def warnings_of(file: CsvFile, settings: config.Data) -> list[str]:
-    """Return the warnings about the labels of a CSV file."""
+
+def warnings_of(file: CsvFile, settings: config.Data, direction: TextDirection = "visual") -> list[str]:
+    """Return the warnings about the labels of a CSV file, whose text runs in a direction."""
     found = (
         _mixed_forms(file.rows, settings.string_split_delimiter),
         _common_ending(file.rows, settings),
         _common_start(file.rows),
         _invisible_characters(file.rows),
+        _ambiguous_order(file.rows, settings, direction),
     )
     return [f"{file.path}: {warning}" for warning in found if warning]
 
@@ -92,3 +98,21 @@ def _invisible_characters(rows: Sequence[Row]) -> str | None:
         f"labels contain characters that look like a space, or like nothing, in an image: {', '.join(shown)}{more}: "
         "replace or delete them, because the network must learn each as a unit of its own"
     )
+
+
+def _ambiguous_order(rows: Sequence[Row], settings: config.Data, direction: TextDirection) -> str | None:
+    labelled = (row for row in rows if row.label and bidi.RIGHT_TO_LEFT.search(row.label))
+    checked = list(itertools.islice(labelled, LABELS_TO_RESTORE))
+    lost = [row for row in checked if not _is_restored(units_of(row, settings), direction)]
+    if not lost:
+        return None
+    return (
+        f"{len(lost):,} of {len(checked):,} labels with text from right to left mix both directions so that another "
+        f"label looks the same in the image, for example line {lost[0].line}: transcriptions of such lines may have "
+        f"their words in another order (data.text_direction={direction})"
+    )
+
+
+def _is_restored(units: tuple[str, ...], direction: TextDirection) -> bool:
+    shown = bidi.display_order(units, direction)
+    return tuple(unit for _, unit in bidi.logical_order(shown, direction)) == units

@@ -1,15 +1,16 @@
 """Tables of samples in Ray's object store: labels encoded, images measured, unusable rows listed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from raycrnn import config, storage
-from raycrnn.data import csv_files, csv_warnings, image
+from raycrnn.data import bidi, csv_files, csv_warnings, image
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.data.rejections import Rejected, Rejection
 
@@ -56,7 +57,11 @@ class SampleTable:
 
 
 def put_samples(
-    files: Sequence[csv_files.CsvFile], alphabet: Alphabet | None, settings: config.Configuration, training: bool
+    files: Sequence[csv_files.CsvFile],
+    alphabet: Alphabet | None,
+    settings: config.Configuration,
+    direction: TextDirection = "visual",
+    training: bool = True,
 ) -> tuple[SampleTable, Alphabet]:
     """Encode the labels, measure the images and put the rows into the object store.
 
@@ -66,23 +71,66 @@ def put_samples(
         files: The CSVs.
         alphabet: Codes of the units; None to build it from the labels of the usable rows.
         settings: The run's configuration.
+        direction: Direction of the labels' text. Codes are in display order.
         training: Reject rows without a usable label. Otherwise only malformed rows are rejected, and unknown units
             become `csv_files.UNKNOWN`, which counts as an error.
 
     Returns:
         The table and the alphabet. If no row is usable, the alphabet has the units of all labels.
     """
+    rows = _check_rows(files, alphabet, settings, direction, training)
+    if alphabet is None:
+        labels = (csv_files.units_of(row, settings.data) for file in files for row in file.rows)
+        alphabet = Alphabet.from_labels(rows.labels or labels)
+    alphabet = replace(alphabet, text_direction=direction)
+    codes = [alphabet.encode_known(units, UNKNOWN) for units in rows.labels]
+    table = pa.table({**rows.columns, "codes": codes}, SAMPLES)
+    warnings = [warning for file in files for warning in csv_warnings.warnings_of(file, settings.data, direction)]
+    if not training:
+        warnings += _unknown_units(rows.labels, alphabet)
+    samples = SampleTable(
+        table=ray.put(table),
+        csv_paths=tuple(file.path for file in files),
+        rows=sum(len(file.rows) for file in files),
+        usable=len(table),
+        mean_width=pc.mean(table["width"]).as_py() or 0.0,
+        decoded_bytes=rows.decoded_pixels * settings.image.input_channels,
+        rejections=tuple(rows.rejections),
+        warnings=tuple(warnings),
+    )
+    return samples, alphabet
+
+
+@dataclass
+class CheckedRows:
+    """The rows of CSVs: the usable ones by column, and the rejected ones."""
+
+    columns: dict[str, list[object]] = field(
+        default_factory=lambda: {name: [] for name in SAMPLES.names if name != "codes"}
+    )
+    """The columns of `SAMPLES`, without the codes."""
+    labels: list[tuple[str, ...]] = field(default_factory=list)
+    """The units of each usable row in display order."""
+    rejections: list[Rejection] = field(default_factory=list)
+    decoded_pixels: int = 0
+    """Pixels that all images have at most after `image.decode_and_limit`."""
+
+
+def _check_rows(
+    files: Sequence[csv_files.CsvFile],
+    alphabet: Alphabet | None,
+    settings: config.Configuration,
+    direction: TextDirection,
+    training: bool,
+) -> CheckedRows:
+    """Measure the images and check the labels. The arguments are those of `put_samples`."""
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     paths = [files[source].resolve(row.path) for source, row in pairs]
-    sizes = _measure_all(paths)
-    shape = settings.image.input_shape
-    augmented = settings.augmentation.data_augmentation
-    columns: dict[str, list[object]] = {name: [] for name in SAMPLES.names if name != "codes"}
-    labels: list[tuple[str, ...]] = []
-    rejections, decoded = [], 0
-    for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes, strict=True)):
+    shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
+    checked = CheckedRows()
+    for number, ((source, row), path, size) in enumerate(zip(pairs, paths, _measure_all(paths), strict=True)):
         try:
-            units = _units(row, alphabet, settings.data, training)
+            units = _units(row, alphabet, settings.data, direction, training)
             if isinstance(size, Rejected):
                 raise size
             # The size of an image behind a URI is unknown: a request for each would take longer than padding costs.
@@ -90,30 +138,16 @@ def put_samples(
             frames = csv_files.min_frames(units)
             if training:
                 check_frames(len(units), frames, width)
-            for name, value in zip(columns, (number, path, source, row.line, frames, width), strict=True):
-                columns[name].append(value)
-            labels.append(units)
-            decoded += image.decoded_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
         except Rejected as rejected:
-            rejections.append(Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail))
-    if alphabet is None:
-        alphabet = Alphabet.from_labels(labels or (csv_files.units_of(row, settings.data) for _, row in pairs))
-    codes = [alphabet.encode_known(units, UNKNOWN) for units in labels]
-    table = pa.table({**columns, "codes": codes}, SAMPLES)
-    samples = SampleTable(
-        table=ray.put(table),
-        csv_paths=tuple(file.path for file in files),
-        rows=len(pairs),
-        usable=len(table),
-        mean_width=pc.mean(table["width"]).as_py() or 0.0,
-        decoded_bytes=decoded * settings.image.input_channels,
-        rejections=tuple(rejections),
-        warnings=(
-            *(warning for file in files for warning in csv_warnings.warnings_of(file, settings.data)),
-            *([] if training else _unknown_units(labels, alphabet)),
-        ),
-    )
-    return samples, alphabet
+            rejection = Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail)
+            checked.rejections.append(rejection)
+            continue
+        values = (number, path, source, row.line, frames, width)
+        for column, value in zip(checked.columns.values(), values, strict=True):
+            column.append(value)
+        checked.labels.append(units)
+        checked.decoded_pixels += image.decoded_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
+    return checked
 
 
 def some_paths(samples: SampleTable, count: int) -> list[str]:
@@ -122,11 +156,13 @@ def some_paths(samples: SampleTable, count: int) -> list[str]:
     return [str(paths[index]) for index in range(0, len(paths), max(1, len(paths) // count))]
 
 
-def _units(row: csv_files.Row, alphabet: Alphabet | None, settings: config.Data, training: bool) -> tuple[str, ...]:
-    """Return the units of a row's label. Raises `Rejected` if the label cannot be used."""
+def _units(
+    row: csv_files.Row, alphabet: Alphabet | None, settings: config.Data, direction: TextDirection, training: bool
+) -> tuple[str, ...]:
+    """Return the units of a row's label in display order. Raises `Rejected` if the label cannot be used."""
     if row.problem:
         raise Rejected("malformed row", row.problem)
-    units = csv_files.units_of(row, settings)
+    units = bidi.display_order(csv_files.units_of(row, settings), direction)
     if training and not units:
         raise Rejected("empty label", "no units")
     if training and alphabet is not None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from raycrnn import storage
 from raycrnn.config import Configuration
-from raycrnn.data import csv_files
+from raycrnn.data import bidi, csv_files
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import CsvFile
 from raycrnn.data.rejections import check_rejections, write_rejected
 from raycrnn.errors import RaycrnnError, UsageError
@@ -23,6 +24,7 @@ class LabelledCsvs:
     eval: list[CsvFile]
     alphabet: Alphabet | None
     """The alphabet; None if `put` builds it from the usable training rows."""
+    text_direction: TextDirection
     digests: dict[str, str]
     """SHA-256 of each file, by its path."""
 
@@ -70,7 +72,10 @@ def read(configuration: Configuration) -> LabelledCsvs:
     elif not any(csv_files.units_of(row, data) for file in train for row in file.rows):
         names = ", ".join(file.path for file in train)
         raise UsageError(f"{names}: all labels are empty; a row is path{data.csv_delimiter}label")
-    return LabelledCsvs(train, evaluation, alphabet, digests)
+    direction = data.text_direction
+    if direction == "auto":
+        direction = bidi.direction_of(row.label for file in train for row in file.rows if row.label)
+    return LabelledCsvs(train, evaluation, alphabet, direction, digests)
 
 
 def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> TrainingData:
@@ -81,10 +86,11 @@ def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> 
     Raises:
         RaycrnnError: More than `data.max_rejected` of a data set is unusable; `rejected.csv` is written to `output`.
     """
-    train, alphabet = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, training=True)
+    direction = csvs.text_direction
+    train, alphabet = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, direction, training=True)
     sets = {"train": train}
     if csvs.eval:
-        sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, training=False)
+        sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, direction, training=False)
     try:
         for name, samples in sets.items():
             check_rejections(name, samples.rejections, samples.rows, configuration.data)

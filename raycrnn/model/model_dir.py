@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Hashable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import safetensors.torch
@@ -87,7 +87,9 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
         raise RaycrnnError(f"{location}: the model directory lacks {', '.join(missing)}; copy all of its files")
     tree = config.read_json_object(folder / CONFIGURATION)
     configuration = config.parse(tree, tuple(overrides), storage.join(location, CONFIGURATION))
-    alphabet = Alphabet.load(folder / ALPHABET, configuration.data.unicode_form)
+    # Models of earlier versions have no direction, and were trained with labels as they were.
+    direction = "visual" if configuration.data.text_direction == "auto" else configuration.data.text_direction
+    alphabet = replace(Alphabet.load(folder / ALPHABET, configuration.data.unicode_form), text_direction=direction)
     network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1)
     weights = storage.join(location, WEIGHTS)
     try:
@@ -110,7 +112,7 @@ def write(path: Path, model: StoredModel) -> None:
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     texts = {
-        CONFIGURATION: model.configuration.model_dump_json(indent=2),
+        CONFIGURATION: _with_direction(model).model_dump_json(indent=2),
         ALPHABET: model.alphabet.to_json(),
         METRICS: json.dumps(model.metrics, indent=2),
         CALIBRATION: model.calibration.to_json(),
@@ -121,6 +123,12 @@ def write(path: Path, model: StoredModel) -> None:
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
         for name, text in texts.items():
             (folder / name).write_text(text + "\n", encoding="utf-8")
+
+
+def _with_direction(model: StoredModel) -> config.Configuration:
+    """Return the configuration with the direction of the text that training found."""
+    data = model.configuration.data.model_copy(update={"text_direction": model.alphabet.text_direction})
+    return model.configuration.model_copy(update={"data": data})
 
 
 def model_card(model: StoredModel) -> str:

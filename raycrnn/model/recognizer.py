@@ -233,11 +233,12 @@ class Recognizer:
         if spans:
             units = self._units(images, calibrated_TBK, outputs.frames_B, [best.codes for best, *_ in paths])
         for i, prepared in enumerate(images):
-            alternatives = tuple(
-                Alternative("".join(self.alphabet.decode(path.codes)), path.codes, path.log_prob, confidence)
-                for path, confidence in zip(returned[i], confidences[i], strict=True)
-            )
-            yield Transcription(alternatives, sequence_score(paths[i], decoding), units[i], prepared.name)
+            alternatives = []
+            for path, confidence in zip(returned[i], confidences[i], strict=True):
+                codes = tuple(code for _, code in self.alphabet.in_logical_order(path.codes))
+                text = "".join(self.alphabet.decode(codes))
+                alternatives.append(Alternative(text, codes, path.log_prob, confidence))
+            yield Transcription(tuple(alternatives), sequence_score(paths[i], decoding), units[i], prepared.name)
 
     def _units(
         self,
@@ -246,16 +247,19 @@ class Recognizer:
         frames_B: Tensor,
         labels: Sequence[Sequence[int]],
     ) -> list[tuple[Unit, ...]]:
-        """Return the units of each image's best path, with their positions and confidences."""
+        """Return the units of each image's best path in logical order, with their positions and confidences."""
         alignments = ctc.align(calibrated_TBK, frames_B, labels)
         units = []
         for i, (prepared, label, ranges) in enumerate(zip(images, labels, alignments, strict=True)):
             probs_TK = calibrated_TBK[:, i].exp().cpu().numpy()
             columns = image.spans(ranges, prepared.pixels.shape, prepared.original_width)
+            confidences = [
+                float(probs_TK[first:end, code].max()) for code, (first, end) in zip(label, ranges, strict=True)
+            ]
             units.append(
                 tuple(
-                    Unit(self.alphabet.units[code], code, float(probs_TK[first:end, code].max()), *span)
-                    for code, (first, end), span in zip(label, ranges, columns, strict=True)
+                    Unit(self.alphabet.units[code], code, confidences[index], *columns[index])
+                    for index, code in self.alphabet.in_logical_order(label)
                 )
             )
         return units

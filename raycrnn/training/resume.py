@@ -83,7 +83,9 @@ def check_same_data(resumed: RunState, now: dict[str, str], units: tuple[str, ..
 
 def check_same_settings(before: dict[str, object], now: dict[str, object]) -> None:
     """Raise `UsageError` if settings that must not change during a run differ from those of the checkpoint."""
-    changed = [f"{key}: {before.get(key)} then, {value} now" for key, value in now.items() if before.get(key) != value]
+    # Checkpoints of earlier versions lack some keys.
+    known = {key: value for key, value in now.items() if key in before}
+    changed = [f"{key}: {before[key]} then, {value} now" for key, value in known.items() if before[key] != value]
     if changed:
         raise UsageError(
             f"the configuration is not that of the checkpoint ({'; '.join(changed)}): set it back, or start a new run "

@@ -54,6 +54,9 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if resumed:
         # Built once: images may have been lost or restored since then.
         csvs.alphabet = csvs.alphabet or Alphabet(tuple(resumed["alphabet"]))
+        if "data.text_direction" not in resumed["identity"]:
+            # A checkpoint of an earlier version, which used labels as they were.
+            csvs.text_direction = "visual"
         resume.check_same_data(resumed, csvs.digests, csvs.alphabet.units, output)
     start_times["imports, configuration, CSVs"] = time.time()
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:

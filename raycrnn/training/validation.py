@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.bidi import logical_order
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.data.rejections import Rejection
 from raycrnn.metrics.error_rates import Counts, score
@@ -120,7 +121,11 @@ def evaluate(
             counts += score(reference, transcription)
             if len(shown) < examples:
                 image_CHW = batch.images_BCHW[i, :, :, : batch.widths_B[i]]
-                shown.append(ValidationExample(image_CHW, "".join(reference), "".join(transcription)))
+                texts = (
+                    "".join(unit for _, unit in logical_order(units, alphabet.text_direction))
+                    for units in (reference, transcription)
+                )
+                shown.append(ValidationExample(image_CHW, *texts))
     totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable, seconds], dtype=torch.float64, device=device)
     *sums, loss_sum, learnable, seconds = collectives.all_reduce(totals).tolist()
     fitter = TemperatureFitter(collectives.all_reduce(torch.from_numpy(fitter.sums).to(device)).cpu().numpy())

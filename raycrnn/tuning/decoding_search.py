@@ -121,7 +121,8 @@ def _run_trial(trial: Trial, experiment: Experiment, recognizer: Recognizer, out
     counts = Counts()
     for batch, paths in decoded:
         for index, (best, *_) in zip(batch.indices, paths, strict=True):
-            counts += error_rates.score(outputs.references[index], recognizer.alphabet.decode(best.codes))
+            codes = [code for _, code in recognizer.alphabet.in_logical_order(best.codes)]
+            counts += error_rates.score(outputs.references[index], recognizer.alphabet.decode(codes))
     scores = {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
     speed = round(counts.samples / seconds, 1)
     trial.evaluations = [{"best": True, "epoch": 0, "step": 0, "share": 1.0, **scores, "speed": speed}]

@@ -30,7 +30,7 @@ def settings(csv, **training) -> config.Configuration:
 
 def put(configuration, training=True):
     files = csv_files.read_labelled_csvs(configuration.data.train_csvs, configuration.data)
-    return sample_table.put_samples(files, ALPHABET, configuration, training)[0]
+    return sample_table.put_samples(files, ALPHABET, configuration, training=training)[0]
 
 
 def read(configuration, samples, first, stop, rank=0, world_size=1, evaluation=False):

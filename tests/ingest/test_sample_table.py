@@ -53,7 +53,7 @@ def test_rows_that_are_left_out_add_no_units_to_the_alphabet(local_ray, tmp_path
     csv = write_set(tmp_path, ["ab", "ba", "c" * 200])
     csv.write_text(f"gone.png;x\n{csv.read_text()}images/labels_0.png;\n")
     files = csv_files.read_labelled_csvs([str(csv)], settings(csv).data)
-    samples, alphabet = sample_table.put_samples(files, None, settings(csv), training=True)
+    samples, alphabet = sample_table.put_samples(files, None, settings(csv))
     assert samples.usable == 2 and alphabet.units == ("a", "b")
     assert ray.get(samples.table)["codes"].to_pylist() == [[0, 1], [1, 0]]
 

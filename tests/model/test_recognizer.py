@@ -10,7 +10,7 @@ import torch
 from PIL import ExifTags, Image
 
 from raycrnn import config
-from raycrnn.data import image
+from raycrnn.data import bidi, image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
@@ -206,6 +206,24 @@ def test_the_temperature_changes_only_confidences_and_is_saved_with_the_model(tm
     (tmp_path / "model" / "calibration.json").write_text('{"temperature": -1, "samples": 3}')
     with pytest.raises(RaycrnnError, match="not a calibration"):
         Recognizer.load(tmp_path / "model", "cpu")
+
+
+def test_right_to_left_text_is_transcribed_in_logical_order(tmp_path):
+    """The same network with letters of Hebrew, whose codes are in the order of the image."""
+    original = recognizer()
+    hebrew = ("א", "ב", "1", "2", " ")
+    visual = Recognizer(original.network, original.configuration, Alphabet(hebrew), {})
+    Recognizer(original.network, original.configuration, Alphabet(hebrew, "rtl"), {}).save(tmp_path / "model")
+    logical = Recognizer.load(tmp_path / "model", "cpu")
+    assert logical.configuration.data.text_direction == "rtl"
+    images = lines()
+    for shown, read in zip(visual.transcribe(images), logical.transcribe(images), strict=True):
+        for one, other in zip(shown.alternatives, read.alternatives, strict=True):
+            assert bidi.display_order(tuple(other.text), "rtl") == tuple(one.text)
+            assert "".join(logical.alphabet.decode(other.codes)) == other.text
+        assert [unit.text for unit in read.units] == list(read.text)
+        assert sorted(read.units, key=lambda unit: unit.left) == sorted(shown.units, key=lambda unit: unit.left)
+    assert [each.text for each in logical.transcribe(images)] != [each.text for each in visual.transcribe(images)]
 
 
 def test_no_images_give_no_transcriptions():
