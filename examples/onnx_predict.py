@@ -1,6 +1,6 @@
 """Read images of text lines with an exported model. Needs onnxruntime, Pillow and NumPy, and neither raycrnn nor torch.
 
-    python -m raycrnn.export output/model model.onnx
+    raycrnn export output/model model.onnx
     python examples/onnx_predict.py model.onnx line1.png line2.jpg
 
 It returns the same texts as raycrnn with `decoding.method=greedy`. For brevity it has no batches, does not blend

@@ -32,7 +32,13 @@ def main() -> NoReturn:
 
         bench(arguments[1:])
     module, command, _ = VERBS[verb]
-    sys.exit(getattr(importlib.import_module(f"raycrnn.{module}"), command).call(arguments[1:], verb))
+    try:
+        # The import takes seconds if it imports torch.
+        verb_class = getattr(importlib.import_module(f"raycrnn.{module}"), command)
+    except KeyboardInterrupt:
+        print(f"raycrnn {verb}: stopped", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(verb_class.call(arguments[1:], verb))
 
 
 if __name__ == "__main__":

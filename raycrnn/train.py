@@ -1,6 +1,7 @@
 """The verb train: from a configuration to a model directory, on Ray."""
 
 import json
+import shlex
 import time
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -52,8 +53,8 @@ class Train(Command):
             cer, wer, exact = (100 * best[name] for name in ("cer", "wer", "accuracy"))
             print(f"best: CER {cer:.2f} %, WER {wer:.2f} %, exact {exact:.1f} % at epoch {best['epoch']:g}")
         print(f"model: {model}")
-        print(f"next:  python -m raycrnn.predict {model} images/ -o transcriptions.csv")
-        print(f"       tensorboard --logdir {storage.join(output, 'logs')}")
+        print(f"next:  raycrnn predict {shlex.quote(model)} images/ -o transcriptions.csv")
+        print(f"       tensorboard --logdir {shlex.quote(storage.join(output, 'logs'))}")
         if self.json_line:
             print(json.dumps({"model": str(model), **outcome}))
 

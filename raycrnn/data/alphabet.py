@@ -160,7 +160,8 @@ class Alphabet:
         try:
             return cls(tuple(unit_of[code] for code in sorted(unit_of)))
         except UsageError as error:
-            raise UsageError(f"{origin}: {error} (units are normalised to {unicode_form})") from None
+            note = f" (units are normalised to {unicode_form})" if len(set(unit_of.values())) < len(unit_of) else ""
+            raise UsageError(f"{origin}: {error}{note}") from None
 
     def to_json(self) -> str:
         """Return the JSON object {unit: code} that `load` reads."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from raycrnn import cluster
-from raycrnn.data import csv_files
+from raycrnn.data import csv_files, csv_warnings
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
 from raycrnn.errors import RaycrnnError, UsageError
@@ -46,7 +46,11 @@ def evaluate_all(
     settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
     if not csvs:
         raise UsageError("evaluate needs a labelled CSV: name at least one")
-    pairs = [(file, row) for file in csv_files.read_labelled_csvs(csvs, settings) for row in file.rows]
+    files = csv_files.read_labelled_csvs(csvs, settings)
+    for file in files:
+        for warning in csv_warnings.warnings_of(file, settings, recognizers[0].alphabet.text_direction):
+            logger.warning(warning)
+    pairs = [(file, row) for file in files for row in file.rows]
     with cluster.connect(address):
         readings = [
             list(_read(recognizer, pairs, PredictionJob(model, image, tuple(overrides), spans, digests=own)))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
@@ -32,6 +32,13 @@ MAX_LISTED = 20
 """Number of rows that an error message lists."""
 
 
+def _local_path(value: str) -> Path:
+    # Path would make s3:/ of s3://.
+    if storage.is_uri(value):
+        raise ValueError("must be a local file: copy the CSV to a disk first")
+    return Path(value)
+
+
 class Split(Command):
     """Divide the rows of a CSV into a training CSV and an evaluation CSV.
 
@@ -44,7 +51,7 @@ class Split(Command):
         "Example: raycrnn split data.csv --group '([^/_]+)_[^/]*$' puts 017_001.png and 017_002.png into the same CSV"
     )
 
-    csv: CliPositionalArg[Path]
+    csv: CliPositionalArg[Annotated[Path, BeforeValidator(_local_path)]]
     """CSV with rows `path;label`."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the rows for evaluation, met as closely as whole groups allow."""

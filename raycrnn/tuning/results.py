@@ -90,13 +90,13 @@ class SearchResult:
         names = ("best/model", "report.html", "best_config.json", "trials")
         model, report, best_config, trials = map(self._shell_path, names)
         lines += [f"model:  {model}", f"report: {report}"]
-        lines += [f"next:   python -m raycrnn.predict {model} images/ -o transcriptions.csv"]
+        lines += [f"next:   raycrnn predict {model} images/ -o transcriptions.csv"]
         if search.decoding_only:
             return "\n".join(lines)
         own = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in search.fixed}
         epochs = own.get("training.n_epochs", 0)
         override = f" training.n_epochs={epochs}" if epochs > search.fixed.get("training.n_epochs", 0) else ""
-        lines += [f"        python -m raycrnn.train {best_config}{override}"]
+        lines += [f"        raycrnn train {best_config}{override}"]
         lines += [f"        tensorboard --logdir {trials}"]
         return "\n".join(lines)
 

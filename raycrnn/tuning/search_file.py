@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from raycrnn import config
+from raycrnn import config, storage
 from raycrnn.config import Group
 from raycrnn.errors import UsageError
 from raycrnn.tuning.search_space import NOT_SEARCHED, Resources, Scheduler, Search
@@ -38,6 +38,7 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
     """Read a search file.
 
     Args:
+        path: Path or URI.
         tree: The configuration that the search starts from, grouped.
 
     Returns:
@@ -46,7 +47,7 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
     Raises:
         UsageError: The file does not exist, is not YAML, has an unknown key or a value that the configuration rejects.
     """
-    written, lines = _read(Path(path))
+    written, lines = _read(path)
     try:
         search = Search.model_validate(written, strict=False)
     except ValidationError as error:
@@ -176,14 +177,16 @@ def _problems_with(tree: dict, key: str, value: object) -> list[str]:
     return config.problems_of(config.with_values(tree, {key: value}))
 
 
-def _read(path: Path) -> tuple[dict, dict[Place, int]]:
+def _read(path: str | Path) -> tuple[dict, dict[Place, int]]:
     """Read a YAML file. Return its content and the line of each key. Raises `UsageError`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = storage.read(path).decode("utf-8-sig")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {storage.describe(error)}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8: {error}") from None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -200,7 +203,7 @@ def _read(path: Path) -> tuple[dict, dict[Place, int]]:
     return value, lines
 
 
-def _lines_of(path: Path, node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
+def _lines_of(path: str | Path, node: yaml.Node, place: Place) -> Iterator[tuple[Place, int]]:
     """Yield the path and the line (from 1) of each key. Raises `UsageError` if a key occurs twice."""
     if not isinstance(node, yaml.MappingNode):
         return
