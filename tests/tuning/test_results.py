@@ -59,8 +59,8 @@ def test_the_summary_compares_with_the_base_and_names_the_next_commands(found):
     assert "best: trial 1: CER 25.00 % (base 50.00 %), exact 75.00 % (base 50.00 %)" in text
     assert "the best trial did 40 % of its training, the base 100 %" in text
     assert "model.keep_prob = 0.51" in text
-    assert "python -m raycrnn.predict out/best/model images/" in text
-    assert "python -m raycrnn.train out/best_config.json\n" in text
+    assert "raycrnn predict out/best/model images/" in text
+    assert "raycrnn train out/best_config.json\n" in text
 
 
 def test_the_summary_proposes_the_users_epochs_if_the_search_fixed_fewer(found):
