@@ -178,7 +178,8 @@ class Augmentation(Group):
     data_augmentation: bool = True
     """Whether to augment the training images at all."""
     data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
-    """Maximum rotation in radians; the borders that it adds are cropped. 0: off."""
+    """Maximum rotation in radians. The image is enlarged with its background so that no text is cut off; on long lines
+    the strokes lean by the whole angle, and the baseline slopes less. 0: off."""
     padding: Padding = Padding()
     brightness: Brightness = Brightness()
     contrast: Contrast = Contrast()

@@ -16,25 +16,44 @@ from raycrnn.config import Augmentation
 
 EffectFunction = Callable[[Image.Image, float, np.random.Generator], Image.Image]
 
-MAX_CROP = 0.25
-"""Share of the height or width that the crop after a rotation may remove. The angle is limited accordingly: without
-the limit, even a small rotation would leave only a strip of a long line."""
+MAX_GROWTH = 0.125
+"""Greatest growth of the height or width through a rotation, as a fraction of it. Images are scaled back afterwards, so
+the text becomes lower or narrower by a ninth at most. With more, the text of an image that is not augmented, as in
+evaluation, would be larger than nearly all text in training."""
 
 
 def rotate(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
-    """Rotate by up to ±`strength` radians and crop the corners that the rotation exposes."""
+    """Rotate by up to ±`strength` radians, on a canvas that holds the whole rotated image.
+
+    The corners get the median colour of the image's border. Cropping them instead would cut off the ascenders and
+    descenders of a long line.
+
+    The canvas is higher than the image by the width times the sine of the angle, so scaling it to the network's height
+    would leave little of the text's height on a long line. `MAX_GROWTH` therefore limits the slope of the baseline. It
+    does not limit the lean of the strokes, which only adds a part of the height to the width. A long line is thus
+    sheared: its strokes lean by the whole angle, and its baseline slopes less. For an image that is higher than wide,
+    the lean is limited instead.
+    """
     width, height = image.size
-    # The crop leaves cos(angle) − aspect × sin(angle) of the shorter side.
-    aspect = max(width, height) / min(width, height)
-    max_angle = min(strength, math.acos((1 - MAX_CROP) / math.hypot(1, aspect)) - math.atan(aspect))
-    angle = random.uniform(-max_angle, max_angle)
-    sine, cosine = abs(math.sin(angle)), math.cos(angle)
-    # For angles below 45 degrees, this centred rectangle lies inside the rotated image.
-    inner_width = max(1, math.floor(width * cosine - height * sine))
-    inner_height = max(1, math.floor(height * cosine - width * sine))
-    rotated = image.rotate(math.degrees(angle), Image.Resampling.BILINEAR, fillcolor=_background(image))
-    left, top = (width - inner_width) // 2, (height - inner_height) // 2
-    return rotated.crop((left, top, left + inner_width, top + inner_height))
+    share = random.uniform(-1, 1)
+    slope = share * min(strength, math.asin(min(1.0, MAX_GROWTH * height / width)))
+    lean = share * min(strength, math.asin(min(1.0, MAX_GROWTH * width / height)))
+    new_width = math.ceil(width * math.cos(slope) + height * abs(math.sin(lean)))
+    new_height = math.ceil(width * abs(math.sin(slope)) + height * math.cos(lean))
+    # The inverse of the matrix whose columns are the new directions of the baseline and of the strokes.
+    inverse = np.array([[math.cos(lean), math.sin(lean)], [-math.sin(slope), math.cos(slope)]]) / math.cos(slope - lean)
+    background = _background(image)
+    # Pillow does not interpolate between the outermost pixels and the fill colour, so a line of one pixel could vanish.
+    framed = ImageOps.expand(image, 1, background)
+    shift = np.array(framed.size) / 2 - inverse @ (new_width / 2, new_height / 2)
+    coefficients = np.column_stack([inverse, shift]).ravel().tolist()
+    return framed.transform(
+        (new_width, new_height),
+        Image.Transform.AFFINE,
+        coefficients,
+        Image.Resampling.BILINEAR,
+        fillcolor=background,
+    )
 
 
 def pad(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:

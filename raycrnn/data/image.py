@@ -300,7 +300,7 @@ def decode_and_limit(data: bytes, input_shape: tuple[int, int], channels: int, a
         Rejected: The image cannot be used.
     """
     image = decode(data, channels)
-    # Twice the height keeps strokes sharp through rotation and cropping, at a fraction of the cost of the full image.
+    # Twice the height keeps strokes sharp through rotation, at a fraction of the cost of the full image.
     return to_array(limit_height(image, 2 * input_shape[0]) if augmented else fit(image, *input_shape))
 
 
