@@ -220,10 +220,11 @@ class Training(Group):
     """Wall-clock limit in minutes from the start of the command, including start-up, evaluation and export. The
     learning-rate schedule is fitted to it. By default there is no limit."""
     train_batch_size: Positive = 16
-    """Number of samples in a training batch, over all workers."""
+    """Maximum number of samples in a training batch, over all workers. Without batch_by=area, the batches of an
+    epoch differ by at most one sample."""
     batch_by: Literal["count", "area"] = "count"
-    """How batches are filled. count: with train_batch_size samples. area: with samples of the same total width as
-    train_batch_size samples of mean width, so that a batch has more narrow images or fewer wide ones."""
+    """How batches are filled. count: with at most train_batch_size samples. area: with samples of about the same total
+    width as train_batch_size samples of mean width, so that a batch has more narrow images or fewer wide ones."""
     eval_batch_size: Positive = 64
     """Number of samples in an evaluation batch, over all workers."""
     optimizer: Literal["adamw", "adam", "rms", "ada"] = "adamw"

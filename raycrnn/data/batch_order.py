@@ -4,12 +4,13 @@ The functions are pure: the order depends only on the arguments, the seed and th
 worker and after a resume.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
-WINDOW_BATCHES = 64
-"""Batches in a shuffle window; within a window, rows of similar width are batched together."""
+MAX_WINDOW_BATCHES = 128
+"""Most batches in a shuffle window; within a window, rows of similar width are batched together."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,12 @@ def train_epoch(
 ) -> Epoch:
     """Return a training epoch with as many draws as there are rows, in `batch_count` batches.
 
-    All rows are shuffled, or drawn by the weights of their sources. The shuffled draws are divided into windows of at
-    most `WINDOW_BATCHES` batches and at most half of the set. The draws of a window are sorted by width and divided
-    into batches, and the batches of the window are shuffled. Rows of similar width therefore share a batch, which
-    needs little padding, while the batches and their order remain random. With sources, every batch has each source's
-    share of the draws, rounded to whole rows.
+    All rows are shuffled, or drawn by the weights of their sources. The sizes of the batches differ by at most one, in
+    random order: a small batch at the end would move the statistics of batch normalisation just before they are
+    evaluated. The batches are divided into windows of random sizes. The draws of a window are sorted by width and
+    divided into its batches, which are then shuffled. Rows of similar width therefore share a batch, which needs little
+    padding, while the batches and their order remain random. With sources, every batch has each source's share of the
+    draws, to within about one row.
 
     Args:
         widths: Widths of the rows' images in pixels [rows].
@@ -67,18 +69,23 @@ def train_epoch(
         rows, passes = random.permutation(len(widths)), np.full(len(widths), epoch)
     else:
         rows, passes = _draw_by_weight(sources, seed, epoch)
-        shuffled = random.permutation(len(rows))
+        shuffled = _shuffle_evenly(sources.source_of_row[rows], random)
         rows, passes = rows[shuffled], passes[shuffled]
+    batches = batch_count(len(rows), batch_size)
+    bounds = np.linspace(0, len(rows), batches + 1).round().astype(np.int64)
+    bounds = np.cumsum([0, *random.permutation(np.diff(bounds))])
     order, sizes = [], []
-    for window in _windows(len(rows), batch_size):
-        drawn = rows[window]
+    for first, stop in _windows(batches, by_area, random):
+        drawn = rows[bounds[first] : bounds[stop]]
         keys = _sort_keys(widths[drawn], sources.source_of_row[drawn] if sources else None)
         by_width = np.argsort(keys, kind="stable")
-        starts = _batch_starts(widths[drawn[by_width]], batch_size, by_area)
-        batches = np.split(window.start + by_width, starts)
-        for batch in random.permutation(len(batches)):
-            order.append(batches[batch])
-            sizes.append(len(batches[batch]))
+        starts = bounds[first + 1 : stop] - bounds[first]
+        if by_area:
+            starts = _starts_by_area(widths[drawn[by_width]], stop - first)
+        parts = np.split(bounds[first] + by_width, starts)
+        for batch in random.permutation(len(parts)):
+            order.append(parts[batch])
+            sizes.append(len(parts[batch]))
     draws = np.concatenate(order) if order else np.zeros(0, np.int64)
     return Epoch(rows[draws], passes[draws], np.cumsum([0, *sizes]))
 
@@ -100,17 +107,17 @@ def worker_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     return batch[rank::world_size]
 
 
-def _windows(rows: int, batch_size: int) -> list[slice]:
-    """Divide the draws into shuffle windows.
+def _windows(batches: int, by_area: bool, random: np.random.Generator) -> list[tuple[int, int]]:
+    """Divide the batches of an epoch into shuffle windows [first, stop) of random sizes.
 
-    A window is at most half of the set; otherwise every epoch would batch the same rows together. The rows that do not
-    fill a batch form the last window. They are left as they were shuffled, so they can be any rows.
+    In a small window, rows of any widths share a batch; in a large one, batches need little padding. No window is
+    larger than about half of the set: otherwise every epoch would batch the same rows together. With `by_area`, no
+    window is much smaller than the largest, because a batch of rows of very different widths takes much memory.
     """
-    full_batches = rows // batch_size
-    step = batch_size * max(1, min(WINDOW_BATCHES, -(-full_batches // 2)))
-    end = full_batches * batch_size
-    windows = [slice(start, min(start + step, end)) for start in range(0, end, step)]
-    return windows + ([slice(end, rows)] if end < rows else [])
+    largest = max(1, min(MAX_WINDOW_BATCHES, -(-batches // 2)))
+    smallest = -(-largest // 2) if by_area else 1
+    stops = np.cumsum(random.integers(smallest, largest, size=batches, endpoint=True))
+    return list(itertools.pairwise([0, *stops[stops <= batches - smallest].tolist(), batches])) if batches else []
 
 
 def _sort_keys(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
@@ -129,20 +136,28 @@ def _sort_keys(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
     return quantiles
 
 
-def _batch_starts(widths: np.ndarray, batch_size: int, by_area: bool) -> np.ndarray:
-    """Return where each batch of a window starts, except the first.
+def _starts_by_area(widths: np.ndarray, batches: int) -> list[int]:
+    """Return where each batch of a window starts, except the first, so that all have about the same total width.
 
-    The number of batches is the same with and without `by_area`, and no batch is empty.
+    No batch is empty.
     """
-    batches = batch_count(len(widths), batch_size)
-    numbers = np.arange(1, batches)
-    if not by_area:
-        return numbers * batch_size
-    area = np.cumsum(widths)
-    even = np.searchsorted(area, numbers * (area[-1] / batches))
-    # Each batch needs at least one row, and enough rows must remain for the batches after it.
-    distinct = np.maximum.accumulate(np.maximum(even, 1) - numbers) + numbers
-    return np.minimum(distinct, len(widths) - batches + numbers)
+    area = np.cumsum([0, *widths])
+    starts = [0]
+    for left in range(batches, 1, -1):
+        start = starts[-1]
+        even = area[start] + (area[-1] - area[start]) / left
+        # Each batch needs at least one row, and enough rows must remain for the batches after it.
+        starts.append(int(np.clip(np.searchsorted(area, even), start + 1, len(widths) - left + 1)))
+    return starts[1:]
+
+
+def _shuffle_evenly(sources: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return the indices of draws in a random order in which every part has about the same share of each source."""
+    places = np.empty(len(sources))
+    for source in np.unique(sources):
+        of_source = random.permutation(np.flatnonzero(sources == source))
+        places[of_source] = (np.arange(len(of_source)) + random.random()) / len(of_source)
+    return np.argsort(places, kind="stable")
 
 
 def _draw_by_weight(sources: Sources, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,8 @@ def test_an_epoch_has_every_row_once_and_epochs_differ(local_ray, tmp_path):
     configuration = settings(write_set(tmp_path, labels))
     samples = put(configuration)
     batches, _ = read(configuration, samples, 0, 14)
-    assert [len(batch) for batch in batches] == [8] * 6 + [2] + [8] * 6 + [2]
+    for half in (batches[:7], batches[7:]):
+        assert sorted(len(batch) for batch in half) == [7] * 6 + [8]
     epochs = [torch.cat([batch.rows_B for batch in half]).tolist() for half in (batches[:7], batches[7:])]
     assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
     assert epochs[0] != epochs[1]
