@@ -12,6 +12,10 @@ import numpy as np
 MAX_WINDOW_BATCHES = 128
 """Most batches in a shuffle window; within a window, rows of similar width are batched together."""
 
+MAX_EXACT_SIZE = 16
+"""With batches by area, larger sizes are rounded to four in each octave: 16, 20, 24, 28, 32, 40 … Kernels are compiled
+for each shape of a batch, and those of many more shapes would not fit in oneDNN's cache (`runtime.keep_kernels`)."""
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -139,6 +143,7 @@ def _sort_keys(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
 def _starts_by_area(widths: np.ndarray, batches: int) -> list[int]:
     """Return where each batch of a window starts, except the first, so that all have about the same total width.
 
+    The sizes of all but the last batch, which has the widest and therefore fewest rows, are rounded (`MAX_EXACT_SIZE`).
     No batch is empty.
     """
     area = np.cumsum([0, *widths])
@@ -146,8 +151,11 @@ def _starts_by_area(widths: np.ndarray, batches: int) -> list[int]:
     for left in range(batches, 1, -1):
         start = starts[-1]
         even = area[start] + (area[-1] - area[start]) / left
+        size = int(np.searchsorted(area, even)) - start
+        step = 1 if size <= MAX_EXACT_SIZE else 1 << size.bit_length() - 3
         # Each batch needs at least one row, and enough rows must remain for the batches after it.
-        starts.append(int(np.clip(np.searchsorted(area, even), start + 1, len(widths) - left + 1)))
+        stops = np.clip(start + size // step * step + np.array([0, step]), start + 1, len(widths) - left + 1)
+        starts.append(int(stops[np.argmin(np.abs(area[stops] - even))]))
     return starts[1:]
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.data import batch_order
+from raycrnn.data.image import WIDTH_STEP
 
 WIDTHS = st.lists(st.integers(8, 1024), max_size=300).map(np.array)
 BATCH = st.integers(1, 40)
@@ -126,6 +127,17 @@ def test_by_area_batches_have_about_the_same_total_width():
     assert areas.std() < 0.1 * areas.mean()
     narrow, wide = (np.mean([len(rows) for rows in batches(epoch) if (widths[rows] == w).all()]) for w in (40, 1000))
     assert narrow > 10 * wide
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(500, 16), (2337, 16), (20_000, 16), (20_000, 32)])
+def test_by_area_batches_have_few_shapes(rows, batch_size):
+    """oneDNN's cache holds the kernels of about 160 shapes (`runtime.keep_kernels`)."""
+    widths = (40 + 904 * np.random.default_rng(6).beta(1, 3, rows)).astype(int)
+    shapes = set()
+    for number in range(10):
+        for batch in batches(batch_order.train_epoch(widths, batch_size, 0, number, by_area=True)):
+            shapes.add((len(batch), -(-widths[batch].max() // WIDTH_STEP)))
+    assert len(shapes) <= 160
 
 
 # --- sources with weights
