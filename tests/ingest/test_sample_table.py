@@ -58,6 +58,21 @@ def test_rows_that_are_left_out_add_no_units_to_the_alphabet(local_ray, tmp_path
     assert ray.get(samples.table)["codes"].to_pylist() == [[0, 1], [1, 0]]
 
 
+def test_codes_follow_the_image_from_left_to_right(local_ray, tmp_path):
+    csv = write_set(tmp_path, ["אב 12", "בא"])
+    configuration = settings(csv)
+    for name, direction, codes in (
+        ("auto", "rtl", [[1, 2, 0, 4, 3], [3, 4]]),
+        ("visual", "visual", [[3, 4, 0, 1, 2], [4, 3]]),
+    ):
+        data = configuration.data.model_copy(update={"text_direction": name})
+        csvs = training_data.read(configuration.model_copy(update={"data": data}))
+        assert csvs.text_direction == direction
+        samples, alphabet = sample_table.put_samples(csvs.train, None, configuration, csvs.text_direction)
+        assert alphabet == Alphabet((" ", "1", "2", "א", "ב"), direction)
+        assert ray.get(samples.table)["codes"].to_pylist() == codes
+
+
 def test_units_that_the_alphabet_lacks_in_evaluation_rows_are_reported(local_ray, tmp_path):
     files = csv_files.read_labelled_csvs([str(write_set(tmp_path, ["ab", "aAA", "AÉ"]))], settings("x").data)
     samples, _ = sample_table.put_samples(files, Alphabet(("a", "b")), settings("x"), training=False)
