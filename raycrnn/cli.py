@@ -64,7 +64,7 @@ class Command(BaseModel):
         """Parse the arguments, run, and exit.
 
         The exit codes are 0 for success, 1 if the data or the run failed, 2 for wrong usage or configuration, and 130
-        after Ctrl-C.
+        after Ctrl-C or SIGTERM.
         """
         sys.exit(cls.call(sys.argv[1:] if arguments is None else arguments, name or cls.__name__.lower()))
 
@@ -80,7 +80,7 @@ class Command(BaseModel):
             with open(os.devnull, "w") as null, redirect_stdout(null):
                 return cls.call(arguments, name)
         try:
-            with console.logging_to_stderr():
+            with console.logging_to_stderr(), console.stop_on_sigterm():
                 code = cls._parse(arguments, name).run() or 0
             sys.stdout.flush()
             return code

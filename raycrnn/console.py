@@ -1,11 +1,11 @@
-"""Show log lines and progress on stderr, and handle Ctrl-C."""
+"""Show log lines and progress on stderr, and handle Ctrl-C and SIGTERM."""
 
 import logging
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
@@ -120,13 +120,15 @@ class ImageProgress:
         self._bar.close()
 
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask a command to stop: Ctrl-C, and what schedulers send (SLURM, Docker, Kubernetes)."""
+
+
 class StopRequest:
-    """Whether a signal has asked the command to stop, and which one."""
+    """Whether a signal has asked the command to stop."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
-        self.signal: int | None = None
-        """Number of the signal."""
 
     @property
     def requested(self) -> bool:
@@ -141,24 +143,47 @@ class StopRequest:
         """Handle a signal. The second one raises `KeyboardInterrupt`, which stops at once."""
         if self.requested:
             raise KeyboardInterrupt
-        self.signal = number
         self._event.set()
 
 
 @contextmanager
-def defer_stop(signals: Sequence[int] = (signal.SIGINT,)) -> Iterator[StopRequest]:
-    """Turn signals into a request to stop for the duration of a `with` block, so that the work can end in order.
+def defer_stop() -> Iterator[StopRequest]:
+    """Turn stop signals into a request to stop for the duration of a `with` block, so that the work can end in order.
 
     A `KeyboardInterrupt` in the middle of a callback, for example one of Ray, could get lost. Python handles signals in
     the main thread only; in other threads this does nothing.
     """
     stop = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    with keep_stop_handlers():
+        if _is_main_thread():
+            for number in STOP_SIGNALS:
+                signal.signal(number, stop.request)
         yield stop
-        return
-    before = {number: signal.signal(number, stop.request) for number in signals}
+
+
+@contextmanager
+def stop_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise `KeyboardInterrupt`, as Ctrl-C does, for the duration of a `with` block."""
+    with keep_stop_handlers():
+        if _is_main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        yield
+
+
+@contextmanager
+def keep_stop_handlers() -> Iterator[None]:
+    """Restore the handlers of the stop signals at the end of a `with` block."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if _is_main_thread():
+            for number, handler in before.items():
+                # None: code outside Python has set it, and Python cannot set it again.
+                if handler is not None:
+                    signal.signal(number, handler)
+
+
+def _is_main_thread() -> bool:
+    """Return whether this thread may set signal handlers."""
+    return threading.current_thread() is threading.main_thread()

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from typing import Annotated
 
 from pydantic import Field, ValidationError
@@ -23,7 +22,7 @@ class Serve(Command):
     """Serve a model over HTTP: POST /predict with one image or several, a page for people at /, OpenAPI at /docs.
 
     When a new model replaces the old one in the directory, as training does, the service loads it within seconds and
-    drops no request. Ctrl-C answers the requests in progress and stops.
+    drops no request. Ctrl-C or SIGTERM answers the requests in progress and stops.
     """
 
     model: CliPositionalArg[str]
@@ -65,9 +64,9 @@ class Serve(Command):
         # Errors of Ray Serve arrive as exceptions.
         logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
         run.warn_if_open(self.host, self.token_file)
-        with defer_stop((signal.SIGINT, signal.SIGTERM)) as stop:
+        with defer_stop() as stop:
             run.serve_until_stopped(settings, self.gpus, self.host, self.port, self.address, stop, _print_ready)
-        return 130 if stop.signal == signal.SIGINT else 0
+        return 130
 
     def _settings(self) -> Settings:
         """Return the settings of the application, without GPUs. Raises `UsageError` for invalid ones."""

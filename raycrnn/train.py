@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Train(Command):
     """Train a text recogniser from CSV files of images and labels.
 
-    Writes the best model to output_model_dir/model, and checkpoints and TensorBoard logs next to it. Ctrl-C saves a
-    checkpoint and stops; the same command with restore_model=true resumes from there.
+    Writes the best model to output_model_dir/model, and checkpoints and TensorBoard logs next to it. Ctrl-C or SIGTERM
+    saves a checkpoint and stops; the same command with restore_model=true resumes from there.
     """
 
     config: CliPositionalArg[str]

@@ -23,7 +23,8 @@ class Tune(Command):
     """Search for a better configuration: train with other values, and with the configuration as it is for comparison.
 
     Writes results.csv, report.html, best_config.json (for train) and best/model (for the other verbs) to
-    output_model_dir. Ctrl-C stops after the current training steps; the same command with --resume continues.
+    output_model_dir. Ctrl-C or SIGTERM stops after the current training steps; the same command with --resume
+    continues.
     """
 
     config: CliPositionalArg[str]

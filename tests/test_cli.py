@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -253,3 +254,38 @@ def test_ctrl_c_is_noted_even_in_a_callback_and_the_second_one_raises():
         assert stop.requested
         os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_sigterm_requests_a_stop_and_a_second_signal_raises(second):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), defer_stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(0)
+        os.kill(os.getpid(), second)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_ends_a_command_that_does_not_defer_it_as_ctrl_c_does(capsys):
+    class Killed(Command):
+        def run(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert Killed.call([], "killed") == 130
+    assert capsys.readouterr().err == "raycrnn killed: stopped\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    """Python raises an error if another thread sets a handler."""
+    found = []
+
+    def defer() -> None:
+        with defer_stop() as stop:
+            found.append(stop.requested)
+
+    thread = threading.Thread(target=defer)
+    thread.start()
+    thread.join()
+    assert found == [False]

@@ -324,7 +324,8 @@ def test_wrong_usage_is_reported_and_exits_with_2(local_ray, tmp_path, capsys, a
 
 
 @pytest.mark.long
-def test_ctrl_c_saves_a_checkpoint_and_stops(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_a_checkpoint_and_stop(tmp_path, number):
     settings = configuration(tmp_path, training={"n_epochs": 5000})
     path = tmp_path / "config.json"
     path.write_text(settings.model_dump_json())
@@ -336,13 +337,15 @@ def test_ctrl_c_saves_a_checkpoint_and_stops(tmp_path):
         while not model.exists() and time.monotonic() < deadline:
             time.sleep(0.5)
         assert model.exists(), "no epoch ended within two minutes"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
     assert "restore_model=true resumes" in stderr
     assert "Traceback" not in stderr
+    found, _ = checkpoint.latest(tmp_path / "output" / "checkpoints")
+    assert f"stopped at step {found.state['progress']['step']};" in stderr
     found, _ = checkpoint.latest(tmp_path / "output" / "checkpoints")
     assert f"stopped at step {found.state['progress']['step']}" in stderr
 

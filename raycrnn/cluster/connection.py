@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from raycrnn.cluster import nodes, ray_internals
+from raycrnn.console import keep_stop_handlers
 from raycrnn.errors import RaycrnnError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def _init(address: str, local: bool) -> None:
     import ray
 
     try:
-        with _native_stderr_silenced(), _encodable_arguments():
+        # Ray sets handlers of its own for SIGTERM. They end the process without a checkpoint.
+        with _native_stderr_silenced(), _encodable_arguments(), keep_stop_handlers():
             if local:
                 ray.init(
                     "local",
@@ -128,6 +130,9 @@ def _init(address: str, local: bool) -> None:
                 )
             else:
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except SystemExit:
+        # Ray's handler of SIGTERM raises it while Ray starts.
+        raise KeyboardInterrupt from None
     except Exception as error:
         # Ray raises a plain Exception if a local Ray does not start in time.
         if local:

@@ -53,7 +53,7 @@ def _to_result(row: dict) -> Result:
 
 
 PAUSE_SECONDS = 0.5
-"""Seconds between two checks for Ctrl-C, and updates of the progress, while no image is finished."""
+"""Seconds between two checks for a request to stop, and updates of the progress, while no image is finished."""
 
 
 class RowSink(Protocol):

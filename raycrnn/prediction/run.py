@@ -171,7 +171,7 @@ def predict(
         address: of the Ray cluster.
 
     Returns:
-        How many images were read; None if Ctrl-C stopped the run.
+        How many images were read; None if a signal stopped the run.
     """
     if output.name is None:
         return _stream(sys.stdout, job, inputs, layout, address)
@@ -202,7 +202,7 @@ def _fill(
     inputs: pa.Table,
     address: str | None,
 ) -> bool:
-    """Write the missing shards; return False if Ctrl-C stopped it."""
+    """Write the missing shards; return False if a signal stopped it."""
     done = len(inputs) - sum(stop - first for first, stop in missing)
     progress = ImageProgress(len(inputs), done, cluster.describe_free_cpus)
     if progress.done:

@@ -1,4 +1,4 @@
-"""Run a training command: start the training, show its progress, and stop it on Ctrl-C."""
+"""Run a training command: start the training, show its progress, and stop it on Ctrl-C or SIGTERM."""
 
 import logging
 import os
@@ -30,7 +30,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         started: When the command started, in seconds since 1970; `training.max_minutes` counts from then. Default: now.
 
     Returns:
-        `{"best": scores, "steps": n, "rejected": n, "start": {part: seconds}}`, or `{"stopped": step}` after Ctrl-C.
+        `{"best": scores, "steps": n, "rejected": n, "start": {part: seconds}}`, or `{"stopped": step}` if a
+            signal stopped it.
 
     Raises:
         UsageError: The configuration cannot run here, or the output directory is in use.
@@ -129,7 +130,7 @@ def _warn_if_busy(allocation: cluster.TrainingAllocation) -> None:
 
 
 def _watch(job: "TrainingJob", threads: cluster.Threads) -> "TrainingResult":
-    """Train in a thread, show the progress, and stop the training on Ctrl-C."""
+    """Train in a thread, show the progress, and stop the training on a signal."""
     import ray
 
     from raycrnn.training.console import BAR_LAYOUT
@@ -179,7 +180,7 @@ def _follow(job: "TrainingJob", threads: cluster.Threads, bar: ProgressBar, stop
             logger.info(_describe_stall(stall, job, nodes_at_start))
         if stop.requested and not stopping:
             stopping = True
-            logger.info("stopping after this step, with a checkpoint; Ctrl-C again stops at once")
+            logger.info("stopping after this step, with a checkpoint; a second signal (Ctrl-C) stops at once")
             job.monitor.stop.remote()
         if update.result is not None or ended:
             bar.close()

@@ -267,7 +267,7 @@ def cause_of(text: str) -> str:
 
 
 class SearchStopper(tune.Stopper):
-    """Ends the search at its deadline, after Ctrl-C or when storage fails. Trials stop with a checkpoint."""
+    """Ends the search at its deadline, on Ctrl-C or SIGTERM, or when storage fails. Trials stop with a checkpoint."""
 
     def __init__(self, deadline: float | None, stop: StopRequest):
         self._deadline, self._stop = deadline, stop
@@ -291,6 +291,6 @@ class SearchStopper(tune.Stopper):
         """Return whether the search ends now. Tune calls this after each result."""
         if self.interrupted and not self._logged:
             self._logged = True
-            logger.info("stopping after the current steps, with checkpoints; press Ctrl-C again to stop at once")
+            logger.info("stopping after the current steps, with checkpoints; a second signal (Ctrl-C) stops at once")
         in_time = self._deadline is None or time.time() <= self._deadline
         return self.interrupted or bool(self.problem) or not in_time

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from raycrnn.bench.serve import free_port
-from raycrnn.cluster import connect, ray_internals
+from raycrnn.cluster import connect, connection, ray_internals
 from raycrnn.cluster.connection import object_store_bytes
 from raycrnn.errors import UsageError
 from tests.training.test_recovery import run_in_new_process
@@ -76,3 +77,25 @@ def test_a_token_is_used_only_with_a_cluster_that_requires_one(mode):
     # The folder holds sockets, whose paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         run_in_new_process(work_on_a_cluster, folder, mode)
+
+
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:6379"])
+def test_the_handler_of_sigterm_is_kept_when_ray_sets_its_own(monkeypatch, address):
+    import ray
+
+    monkeypatch.setattr(ray, "init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)))
+    before = signal.getsignal(signal.SIGTERM)
+    connection._init(address, local=address == "local")
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_while_ray_starts_stops_the_command(monkeypatch):
+    import ray
+
+    def init(*_, **__) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(KeyboardInterrupt):
+        connection._init("local", local=True)
