@@ -340,16 +340,8 @@ class Configuration(Group):
         identity |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
         identity["model.lstm_layers"] = self.model.lstm_layers
         identity |= {f"image.{name}": value for name, value in self.image}
-        names = (
-            "csv_files_eval",
-            "csv_delimiter",
-            "string_split_delimiter",
-            "encoding",
-            "unicode_form",
-            "text_direction",
-        )
+        names = ("csv_delimiter", "string_split_delimiter", "encoding", "unicode_form", "text_direction")
         identity |= {f"data.{name}": getattr(self.data, name) for name in names}
-        # A list: the numbers of the rows depend on the order of the files, which a JSON object does not keep.
-        identity["data.csv_files_train"] = list(self.data.csv_files_train)
+        # Without the paths of the CSVs, which may move. What is in them is compared by `training.resume`.
         identity["data.csv_files_train, weights"] = self.data.train_weights
         return json.loads(json.dumps(identity))

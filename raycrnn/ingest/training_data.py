@@ -27,6 +27,8 @@ class LabelledCsvs:
     text_direction: TextDirection
     digests: dict[str, str]
     """SHA-256 of each file, by its path."""
+    row_digests: dict[str, str]
+    """SHA-256 of the labels and file names in each file, by its path."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class TrainingData:
     eval: SampleTable | None
     csv_digests: dict[str, str]
     """SHA-256 of each CSV, by its path."""
+    csv_row_digests: dict[str, str]
+    """SHA-256 of the file names and labels in each CSV, by its path."""
 
     @property
     def sets(self) -> dict[str, SampleTable]:
@@ -66,6 +70,7 @@ def read(configuration: Configuration) -> LabelledCsvs:
     digests = {
         path: hashlib.sha256(storage.read(path)).hexdigest() for path in (*data.train_csvs, *data.csv_files_eval)
     }
+    row_digests = {file.path: digest_rows(file) for file in (*train, *evaluation)}
     alphabet = None
     if data.lookup_alphabet_file is not None:
         alphabet = Alphabet.load(data.lookup_alphabet_file, data.unicode_form)
@@ -75,7 +80,18 @@ def read(configuration: Configuration) -> LabelledCsvs:
     direction = data.text_direction
     if direction == "auto":
         direction = bidi.direction_of(row.label for file in train for row in file.rows if row.label)
-    return LabelledCsvs(train, evaluation, alphabet, direction, digests)
+    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests)
+
+
+def digest_rows(file: CsvFile) -> str:
+    """Return a SHA-256 of the labels and file names in a file. The folders of the images do not change it."""
+    digest = hashlib.sha256()
+    for row in file.rows:
+        name = row.path.rpartition("/")[2]
+        # No label is another one than an empty label. A NUL is in no path.
+        label = "-" if row.label is None else f"+{row.label}"
+        digest.update(f"{name}\0{len(label)}{label}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> TrainingData:
@@ -103,4 +119,4 @@ def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> 
             reason = storage.describe(problem)
             raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {reason}") from None
         raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
-    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests)
+    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests, csvs.row_digests)

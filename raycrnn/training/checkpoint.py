@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from raycrnn import storage
 from raycrnn.data.rejections import Rejection
@@ -51,8 +51,12 @@ class RunState(TypedDict):
     """The fields of a `learner.TrainingState`."""
     seconds: ElapsedSeconds
     alphabet: Sequence[str]
+    csv_files: NotRequired[dict[str, Sequence[str]]]
+    """The paths of the CSVs of each data set, in order. raycrnn 0.1 stored them in `identity`."""
     csv_digests: dict[str, str]
     """SHA-256 of each CSV, by its path."""
+    csv_row_digests: NotRequired[dict[str, str]]
+    """SHA-256 of the file names and labels in each CSV, by its path."""
     identity: dict[str, object]
     """The settings that must not change during a run: `Configuration.identity`."""
     rejected_count: int
@@ -78,7 +82,9 @@ def make_state(
         "progress": asdict(progress),
         "seconds": seconds,
         "alphabet": job.data.alphabet.units,
+        "csv_files": {"train": job.configuration.data.train_csvs, "eval": job.configuration.data.csv_files_eval},
         "csv_digests": job.data.csv_digests,
+        "csv_row_digests": job.data.csv_row_digests,
         "identity": job.configuration.identity(),
         "rejected_count": rejected.total(),
         "rejected": {

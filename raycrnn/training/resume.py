@@ -1,7 +1,8 @@
 """Decide whether a command starts or resumes a run, and check that data and settings are the same."""
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
@@ -9,6 +10,7 @@ from raycrnn.training import checkpoint
 from raycrnn.training.checkpoint import RunState
 
 if TYPE_CHECKING:
+    from raycrnn.ingest.training_data import LabelledCsvs
     from raycrnn.training.monitor import TrainingResult
 
 logger = logging.getLogger(__name__)
@@ -60,24 +62,48 @@ def finished(output: Directory, state: RunState) -> "TrainingResult":
     return {"best": progress["best"], "steps": progress["step"], "rejected": state["rejected_count"]}
 
 
-def check_same_data(resumed: RunState, now: dict[str, str], units: tuple[str, ...], output: Directory) -> None:
-    """Raise `UsageError` if the CSVs or the alphabet are not those of the checkpoint."""
-    before = resumed["csv_digests"]
-    changed = [path for path, digest in now.items() if path in before and before[path] != digest]
-    differences = {
-        "changed": changed,
-        "new": [path for path in now if path not in before],
-        "no longer listed": [path for path in before if path not in now],
-    }
-    found = "; ".join(f"{what}: {', '.join(paths)}" for what, paths in differences.items() if paths)
+def check_same_data(
+    resumed: RunState, csvs: "LabelledCsvs", files: Mapping[str, Sequence[str]], output: Directory
+) -> None:
+    """Check that the CSVs and the alphabet are those of the checkpoint. The CSVs may be at other places.
+
+    Args:
+        files: The paths of the CSVs of each data set, in order.
+
+    Raises:
+        UsageError: What is in the CSVs, their order or the alphabet differs.
+    """
+    identity = cast("dict[str, Sequence[str]]", resumed["identity"])
+    files_before = resumed.get("csv_files") or {name: identity[f"data.csv_files_{name}"] for name in files}
+    rows_before, rows = resumed.get("csv_row_digests"), csvs.row_digests
+    found, moved = [], []
+    for name, paths in files.items():
+        before = files_before[name]
+        if len(before) != len(paths):
+            found.append(f"{name}: {', '.join(before) or 'none'} then, {', '.join(paths) or 'none'} now")
+            continue
+        digests_before = [resumed["csv_digests"][path] for path in before]
+        digests = [csvs.digests[path] for path in paths]
+        if digests != digests_before and sorted(digests) == sorted(digests_before):
+            found.append(f"{name}, another order: {', '.join(before)} then, {', '.join(paths)} now")
+            continue
+        for old, new in zip(before, paths, strict=True):
+            place = new if old == new else f"{new} (then {old})"
+            same_rows = rows_before is not None and rows_before[old] == rows[new]
+            if resumed["csv_digests"][old] != csvs.digests[new] and not same_rows:
+                found.append(f"changed: {place}")
+            elif old != new:
+                moved.append(place)
     if found:
         raise UsageError(
-            f"the CSVs are not those that the checkpoint was trained on ({found}): restore them, or start a new run "
-            "in another output_model_dir"
+            f"the CSVs are not those that the checkpoint was trained on ({'; '.join(found)}): restore them, or start a "
+            "new run in another output_model_dir"
         )
-    if tuple(resumed["alphabet"]) != units:
-        old, new = set(resumed["alphabet"]), set(units)
-        difference = f"missing {sorted(old - new)}, new {sorted(new - old)}"
+    if moved:
+        logger.info(f"the CSVs have moved since the checkpoint, with the same rows: {', '.join(moved)}")
+    if csvs.alphabet and tuple(resumed["alphabet"]) != csvs.alphabet.units:
+        old_units, new_units = set(resumed["alphabet"]), set(csvs.alphabet.units)
+        difference = f"missing {sorted(old_units - new_units)}, new {sorted(new_units - old_units)}"
         raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {difference}")
 
 

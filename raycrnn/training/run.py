@@ -58,7 +58,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         if "data.text_direction" not in resumed["identity"]:
             # A checkpoint of an earlier version, which used labels as they were.
             csvs.text_direction = "visual"
-        resume.check_same_data(resumed, csvs.digests, csvs.alphabet.units, output)
+        files = {"train": configuration.data.train_csvs, "eval": configuration.data.csv_files_eval}
+        resume.check_same_data(resumed, csvs, files, output)
     start_times["imports, configuration, CSVs"] = time.time()
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:
         start_times["Ray"] = time.time()

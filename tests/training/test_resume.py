@@ -1,0 +1,109 @@
+"""Resuming: what must be the same as at the checkpoint, without a cluster."""
+
+import logging
+
+import pytest
+
+from raycrnn import config
+from raycrnn.errors import UsageError
+from raycrnn.ingest import training_data
+from raycrnn.storage import Directory
+from raycrnn.training import resume
+
+ROWS = ["images/0.png;ab\n", "images/1.png;ba\n"]
+
+
+def write(folder, **files):
+    """Write CSVs to a new folder, and return the configuration that trains on all of them but `eval`."""
+    folder.mkdir(exist_ok=True)
+    for name, rows in files.items():
+        (folder / f"{name}.csv").write_text("".join(rows))
+    trained = [str(folder / f"{name}.csv") for name in files if name != "eval"]
+    evaluated = [str(folder / "eval.csv")] if "eval" in files else []
+    return config.parse({"data": {"csv_files_train": trained, "csv_files_eval": evaluated}})
+
+
+def state_of(settings):
+    """Return the part of a checkpoint's state that a resume compares, and as raycrnn 0.1 wrote it."""
+    csvs = training_data.read(settings)
+    files = {"train": settings.data.train_csvs, "eval": settings.data.csv_files_eval}
+    common = {"alphabet": csvs.alphabet.units, "csv_digests": csvs.digests}
+    paths = {f"data.csv_files_{name}": list(each) for name, each in files.items()}
+    return (
+        {**common, "identity": settings.identity(), "csv_files": files, "csv_row_digests": csvs.row_digests},
+        {**common, "identity": {**settings.identity(), **paths}},
+    )
+
+
+def check(state, settings):
+    files = {"train": settings.data.train_csvs, "eval": settings.data.csv_files_eval}
+    resume.check_same_settings(state["identity"], settings.identity())
+    resume.check_same_data(state, training_data.read(settings), files, Directory("output"))
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_csvs_at_another_place_are_the_same_and_a_line_says_where_they_are(tmp_path, caplog, version):
+    state = state_of(write(tmp_path / "here", train=ROWS, eval=ROWS[:1]))[version]
+    with caplog.at_level(logging.INFO):
+        check(state, write(tmp_path / "here", train=ROWS, eval=ROWS[:1]))
+        assert not caplog.messages
+        check(state, write(tmp_path / "there", train=ROWS, eval=ROWS[:1]))
+    [message] = caplog.messages
+    assert message.startswith("the CSVs have moved since the checkpoint, with the same rows: ")
+    assert f"{tmp_path}/there/train.csv (then {tmp_path}/here/train.csv)" in message
+    assert f"{tmp_path}/there/eval.csv" in message
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_changed_csvs_are_named_wherever_they_are(tmp_path, version):
+    state = state_of(write(tmp_path / "here", train=ROWS, eval=ROWS))[version]
+    here, there = tmp_path / "here", tmp_path / "there"
+    with pytest.raises(UsageError, match=rf"changed: {there}/train.csv \(then {here}/train.csv\)\):"):
+        check(state, write(there, train=[*ROWS, "images/0.png;a\n"], eval=ROWS))
+    with pytest.raises(UsageError, match=rf"changed: {here}/eval.csv\):"):
+        check(state, write(here, train=ROWS, eval=ROWS[:1]))
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_another_number_or_order_of_csvs_is_refused(tmp_path, version):
+    state = state_of(write(tmp_path / "here", a=ROWS, b=ROWS[:1]))[version]
+    with pytest.raises(UsageError, match=r"train, another order: \S*a.csv, \S*b.csv then, \S*c.csv, \S*d.csv now"):
+        check(state, write(tmp_path / "there", c=ROWS[:1], d=ROWS))
+    with pytest.raises(UsageError, match=r"train: \S*a.csv, \S*b.csv then, \S*a.csv now"):
+        check(state, write(tmp_path / "here", a=ROWS))
+    with pytest.raises(UsageError, match=r"eval: none then, \S*eval.csv now"):
+        check(state, write(tmp_path / "here", a=ROWS, b=ROWS[:1], eval=ROWS))
+
+
+def test_absolute_paths_that_were_edited_after_a_move_are_the_same_rows(tmp_path):
+    def rows(folder):
+        return [f"{tmp_path}/{folder}/{row}" for row in ROWS]
+
+    state, old = state_of(write(tmp_path / "here", train=rows("here")))
+    check(state, write(tmp_path / "there", train=rows("there")))
+    with pytest.raises(UsageError, match="changed: "):
+        check(old, write(tmp_path / "there", train=rows("there")))
+    with pytest.raises(UsageError, match="changed: "):
+        check(state, write(tmp_path / "there", train=rows("there")[::-1]))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (["a.png;x\n"], ["a.png;y\n"]),
+        (["a.png;x\n"], ["b.png;x\n"]),
+        (["a.png;1\n", "b.png;2\n"], ["b.png;2\n", "a.png;1\n"]),
+        (["a.png;x\n", "b.png\n"], ["a.png;x\n", "b.png;\n"]),
+    ],
+)
+def test_the_digest_of_rows_depends_on_labels_names_and_order(tmp_path, one, other):
+    digests = [
+        training_data.digest_rows(training_data.csv_files.read_csv(path))
+        for path in (_write(tmp_path / "one.csv", one), _write(tmp_path / "other.csv", other))
+    ]
+    assert digests[0] != digests[1]
+
+
+def _write(path, rows):
+    path.write_text("".join(rows))
+    return path
