@@ -142,6 +142,26 @@ def test_resuming_a_finished_run_reports_that_it_is_finished(local_ray, tmp_path
     assert (tmp_path / "output" / "model" / "model.safetensors").stat().st_mtime_ns == written
 
 
+def test_a_finished_run_trains_on_to_more_epochs_with_a_new_schedule(local_ray, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = train(configuration(tmp_path, count=160, training={"n_epochs": 1}))
+    again = train(configuration(tmp_path, count=160, training={"n_epochs": 3}, restore_model=True))
+    assert "trains on from epoch 1 to 3, with a new one_cycle schedule" in capsys.readouterr().err
+    assert (first["steps"], again["steps"]) == (20, 60)
+    records = metrics(tmp_path)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert [record["share"] for record in records] == [1, 0.5, 1]
+    assert again["best"]["cer"] == min(record["cer"] for record in records)
+    events = EventAccumulator(str(tmp_path / "output" / "logs"))
+    events.Reload()
+    rates = {event.step: event.value for event in events.Scalars("train/learning_rate")}
+    assert max(rates[20], rates[60]) < rates[50] < rates[30]
+    state = checkpoint.latest(tmp_path / "output" / "checkpoints")[0].state
+    assert state["progress"]["finished"] and state["limits"]["n_epochs"] == 3
+    assert train(configuration(tmp_path, training={"n_epochs": 3}, restore_model=True))["best"] == again["best"]
+
+
 def test_a_folder_that_is_not_a_run_is_refused_even_with_restore_model(local_ray, tmp_path):
     (tmp_path / "output" / ".git").mkdir(parents=True)
     (tmp_path / "output" / ".env").write_text("secret")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from raycrnn import storage
+from raycrnn.config import Training
 from raycrnn.data.rejections import Rejection
 from raycrnn.errors import RaycrnnError
 
@@ -44,6 +45,19 @@ class ElapsedSeconds(TypedDict):
     """Seconds spent by all commands."""
 
 
+class RunLimits(TypedDict):
+    """The settings of `training.*` that end a run. If a finished run gets larger ones, it trains on."""
+
+    n_epochs: int
+    max_minutes: float | None
+    early_stopping: int | None
+
+
+def limits_of(settings: Training) -> RunLimits:
+    """Return the settings that end a run."""
+    return {name: getattr(settings, name) for name in RunLimits.__annotations__}  # type: ignore[return-value]
+
+
 class RunState(TypedDict):
     """The state of a run without its tensors, as JSON."""
 
@@ -57,8 +71,10 @@ class RunState(TypedDict):
     """SHA-256 of each CSV, by its path."""
     csv_row_digests: NotRequired[dict[str, str]]
     """SHA-256 of the file names and labels in each CSV, by its path."""
-    identity: dict[str, object]
+    identity: dict[str, Any]
     """The settings that must not change during a run: `Configuration.identity`."""
+    limits: NotRequired[RunLimits]
+    """The settings that end a run. raycrnn 0.1 did not store them."""
     rejected_count: int
     """Number of all rejected samples, including those that are not in `rejected`."""
     rejected: dict[str, list[Sequence[Any]]]
@@ -86,6 +102,7 @@ def make_state(
         "csv_digests": job.data.csv_digests,
         "csv_row_digests": job.data.csv_row_digests,
         "identity": job.configuration.identity(),
+        "limits": limits_of(job.configuration.training),
         "rejected_count": rejected.total(),
         "rejected": {
             name: [(row, *asdict(rejection).values()) for row, rejection in rejections.items()]

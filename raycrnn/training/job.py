@@ -36,5 +36,7 @@ class TrainingJob:
     """Whether `training.max_minutes` includes the time that was spent before the run was interrupted."""
     owner: str | None = None
     """The owner of an output directory in object storage: `storage.Directory.owner`."""
+    trains_on: bool = False
+    """Whether the run was finished and trains on with larger limits."""
     taken_over: bool = False
     """Whether the checkpoint is from another run, whose best model must not count as the best one of this run."""

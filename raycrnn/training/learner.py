@@ -49,6 +49,10 @@ class TrainingState:
         """Moving average (0.99) of the loss, corrected for its start (Kingma and Ba 2015, section 3)."""
         return self.loss_sum / (1 - 0.99 ** max(1, self.step))
 
+    def begin_new_schedule(self) -> None:
+        """Make a finished run train on: the schedule starts again, with its warm-up, for the steps that are left."""
+        self.schedule, self.since_best, self.finished = 0.0, 0, False
+
     def has_stopped_improving(self, evaluations: int | None) -> bool:
         """Return whether at least `evaluations` evaluations in a row were no better than the best one."""
         return evaluations is not None and self.since_best >= evaluations

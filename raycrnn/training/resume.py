@@ -4,10 +4,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+from raycrnn import config
+from raycrnn.config import Training
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint
-from raycrnn.training.checkpoint import RunState
+from raycrnn.training.checkpoint import RunLimits, RunState
 
 if TYPE_CHECKING:
     from raycrnn.ingest.training_data import LabelledCsvs
@@ -51,13 +53,52 @@ def resume_state(output: Directory, restore: bool) -> RunState | None:
     return found.state
 
 
-def finished(output: Directory, state: RunState) -> "TrainingResult":
-    """Return the result of a run that has ended. Raises `UsageError` if its model is missing."""
-    progress = state["progress"]
+def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
+    """Return whether a finished run trains on, because the settings allow it more than before; log how far.
+
+    Raises:
+        UsageError: The model of the run is missing, or what it was allowed is unknown.
+    """
     if "model" not in output.entries():
         raise UsageError(f"{output}: this run is finished, but its model/ is missing: start a new output_model_dir")
+    before, now = state.get("limits") or _limits_of_run(output), checkpoint.limits_of(settings)
+    best, step = state["progress"]["best"], state["progress"]["step"]
+    epoch = step * best["epoch"] / best["step"]
+    # `epoch` in `best` is rounded.
+    if round(epoch, 2) >= now["n_epochs"]:
+        return False
+    if not (
+        now["n_epochs"] > before["n_epochs"]
+        or _exceeds(now["max_minutes"], before["max_minutes"])
+        or _exceeds(now["early_stopping"], before["early_stopping"])
+    ):
+        return False
+    minutes = f", for at most {now['max_minutes']:g} minutes" if now["max_minutes"] else ""
     logger.info(
-        f"{output}: this run is finished, at step {progress['step']}; choose a new output_model_dir for another run"
+        f"{output}: this run was finished; it trains on from epoch {epoch:.4g} to {now['n_epochs']}{minutes}, with a "
+        f"new {settings.schedule} schedule. Its model is only replaced by a better one"
+    )
+    return True
+
+
+def _exceeds(limit: float | None, before: float | None) -> bool:
+    """Return whether a limit is larger than before; None is no limit."""
+    return before is not None and (limit is None or limit > before)
+
+
+def _limits_of_run(output: Directory) -> RunLimits:
+    """Return the limits from run.json, for a checkpoint that does not have them."""
+    output.fetch("run.json")
+    tree = config.read_json_object(output.path / "run.json")["configuration"]
+    return checkpoint.limits_of(config.parse(tree).training)
+
+
+def finished(output: Directory, state: RunState) -> "TrainingResult":
+    """Return the result of a run that has ended."""
+    progress = state["progress"]
+    logger.info(
+        f"{output}: this run is finished, at step {progress['step']}; a larger training.n_epochs trains on, and a new "
+        "output_model_dir starts another run"
     )
     return {"best": progress["best"], "steps": progress["step"], "rejected": state["rejected_count"]}
 

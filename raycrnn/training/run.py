@@ -45,7 +45,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     resumed = resume.resume_state(output, configuration.restore_model)
     if resumed:
         resume.check_same_settings(resumed["identity"], configuration.identity())
-        if resumed["progress"]["finished"]:
+        if resumed["progress"]["finished"] and not resume.trains_on(output, resumed, configuration.training):
             return resume.finished(output, resumed)
 
     from raycrnn.data.alphabet import Alphabet
@@ -63,7 +63,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     start_times["imports, configuration, CSVs"] = time.time()
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:
         start_times["Ray"] = time.time()
-        job = _make_job(configuration, csvs, output, started, threads)
+        trains_on = resumed is not None and resumed["progress"]["finished"]
+        job = _make_job(configuration, csvs, output, started, threads, trains_on)
         # The rows are in the object store now, and take hundreds of megabytes.
         del csvs
         trainer.prepare_output(job, output)
@@ -81,7 +82,12 @@ def _parts(started: float, start_times: dict[str, float]) -> dict[str, float]:
 
 
 def _make_job(
-    configuration: Configuration, csvs: "LabelledCsvs", output: Directory, started: float, threads: cluster.Threads
+    configuration: Configuration,
+    csvs: "LabelledCsvs",
+    output: Directory,
+    started: float,
+    threads: cluster.Threads,
+    trains_on: bool,
 ) -> "TrainingJob":
     from raycrnn.ingest import batches, image_cache, training_data
     from raycrnn.training.job import TrainingJob
@@ -113,6 +119,7 @@ def _make_job(
         monitor,
         image_cache_registry=monitor,
         cache_images=cache_images,
+        trains_on=trains_on,
         owner=output.owner,
     )
 

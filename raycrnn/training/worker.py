@@ -81,6 +81,16 @@ def make_time_budget(job: TrainingJob, total_steps: int, seconds_before: float) 
     return TimeBudget(total_steps, deadline, eval_rows / job.configuration.training.train_batch_size)
 
 
+def restored_progress(job: TrainingJob, state: checkpoint.RunState) -> TrainingState:
+    """Return the progress with which a run continues from a checkpoint."""
+    progress = TrainingState(**state["progress"])
+    if job.taken_over:
+        progress.best, progress.since_best = {}, 0
+    if job.trains_on and progress.finished:
+        progress.begin_new_schedule()
+    return progress
+
+
 class Worker:
     """The state of a worker during a run."""
 
@@ -129,9 +139,7 @@ class Worker:
         if found is None:
             return
         self.learner.load_state_tensors(found.tensors)
-        self.learner.progress = TrainingState(**found.state["progress"])
-        if self.job.taken_over:
-            self.learner.progress.best, self.learner.progress.since_best = {}, 0
+        self.learner.progress = restored_progress(self.job, found.state)
         self.seconds_before = checkpoint.seconds_before(found.state, self.job.started)
         self.rejected.while_training.update(checkpoint.read_rejected(found.state))
         if self.rank == 0:

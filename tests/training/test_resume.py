@@ -1,5 +1,6 @@
 """Resuming: what must be the same as at the checkpoint, without a cluster."""
 
+import json
 import logging
 
 import pytest
@@ -107,3 +108,54 @@ def test_the_digest_of_rows_depends_on_labels_names_and_order(tmp_path, one, oth
 def _write(path, rows):
     path.write_text("".join(rows))
     return path
+
+
+def finished(folder, limits, step=60, best=(40, 4.0)):
+    """Return the directory and the state of a finished run with ten steps an epoch."""
+    (folder / "model").mkdir(exist_ok=True)
+    progress = {"step": step, "finished": True, "best": {"step": best[0], "epoch": best[1]}}
+    return Directory(folder), {"progress": progress, "rejected_count": 0, "limits": {**LIMITS, **limits}}
+
+
+LIMITS = {"n_epochs": 6, "max_minutes": None, "early_stopping": None}
+
+
+@pytest.mark.parametrize(
+    ("before", "step", "now", "goes_on"),
+    [
+        ({}, 60, {}, False),
+        ({}, 60, {"n_epochs": 5}, False),
+        ({}, 60, {"n_epochs": 7}, True),
+        ({"max_minutes": 2.0}, 35, {"max_minutes": 2.0}, False),
+        ({"max_minutes": 2.0}, 35, {"max_minutes": 1.0}, False),
+        ({"max_minutes": 2.0}, 35, {"max_minutes": 3.0}, True),
+        ({"max_minutes": 2.0}, 35, {}, True),
+        # All epochs were trained: more time is not needed.
+        ({"max_minutes": 2.0}, 60, {"max_minutes": 3.0}, False),
+        ({"early_stopping": 3}, 35, {"early_stopping": 3}, False),
+        ({"early_stopping": 3}, 35, {"early_stopping": 4}, True),
+        ({"early_stopping": 3}, 35, {}, True),
+        # A limit that the finished run did not have.
+        ({}, 60, {"max_minutes": 3.0, "early_stopping": 3}, False),
+    ],
+)
+def test_a_finished_run_trains_on_only_with_larger_limits(tmp_path, caplog, before, step, now, goes_on):
+    training = config.Training(**{"n_epochs": 6, **now})
+    with caplog.at_level(logging.INFO):
+        assert resume.trains_on(*finished(tmp_path, before, step), training) is goes_on
+    assert bool(caplog.messages) is goes_on
+
+
+def test_a_line_says_from_where_to_where_a_finished_run_trains_on(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        assert resume.trains_on(*finished(tmp_path, {}), config.Training(n_epochs=80, max_minutes=9.5))
+    assert "trains on from epoch 6 to 80, for at most 9.5 minutes, with a new one_cycle schedule" in caplog.text
+
+
+def test_the_limits_of_a_checkpoint_of_an_earlier_version_are_those_of_its_command(tmp_path):
+    output, state = finished(tmp_path, {})
+    del state["limits"]
+    tree = {"data": {"csv_files_train": "a.csv"}, "training": {"n_epochs": 6}}
+    (tmp_path / "run.json").write_text(json.dumps({"configuration": tree}))
+    assert not resume.trains_on(output, state, config.Training(n_epochs=6))
+    assert resume.trains_on(output, state, config.Training(n_epochs=7))
