@@ -235,13 +235,11 @@ class Reporter:
         """Post the record of an evaluation."""
         self._monitor.post.remote(evaluation=record)
 
-    def wait_for_search(self) -> float:
-        """Wait until the search has decided about the evaluations that were posted, and return the seconds."""
+    def wait_for_search(self) -> None:
+        """Wait until the search has decided about the evaluations that were posted."""
         self.set_activity("waiting for the search to decide about the evaluation")
-        start = time.monotonic()
         while not ray.get(self._monitor.may_go_on.remote()):
             time.sleep(SECONDS_BETWEEN_QUESTIONS)
-        return time.monotonic() - start
 
     def result(self, result: TrainingResult) -> None:
         """Post how the training ended, and wait until the monitor has it."""

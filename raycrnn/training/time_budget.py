@@ -1,5 +1,6 @@
 """Measure the speed of training, and estimate the steps that are left within `training.max_minutes`."""
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ class TimeBudget:
         total_steps: Steps of all epochs.
         deadline: When the run must have ended, in seconds since 1970; None without a limit.
         eval_share: Size of the evaluation set in training batches.
+        interval: Steps between two evaluations.
     """
 
-    def __init__(self, total_steps: int, deadline: float | None, eval_share: float):
+    def __init__(self, total_steps: int, deadline: float | None, eval_share: float, interval: int):
         self._total_steps = total_steps
         self._deadline = deadline
         self._eval_share = eval_share
+        self._interval = interval
         self._last: float | None = None
         self._calls = 0
         self._durations: deque[float] = deque(maxlen=STEPS_MEASURED)
@@ -49,23 +52,47 @@ class TimeBudget:
             return left if now < self._deadline - CLOSING_SECONDS else 0
         # Only the last steps: with the mean over all steps, a slow start would make the schedule too fast.
         seconds_per_step = sum(self._durations) / len(self._durations)
-        closing_seconds = CLOSING_SECONDS + (self.evaluation_seconds or self._guess_evaluation(seconds_per_step))
-        return min(left, int((self._deadline - closing_seconds - now) / seconds_per_step))
+        evaluation = self._evaluation_seconds(seconds_per_step)
+        remaining = self._seconds_to_train(now, evaluation)
+        remaining -= evaluation * self._evaluations_left(step, remaining, seconds_per_step, evaluation)
+        return min(left, int(remaining / seconds_per_step))
+
+    def _seconds_to_train(self, now: float, evaluation: float) -> float:
+        """Return the seconds left for steps and evaluations, without the evaluation at the end."""
+        deadline = math.inf if self._deadline is None else self._deadline
+        return deadline - CLOSING_SECONDS - evaluation - now
+
+    def _evaluations_left(self, step: int, remaining: float, seconds_per_step: float, evaluation: float) -> int:
+        """Return how many evaluations `has_time_to_evaluate` will allow besides the one at the end.
+
+        Args:
+            remaining: Seconds left for steps and evaluations.
+            evaluation: Seconds of an evaluation.
+        """
+        steps_before = -step % self._interval if step else self._interval
+        too_much = remaining - steps_before * seconds_per_step - 2 * evaluation
+        return max(0, math.ceil(too_much / (evaluation + self._interval * seconds_per_step)))
 
     def evaluated(self, seconds: float) -> None:
         """Record the duration of an evaluation."""
         self.evaluation_seconds = seconds
         self._last = None
 
-    def has_time_to_evaluate(self, steps_left: int, seconds_per_step: float) -> bool:
-        """Return whether there is time for an evaluation besides the one at the end."""
-        if self._deadline is None:
-            return True
-        needed = self.evaluation_seconds or self._guess_evaluation(seconds_per_step)
-        return steps_left * seconds_per_step > needed
+    def has_time_to_evaluate(self, seconds_per_step: float) -> bool:
+        """Return whether there is time for an evaluation besides the one at the end.
 
-    def _guess_evaluation(self, seconds_per_step: float) -> float:
-        """Estimate the seconds of an evaluation: less than half a step for the forward pass, and more for decoding."""
+        There is if training after it takes longer than the evaluation.
+        """
+        evaluation = self._evaluation_seconds(seconds_per_step)
+        return self._seconds_to_train(time.time(), evaluation) > 2 * evaluation
+
+    def _evaluation_seconds(self, seconds_per_step: float) -> float:
+        """Estimate the seconds of an evaluation: those of the last one.
+
+        Before the first one it is a guess: less than half a step for each batch's forward pass, and more for decoding.
+        """
+        if self.evaluation_seconds is not None:
+            return self.evaluation_seconds
         return 0.7 * seconds_per_step * self._eval_share
 
 

@@ -74,11 +74,13 @@ def make_time_budget(job: TrainingJob, total_steps: int, seconds_before: float) 
         total_steps: Steps of all epochs.
         seconds_before: Seconds that earlier commands spent on the run.
     """
-    minutes = job.configuration.training.max_minutes
+    settings = job.configuration.training
+    minutes = settings.max_minutes
     eval_rows = job.data.eval.usable if job.data.eval else 0
+    interval = settings.evaluate_every_epoch * total_steps // settings.n_epochs
     spent = seconds_before if job.counts_all_minutes else 0.0
     deadline = job.started + 60 * minutes - spent if minutes else None
-    return TimeBudget(total_steps, deadline, eval_rows / job.configuration.training.train_batch_size)
+    return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval)
 
 
 def restored_progress(job: TrainingJob, state: checkpoint.RunState) -> TrainingState:
@@ -211,7 +213,7 @@ class Worker:
         )
         if self.rank == 0:
             left = self.time_budget.steps_left(self.progress.step + 1)
-            may_evaluate = self.time_budget.has_time_to_evaluate(left, self.throughput.seconds_per_step())
+            may_evaluate = self.time_budget.has_time_to_evaluate(self.throughput.seconds_per_step())
             signals = StepSignals(
                 self.reporter.stop_requested, left, signals.new_rejections, may_evaluate, signals.write_failed
             )
@@ -254,8 +256,6 @@ class Worker:
             self._share_rejections("eval", self.eval_batches.rejected)
         self.progress.evaluated_at = self.progress.step
         record = self._record(result)
-        self.time_budget.evaluated(time.monotonic() - start)
-        self.throughput.pause(time.monotonic() - start)
         self._write_rejected()
         save_is_due = time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES
         if self.job.exchanges_weights or collectives.from_worker_0(save_is_due, self.device):
@@ -263,10 +263,13 @@ class Worker:
         if self.rank == 0:
             self.reporter.evaluation(dict(record))
             if self.job.exchanges_weights:
-                self.throughput.pause(self.reporter.wait_for_search())
+                self.reporter.wait_for_search()
         if self.report_metrics is not None:
             self.reporter.set_activity("reporting metrics to Ray Train, or waiting for other workers to report")
             self.report_metrics(dict(record))
+        # With the checkpoint: all of it takes time from the steps.
+        self.time_budget.evaluated(time.monotonic() - start)
+        self.throughput.pause(time.monotonic() - start)
 
     def _record(self, result: ValidationResult | None) -> MetricsRecord:
         """Record an evaluation, and export the model if it is the best one."""
