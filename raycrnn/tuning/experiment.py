@@ -4,6 +4,7 @@ The output directory holds `search.json`, the definition of the search, and for 
 directory of its training run, with its `trial.json`.
 """
 
+import copy
 import json
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -119,9 +120,9 @@ class Experiment:
         self.output.sync()
 
     def _identity(self) -> dict[str, object]:
-        """Return what must not change when the search is resumed, as JSON values.
+        """Return what identifies the search, as JSON values.
 
-        The number of trials, the time limit and the resources may change.
+        The number of trials, the time limit and the resources may change when it is resumed.
         """
         search = self.search.model_dump(mode="json", exclude={"max_minutes", "concurrent", "resources", "samples"})
         tree = {key: value for key, value in self.tree.items() if key != "output_model_dir"}
@@ -141,7 +142,8 @@ class Experiment:
             raise UsageError(f"{self.output}: contains no search to resume")
         record = config.read_json_object(path)
         self.units = self.units or record["data"]["units"]
-        before, now = _flatten(record), _flatten(self._identity())
+        identity = self._identity()
+        before, now = _flatten(_at_places_of(identity, record)), _flatten(identity)
         changed = [
             f"{key}: was {config.to_json(before.get(key))}, is now {config.to_json(now.get(key))}"
             if not key.startswith("data: ")
@@ -209,6 +211,31 @@ class Experiment:
         candidates = [trial for trial in self.ranked() if trial.scores and trial.status != FAILED]
         points = [(trial, tuple(map(trial.score, self.search.metric))) for trial in candidates]
         return [trial for trial, point in points if not any(_dominates(other, point) for _, other in points)]
+
+
+def _at_places_of(now: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Return an earlier identity with what may change taken from the present one.
+
+    That is the places of the CSVs, if there are as many, and the grace of asha, whose default was another one.
+    """
+    before = copy.deepcopy(before)
+    asha, asha_now = (each.get("search", {}).get("scheduler", {}).get("asha") for each in (before, now))
+    if asha and asha_now:
+        asha["grace"] = asha_now["grace"]
+    settings, settings_now = (each.get("configuration", {}).get("data", {}) for each in (before, now))
+    moved: list[tuple[str, str]] = []
+    for key in settings.keys() & settings_now.keys() & {"csv_files_train", "csv_files_eval"}:
+        files: Any = config.one_as_several(settings[key])
+        files_now: Any = config.one_as_several(settings_now[key])
+        if len(files) != len(files_now) or isinstance(files, dict) != isinstance(files_now, dict):
+            continue
+        moved += zip(files, files_now, strict=True)
+        weighted = isinstance(files, dict)
+        settings[key] = dict(zip(files_now, files.values(), strict=True)) if weighted else settings_now[key]
+    digests = before.get("data", {})
+    kept = {name: value for name, value in digests.items() if name not in dict(moved)}
+    before["data"] = kept | {new: digests[old] for old, new in moved if old in digests}
+    return before
 
 
 def _flatten(identity: dict[str, Any]) -> dict[str, object]:

@@ -4,6 +4,7 @@ The base is never stopped or changed, because the other trials are compared with
 that a trial has done, which makes trials of different settings comparable.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 TIME = "share"
 
+LAST_RUNG = 0.5
+"""Largest share of the training at which successive halving compares trials, unless its first rung is later. After it,
+the learning rate falls, and most of a trial's cost is spent."""
+
+TIE_BREAK = 1e-9
+"""Weight of the loss beside the metric, in successive halving. It only decides between trials of the same metric, for
+example those whose network still reads every image as empty."""
+
 
 def name_of(trial: TuneTrial) -> str:
     """Return the name in the search of one of Tune's trials."""
@@ -34,7 +43,8 @@ def make(search: Search, experiment: Experiment) -> TrialScheduler:
     metric = search.metric[0]
     if search.scheduler.asha:
         asha = search.scheduler.asha
-        halving = Halving(TIME, metric, MODES[metric], 1, asha.grace, asha.reduction, stop_last_trials=False)  # type: ignore[arg-type]  # Fractions work.
+        last = max(LAST_RUNG, asha.grace)
+        halving = Halving(TIME, metric, MODES[metric], last, asha.grace, asha.reduction, stop_last_trials=False)  # type: ignore[arg-type]  # Fractions work.
         halving.replay(experiment)
         return halving
     if search.scheduler.pbt:
@@ -77,7 +87,10 @@ class Halving(AsyncHyperBandScheduler):
 
     def _compare(self, name: str, result: dict) -> str:
         """Record a result and decide about its trial, identified by name: Tune's ids change on a resume."""
-        return self._brackets[0].on_result(_TrialId(name), result[TIME], self._metric_op * result[self._metric])
+        loss = result["loss"]
+        tie_break = TIE_BREAK * (loss / (1 + loss) if math.isfinite(loss) else 1.0)
+        score = self._metric_op * result[self._metric] - tie_break
+        return self._brackets[0].on_result(_TrialId(name), result[TIME], score)
 
     def replay(self, experiment: Experiment) -> None:
         """Record the results of an earlier command, so that later trials are compared with them."""

@@ -128,10 +128,12 @@ NOT_SEARCHED = {
 class Asha(Group):
     """Asynchronous successive halving (Li et al. 2018): stops the trials with bad scores early."""
 
-    grace: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training before which no trial is stopped."""
+    grace: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the training before which no trial is stopped: the first rung. Earlier, many networks still read every
+    image as empty."""
     reduction: Annotated[float, Field(gt=1)] = 3.0
-    """One of this many trials continues at each rung. Each rung is this many times as far as the one before."""
+    """One of this many trials continues at each rung. Each rung is this many times as far as the one before, up to half
+    of the training."""
 
 
 class Pbt(Group):
@@ -149,8 +151,9 @@ class Scheduler(Group):
     """The scheduler, which stops or changes running trials: asha, pbt or none. Its settings are optional."""
 
     asha: Asha | None = None
-    """Asynchronous successive halving stops the trials with bad scores early. Settings: grace (0.1), the share of the
-    training before which no trial is stopped; reduction (3), of so many trials one continues at each rung."""
+    """Asynchronous successive halving stops the trials with bad scores early. Settings: grace (0.3), the share of the
+    training before which no trial is stopped; reduction (3), of so many trials one continues at each rung, of which the
+    last is at half of the training. Where the metric is the same, the loss decides."""
     pbt: Pbt | None = None
     """With population-based training, bad trials continue from the weights of good ones. Settings: every (0.2), the
     share of the training between two comparisons; quantile (0.25), the share of the trials that continue from others;
@@ -204,7 +207,7 @@ class Search(Group):
     """How values are drawn. tpe: tree-structured Parzen estimator (Bergstra et al. 2011), which learns from finished
     trials."""
     scheduler: Annotated[Scheduler, BeforeValidator(_scheduler)] = Scheduler()
-    """asha, pbt or none, with settings if needed: {asha: {grace: 0.2}}."""
+    """asha, pbt or none, with settings if needed: {asha: {reduction: 2}}."""
     samples: Annotated[Positive, Field(le=100_000)] = 1
     """Number of trials besides the base. With grid keys: number of trials for each point of the grid."""
     max_minutes: Annotated[float, Field(ge=0.5)] | None = None

@@ -123,6 +123,34 @@ def test_changed_data_is_refused_by_name(tmp_path):
         after.load()
 
 
+@pytest.mark.parametrize("weights", [None, 2.0])
+def test_data_that_has_moved_is_the_same_and_changed_data_is_named(tmp_path, weights):
+    def tree(folder: str) -> dict:
+        csv = f"{folder}/train.csv"
+        return {"data": {"csv_files_train": {csv: weights} if weights else csv, "csv_files_eval": [f"{folder}/e.csv"]}}
+
+    before = trials_of(tmp_path, base=[])
+    before.tree, before.data = tree("here"), {"here/train.csv": "abc", "here/e.csv": "efg", "units": ["a"]}
+    before.save_search()
+    data = {"there/train.csv": "abc", "there/e.csv": "efg", "units": ["a"]}
+    Experiment(Directory(tmp_path), before.search, tree("there"), data=data).load()
+    with pytest.raises(UsageError, match=r"\(data: there/e\.csv changed\)"):
+        Experiment(Directory(tmp_path), before.search, tree("there"), data={**data, "there/e.csv": "x"}).load()
+    more = {"data": {**tree("there")["data"], "csv_files_eval": ["there/e.csv", "there/f.csv"]}}
+    with pytest.raises(UsageError, match=r"csv_files_eval: was"):
+        Experiment(Directory(tmp_path), before.search, more, data=data).load()
+
+
+def test_the_grace_of_asha_may_change_because_its_default_did(tmp_path):
+    before = trials_of(tmp_path, base=[])
+    space = {"model.keep_prob": {"uniform": [0.5, 1]}}
+    before.search = Search(search=space, scheduler={"asha": {"grace": 0.1}})
+    before.save_search()
+    Experiment(Directory(tmp_path), Search(search=space, scheduler="asha"), TREE).load()
+    with pytest.raises(UsageError, match=r"search\.scheduler: was"):
+        Experiment(Directory(tmp_path), Search(search=space, scheduler={"asha": {"reduction": 2}}), TREE).load()
+
+
 def test_evaluations_that_were_not_reported_are_read_from_metrics_jsonl(tmp_path):
     before = trials_of(tmp_path, t1=[evaluation(1, 0.5)])
     before.save_search()

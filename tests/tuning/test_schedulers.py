@@ -53,8 +53,47 @@ def decisions(scheduler: schedulers.TrialScheduler, cers: dict[str, float], shar
     for trial in trials.values():
         scheduler.on_trial_add(None, trial)
     return {
-        name: scheduler.on_trial_result(None, trials[name], {"share": share, "cer": cer}) for name, cer in cers.items()
+        name: scheduler.on_trial_result(None, trials[name], {"share": share, "cer": cer, "loss": 1.0})
+        for name, cer in cers.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("asha", "rungs"),
+    [
+        ({}, [0.3]),
+        ({"reduction": 1.5}, [0.3, 0.45]),
+        ({"grace": 0.25, "reduction": 2}, [0.25, 0.5]),
+        ({"grace": 0.1}, [0.1, 0.3]),
+        # A later first rung, if a search file says so.
+        ({"grace": 0.8, "reduction": 1.1}, [0.8]),
+    ],
+)
+def test_asha_compares_trials_between_the_grace_share_and_half_of_the_training(tmp_path, asha, rungs):
+    halving = make_scheduler(tmp_path, asha=asha)
+    trials = {name: FakeTrial(name) for name in ("good", "bad")}
+    stopped = []
+    for percent in range(1, 100):
+        results = {"good": {"cer": 0.1, "loss": 1.0}, "bad": {"cer": 0.9, "loss": 9.0}}
+        decided = {
+            name: halving.on_trial_result(None, trials[name], {"share": percent / 100, **each})
+            for name, each in results.items()
+        }
+        if decided["bad"] == "STOP":
+            stopped.append(percent / 100)
+    assert stopped == pytest.approx(rungs, abs=0.011)
+
+
+def test_where_the_metric_is_the_same_the_loss_decides(tmp_path):
+    halving = make_scheduler(tmp_path, asha={"reduction": 2})
+    losses = {"1": 20.0, "2": 21.0, "3": 19.0, "4": float("inf")}
+    found = {
+        name: halving.on_trial_result(None, FakeTrial(name), {"share": 0.3, "cer": 1.0, "loss": loss})
+        for name, loss in losses.items()
+    }
+    assert found == {"1": "CONTINUE", "2": "STOP", "3": "CONTINUE", "4": "STOP"}
+    better = {"share": 0.3, "cer": 0.999, "loss": 99.0}
+    assert halving.on_trial_result(None, FakeTrial("5"), better) == "CONTINUE"
 
 
 def test_asha_stops_bad_trials_at_a_rung_but_never_the_base(tmp_path):
