@@ -40,6 +40,26 @@ def logging_to_stderr() -> Iterator[None]:
         logger.setLevel(level)
 
 
+class LineTimer:
+    """Tell when to log a line about progress: every 30 seconds if stderr is not a terminal, which would show a bar."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Start to wait for the next line."""
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the last start."""
+        return time.monotonic() - self._since
+
+    def is_due(self) -> bool:
+        """Return whether to log a line now. The caller restarts the timer after it."""
+        return not sys.stderr.isatty() and self.seconds > SECONDS_BETWEEN_LINES
+
+
 class ProgressBar:
     """A progress bar on a terminal. It is invisible if stderr is not a terminal."""
 
@@ -91,24 +111,25 @@ class ImageProgress:
         self.total, self.done = total, done
         self._describe_idle = describe_idle
         self._bar = ProgressBar(total, unit=" images")
-        self._logged = (time.monotonic(), done)
+        self._timer, self._logged = LineTimer(), done
         self._has_finished_some = False
 
     def add(self, images: int) -> None:
         """Count finished images. Call this often, with 0 if none were finished."""
         if images and not self._has_finished_some:
             # The rate does not include the start of Ray and the replicas.
-            self._has_finished_some, self._logged = True, (time.monotonic(), self.done + images)
+            self._has_finished_some, self._logged = True, self.done + images
+            self._timer.restart()
         self.done += images
         self._bar.show(self.done)
-        if not sys.stderr.isatty() and time.monotonic() - self._logged[0] > SECONDS_BETWEEN_LINES:
+        if self._timer.is_due():
             logging.getLogger(__name__).info(self._line())
-            self._logged = (time.monotonic(), self.done)
+            self._timer.restart()
+            self._logged = self.done
 
     def _line(self) -> str:
         start = f"{self.done:,} of {self.total:,} images"
-        logged_at, done = self._logged
-        rate = (self.done - done) / (time.monotonic() - logged_at)
+        rate = (self.done - self._logged) / self._timer.seconds
         if rate:
             left = tqdm.format_interval((self.total - self.done) / rate)
             return f"{start}, {rate:,.0f} per second, {left} left"

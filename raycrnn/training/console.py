@@ -1,5 +1,6 @@
-"""What a training run shows on a terminal: its progress bar, and messages about stalls."""
+"""What a training run shows of its progress, and messages about stalls."""
 
+import logging
 import time
 from collections import Counter
 
@@ -7,8 +8,10 @@ from tqdm import tqdm
 
 from raycrnn.cluster import Nodes, TrainingAllocation
 from raycrnn.cluster.nodes import describe_free_cpus
-from raycrnn.console import ProgressBar
+from raycrnn.console import LineTimer, ProgressBar
 from raycrnn.training.monitor import ProgressReport, WorkerActivity
+
+logger = logging.getLogger(__name__)
 
 STALL_SECONDS = 30.0
 """Seconds without a step after which a run is reported as stalled."""
@@ -73,11 +76,33 @@ def describe_loss(before: Nodes, now: Nodes, waiting: TrainingAllocation | None)
 BAR_LAYOUT = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
 
 
-def show_progress(bar: ProgressBar, progress: ProgressReport) -> None:
-    """Draw the bar of a training run from a worker's progress report."""
-    bar.show(
-        progress["share"],
-        f"epoch {progress['epoch']} step {progress['step']}",
-        f"loss {progress['loss']:.3f} · {progress['images_per_second']:.0f} img/s · "
-        f"{tqdm.format_interval(progress['seconds_left'])} left",
-    )
+class TrainingProgress:
+    """The progress of a training run: a bar on a terminal, else a log line every 30 seconds in which it took steps."""
+
+    def __init__(self) -> None:
+        self._bar = ProgressBar(1.0, BAR_LAYOUT)
+        self._timer = LineTimer()
+        self._logged_step: int | None = None
+
+    def show(self, progress: ProgressReport) -> None:
+        """Show a worker's progress report."""
+        step = progress["step"]
+        description = f"epoch {progress['epoch']} step {step}"
+        details = (
+            f"loss {progress['loss']:.3f} · {progress['images_per_second']:.0f} img/s · "
+            f"{tqdm.format_interval(progress['seconds_left'])} left"
+        )
+        self._bar.show(progress["share"], description, details)
+        # `Stall` reports a run that takes no steps.
+        if self._timer.is_due() and step != self._logged_step:
+            self._timer.restart()
+            self._logged_step = step
+            logger.info(f"{description} · {100 * progress['share']:.0f} % · {details}")
+
+    def restart_timer(self) -> None:
+        """Wait for the next line, because another one has told the progress."""
+        self._timer.restart()
+
+    def close(self) -> None:
+        """Remove the bar from the terminal."""
+        self._bar.close()

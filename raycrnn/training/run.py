@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from raycrnn import cluster, storage
 from raycrnn.config import Configuration
-from raycrnn.console import ProgressBar, StopRequest, defer_stop
+from raycrnn.console import StopRequest, defer_stop
 from raycrnn.errors import RaycrnnError
 from raycrnn.storage import Directory
 from raycrnn.training import resume, trainer
 
 if TYPE_CHECKING:
     from raycrnn.ingest.training_data import LabelledCsvs
-    from raycrnn.training.console import Stall
+    from raycrnn.training.console import Stall, TrainingProgress
     from raycrnn.training.job import TrainingJob
     from raycrnn.training.monitor import TrainingResult
 
@@ -141,29 +141,31 @@ def _watch(job: "TrainingJob", threads: cluster.Threads) -> "TrainingResult":
     """Train in a thread, show the progress, and stop the training on a signal."""
     import ray
 
-    from raycrnn.training.console import BAR_LAYOUT
+    from raycrnn.training.console import TrainingProgress
 
-    bar = ProgressBar(1.0, BAR_LAYOUT)
+    progress = TrainingProgress()
     try:
         with defer_stop() as stop:
-            return _follow(job, threads, bar, stop)
+            return _follow(job, threads, progress, stop)
     except ray.exceptions.RayError as error:
         raise RaycrnnError(
             f"the connection to Ray was lost; restore_model=true continues from the last checkpoint: {error}"
         ) from None
     except KeyboardInterrupt:
-        bar.close()
+        progress.close()
         _stop_at_once(job)
         raise
     finally:
-        bar.close()
+        progress.close()
 
 
-def _follow(job: "TrainingJob", threads: cluster.Threads, bar: ProgressBar, stop: StopRequest) -> "TrainingResult":
+def _follow(
+    job: "TrainingJob", threads: cluster.Threads, progress: "TrainingProgress", stop: StopRequest
+) -> "TrainingResult":
     import ray
 
     from raycrnn.ingest import image_cache
-    from raycrnn.training.console import Stall, show_progress
+    from raycrnn.training.console import Stall
     from raycrnn.training.monitor import publish_image_cache
 
     nodes_at_start = cluster.list_nodes()
@@ -176,8 +178,9 @@ def _follow(job: "TrainingJob", threads: cluster.Threads, bar: ProgressBar, stop
         update = ray.get(job.monitor.read.remote())
         for level, line in update.lines:
             logger.log(level, line)
+            progress.restart_timer()
         if update.progress:
-            show_progress(bar, update.progress)
+            progress.show(update.progress)
         if update.progress and caching is None and job.cache_images:
             # Only after the first step, which it would delay.
             publish = partial(publish_image_cache, job.image_cache_registry)
@@ -191,7 +194,7 @@ def _follow(job: "TrainingJob", threads: cluster.Threads, bar: ProgressBar, stop
             logger.info("stopping after this step, with a checkpoint; a second signal (Ctrl-C) stops at once")
             job.monitor.stop.remote()
         if update.result is not None or ended:
-            bar.close()
+            progress.close()
             return _conclude(job, update.result, training)
         time.sleep(0.5)
 

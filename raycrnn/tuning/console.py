@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raycrnn.console import LineTimer
 from raycrnn.tuning.experiment import FINISHED, RUNNING, WAITING, Experiment, Trial
 from raycrnn.tuning.search_space import Search
 
@@ -44,12 +45,13 @@ class TrialTable:
     """Displays the trials of a search. Call `refresh` after each change.
 
     On a terminal the table stays below the log lines: rich redirects stderr while the table is live. Elsewhere
-    evaluations and ended trials are logged.
+    evaluations and ended trials are logged, and how far the running trials are if there was no line for 30 seconds.
     """
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
         self._live: Live | None = None
+        self._timer = LineTimer()
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -62,30 +64,44 @@ class TrialTable:
         self._live = None
 
     def refresh(self) -> None:
-        """Redraw the table."""
+        """Redraw the table, or log a line if it is time for one."""
         if self._live is not None:
             self._live.update(self._render(), refresh=True)
+        elif self._timer.is_due():
+            self._log(self._describe_progress())
 
     def log_evaluation(self, trial: Trial) -> None:
         """Log the last evaluation of a trial, unless the live table shows it."""
         if self._live is None:
             scores = _describe_scores(trial.evaluations[-1], self._experiment.search)
-            logger.info(f"{_describe_trial(trial)}  {scores}")
+            self._log(f"{_describe_trial(trial)}  {scores}")
 
     def log_end(self, trial: Trial) -> None:
         """Log how a trial ended."""
         scores = _describe_scores(trial.scores, self._experiment.search) if trial.scores else "no scores"
         error = f": {trial.error.splitlines()[0]}" if trial.error else ""
         progress = "" if trial.status == FINISHED else f" at {100 * trial.done:.0f} %"
-        logger.info(f"{_describe_trial(trial)}  {trial.status}{progress}  {scores}{error}")
+        self._log(f"{_describe_trial(trial)}  {trial.status}{progress}  {scores}{error}")
+
+    def _log(self, line: str) -> None:
+        logger.info(line)
+        self._timer.restart()
+
+    def _describe_progress(self) -> str:
+        running = [trial for trial in self._experiment.trials.values() if trial.status == RUNNING]
+        shares = ", ".join(f"{trial.name} at {100 * trial.done:.0f} %" for trial in running[:MAX_ROWS])
+        more = f" and {len(running) - MAX_ROWS} more" if len(running) > MAX_ROWS else ""
+        return f"{self._describe_ended()}; running: {shares or 'none'}{more}"
+
+    def _describe_ended(self) -> str:
+        ended = sum(trial.status not in (WAITING, RUNNING) for trial in self._experiment.trials.values())
+        return f"{ended} of {self._experiment.search.trials + 1} trials ended"
 
     def _render(self) -> Table:
         trials = list(self._experiment.trials.values())
-        ended = sum(trial.status not in (WAITING, RUNNING) for trial in trials)
-        title = f"{ended} of {self._experiment.search.trials + 1} trials ended"
         running = [trial for trial in trials if trial.status == RUNNING]
         others = [trial for trial in self._experiment.ranked() if trial not in running and trial.scores]
-        return make_table(self._experiment, [*running, *others][:MAX_ROWS], title)
+        return make_table(self._experiment, [*running, *others][:MAX_ROWS], self._describe_ended())
 
 
 def make_table(experiment: Experiment, trials: Sequence[Trial], title: str | None = None) -> Table:

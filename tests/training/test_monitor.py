@@ -5,7 +5,7 @@ import pytest
 from raycrnn.cluster import allocate
 from raycrnn.config import Cluster
 from raycrnn.training import monitor
-from raycrnn.training.console import Stall, describe_loss
+from raycrnn.training.console import Stall, TrainingProgress, describe_loss
 from raycrnn.training.monitor import Monitor, WorkerActivity
 
 
@@ -49,6 +49,22 @@ def test_a_stall_message_says_what_each_worker_is_doing(clock):
 @pytest.mark.ray
 def test_without_heartbeats_a_stall_message_says_that_no_worker_has_started(local_ray, clock):
     assert "Ray has not started the workers yet" in Stall().describe({})
+
+
+def test_without_a_terminal_progress_is_a_plain_line_every_30_seconds_with_steps(clock, capsys):
+    progress = TrainingProgress()
+    for second in range(200):
+        clock.now += 1
+        # No step between second 100 and 150, as in an evaluation; then its line.
+        step = second if second < 100 else max(100, second - 50)
+        if second == 150:
+            progress.restart_timer()
+        report = {"epoch": "1.5", "step": step, "share": 0.25, "loss": 2.5, "images_per_second": 9, "seconds_left": 75}
+        progress.show(report)
+    progress.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "epoch 1.5 step 30 · 25 % · loss 2.500 · 9 img/s · 01:15 left"
+    assert [line.split()[3] for line in lines] == ["30", "61", "92", "100", "131"]
 
 
 CPU, GPU, HEAD = (4.0, 0.0), (8.0, 1.0), (0.0, 0.0)

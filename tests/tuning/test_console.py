@@ -1,4 +1,4 @@
-"""Test the table of trials on a terminal."""
+"""Test what a search shows of its trials, on a terminal and elsewhere."""
 
 import io
 import logging
@@ -6,6 +6,7 @@ import sys
 
 from raycrnn import console
 from raycrnn.tuning.console import TrialTable
+from raycrnn.tuning.experiment import RUNNING
 from tests.tuning.test_experiment import evaluation, trials_of
 
 
@@ -31,3 +32,26 @@ def test_log_lines_are_printed_above_the_live_table(tmp_path, monkeypatch):
     assert screen.count("2 of 10 trials ended") >= 3
     assert "2 of 10 trials ended" in screen[start:]
     assert sys.stderr is terminal
+
+
+def test_without_a_terminal_a_line_says_how_far_the_trials_are_after_30_seconds_without_one(
+    tmp_path, monkeypatch, caplog
+):
+    now = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    experiment = trials_of(tmp_path, base=[evaluation(10, 0.5)], t1=[], t2=[])
+    for name, done in (("1", 0.4), ("2", 0.05)):
+        experiment.trials[name].status, experiment.trials[name].done = RUNNING, done
+    table = TrialTable(experiment)
+    with caplog.at_level(logging.INFO), table.live():
+        for second in range(100):
+            now[0] += 1
+            if second == 50:
+                table.log_end(experiment.trials["base"])
+            table.refresh()
+    assert [record.message.startswith("1 of 10 trials ended; running: ") for record in caplog.records] == [
+        True,
+        False,
+        True,
+    ]
+    assert caplog.records[0].message.endswith("running: 1 at 40 %, 2 at 5 %")
