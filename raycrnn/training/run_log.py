@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from raycrnn import __version__
 from raycrnn.storage import write_text
 from raycrnn.training.learner import StepResult, TrainingState
 from raycrnn.training.time_budget import Throughput
-from raycrnn.training.validation import ValidationExample, ValidationResult
+from raycrnn.training.validation import UNKNOWN_UNIT, ValidationExample, ValidationResult
 
 if TYPE_CHECKING:
     from raycrnn.training.monitor import ProgressReport
@@ -213,9 +214,18 @@ def _step_of(line: str) -> float:
 
 
 def _table(examples: Sequence[ValidationExample]) -> str:
-    """Return the examples as a Markdown table, which TensorBoard renders."""
+    """Return the examples as a Markdown table, which TensorBoard renders. The texts in it are shown literally."""
     rows = ["| | label | transcription |", "|---|---|---|"]
     for number, example in enumerate(examples):
-        cells = (text.replace("|", "\\|") for text in (example.reference, example.transcription))
+        cells = map(_literal, (example.reference, example.transcription))
         rows.append(f"| {number} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _literal(text: str) -> str:
+    """Return Markdown that shows a text as it is, with its markup and spaces."""
+    # Stands for a unit that is not in the alphabet. HTML has no NUL.
+    text = text.replace(UNKNOWN_UNIT, "\N{REPLACEMENT CHARACTER}")
+    # Character references are neither Markdown nor tags. HTML shows several spaces as one, and none at the ends.
+    spaced = re.sub(r"^ | (?= )| $", "\N{NO-BREAK SPACE}", text)
+    return re.sub(r"[\x00-\x1f!-/:-@\[-`{-\x7f]", lambda found: f"&#{ord(found[0])};", spaced)

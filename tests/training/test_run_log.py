@@ -1,13 +1,15 @@
 """metrics.jsonl and TensorBoard logs: they continue with a run, and a full disk raises an error."""
 
+import html
 import json
+import re
 
 import pytest
 import torch
 
 from raycrnn.metrics.error_rates import Counts
-from raycrnn.training.run_log import RunLog
-from raycrnn.training.validation import ValidationExample, ValidationResult
+from raycrnn.training.run_log import RunLog, _table
+from raycrnn.training.validation import UNKNOWN_UNIT, ValidationExample, ValidationResult
 
 RESULT = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 1.0)
 
@@ -35,6 +37,38 @@ def test_tensorboard_reads_the_scalars_and_evaluations(tmp_path):
         "eval/loss": [12],
     }
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 12, "cer": 0.5, "loss": 2.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<b>bold</b> &amp; <script>alert(1)</script>",
+        "**a** _b_ `c` ~~d~~ # e",
+        "[link](http://example.org) ![image](x.png) <http://example.org>",
+        "a|b \\| c",
+        "1. first",
+        "  two  spaces ",
+        "snake_case_word __init__",
+        "&#42; &lt;",
+        "naïve ſs 漢字 שלום e\u0301",
+        "\x02wzxhzdk:0\x03",
+        "",
+    ],
+)
+def test_tensorboard_shows_labels_and_transcriptions_literally(text):
+    from tensorboard.plugin_util import markdown_to_safe_html
+
+    page = markdown_to_safe_html(_table([ValidationExample(torch.zeros(1), text, f"{text}x")]))
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", rows[-1], re.DOTALL)]
+    assert not re.search(r"<(?!/?(table|thead|tbody|tr|th|td)>)", page)
+    if "\x02" not in text:
+        assert [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in cells] == ["0", text, f"{text}x"]
+
+
+def test_an_unknown_unit_is_shown_as_a_replacement_character():
+    table = _table([ValidationExample(torch.zeros(1), f"a{UNKNOWN_UNIT}b", "ab")])
+    assert "| a\N{REPLACEMENT CHARACTER}b | ab |" in table
 
 
 def test_records_after_the_step_of_the_checkpoint_are_removed(tmp_path):
