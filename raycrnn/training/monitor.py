@@ -207,7 +207,12 @@ class Reporter:
             self._monitor.heartbeat.remote(rank, WorkerActivity(description, time.monotonic() - since))
             self._ended.wait(SECONDS_BETWEEN_HEARTBEATS)
 
-    def progress(self, make: Callable[[], ProgressReport]) -> None:
+    def check_stop(self) -> bool:
+        """Return whether the command has asked to stop, as far as this worker knows. Call it often."""
+        self.progress(lambda: None)
+        return self.stop_requested
+
+    def progress(self, make: Callable[[], ProgressReport | None]) -> None:
         """Post a progress report, unless the last one is too recent, and receive the request to stop.
 
         Args:

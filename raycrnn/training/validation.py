@@ -99,13 +99,29 @@ class ValidationExample:
 
 @torch.no_grad()
 def evaluate(
-    network: CRNN, batches: Iterable[Batch], alphabet: Alphabet, precision: str, device: torch.device, examples: int = 6
-) -> ValidationResult:
-    """Score this worker's batches and sum the scores over all workers. All workers must call it."""
+    network: CRNN,
+    batches: Iterable[Batch],
+    alphabet: Alphabet,
+    precision: str,
+    device: torch.device,
+    check_stop: Callable[[], bool] = lambda: False,
+    examples: int = 6,
+) -> ValidationResult | None:
+    """Score this worker's batches and sum the scores over all workers. All workers must call it.
+
+    Args:
+        check_stop: Called before each batch; returns whether to stop the evaluation.
+
+    Returns:
+        The scores; None on all workers if one of them stopped.
+    """
     network.eval()
     counts, fitter, loss_sum, learnable, seconds = Counts(), TemperatureFitter(), 0.0, 0, 0.0
     shown: list[ValidationExample] = []
+    stopped = False
     for batch in (batch for batch in batches if len(batch)):
+        if stopped := check_stop():
+            break
         start = time.perf_counter()
         moved = batch.to(device)
         with runtime.autocast(precision, device):
@@ -126,8 +142,12 @@ def evaluate(
                     for units in (reference, transcription)
                 )
                 shown.append(ValidationExample(image_CHW, *texts))
-    totals = torch.tensor([*counts.as_tuple(), loss_sum, learnable, seconds], dtype=torch.float64, device=device)
-    *sums, loss_sum, learnable, seconds = collectives.all_reduce(totals).tolist()
+    totals = torch.tensor(
+        [*counts.as_tuple(), loss_sum, learnable, seconds, stopped], dtype=torch.float64, device=device
+    )
+    *sums, loss_sum, learnable, seconds, stops = collectives.all_reduce(totals).tolist()
+    if stops:
+        return None
     fitter = TemperatureFitter(collectives.all_reduce(torch.from_numpy(fitter.sums).to(device)).cpu().numpy())
     counts = Counts(*map(int, sums))
     # The workers transcribe at the same time.

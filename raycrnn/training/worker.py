@@ -166,13 +166,12 @@ class Worker:
             pin_memory=self.device.type == "cuda",
             get_image_cache=lambda: ray.get(self.job.image_cache_registry.get_image_cache.remote()),
         )
-        stopped = False
-        if self._evaluation_is_due():
-            # The run was stopped after the last step of an epoch, before its evaluation.
-            self._evaluate()
+        # The run may have been stopped after the last step of an epoch, before its evaluation.
+        stopped = self._evaluation_is_due() and not self._evaluate()
         with closing(iter(stream)) as batches:
             while (
-                not self.progress.has_stopped_improving(self.settings.early_stopping)
+                not stopped
+                and not self.progress.has_stopped_improving(self.settings.early_stopping)
                 and (batch := self._next(batches)) is not None
             ):
                 signals = self._step(batch, stream).signals
@@ -183,19 +182,19 @@ class Worker:
                 stopped = signals.stop
                 if stopped or self.steps_left <= 0:
                     break
-                if self._evaluation_is_due() and signals.may_evaluate:
-                    self._evaluate()
-                if self.progress.step % self.settings.save_interval == 0:
+                if self._evaluation_is_due() and signals.may_evaluate and not self._evaluate():
+                    stopped = True
+                elif self.progress.step % self.settings.save_interval == 0:
                     collectives.share_statistics(self.learner.network)
                     self._save()
+        if not stopped and self.progress.evaluated_at != self.progress.step:
+            stopped = not self._evaluate()
         if stopped:
             collectives.share_statistics(self.learner.network)
             self._close()
             if self.rank == 0:
                 self.reporter.result({"stopped": self.progress.step})
             return
-        if self.progress.evaluated_at != self.progress.step:
-            self._evaluate()
         self._finish()
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
@@ -244,15 +243,19 @@ class Worker:
         step, interval = self.progress.step, self.settings.evaluate_every_epoch * self.spec.batches_per_epoch
         return step > 0 and step % interval == 0 and step != self.progress.evaluated_at
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> bool:
+        """Evaluate, and return whether the evaluation was completed: a request to stop ends it."""
         self.reporter.set_activity("evaluating")
         collectives.share_statistics(self.learner.network)
         start = time.monotonic()
         result = None
         if self.job.data.eval is not None:
+            network, precision, alphabet = self.learner.network, self.learner.precision, self.job.data.alphabet
             result = validation.evaluate(
-                self.learner.network, self.eval_batches, self.job.data.alphabet, self.learner.precision, self.device
+                network, self.eval_batches, alphabet, precision, self.device, self.reporter.check_stop
             )
+            if result is None:
+                return False
             self._share_rejections("eval", self.eval_batches.rejected)
         self.progress.evaluated_at = self.progress.step
         record = self._record(result)
@@ -270,6 +273,7 @@ class Worker:
         # With the checkpoint: all of it takes time from the steps.
         self.time_budget.evaluated(time.monotonic() - start)
         self.throughput.pause(time.monotonic() - start)
+        return True
 
     def _record(self, result: ValidationResult | None) -> MetricsRecord:
         """Record an evaluation, and export the model if it is the best one."""
@@ -288,15 +292,9 @@ class Worker:
                 result.calibration if result else None,
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
+        seconds, rejected = self._seconds(), self.rejected.counts()
         record = run_log.metrics_record(
-            result,
-            progress,
-            self.throughput,
-            self.epoch,
-            self._seconds(),
-            self.world_size,
-            self.rejected.counts(),
-            best,
+            result, progress, self.throughput, self.epoch, seconds, self.world_size, rejected, best
         )
         self._write("metrics.jsonl", lambda: self._log_evaluation(record, result))
         return record

@@ -48,6 +48,8 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
     collectives.share_statistics(learner.network)
     buffers = {name: b for name, b in learner.network.named_buffers() if b.is_floating_point()}
     evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU)
+    # Every worker learns that one of them was asked to stop.
+    assert validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU, lambda: rank == 0) is None
     if rank == 0:
         result = {
             "gradients": gradients,

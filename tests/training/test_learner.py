@@ -61,6 +61,18 @@ def test_a_tiny_set_is_learnt_within_150_steps():
     assert evaluation.counts.accuracy == 1.0
 
 
+def test_a_request_to_stop_ends_an_evaluation_before_its_next_batch():
+    asked = []
+
+    def check_stop() -> bool:
+        asked.append(True)
+        return len(asked) == 3
+
+    batches = [make_batch(words(2))] * 9
+    assert validation.evaluate(network(), batches, ALPHABET, "fp32", CPU, check_stop) is None
+    assert len(asked) == 3
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "rms", "ada"])
 def test_every_optimizer_lowers_the_loss(optimizer):
     rate = {"ada": 1.0, "rms": 1e-4}.get(optimizer, 1e-3)
