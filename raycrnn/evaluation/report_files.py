@@ -101,14 +101,16 @@ def _temporary_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _lock(folder: Path) -> AbstractContextManager[None]:
+def _lock(folder: Path) -> AbstractContextManager[bool]:
     # Beside the folder, which contains only the files of the report.
     return storage.lock(folder.with_name(f"{folder.name}{LOCK}"), BlockingIOError(errno.EWOULDBLOCK, "in use"))
 
 
 def _delete_if_left(folder: Path) -> None:
-    with suppress(OSError), _lock(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError), _lock(folder) as locked:
+        # Without locks it may be the folder of a command that still runs.
+        if locked:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -124,49 +125,52 @@ def _flush(path: Path) -> None:
 LOCK = ".lock"
 """Name of the file that a command locks in a directory while it writes there."""
 
-LOCKS = {LOCK, f"{LOCK}.soft"}
-"""Names of lock files: the second one is for file systems without locks."""
-
 
 @contextmanager
-def lock(file: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
+def lock(file: Path, busy: Exception, timeout: float = 0.0) -> Iterator[bool]:
     """Hold a lock on a file, which is deleted at the end. The lock ends with the process, even if it is killed.
 
-    On a file system without locks, a warning is logged and a second file that names the process serves as the lock.
+    On a file system without locks, a warning is logged once for each folder, and nothing is locked. A file that names
+    the process would be no replacement: after a node has died, nobody would delete it.
 
     Args:
         file: `folder / LOCK` to lock a folder.
         busy: what to raise if another process holds the lock.
         timeout: seconds to wait for it.
 
+    Yields:
+        Whether the lock is held: False on a file system without locks.
+
     Raises:
         OSError: the file cannot be written.
     """
     import filelock
 
-    held: filelock.BaseFileLock = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
+    held = filelock.FileLock(file, thread_local=False, fallback_to_soft=False)
     try:
-        try:
-            held.acquire(timeout)
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-            logger.warning(
-                f"{file.parent}: its file system has no locks ({error.strerror}): "
-                "make sure that no other command writes there"
-            )
-            held = filelock.SoftFileLock(f"{file}.soft", thread_local=False)
-            held.acquire(timeout)
+        held.acquire(timeout)
     except filelock.Timeout:
         raise busy from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        _warn_without_locks(file.parent, os.strerror(error.errno))
     identity = _identity(file)
     try:
-        yield
+        yield held.is_locked
     finally:
         # Not the file of another process, if the folder was moved or deleted.
         if identity is not None and _identity(file) == identity:
             file.unlink(missing_ok=True)
         held.release()
+
+
+@cache
+def _warn_without_locks(folder: Path, problem: str) -> None:
+    logger.warning(
+        f"{folder}: its file system has no locks ({problem}), so raycrnn cannot tell whether another command writes "
+        "there: make sure that none does"
+    )
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raycrnn.errors import StorageError, UsageError
 from raycrnn.storage import files
-from raycrnn.storage.atomic import LOCK, LOCKS, current_directory, lock
+from raycrnn.storage.atomic import LOCK, current_directory, lock
 
 OWNER = "owner"
 """Name of the object that identifies the command that writes to a directory in object storage, which has no locks."""
@@ -54,7 +54,7 @@ class Directory:
         """
         if not self.uri:
             folder = self.path.joinpath(*below)
-            return {path.name for path in folder.iterdir()} - LOCKS if folder.exists() else set()
+            return {path.name for path in folder.iterdir()} - {LOCK} if folder.exists() else set()
         with self._reading():
             return set(files.listdir(files.join(self.uri, *below))) - {OWNER}
 
@@ -169,7 +169,7 @@ class Directory:
             with self._writing():
                 files.delete(self.uri)
         for path in self.path.iterdir():
-            if path.name not in LOCKS:
+            if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def delete(self) -> None:

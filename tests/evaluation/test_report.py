@@ -2,9 +2,12 @@
 
 import base64
 import csv
+import errno
+import fcntl
 import html
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -326,6 +329,18 @@ def test_temporary_files_of_a_killed_command_are_deleted(tmp_path, there):
             (target / name).unlink()
     assert list(tmp_path.iterdir()) == [target]
     assert list(target.iterdir()) == []
+
+
+def test_without_locks_the_temporary_files_of_other_commands_stay(tmp_path, monkeypatch):
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    # Perhaps of a command that still runs.
+    other = tmp_path / ".report.report.99"
+    other.mkdir()
+    make(tmp_path / "report", False)
+    assert {path.name for path in tmp_path.iterdir()} == {"report", other.name}
 
 
 def test_a_new_report_has_the_usual_permissions(tmp_path):

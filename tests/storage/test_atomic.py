@@ -56,17 +56,20 @@ def test_a_lock_is_held_by_one_and_its_file_is_deleted(tmp_path):
 
 
 @pytest.mark.parametrize("number", sorted(atomic.NO_LOCKS))
-def test_a_file_system_without_locks_gets_a_soft_lock_and_a_warning(tmp_path, monkeypatch, caplog, number):
+def test_a_file_system_without_locks_gets_one_warning_that_names_the_folder(tmp_path, monkeypatch, caplog, number):
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", flock)
     file = tmp_path / storage.LOCK
-    with storage.lock(file, BUSY):
-        assert f"{tmp_path}: its file system has no locks" in caplog.text
-        assert set(os.listdir(tmp_path)) <= atomic.LOCKS
-        with pytest.raises(UsageError, match="in use"), storage.lock(file, BUSY):
-            pass
+    # As after a process on another node was killed.
+    file.touch()
+    for _ in range(2):
+        with storage.lock(file, BUSY) as locked:
+            assert not locked
+    [record] = caplog.records
+    assert f"{tmp_path}: its file system has no locks" in record.message
+    assert "cannot tell whether another command writes there" in record.message
     assert os.listdir(tmp_path) == []
 
 
