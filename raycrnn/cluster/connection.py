@@ -6,11 +6,13 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from raycrnn.cluster import nodes, ray_internals
 from raycrnn.console import keep_stop_handlers
@@ -22,6 +24,9 @@ QUIET = {
     # A call from a thread that outlives the connection must not start another Ray.
     "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Under `uv run`, Ray would upload the working directory with all its images, and install a new environment for each
+    # worker. Workers use the environment of the command or, on a cluster, that of their node.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # Ray's C++ code writes to the terminal without Python's logging; what matters also comes as an exception.
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -82,7 +87,7 @@ def connect(address: str | None = None, preload: str | None = None) -> Iterator[
         preload: A module to import in the background while Ray starts; not one of Ray's own.
 
     Raises:
-        UsageError: No cluster answers at the address.
+        UsageError: No cluster answers at the address, or RAY_TMPDIR is too long.
         RaycrnnError: The local Ray does not start.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -97,23 +102,60 @@ def connect(address: str | None = None, preload: str | None = None) -> Iterator[
             _use_token_if_required(address)
     if preload:
         threading.Thread(target=importlib.import_module, args=(preload,), daemon=True).start()
-    if started:
-        _init(address, local)
-        ray_internals.silence_error_messages()
-    import ray.data
-
-    # Only now, because the import of ray.data configures its logger.
-    for name in ("ray.data", "ray.train", "ray.tune"):
-        # What they would log also comes as an exception.
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         if started:
-            ray.shutdown()
+            folders = stack.enter_context(_short_folders()) if local else {}
+            stack.callback(ray.shutdown)
+            _init(address, local, folders)
+            ray_internals.silence_error_messages()
+        import ray.data
+
+        # Only now, because the import of ray.data configures its logger.
+        for name in ("ray.data", "ray.train", "ray.tune"):
+            # What they would log also comes as an exception.
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        yield
 
 
-def _init(address: str, local: bool) -> None:
+MAX_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+"""Bytes of the path of a Unix socket, at most."""
+
+SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+"""The longest path of a socket that Ray makes in its temporary directory."""
+
+SHORT_FOLDERS = ("/tmp", "/dev/shm")
+
+
+@contextmanager
+def _short_folders() -> Iterator[dict[str, Any]]:
+    """Yield arguments of `ray.init` that place a local Ray in folders of its own if TMPDIR is too long for its sockets.
+
+    Job schedulers set such a TMPDIR. Large files, the objects that Ray moves to a disk, stay there.
+
+    Raises:
+        UsageError: RAY_TMPDIR is too long, or no other folder is writable.
+    """
+    # On macOS, Ray does not use TMPDIR.
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ or sys.platform == "darwin" else "TMPDIR"
+    folder = os.environ.get(name, "")
+    if len(os.fsencode(os.path.join(folder, SOCKET))) <= MAX_SOCKET_PATH:
+        yield {}
+        return
+    parent = next((each for each in SHORT_FOLDERS if os.access(each, os.W_OK | os.X_OK)), None)
+    if name == "RAY_TMPDIR" or parent is None:
+        most = MAX_SOCKET_PATH - len(f"/{SOCKET}")
+        raise UsageError(
+            f"{name}={folder}: too long for the sockets of Ray: set RAY_TMPDIR to a writable folder whose path has at "
+            f"most {most} bytes"
+        )
+    with (
+        tempfile.TemporaryDirectory(prefix="raycrnn-", dir=parent, ignore_cleanup_errors=True) as session,
+        tempfile.TemporaryDirectory(prefix="raycrnn-", ignore_cleanup_errors=True) as spilled,
+    ):
+        yield {"_temp_dir": session, "object_spilling_directory": spilled}
+
+
+def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
     import ray
 
     try:
@@ -127,6 +169,7 @@ def _init(address: str, local: bool) -> None:
                     include_dashboard=False,
                     namespace=nodes.own_namespace(),
                     object_store_memory=object_store_bytes(),
+                    **folders,
                 )
             else:
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
@@ -136,7 +179,8 @@ def _init(address: str, local: bool) -> None:
     except Exception as error:
         # Ray raises a plain Exception if a local Ray does not start in time.
         if local:
-            raise RaycrnnError(f"Ray did not start; is the machine overloaded? {error}") from None
+            hint = " (is the machine overloaded?)" if "timed out" in str(error) else ""
+            raise RaycrnnError(f"Ray did not start{hint}: {error}") from None
         raise UsageError(f"no Ray cluster at {address!r}: {error}{TOKEN_HINT}") from None
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from raycrnn.bench.serve import free_port
 from raycrnn.cluster import connect, connection, ray_internals
-from raycrnn.cluster.connection import object_store_bytes
+from raycrnn.cluster.connection import MAX_SOCKET_PATH, SHORT_FOLDERS, SOCKET, _short_folders, object_store_bytes
 from raycrnn.errors import UsageError
 from tests.training.test_recovery import run_in_new_process
 
@@ -46,6 +46,49 @@ def test_the_object_store_stays_within_shared_memory(monkeypatch, capsys, free, 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     assert object_store_bytes() == expected
     assert message in capsys.readouterr().err
+
+
+def work_with_a_long_tmpdir(folder: str) -> None:
+    """Run a task in a local Ray, and check where its files are."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(Path(folder, "scratch" * 12))
+    os.mkdir(tempfile.tempdir)
+    with connect("local"):
+        import ray
+
+        session = Path(ray.get(ray.remote(lambda: ray.get_runtime_context().get_session_name()).remote()))
+        [temporary] = [each for short in SHORT_FOLDERS for each in Path(short).glob(f"raycrnn-*/{session}")]
+        assert len(os.listdir(tempfile.tempdir)) == 1
+    assert not temporary.parent.exists()
+    assert os.listdir(tempfile.tempdir) == []
+
+
+@pytest.mark.ray
+@pytest.mark.long
+def test_a_local_ray_gets_a_short_folder_where_tmpdir_is_too_long_for_sockets(tmp_path):
+    run_in_new_process(work_with_a_long_tmpdir, str(tmp_path))
+
+
+def test_only_a_tmpdir_that_is_too_long_for_sockets_is_replaced(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    most = MAX_SOCKET_PATH - len(f"/{SOCKET}")
+    for folder, is_replaced in ((f"/{'a' * (most - 1)}", False), (f"/{'a' * most}", True), (f"/{'ä' * most}", True)):
+        monkeypatch.setenv("TMPDIR", folder)
+        with _short_folders() as arguments:
+            assert bool(arguments) == is_replaced
+            assert all(Path(each).is_dir() for each in arguments.values())
+    assert not any(Path(each).exists() for each in arguments.values())
+
+
+@pytest.mark.parametrize("name", ["RAY_TMPDIR", "TMPDIR"])
+def test_a_folder_that_is_too_long_and_cannot_be_replaced_is_named(monkeypatch, name):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv(name, "/scratch" * 12)
+    if name == "TMPDIR":
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UsageError, match=f"^{name}=/scratch.*set RAY_TMPDIR"), connect("local"):
+        pass
 
 
 def work_on_a_cluster(folder: str, mode: str) -> None:

@@ -52,6 +52,38 @@ def test_reload_environment_changes_the_authentication_mode():
     assert done.returncode == 0, done.stderr
 
 
+UNDER_UV_RUN = """
+import os
+from raycrnn import cluster
+cluster.set_environment({address!r})
+from ray._private.runtime_env import uv_runtime_env_hook
+from ray._private.worker import _maybe_modify_runtime_env
+
+uv_runtime_env_hook._get_uv_run_cmdline = lambda: ["uv", "run", "raycrnn"]
+print(_maybe_modify_runtime_env({{}}, False))
+"""
+
+
+@pytest.mark.parametrize("address", [None, "10.0.0.1:6379"])
+@pytest.mark.parametrize("own", [None, "1"])
+def test_under_uv_run_ray_uploads_nothing_unless_the_user_wants_it(tmp_path, address, own):
+    """set_environment"""
+    (tmp_path / "pyproject.toml").touch()
+    variables = {"RAY_ENABLE_UV_RUN_RUNTIME_ENV": own} if own else {}
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_UV_RUN.format(address=address)],
+        env={**os.environ, **variables},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("py_executable" in done.stdout) == (own is not None)
+    assert own or done.stdout == "{}\n"
+
+
 def test_requires_token_is_false_for_a_cluster_without_authentication(gcs_address):
     assert not ray_internals.requires_token(gcs_address)
 
