@@ -1,6 +1,5 @@
 """Decoding with Ray Data, compared with a plain loop and a DataLoader of torch on the same cores."""
 
-import os
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from raycrnn.data import csv_files, image, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.ingest import sample_table, stream
 from raycrnn.ingest.batches import train_batch_spec
+from raycrnn.model.cpus import usable_cpus
 
 FILES = 2000
 """Number of different images; the CSV lists them repeatedly."""
@@ -50,7 +50,7 @@ class Ingest(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cpus()
         figures = []
         with tempfile.TemporaryDirectory() as name, cluster.connect("local"):
             for kind in ("png", "jpeg"):

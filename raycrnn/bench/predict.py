@@ -1,6 +1,5 @@
 """Prediction with Ray Data, compared with the bare forward pass of the network on the same cores."""
 
-import os
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.inputs import list_inputs
 from raycrnn.model import runtime
+from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.prediction import formats, pipeline, resources
@@ -53,7 +53,7 @@ class PredictBench(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cpus()
         torch.set_num_threads(cores)
         runtime.keep_freed_memory()
         runtime.keep_kernels()

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -24,6 +23,7 @@ from raycrnn.config import Configuration
 from raycrnn.data import csv_files, image, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.model import runtime
+from raycrnn.model.cpus import usable_cpus
 from raycrnn.training.run import train
 
 BACKWARD = 2 / 3
@@ -187,7 +187,7 @@ class Scale(Command):
         alone = statistics.median(loop.images_per_second(len(loop.batches)) for _ in range(3))
         size = gradient_bytes(loop)
         bandwidth = size / seconds_to_exchange(size)
-        cores = os.cpu_count() or 1
+        cores = usable_cpus()
         figures = [
             bench.Figure("one worker in memory, one thread", alone, "img/s"),
             bench.Figure("gradients between two processes", bandwidth / 1e6, "MB/s"),

@@ -4,7 +4,6 @@ import asyncio
 import io
 import logging
 import operator
-import os
 import random
 import signal
 import socket
@@ -28,6 +27,7 @@ from raycrnn.bench.load import Client, Load, Question, closed_loop, open_loop
 from raycrnn.cli import Command
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError
+from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 
@@ -64,7 +64,7 @@ class ServeBench(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        threads = self.threads or len(os.sched_getaffinity(0))
+        threads = self.threads or usable_cpus()
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "model"
             recognizer = make_recognizer(self.size, self.decoding)

@@ -10,6 +10,7 @@ from pydantic import Field
 from raycrnn import bench
 from raycrnn.cli import Command
 from raycrnn.config import Image, Model, Training
+from raycrnn.model import runtime
 from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.training.learner import Learner
@@ -31,7 +32,7 @@ class Step(Command):
     width: int = Field(100, ge=8)
     """Width of the images in pixels; their height is 32."""
     threads: int | None = Field(None, ge=1)
-    """Number of CPU threads. Default: the default of torch."""
+    """Number of CPU threads. Default: one for each usable core."""
     rounds: int = Field(7, ge=1)
     """Number of measurements of each side."""
     json_line: bool = Field(False, validation_alias="json")
@@ -40,6 +41,8 @@ class Step(Command):
     def run(self) -> None:
         if self.threads:
             torch.set_num_threads(self.threads)
+        else:
+            runtime.limit_threads()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         batch = random_batch(self.batch, self.width).to(device)
         auto, plain = make_learner(self.size, "auto", device), make_learner(self.size, "fp32", device)

@@ -1,7 +1,6 @@
 """Training with Ray, compared with the same steps on the same batches in memory, on the same cores."""
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from raycrnn.data.augment import Augmenter
 from raycrnn.errors import RaycrnnError
 from raycrnn.model import runtime
 from raycrnn.model.batch import Batch
+from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
 from raycrnn.training.learner import Learner
 
@@ -60,7 +60,7 @@ class TrainBench(Command):
             folder = Path(name)
             settings = settings_of(folder, self.size, self.batch)
             write_images(folder, self.width, SAMPLES, self.variable)
-            allocation = cluster.allocate(settings.cluster, None, [(os.cpu_count() or 1, torch.cuda.device_count())])
+            allocation = cluster.allocate(settings.cluster, None, [(usable_cpus(), torch.cuda.device_count())])
             torch.set_num_threads(allocation.threads)
             runtime.keep_freed_memory()
             runtime.keep_kernels()

@@ -17,6 +17,7 @@ from typing import Any
 from raycrnn.cluster import nodes, ray_internals
 from raycrnn.console import keep_stop_handlers
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.model.cpus import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     include_dashboard=False,
+                    # Ray knows neither the affinity nor the quotas of a scheduler's job.
+                    num_cpus=usable_cpus(),
                     namespace=nodes.own_namespace(),
                     object_store_memory=object_store_bytes(),
                     **folders,

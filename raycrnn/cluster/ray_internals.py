@@ -67,6 +67,16 @@ def default_object_store_bytes() -> int:
     return utils.resolve_object_store_memory(utils.estimate_available_memory())
 
 
+def detected_cpus() -> int:
+    """Return the number of CPUs that Ray finds on this machine; a process of Ray Serve should not use more threads.
+
+    Missing in Ray: the CPUs of a node in `ray.get_runtime_context()`.
+    """
+    from ray._private import utils
+
+    return max(1, int(utils.get_num_cpus(override_docker_cpu_warning=True)))
+
+
 def silence_error_messages() -> None:
     """Keep Ray from printing errors of its processes on stdout, where a command prints its results.
 

@@ -16,6 +16,7 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.exporting import comparison, formats, graph
 from raycrnn.exporting.comparison import Agreement
 from raycrnn.exporting.formats import FORMATS
+from raycrnn.model import runtime
 from raycrnn.model.recognizer import Recognizer
 
 
@@ -36,6 +37,7 @@ def export(recognizer: Recognizer, path: str | os.PathLike[str], images: Iterabl
         UsageError: the path cannot be written, or packages are missing.
         RaycrnnError: the exporter fails, there are no images, or the result differs. An existing file stays unchanged.
     """
+    runtime.limit_threads()
     path = os.fspath(path)
     format = FORMATS[suffix(path)]
     format.check_installed()

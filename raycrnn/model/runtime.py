@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
 
 
@@ -30,6 +31,15 @@ def to_device(network: CRNN, device: torch.device) -> CRNN:
     """Move a network to a device, in the memory layout that is fastest for its convolutions."""
     # PyTorch's stub lacks the parameter.
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def limit_threads() -> None:
+    """Have PyTorch use no more threads than there are usable CPUs.
+
+    By default it takes one for each core of the machine, whatever the quota of a container. Threads beyond the quota
+    make all of them wait.
+    """
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
 
 
 def keep_freed_memory() -> None:

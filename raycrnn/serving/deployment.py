@@ -8,8 +8,10 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raycrnn import storage
+from raycrnn.cluster import ray_internals
 from raycrnn.errors import UsageError
 from raycrnn.model import runtime
+from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.serving.api import make_app
 from raycrnn.serving.service import Limits, Service
@@ -112,7 +114,7 @@ class Replica:
         if settings.replica_range[1] > 1 or settings.gpus:
             return max(1, round(settings.cpus))
         # Not torch's default, which is the number of reserved CPUs: Ray sets OMP_NUM_THREADS to it.
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(usable_cpus(), ray_internals.detected_cpus())
 
     async def reconfigure(self, user_config: dict[str, str]) -> None:
         """Serve another model; Ray Serve calls this with `user_config`."""

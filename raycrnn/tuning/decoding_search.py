@@ -12,6 +12,7 @@ from raycrnn.data.rejections import Rejected, Rejection, check_rejections, rejec
 from raycrnn.errors import UsageError
 from raycrnn.metrics import error_rates
 from raycrnn.metrics.error_rates import Counts
+from raycrnn.model import runtime
 from raycrnn.model.decoding import Outputs, decode
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
@@ -51,6 +52,7 @@ def search(space: Search, base: dict[str, object], model: str) -> results.Search
     output = Directory(storage.absolute(configuration.output_model_dir))
     if output.path.is_file() or output.entries():
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
+    runtime.limit_threads()
     recognizer = Recognizer.load(model)
     experiment = Experiment(output, space, base)
     outputs = _run_network(recognizer, configuration)

@@ -84,6 +84,15 @@ def test_under_uv_run_ray_uploads_nothing_unless_the_user_wants_it(tmp_path, add
     assert own or done.stdout == "{}\n"
 
 
+def test_ray_finds_no_more_cpus_than_the_machine_has(monkeypatch):
+    """detected_cpus"""
+    from ray._private import utils
+
+    assert 1 <= ray_internals.detected_cpus() <= os.cpu_count()
+    monkeypatch.setattr(utils, "_get_docker_cpus", lambda *_, **__: 0.5)
+    assert ray_internals.detected_cpus() == 1
+
+
 def test_requires_token_is_false_for_a_cluster_without_authentication(gcs_address):
     assert not ray_internals.requires_token(gcs_address)
 
