@@ -4,6 +4,7 @@ from raycrnn.cluster.allocation import TrainingAllocation, allocate, even_share
 from raycrnn.cluster.autoscaling import wait_for_nodes
 from raycrnn.cluster.background import Background, Threads
 from raycrnn.cluster.connection import connect, set_environment
+from raycrnn.cluster.gpus import require_gpu, with_usable_gpus
 from raycrnn.cluster.nodes import Nodes, describe_free_cpus, describe_nodes, is_local, list_nodes
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "even_share",
     "is_local",
     "list_nodes",
+    "require_gpu",
     "set_environment",
     "wait_for_nodes",
+    "with_usable_gpus",
 ]

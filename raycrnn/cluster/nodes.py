@@ -2,8 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from raycrnn.cluster.ray_internals import HEAD_RESOURCE
 
@@ -57,7 +59,9 @@ def describe_free_cpus() -> str:
 
 
 NODE_TIMEOUT = 60
-"""Seconds that `nodes_without` waits for a node's answer."""
+"""Seconds to wait for the answer of a node."""
+
+Answer = TypeVar("Answer")
 
 
 def nodes_without(paths: Sequence[str]) -> dict[str, str]:
@@ -69,30 +73,38 @@ def nodes_without(paths: Sequence[str]) -> dict[str, str]:
         The first missing path by the address of the node.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = [path for path in paths if os.path.exists(path)]
     own = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != own]
-    if not here:
-        return {}
-    first_missing = ray.remote(num_cpus=0, max_retries=0)(_first_missing)
-    answers = {
-        node["NodeManagerAddress"]: first_missing.options(
+    answers = ask_nodes(others, partial(_first_missing, here)) if here else {}
+    return {address: path for address, path in answers.items() if path is not None}
+
+
+def ask_nodes(asked: Sequence[dict], question: Callable[[], Answer]) -> dict[str, Answer]:
+    """Call a function on nodes of the cluster, and return what it returned by the address of the node.
+
+    The answer of a node that was lost or is busy is missing.
+
+    Args:
+        asked: The nodes, as `ray.nodes` describes them.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0)(question)
+    tasks = {
+        node["NodeManagerAddress"]: task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(here)
-        for node in others
+        ).remote()
+        for node in asked
     }
-    missing = {}
-    for address, answer in answers.items():
-        try:
-            path = ray.get(answer, timeout=NODE_TIMEOUT)
-        except ray.exceptions.RayError:
-            # The node was lost or is busy; a worker there will report the missing file.
-            continue
-        if path is not None:
-            missing[address] = path
-    return missing
+    answers = {}
+    for address, each in tasks.items():
+        # A worker there will report what fails.
+        with suppress(ray.exceptions.RayError):
+            answers[address] = ray.get(each, timeout=NODE_TIMEOUT)
+    return answers
 
 
 def _first_missing(paths: Sequence[str]) -> str | None:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import warnings
 from contextlib import AbstractContextManager
 
 import torch
@@ -20,6 +21,30 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     capabilities = torch.cpu.get_capabilities()
     native = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     return "bf16" if native else "fp32"
+
+
+def why_no_cuda() -> str | None:
+    """Return why PyTorch cannot use the GPU of this machine, with the remedy; None if it can."""
+    with warnings.catch_warnings():
+        # PyTorch warns of what `init` raises.
+        warnings.simplefilter("ignore")
+        if torch.cuda.is_available():
+            return None
+    if torch.version.cuda is None and torch.version.hip is None:
+        return (
+            f"PyTorch {torch.__version__} is built without CUDA: install a build with CUDA "
+            "(https://pytorch.org/get-started/locally)"
+        )
+    try:
+        torch.cuda.init()
+    except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+    else:
+        reason = "it finds no GPU"
+    return (
+        f"PyTorch {torch.__version__} cannot use the GPU: {reason.rstrip('.')}. Check the driver with nvidia-smi, and "
+        "the environment variable CUDA_VISIBLE_DEVICES"
+    )
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager:

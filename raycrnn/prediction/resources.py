@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raycrnn.config import Image
+from raycrnn.config import Cluster, Image
 from raycrnn.errors import UsageError
 from raycrnn.prediction.job import PredictionJob
 
@@ -49,7 +49,7 @@ def allocate_replicas(images: int, job: PredictionJob) -> ReplicaAllocation:
     """
     from raycrnn import cluster
 
-    nodes = cluster.list_nodes()
+    nodes = cluster.with_usable_gpus(Cluster(), cluster.list_nodes())
     cpus, gpus = (int(sum(column)) for column in zip(*nodes, strict=True))
     if job.replicas is not None and job.replicas > max(1, cpus):
         raise UsageError(f"--replicas={job.replicas}, but Ray has {cpus} CPUs: set --replicas={max(1, cpus)} or less")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from raycrnn import cluster
 from raycrnn.cluster.ray_internals import listening_address
+from raycrnn.config import Cluster
 from raycrnn.console import StopRequest
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.serving import deployment, proxy_middleware
@@ -177,7 +178,8 @@ def _with_resources(settings: Settings, gpus: float | None) -> Settings:
 
     resources = ray.cluster_resources()
     if gpus is None:
-        gpus = float(resources.get("GPU", 0) >= 1)
+        usable = cluster.with_usable_gpus(Cluster(), cluster.list_nodes())
+        gpus = float(sum(gpus for _, gpus in usable) >= 1)
     minimum = settings.replica_range[0]
     for name, per_replica in (("CPU", settings.cpus), ("GPU", gpus)):
         if minimum * per_replica > resources.get(name, 0):

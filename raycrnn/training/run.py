@@ -41,7 +41,9 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     started = started or time.time()
     start_times = {}
     output = Directory(storage.absolute(configuration.output_model_dir))
-    cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
+    local = cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
+    if local and configuration.cluster.use_gpu is True:
+        cluster.require_gpu()
     resumed = resume.resume_state(output, configuration.restore_model)
     if resumed:
         resume.check_same_settings(resumed["identity"], configuration.identity())
@@ -95,7 +97,8 @@ def _make_job(
 
     cluster.wait_for_nodes(configuration.cluster)
     parallel_calls = configuration.data.input_data_n_parallel_calls
-    allocation = cluster.allocate(configuration.cluster, parallel_calls, cluster.list_nodes(), cluster.is_local())
+    nodes = cluster.with_usable_gpus(configuration.cluster, cluster.list_nodes())
+    allocation = cluster.allocate(configuration.cluster, parallel_calls, nodes, cluster.is_local())
     _warn_if_busy(allocation)
     # Start these processes while the rows are encoded.
     monitor = start_monitor()

@@ -51,13 +51,15 @@ def tune(
     if "speed" in search.metric and search.concurrent != 1:
         logger.warning("metric speed: trials that run at the same time slow each other down: set concurrent: 1")
     deadline = (started or time.time()) + 60 * search.max_minutes - CLOSING_SECONDS if search.max_minutes else None
-    cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
+    local = cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
     from raycrnn.ingest import training_data
     from raycrnn.training import trainer
     from raycrnn.tuning import results
     from raycrnn.tuning.experiment import Experiment
 
     configuration = config.parse(base)
+    if local and configuration.cluster.use_gpu is True and search.resources.gpus != 0:
+        cluster.require_gpu()
     experiment = Experiment(Directory(storage.absolute(configuration.output_model_dir)), search, base)
     _check_output(experiment.output, resume)
     csvs = training_data.read(configuration)
@@ -66,7 +68,7 @@ def tune(
         from raycrnn.tuning import resources, tuner
 
         cluster.wait_for_nodes(configuration.cluster)
-        allotted = resources.divide_resources(configuration, search, cluster.list_nodes())
+        allotted = resources.divide_resources(configuration, search, _usable_nodes(configuration, search))
         shared = _share_data(configuration, csvs, experiment, allotted, threads)
         if not cluster.is_local():
             trainer.check_shared(experiment.output, shared.data)
@@ -99,6 +101,11 @@ def _identify_data(experiment: "Experiment", csvs: "LabelledCsvs", resume: bool)
         experiment.load()
         # Built once: images may have been lost or restored since then.
         csvs.alphabet = Alphabet(tuple(experiment.units or ()))
+
+
+def _usable_nodes(configuration: Configuration, search: Search) -> cluster.Nodes:
+    nodes = cluster.list_nodes()
+    return nodes if search.resources.gpus == 0 else cluster.with_usable_gpus(configuration.cluster, nodes)
 
 
 def _copy_model(experiment: "Experiment", best: "Trial", path: Path) -> None:

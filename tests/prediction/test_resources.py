@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn import cluster, config
+from raycrnn.cluster import gpus
 from raycrnn.errors import UsageError
 from raycrnn.prediction import resources
 from raycrnn.prediction.job import PredictionJob
@@ -28,6 +29,7 @@ def job(replicas: int | None = None, shape: tuple[int, int] = (32, 1024)) -> Pre
 )
 def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, asked, expected):
     monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)
+    monkeypatch.setattr(gpus, "_find_problem", lambda: None)
     assert resources.allocate_replicas(images, job(asked)) == expected
 
 
@@ -39,6 +41,7 @@ def test_replicas_and_decoding_share_the_cluster(monkeypatch, nodes, images, ask
 def test_every_allocation_fits_the_cluster(nodes, images, asked):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "list_nodes", lambda: [(float(cpus), float(gpus)) for cpus, gpus in nodes])
+        patch.setattr(gpus, "_find_problem", lambda: None)
         try:
             allocation = resources.allocate_replicas(images, job(asked))
         except UsageError:
@@ -54,6 +57,12 @@ def test_every_allocation_fits_the_cluster(nodes, images, asked):
     left = [cpus - place * allocation.cpus for place, (cpus, _) in zip(places, nodes, strict=True)]
     average = (sum(cpus for cpus, _ in nodes) - allocation.count * allocation.cpus) / len(nodes)
     assert max(*left, average) >= allocation.decode_cpus - 1e-9
+
+
+def test_gpus_that_pytorch_cannot_use_get_no_replicas(monkeypatch):
+    monkeypatch.setattr(cluster, "list_nodes", lambda: [(2.0, 1.0)])
+    monkeypatch.setattr(gpus, "_find_problem", lambda: "PyTorch is built without CUDA")
+    assert resources.allocate_replicas(10**6, job()) == resources.ReplicaAllocation(2, 0.75, 0, 1, 0.25, 1024)
 
 
 def test_blocks_of_very_wide_images_are_smaller():
