@@ -153,6 +153,7 @@ def _short_folders() -> Iterator[dict[str, Any]]:
         tempfile.TemporaryDirectory(prefix="raycrnn-", dir=parent, ignore_cleanup_errors=True) as session,
         tempfile.TemporaryDirectory(prefix="raycrnn-", ignore_cleanup_errors=True) as spilled,
     ):
+        spilled = os.environ.get("RAY_object_spilling_directory", spilled)
         yield {"_temp_dir": session, "object_spilling_directory": spilled}
 
 
