@@ -6,23 +6,28 @@ W width.
 
 import io
 import itertools
+import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
-from raycrnn.data import image_files, image_guards
+from raycrnn.data import file_kinds, image_files, image_guards, image_modes, tiff_layouts
 from raycrnn.data.rejections import Rejected
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
 """Pillow's decoders that are used. Others are not, because some of them start external programs."""
 
-SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF87a", b"GIF89a")
+JPEG_SIGNATURE, TIFF_SIGNATURES = b"\xff\xd8\xff", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+
+SIGNATURES = (image_guards.PNG_SIGNATURE, JPEG_SIGNATURE, *TIFF_SIGNATURES, b"GIF87a", b"GIF89a")
 """A file that starts with one of these is an image, even if the rest of its header is missing."""
+
+UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle|unknown pixel mode", re.IGNORECASE)
+"""What Pillow's errors say about a whole file in a variant of its format that Pillow cannot decode."""
 
 MAX_PIXELS = 64_000_000
 """Larger images are rejected by their header, before memory is allocated: as RGB, 64 million pixels take 192 MB."""
@@ -98,22 +103,20 @@ def spans(ranges: Sequence[tuple[int, int]], shape: Sequence[int], width: int) -
 
 
 def decode(data: bytes, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image file to mode L (1 channel) or RGB (3), upright and on a white background.
+    """Decode an image file to mode L (1 channel) or RGB (3), upright and on an opaque background.
 
     Only the first page of a file is decoded.
 
     Raises:
         Rejected: The data are not an image, are damaged, or have more than `max_pixels` pixels.
     """
-    if data.startswith(b"\xff\xd8\xff"):
-        image_guards.check_jpeg(data)
-    return upright(_open(io.BytesIO(data), max_pixels), channels, max_pixels)
+    return upright(_open_bytes(data, max_pixels), channels, max_pixels)
 
 
 def upright(image: Image.Image, channels: int = 1, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Convert an image to mode L (1 channel) or RGB (3), rotated by its EXIF orientation and on a white background.
+    """Convert an image to mode L (1 channel) or RGB (3), rotated by its EXIF orientation and on an opaque background.
 
-    The given image may be rotated in place.
+    The background is white, or black if on white nothing could be seen. The given image is not changed.
 
     Raises:
         Rejected: The pixels cannot be decoded, or there are more than `max_pixels`.
@@ -121,11 +124,18 @@ def upright(image: Image.Image, channels: int = 1, max_pixels: int = MAX_PIXELS)
     _check_size(image, max_pixels)
     try:
         image.load()
-        with suppress(Exception):  # An image with corrupt EXIF data can still be read.
-            ImageOps.exif_transpose(image, in_place=True)
-        return _to_mode(image, "L" if channels == 1 else "RGB")
+        converted = image_modes.convert(image, "L" if channels == 1 else "RGB")
+        turn = image_modes.TURNS.get(image_modes.orientation(image))
+        return converted if turn is None else converted.transpose(turn)
     except Exception as error:
-        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
+        raise _rejected(error) from None
+
+
+def _rejected(error: Exception) -> Rejected:
+    """Return the rejection of a file that Pillow cannot decode."""
+    if UNSUPPORTED.search(str(error)):
+        return Rejected("unsupported image", f"Pillow cannot decode this variant of the format: {error}")
+    return Rejected("damaged image", f"{type(error).__name__}: {error}")
 
 
 def measure(path: str) -> tuple[int, int]:
@@ -136,7 +146,15 @@ def measure(path: str) -> tuple[int, int]:
     """
     try:
         with open(path, "rb") as file:
-            image = _open(file)
+            try:
+                image = _open(file)
+            except Rejected:
+                file.seek(0)
+                if not file.read(8).startswith((JPEG_SIGNATURE, image_guards.PNG_SIGNATURE)):
+                    raise
+                # Its metadata may be the reason.
+                file.seek(0)
+                image = _open_bytes(file.read())
             return image.size[::-1] if _is_rotated(image) else image.size
     except FileNotFoundError:
         return measure(image_files.in_other_form(path))
@@ -149,29 +167,58 @@ def _is_rotated(image: Image.Image) -> bool:
     # Pillow has already swapped them for a TIFF. In a PNG, it would decode all pixels to look for EXIF data after them.
     if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
         return False
-    with suppress(Exception):
-        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
-    return False
+    return image_modes.orientation(image) in (5, 6, 7, 8)
+
+
+def _open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Check an image file and read its header. Raises `Rejected`, as `_open` does."""
+    if data.startswith(JPEG_SIGNATURE):
+        data = image_guards.check_jpeg(data)
+    elif data.startswith(image_guards.PNG_SIGNATURE):
+        data = image_guards.without_png_metadata(data)
+    return _open(io.BytesIO(data), max_pixels)
 
 
 def _open(file: IO[bytes], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read an image's header. Raises `Rejected` if it is not that of a usable image."""
     try:
-        image = Image.open(file, formats=FORMATS)
+        image: Image.Image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
-        file.seek(0)
-        data = file.read()
-        if data.startswith(SIGNATURES):
-            raise Rejected("damaged image", f"{len(data)} bytes with an incomplete header") from None
-        raise Rejected("not an image", f"{len(data)} bytes in no known image format") from None
+        image = _open_unidentified(file)
     except Image.DecompressionBombError:
         raise Rejected("too many pixels", f"far more than {max_pixels:,}") from None
     except Exception as error:  # A corrupt file can make a decoder raise any exception.
-        raise Rejected("damaged image", f"{type(error).__name__}: {error}") from None
+        file.seek(0)
+        changed = file_kinds.mangling(file.read(file_kinds.HEAD_BYTES))
+        raise (Rejected("damaged image", changed) if changed else _rejected(error)) from None
     _check_size(image, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
+        image_guards.check_raw_photo(image)
         image_guards.check_tiles(image, max_pixels)
     return image
+
+
+def _open_unidentified(file: IO[bytes]) -> Image.Image:
+    """Read the header of an image that no decoder of Pillow accepts. Raises `Rejected` if that is not possible."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    head = file.read(file_kinds.HEAD_BYTES)
+    if not head.startswith(SIGNATURES):
+        raise file_kinds.describe(head, size)
+    try:
+        if head.startswith(TIFF_SIGNATURES):
+            return tiff_layouts.open_grey(file)
+        if head.startswith(JPEG_SIGNATURE):
+            # Image.open hides the reason.
+            file.seek(0)
+            return JpegImagePlugin.JpegImageFile(file)
+    except Rejected:
+        raise
+    except Exception as error:
+        rejected = _rejected(error)
+        if rejected.reason == "unsupported image":
+            raise rejected from None
+    raise Rejected("damaged image", f"{size} bytes with an incomplete header")
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
@@ -179,19 +226,6 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         raise Rejected("not an image", f"{image.width} × {image.height}: no pixels")
     if image.width * image.height > max_pixels:
         raise Rejected("too many pixels", f"{image.width} × {image.height}, more than {max_pixels:,}")
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode[0] in "IF":
-        # Grey of 16 or 32 bits, or floats, which Pillow would clip at 255 instead of scaling.
-        deep = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0, neginf=0)
-        sixteen_bits = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
-        white_level = 65535 if sixteen_bits else max(deep.max(), 1)
-        image = Image.fromarray(np.clip(deep * (255 / white_level), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
 
 
 def from_array(array: np.ndarray) -> Image.Image:
@@ -265,7 +299,7 @@ def prepare_image(
     if isinstance(source, np.ndarray):
         image = upright(from_array(source), channels, max_pixels)
     elif isinstance(source, Image.Image):
-        image = upright(source.copy(), channels, max_pixels)
+        image = upright(source, channels, max_pixels)
     elif isinstance(source, bytes):
         image = decode(source, channels, max_pixels)
     elif isinstance(source, str | Path):

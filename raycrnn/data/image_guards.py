@@ -1,12 +1,14 @@
-"""Checks of image files before they are decoded.
+"""Checks of image files before they are decoded, and removal of their metadata.
 
 A small file can be constructed so that decoding it takes minutes or gigabytes. The checks find the files for which the
-number of pixels does not predict this.
+number of pixels does not predict this. Metadata is removed because Pillow refuses a whole picture where its metadata is
+large or malformed; of the metadata, only the orientation counts.
 """
 
 import re
 import struct
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 
 from PIL import TiffImagePlugin
 
@@ -25,17 +27,47 @@ JPEG_MARKERS_WITH_LENGTH = {*range(0xC0, 0xC8), *range(0xC9, 0xD0), *range(0xDA,
 
 START_OF_SCAN, END_OF_IMAGE, APP1 = 0xDA, 0xD9, 0xE1
 
+JPEG_METADATA = {0xE0: 16, **dict.fromkeys(range(0xE2, 0xEE), 2**16), 0xEE: 14, 0xEF: 2**16, 0xFE: 2**16}
+"""Markers of the segments that are removed if they are shorter than this. JFIF (0xE0) and Adobe (0xEE) segments state
+the colour space, and APP1 the orientation; libjpeg ignores shorter ones, Pillow fails."""
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+PNG_CHUNK_HEAD = struct.Struct(">I4s")
+
+PNG_KEPT = {b"tRNS", b"eXIf"}
+"""The ancillary chunks that change what is decoded: transparency and orientation."""
+
+PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
+
+PNG_ORIENTATION_TEXTS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
+"""Beginnings of the texts that can contain the orientation."""
+
+MAX_PNG_TEXT = 2**20
+"""Bytes of a text that is searched for the orientation, decompressed; Pillow refuses a picture with a longer one."""
+
+RAW_PHOTO_TAGS = (50706, 33421)
+"""The TIFF tags DNGVersion and CFARepeatPatternDim, of files that contain the data of a camera's sensor."""
+
+NEW_SUBFILE_TYPE, SUB_IFDS = 254, 330
+
 TILE_SIDES = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
 
 
-def check_jpeg(data: bytes) -> None:
+def check_jpeg(data: bytes) -> bytes:
     """Check that a JPEG file does not take much longer to decode than its size in pixels suggests.
+
+    Returns:
+        The file without metadata.
 
     Raises:
         Rejected: The file exceeds one of `JPEG_LIMITS`.
     """
-    counts = dict.fromkeys(JPEG_LIMITS, 0)
+    counts, metadata = dict.fromkeys(JPEG_LIMITS, 0), []
     for marker, padding, position in _jpeg_segments(data):
+        end = position + max(2, int.from_bytes(data[position : position + 2], "big"))
+        if end - position < JPEG_METADATA.get(marker, 0) and end < len(data):
+            metadata.append((position - 2, end))
         counts["segments"] += 1
         counts["segments of Exif data"] += marker == APP1 and data.startswith(b"Exif\x00\x00", position + 2)
         # After the start of the first scan, the bytes between segments are image data.
@@ -46,7 +78,8 @@ def check_jpeg(data: bytes) -> None:
                 raise Rejected("damaged image", f"a JPEG with more than {limit:,} {what}")
         # Pillow ignores an end-of-image marker before the first scan.
         if marker == END_OF_IMAGE and counts["scans"]:
-            return
+            break
+    return _without(data, metadata)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -61,6 +94,71 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         has_length = marker in JPEG_MARKERS_WITH_LENGTH
         end = position + (max(2, int.from_bytes(data[position : position + 2], "big")) if has_length else 0)
     yield 0, len(data) - end, len(data)
+
+
+def without_png_metadata(data: bytes) -> bytes:
+    """Return a PNG file with only the chunks that change what is decoded.
+
+    Of an animation, only the default image stays. Texts stay if they can contain the orientation, up to `MAX_PNG_TEXT`.
+    """
+    metadata, position = [], len(PNG_SIGNATURE)
+    while position + PNG_CHUNK_HEAD.size <= len(data):
+        length, kind = PNG_CHUNK_HEAD.unpack_from(data, position)
+        end = position + PNG_CHUNK_HEAD.size + length + 4
+        # The case of the first letter tells whether a decoder may ignore a chunk (PNG, section 5.4).
+        if kind[:1].islower() and kind not in PNG_KEPT and not _states_orientation(data, kind, position, end):
+            metadata.append((position, end))
+        position = end
+        if kind == b"IEND":
+            break
+    return _without(data, metadata)
+
+
+def _states_orientation(data: bytes, kind: bytes, position: int, end: int) -> bool:
+    """Return whether a chunk is a text that Pillow would search for the orientation, and can read."""
+    start = position + PNG_CHUNK_HEAD.size
+    keyword = next((text for text in PNG_ORIENTATION_TEXTS if data.startswith(text, start)), None)
+    if kind not in PNG_TEXTS or keyword is None or zlib.crc32(data[position + 4 : end - 4]) != _integer(data, end - 4):
+        return False
+    text = data[start + len(keyword) : end - 4]
+    if kind == b"iTXt":
+        flags, _, text = text[:2], *text[2:].partition(b"\0")[1:]
+        is_compressed, text = flags == b"\1\0", text.partition(b"\0")[2]
+    else:
+        is_compressed, text = kind == b"zTXt" and text[:1] == b"\0", text[kind == b"zTXt" :]
+    if not is_compressed:
+        return len(text) <= MAX_PNG_TEXT
+    decompressor = zlib.decompressobj()
+    try:
+        decompressor.decompress(text, MAX_PNG_TEXT)
+    except zlib.error:
+        return False
+    return not decompressor.unconsumed_tail
+
+
+def _integer(data: bytes, position: int) -> int:
+    return int.from_bytes(data[position : position + 4], "big")
+
+
+def _without(data: bytes, ranges: Sequence[tuple[int, int]]) -> bytes:
+    """Return data without some ranges, which are in order."""
+    if not ranges:
+        return data
+    starts = [0, *(end for _, end in ranges)]
+    ends = [*(start for start, _ in ranges), len(data)]
+    return b"".join(memoryview(data)[start:end] for start, end in zip(starts, ends, strict=True))
+
+
+def check_raw_photo(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Check that a TIFF is not a camera's raw photo, of which Pillow would decode the thumbnail.
+
+    Raises:
+        Rejected: It is one.
+    """
+    tags = image.tag_v2
+    is_reduced = isinstance(kind := tags.get(NEW_SUBFILE_TYPE), int) and kind & 1
+    if any(tag in tags for tag in RAW_PHOTO_TAGS) or (is_reduced and SUB_IFDS in tags):
+        raise Rejected("unsupported image", "a raw photo of a camera (such as DNG or NEF): develop it to JPEG or TIFF")
 
 
 def check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:

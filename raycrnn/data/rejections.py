@@ -13,6 +13,7 @@ REMEDIES = {
     "no such file": "correct the path, which is relative to the CSV's folder, or restore the file",
     "cannot be read": "check the permissions of the file, or the connection to its storage",
     "not an image": "use a PNG, JPEG, TIFF, WebP, BMP, GIF, JPEG 2000 or PNM image",
+    "unsupported image": "convert it to a PNG, JPEG or TIFF with 8 bits per channel, in grey or RGB",
     "damaged image": "the file is truncated or corrupt: copy or export it again",
     "too many pixels": "crop the text line from the page, or scale the image down",
     "empty label": "add the label, or delete the row",
