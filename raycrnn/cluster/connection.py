@@ -126,6 +126,9 @@ SOCKET = "ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
 SHORT_FOLDERS = ("/tmp", "/dev/shm")
 
+SPILL_VARIABLE = "RAY_object_spilling_directory"
+"""Environment variable with which users tell Ray where it may move objects to."""
+
 
 @contextmanager
 def _short_folders() -> Iterator[dict[str, Any]]:
@@ -153,7 +156,7 @@ def _short_folders() -> Iterator[dict[str, Any]]:
         tempfile.TemporaryDirectory(prefix="raycrnn-", dir=parent, ignore_cleanup_errors=True) as session,
         tempfile.TemporaryDirectory(prefix="raycrnn-", ignore_cleanup_errors=True) as spilled,
     ):
-        spilled = os.environ.get("RAY_object_spilling_directory", spilled)
+        spilled = os.environ.get(SPILL_VARIABLE, spilled)
         yield {"_temp_dir": session, "object_spilling_directory": spilled}
 
 
