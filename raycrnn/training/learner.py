@@ -3,9 +3,11 @@
 With several workers, each has a share of the batch, and losses, gradients and signals are summed over the workers.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,13 @@ from raycrnn.model import ctc, runtime
 from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives, optimizer
+
+DDP_OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+
+WITHOUT_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in DDP_OPTIONS else "broadcast_buffers": False
+}
+"""Argument of DDP that keeps it from sending the network's buffers with each step. PyTorch 2.13 has renamed it."""
 
 MOST_BAD_STEPS = 20
 """Consecutive steps without a finite loss and gradient after which training fails."""
@@ -116,7 +125,7 @@ class Learner:
             devices = [device] if device.type == "cuda" else None
             # Batch-norm statistics are not sent with each step but averaged before they are used (`share_statistics`).
             self.parallel: nn.Module = nn.parallel.DistributedDataParallel(
-                self.network, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True
+                self.network, device_ids=devices, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
             )
         else:
             self.parallel = self.network

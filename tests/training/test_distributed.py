@@ -1,6 +1,7 @@
 """Several workers compute the same gradients and scores as one, and share their statistics."""
 
 import os
+import warnings
 from dataclasses import astuple
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def share(labels: list[str], rank: int, world_size: int) -> Batch:
 def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) -> None:
     """Take one training step and one evaluation as a worker; worker 0 saves the results."""
     torch.set_num_threads(1)
+    warnings.simplefilter("error", FutureWarning)
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     learner = Learner(frozen(network()), Training(precision="fp32", gradient_clip=None), CPU)
