@@ -31,6 +31,26 @@ def test_an_error_in_a_task_is_raised(local_ray):
         map_ranges(fail, [(0, 1)], ALLOCATION)
 
 
+def test_tasks_without_cpus_run_beside_the_process_that_asks(local_ray, monkeypatch):
+    import ray.data
+
+    asked = []
+    own = ray.data.Dataset.map_batches
+
+    def map_batches(self, *arguments, **options):
+        asked.append(options.get("scheduling_strategy"))
+        return own(self, *arguments, **options)
+
+    def make(first: int, stop: int) -> pa.Table:
+        return pa.table({"node": [ray.get_runtime_context().get_node_id()]})
+
+    monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
+    for cpus in (0.0, 0.25):
+        [block] = map_ranges(make, [(0, 1)], replace(ALLOCATION, cpus_per_decode_task=cpus))
+    assert block["node"].to_pylist() == [ray.get_runtime_context().get_node_id()]
+    assert (asked[0].node_id, asked[0].soft, asked[1]) == (ray.get_runtime_context().get_node_id(), False, None)
+
+
 def test_blocks_are_made_while_less_than_one_cpu_is_free(local_ray):
     """Training workers hold the other CPUs, so a task that asks for a whole CPU would wait until training ends."""
     import ray
