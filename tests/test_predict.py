@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from ray import cloudpickle
 
 from raycrnn import config, predict, storage
@@ -76,6 +77,22 @@ def test_an_image_that_cannot_be_read_gets_a_row_with_its_error(local_ray, model
     assert found[4]["error"].startswith("no such file")
     assert found[1]["text"] == found[1]["score"] == ""
     assert "3 of 5 images read" in capsys.readouterr().err
+
+
+def test_pages_wide_lines_and_blank_images_are_read_and_counted(local_ray, model, images, capsys):
+    noise = Image.effect_noise((1300, 1300), 50)
+    noise.crop((0, 0, 60, 90)).save(images / "page.png")
+    noise.crop((0, 0, 1300, 20)).save(images / "wide.png")
+    Image.new("L", (60, 20), 255).save(images / "white.png")
+    assert Predict.call([model, str(images)], "predict") == 0
+    shown = capsys.readouterr()
+    assert [row["error"] for row in rows(shown.out)] == [""] * 7
+    assert "1 of 7 images are higher than wide or as large as a page" in shown.err
+    assert f"{images}/page.png (60 × 90 pixels)" in shown.err
+    assert "1 of 7 images are wider than image.input_shape=" in shown.err
+    assert f"{images}/wide.png (1,300 × 20 pixels)" in shown.err
+    assert "1 of 7 images are blank: all their pixels are equal" in shown.err
+    assert f"{images}/white.png (60 × 20 pixels)" in shown.err
 
 
 def test_reading_no_image_is_a_failure(local_ray, model, tmp_path):

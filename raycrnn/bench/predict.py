@@ -20,6 +20,7 @@ from raycrnn.console import ImageProgress, StopRequest
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.inputs import list_inputs
+from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.model import runtime
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
@@ -168,7 +169,8 @@ def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, 
     job = PredictionJob(str(folder / "model"), settings.image, overrides)
     with (folder / "out.csv").open("w") as file:
         timed = TimedWriter(formats.make_writer(file, formats.Layout("csv")))
-        pipeline.write_transcriptions(timed, job, inputs, ImageProgress(len(inputs)), StopRequest())
+        unusual = UnusualImages(job.image.input_shape)
+        pipeline.write_transcriptions(timed, job, inputs, ImageProgress(len(inputs)), StopRequest(), unusual)
     replicas = resources.allocate_replicas(len(inputs), job).count
     images = sum(rows for _, rows in timed.arrivals[replicas:])
     seconds = timed.arrivals[-1][0] - timed.arrivals[0][0]

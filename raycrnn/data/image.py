@@ -59,6 +59,8 @@ class PreparedImage:
     """Width in pixels of the image that was given, upright."""
     name: str | None = None
     """The path or URI, if the image was given as one."""
+    original_height: int | None = None
+    """Height in pixels of the image that was given, upright; None if it is not known."""
 
 
 # --- frames
@@ -309,7 +311,7 @@ def prepare_image(
         raise Rejected(
             "not an image", f"an object of type {type(source).__name__}: give a path, bytes, a PIL image or an array"
         )
-    return PreparedImage(to_array(fit(image, *input_shape)), image.width, name)
+    return PreparedImage(to_array(fit(image, *input_shape)), image.width, name, image.height)
 
 
 def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: Augment | None = None) -> np.ndarray:

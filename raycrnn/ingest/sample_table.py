@@ -13,6 +13,7 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.data.rejections import Rejected, Rejection
+from raycrnn.data.unusual_images import UnusualImages
 
 SAMPLES = pa.schema(
     {
@@ -88,6 +89,7 @@ def put_samples(
     warnings = [warning for file in files for warning in csv_warnings.warnings_of(file, settings.data, direction)]
     if not training:
         warnings += _unknown_units(rows.labels, alphabet)
+    warnings += [f"{'train' if training else 'eval'} set: {warning}" for warning in rows.unusual.warnings()]
     samples = SampleTable(
         table=ray.put(table),
         csv_paths=tuple(file.path for file in files),
@@ -105,6 +107,7 @@ def put_samples(
 class CheckedRows:
     """The rows of CSVs: the usable ones by column, and the rejected ones."""
 
+    unusual: UnusualImages
     columns: dict[str, list[object]] = field(
         default_factory=lambda: {name: [] for name in SAMPLES.names if name != "codes"}
     )
@@ -127,7 +130,7 @@ def _check_rows(
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     paths = [files[source].resolve(row.path) for source, row in pairs]
     shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
-    checked = CheckedRows()
+    checked = CheckedRows(UnusualImages(shape))
     for number, ((source, row), path, size) in enumerate(zip(pairs, paths, _measure_all(paths), strict=True)):
         try:
             units = _units(row, alphabet, settings.data, direction, training)
@@ -135,6 +138,8 @@ def _check_rows(
                 raise size
             # The size of an image behind a URI is unknown: a request for each would take longer than padding costs.
             width = shape[1] if size is None else image.fitted_width(size, shape)
+            if size is not None:
+                checked.unusual.add(row.path, size, len(units))
             frames = csv_files.min_frames(units)
             if training:
                 check_frames(len(units), frames, width)

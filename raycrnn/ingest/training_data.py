@@ -1,6 +1,7 @@
 """The data of a training run: its CSVs are read and checked, and their rows put into the object store."""
 
 import hashlib
+import logging
 from dataclasses import dataclass
 
 from raycrnn import storage
@@ -14,6 +15,8 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.ingest import sample_table
 from raycrnn.ingest.sample_table import SampleTable
 from raycrnn.storage import Directory
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -111,6 +114,9 @@ def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> 
         for name, samples in sets.items():
             check_rejections(name, samples.rejections, samples.rows, configuration.data)
     except RaycrnnError as error:
+        # They may explain the rejections: a page is too narrow for its label.
+        for warning in (warning for samples in sets.values() for warning in samples.warnings):
+            logger.warning(warning)
         rejections = [rejection for samples in sets.values() for rejection in samples.rejections]
         try:
             write_rejected(output.path / "rejected.csv", rejections)

@@ -15,6 +15,7 @@ from raycrnn.config import Cluster
 from raycrnn.console import ImageProgress, StopRequest
 from raycrnn.data import rejections
 from raycrnn.data.inputs import printable, to_table
+from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import RaycrnnError
 from raycrnn.model.transcription import Transcription
 from raycrnn.prediction import formats, resources
@@ -63,14 +64,28 @@ class RowSink(Protocol):
 
 
 def write_transcriptions(
-    sink: RowSink, job: PredictionJob, inputs: pa.Table, progress: ImageProgress, stop: StopRequest
+    sink: RowSink,
+    job: PredictionJob,
+    inputs: pa.Table,
+    progress: ImageProgress,
+    stop: StopRequest,
+    unusual: UnusualImages,
 ) -> bool:
-    """Transcribe images and write the rows to a sink; return False if a stop was requested before the end."""
+    """Transcribe images and write the rows to a sink; return False if a stop was requested before the end.
+
+    Args:
+        unusual: Counts the images.
+    """
     done, blocks = 0, _blocks_with_pauses(job, inputs)
     try:
         while done < len(inputs) and not stop.requested:
             block = next(blocks)
-            sink.write(_rows(inputs["name"].slice(done, len(block)), block))
+            names = inputs["name"].slice(done, len(block))
+            sink.write(_rows(names, block))
+            columns = names, block["size"], block["is_blank"]
+            for name, size, is_blank in zip(*(column.to_pylist() for column in columns), strict=True):
+                if size is not None:
+                    unusual.add(name, size, is_blank=is_blank)
             done += len(block)
             progress.add(len(block))
     finally:

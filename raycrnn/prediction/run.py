@@ -16,6 +16,7 @@ from raycrnn import __version__, cluster, storage
 from raycrnn.config import Configuration
 from raycrnn.console import ImageProgress, defer_stop
 from raycrnn.data.inputs import is_one_of
+from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import UsageError
 from raycrnn.prediction import formats, shards
 from raycrnn.prediction.formats import Layout
@@ -190,8 +191,10 @@ def _stream(file: IO, job: PredictionJob, inputs: pa.Table, layout: Layout, addr
     with cluster.connect(address), defer_stop() as stop:
         writer = formats.make_writer(file, layout)
         progress = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus)
-        finished = write_transcriptions(writer, job, inputs, progress, stop)
+        unusual = UnusualImages(job.image.input_shape)
+        finished = write_transcriptions(writer, job, inputs, progress, stop, unusual)
         writer.close()
+    _warn(unusual)
     return writer.read if finished else None
 
 
@@ -207,12 +210,19 @@ def _fill(
     progress = ImageProgress(len(inputs), done, cluster.describe_free_cpus)
     if progress.done:
         logger.info(f"{progress.done:,} of {len(inputs):,} images were read before")
+    unusual = UnusualImages(job.image.input_shape)
     with cluster.connect(address), defer_stop() as request:
         for first, stop in missing:
             writer = shards.ShardWriter(store, first)
-            finished = write_transcriptions(writer, job, inputs.slice(first, stop - first), progress, request)
+            finished = write_transcriptions(writer, job, inputs.slice(first, stop - first), progress, request, unusual)
             writer.close()
             if not finished:
                 logger.info(f"stopped at {progress.done:,} of {progress.total:,} images; --resume continues from there")
                 return False
+    _warn(unusual)
     return True
+
+
+def _warn(unusual: UnusualImages) -> None:
+    for warning in unusual.warnings():
+        logger.warning(warning)

@@ -25,10 +25,13 @@ RESULTS = pa.schema(
         "score": pa.float64(),
         "alternatives": pa.list_(pa.struct({**formats.ALTERNATIVE, "codes": pa.list_(pa.int32())})),
         "units": pa.list_(pa.struct({**formats.UNIT, "code": pa.int32()})),
+        "size": pa.list_(pa.int32()),
+        "is_blank": pa.bool_(),
         "rejected": pa.list_(pa.string()),
     }
 )
-"""Columns of a table with one row per image: `Transcription.to_json`, or the reason and the detail of a rejection."""
+"""Columns of a table with one row per image: `Transcription.to_json`, the upright width and height of the image and
+whether all its pixels are equal; or the reason and the detail of a rejection."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,11 @@ def _decode(read: Callable[[], bytes], settings: Image) -> dict:
     except rejections.Rejected as rejected:
         return {"rejected": [rejected.reason, rejected.detail]}
     pixels = prepared.pixels
-    return {"pixels": pixels.tobytes(), "width": pixels.shape[1], "original_width": prepared.original_width}
+    return {
+        "pixels": pixels.tobytes(),
+        "width": pixels.shape[1],
+        "size": [prepared.original_width, prepared.original_height],
+    }
 
 
 def _malformed(problem: str) -> dict:
@@ -94,11 +101,12 @@ DECODED = pa.schema(
     {
         "pixels": pa.large_binary(),
         "width": pa.int32(),
-        "original_width": pa.int32(),
+        "size": pa.list_(pa.int32()),
         "rejected": pa.list_(pa.string()),
     }
 )
-"""Columns of a table with one row per image: uint8 [H, W, C] as bytes, or the reason and the detail of a rejection."""
+"""Columns of a table with one row per image: uint8 [H, W, C] as bytes and its upright width and height
+before it was fitted, or the reason and the detail of a rejection."""
 
 MAX_DEATHS = 8
 """How many times the process of a task or a replica may die. Ray would retry without limit."""
@@ -146,10 +154,13 @@ class Transcriber:
     def __call__(self, table: pa.Table) -> pa.Table:
         rejected = table["rejected"].to_pylist()
         indices = [index for index, reason in enumerate(rejected) if reason is None]
-        transcriptions = self.recognizer.transcribe([self._image(table, index) for index in indices], spans=self.spans)
+        images = [self._image(table, index) for index in indices]
+        transcriptions = self.recognizer.transcribe(images, spans=self.spans)
         rows: list[dict] = [{"rejected": reason} for reason in rejected]
-        for index, transcription in zip(indices, transcriptions, strict=True):
-            rows[index] = transcription.to_json()
+        for index, prepared, transcription in zip(indices, images, transcriptions, strict=True):
+            size = [prepared.original_width, prepared.original_height]
+            is_blank = bool((prepared.pixels == prepared.pixels[0, 0]).all())
+            rows[index] = {**transcription.to_json(), "size": size, "is_blank": is_blank}
         return pa.Table.from_pylist(rows, RESULTS)
 
     def _image(self, table: pa.Table, index: int) -> image.PreparedImage:
@@ -158,4 +169,5 @@ class Transcriber:
         settings = self.recognizer.configuration.image
         pixels = np.frombuffer(table["pixels"][index].as_buffer(), np.uint8)
         shape = settings.input_shape[0], table["width"][index].as_py(), settings.input_channels
-        return image.PreparedImage(pixels.reshape(shape), table["original_width"][index].as_py())
+        width, height = table["size"][index].as_py()
+        return image.PreparedImage(pixels.reshape(shape), width, original_height=height)

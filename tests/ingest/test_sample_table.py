@@ -2,8 +2,9 @@
 
 import pytest
 import ray
+from PIL import Image
 
-from raycrnn import config
+from raycrnn import config, storage
 from raycrnn.data import csv_files, rejections
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
@@ -27,6 +28,28 @@ def test_too_many_unusable_rows_fail_with_reasons_and_remedies(local_ray, tmp_pa
     assert rejections.REMEDIES["unknown unit"] in message
     tolerant = configuration.data.model_copy(update={"max_rejected": 0.2})
     rejections.check_rejections("train", samples.rejections, samples.rows, tolerant)
+
+
+def test_pages_and_lines_that_are_compressed_are_counted(local_ray, tmp_path):
+    csv = write_set(tmp_path, words(10))
+    for name, size in {"page": (60, 90), "letter": (20, 30), "wide": (1300, 32)}.items():
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+    csv.write_text(csv.read_text() + "page.png;abca\nletter.png;a\nwide.png;abc\n")
+    page, wide = put(settings(csv)).warnings
+    assert page.startswith("train set: 1 of 13 images are higher than wide")
+    assert page.endswith("for example page.png (60 × 90 pixels)")
+    assert wide.startswith("train set: 1 of 13 images are wider than image.input_shape=[32, 1024] allows")
+    assert wide.endswith("for example wide.png (1,300 × 32 pixels)")
+
+
+def test_a_set_of_pages_is_refused_with_the_warning_that_explains_it(local_ray, tmp_path, caplog):
+    Image.new("L", (90, 120)).save(tmp_path / "page.png")
+    (tmp_path / "train.csv").write_text(f"page.png;{'abc' * 20}\n")
+    configuration = settings(tmp_path / "train.csv")
+    csvs = training_data.read(configuration)
+    with pytest.raises(RaycrnnError, match="label too long"):
+        training_data.put(csvs, configuration, storage.Directory(str(tmp_path / "output")))
+    assert "cut the lines out of pages" in caplog.text
 
 
 def test_tasks_measure_images_with_the_same_result(local_ray, tmp_path, monkeypatch):

@@ -1,0 +1,64 @@
+"""Images that are probably not lines of text, or lose detail: counted, and described in warnings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+PAGE_HEIGHT, PAGE_ASPECT = 1000, 4
+"""An image that is at least this high in pixels, and less than this many times as wide, is probably a page."""
+
+NARROW_UNITS = 2
+"""A label with at most this many units may fill an image that is higher than wide."""
+
+
+@dataclass
+class UnusualImages:
+    """Counts the unusual images of a set."""
+
+    input_shape: Sequence[int]
+    """Height and greatest width of the network's input."""
+    images: int = 0
+    """Number of images that were added."""
+    found: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """The number of unusual images and an example, by their kind: a key of `DESCRIPTIONS`."""
+
+    def add(self, name: str, size: Sequence[int], units: int | None = None, is_blank: bool = False) -> None:
+        """Count an image.
+
+        Args:
+            name: Its name, for the example.
+            size: Its upright width and height in pixels.
+            units: Number of units in its label, if it has one.
+            is_blank: Whether all its pixels are equal.
+        """
+        width, height = size
+        self.images += 1
+        is_page = height > width or (height >= PAGE_HEIGHT and width < PAGE_ASPECT * height)
+        if is_page and (units is None or units > NARROW_UNITS):
+            self._count("page", name, size)
+        if round(width * self.input_shape[0] / height) > self.input_shape[1]:
+            self._count("wide", name, size)
+        if is_blank:
+            self._count("blank", name, size)
+
+    def _count(self, kind: str, name: str, size: Sequence[int]) -> None:
+        count, example = self.found.get(kind, (0, f"{name} ({size[0]:,} × {size[1]:,} pixels)"))
+        self.found[kind] = count + 1, example
+
+    def warnings(self) -> list[str]:
+        """Return a warning for each kind of unusual images that were found."""
+        height, width = self.input_shape
+        return [
+            f"{count:,} of {self.images:,} images {DESCRIPTIONS[kind].format(height=height, width=width)}; "
+            f"for example {example}"
+            for kind, (count, example) in self.found.items()
+        ]
+
+
+DESCRIPTIONS = {
+    "page": "are higher than wide or as large as a page, but raycrnn reads an image as one line of text: cut the lines "
+    "out of pages, and turn lines that stand upright",
+    "wide": "are wider than image.input_shape=[{height}, {width}] allows and are compressed: cut the lines into parts, "
+    "or train with a greater width in image.input_shape",
+    "blank": "are blank: all their pixels are equal",
+}
+"""What is unusual about each kind of images, and what to do."""
