@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raycrnn import __version__
+from raycrnn.data import file_kinds
 from raycrnn.errors import RaycrnnError
 from raycrnn.serving import proxy_middleware
 from raycrnn.serving.limits import RequestError, ResponseSender
@@ -39,6 +40,14 @@ RAW_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlen
 
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 """The boundary of a multipart body (RFC 2046, section 5.1.1)."""
+
+TEXT_TYPES = ("application/json", "text/")
+"""Prefixes of content types with which images are sent in base64 elsewhere."""
+
+MULTIPART_START = re.compile(rb"--[^\r\n]{1,70}\r?\nContent-", re.IGNORECASE)
+
+FORM_START = re.compile(rb"[\w.\[\]%-]{1,100}=[\w.*%+/:;,=&~-]+\Z")
+"""The first 200 bytes of a form with a name and a value, which no image begins with."""
 
 MAX_FORM_FIELDS = 100
 """Fields beside the files in a multipart body. They are ignored; browsers and frameworks add some."""
@@ -58,15 +67,12 @@ BEARER = HTTPBearer(auto_error=False, description="The service's token, if it ha
 async def _uploads(service: Service, request: Request) -> AsyncIterator[tuple[list[Upload], bool]]:
     """Return the images of a request, and whether it is a multipart request. Raises `RequestError`."""
     content_type = request.headers.get("content-type", "application/octet-stream").lower()
+    _check_encoding(request.headers)
     is_multipart = content_type.startswith("multipart/form-data")
     is_raw = content_type.startswith(RAW_TYPES) and not content_type.startswith("image/svg")
     if not is_multipart and not is_raw:
-        raise RequestError(
-            415,
-            "unsupported content type",
-            f"{content_type[:100]}: send the bytes of an image (PNG, JPEG, TIFF, WebP, BMP, GIF, PNM, JPEG 2000), or "
-            "several images as multipart/form-data",
-        )
+        is_text = content_type.startswith(TEXT_TYPES)
+        raise _unsupported_type(content_type, "base64 and data URLs in text or JSON are not read; " if is_text else "")
     async with _body(service, request) as body:
         if not body:
             raise RequestError(
@@ -75,7 +81,33 @@ async def _uploads(service: Service, request: Request) -> AsyncIterator[tuple[li
         if is_multipart:
             yield await _parse_multipart(request.headers["content-type"], body, service.limits.max_images), True
         else:
+            _check_raw_body(content_type, body)
             yield [Upload(None, body)], False
+
+
+def _check_encoding(headers: Headers) -> None:
+    """Raise `RequestError` if a body is compressed: a small one could take gigabytes."""
+    encoding = headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"{encoding[:100]}: send the body without compression and without the header Content-Encoding"
+        raise RequestError(415, "unsupported content encoding", detail, headers={"Accept-Encoding": "identity"})
+
+
+def _check_raw_body(content_type: str, body: bytes) -> None:
+    """Raise `RequestError` if a body is a form, although its content type is one that clients also use for images."""
+    if body.startswith(b"--") and MULTIPART_START.match(body[:1000]):
+        detail = "the body is multipart/form-data: let the HTTP client set the content type, with its boundary; or "
+        raise _unsupported_type(content_type, detail)
+    if content_type.startswith("application/x-www-form-urlencoded") and FORM_START.match(body[:200]):
+        raise _unsupported_type(content_type, "the body is a form, in which base64 is not read; ")
+
+
+def _unsupported_type(content_type: str, detail: str) -> RequestError:
+    advice = (
+        "send the bytes of an image (PNG, JPEG, TIFF, WebP, BMP, GIF, PNM, JPEG 2000; with curl: --data-binary "
+        "@line.png), or several images as multipart/form-data"
+    )
+    return RequestError(415, "unsupported content type", f"{content_type[:100]}: {detail}{advice}")
 
 
 @asynccontextmanager
@@ -143,6 +175,10 @@ async def _parse_multipart(content_type: str, body: bytes, max_images: int) -> l
             raise too_many
         if not files:
             detail = "the multipart body has no file: send each image as a part with a filename"
+            for name, value in form.multi_items()[:1]:
+                text = str(value).encode("utf-8", "replace")
+                found = file_kinds.describe(text[: file_kinds.HEAD_BYTES], len(text))
+                detail += f"; the part {name[:100]!r} has no filename and contains {found.detail}"
             raise RequestError(422, "no image", detail)
         return [Upload(_escape_surrogates(part.filename or ""), await part.read()) for part in files]
     finally:
@@ -223,7 +259,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "A page of another site sent the request."},
     408: {"model": Problem, "description": "The body arrived too slowly."},
     413: {"model": Problem, "description": "The body is too large."},
-    415: {"model": Problem, "description": "The content type is not that of an image."},
+    415: {"model": Problem, "description": "The content type is not that of an image, or the body is compressed."},
     422: {
         "model": Problem,
         "description": "The image is damaged, too large or not an image; or a parameter is invalid.",

@@ -1,7 +1,9 @@
 """The HTTP API without Ray: responses, refusals, and the page in a real browser."""
 
 import asyncio
+import base64
 import csv
+import gzip
 import io
 import json
 import math
@@ -133,6 +135,58 @@ def test_the_first_of_many_pages_is_read(client):
 )
 def test_bodies_that_are_not_images_or_exceed_a_limit_are_refused_with_the_reason(client, request_, status, text):
     assert_refused(client.post("/predict", **request_), status, text)
+
+
+BASE64 = base64.b64encode(png(draw("abc")))
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "texts"),
+    [
+        (
+            {"content": gzip.compress(png(draw("a"))), "headers": {"content-encoding": "gzip"}},
+            415,
+            ["gzip: send", "with"],
+        ),
+        ({"content": b"x", "headers": {"content-encoding": "br"}}, 415, ["unsupported content encoding: br"]),
+        ({"content": gzip.compress(png(draw("a")))}, 422, ["compressed with gzip: decompress it"]),
+        ({"json": {"image": BASE64.decode()}}, 415, ["application/json: base64", "send the bytes"]),
+        ({"content": BASE64, "headers": {"content-type": "text/plain"}}, 415, ["text/plain: base64", "send the bytes"]),
+        ({"content": b'{"image": "' + BASE64 + b'"}'}, 422, ["JSON text"]),
+        ({"content": BASE64}, 422, ["text in base64: decode it"]),
+        ({"content": b"data:image/png;base64," + BASE64}, 422, ["data URL", "decode it"]),
+        ({"content": BASE64, "headers": FORM}, 422, ["text in base64: decode it"]),
+        ({"data": {"image": BASE64.decode()}}, 415, ["the body is a form", "send the bytes"]),
+        ({"content": b"image=" + BASE64, "headers": FORM}, 415, ["the body is a form", "send the bytes"]),
+        ({"content": b"image=data:image/png;base64," + BASE64, "headers": FORM}, 415, ["the body is a form"]),
+        ({"content": png(draw("a")).replace(b"\n", b"").replace(b"\r", b""), "headers": FORM}, 422, ["--data-binary"]),
+        ({"files": {"image": (None, BASE64)}}, 422, ["no file", "the part 'image'", "text in base64"]),
+        (
+            {"content": b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nc\r\n--x--'},
+            415,
+            ["the body is multipart/form-data"],
+        ),
+        ({"content": b"https://example.org/a.png"}, 422, ["a URL"]),
+        ({"content": b"%PDF-1.7\n"}, 422, ["a PDF document"]),
+    ],
+)
+def test_requests_that_were_changed_on_the_way_are_refused_with_the_cause(client, request_, status, texts):
+    assert_refused(client.post("/predict", **request_), status, *texts)
+
+
+def test_a_refused_encoding_is_answered_with_the_accepted_one(client):
+    answer = client.post("/predict", content=b"x", headers={"content-encoding": "gzip"})
+    assert answer.headers["accept-encoding"] == "identity"
+    whole = client.post("/predict", content=png(draw("abba")), headers={"content-encoding": "identity", **FORM})
+    assert whole.status_code == 200
+
+
+def test_a_part_in_base64_is_named_beside_images_that_are_read(client):
+    parts = [("image", ("a.png", png(draw("ab")))), ("image", ("b.png", BASE64))]
+    read, refused = client.post("/predict", files=parts).json()["predictions"]
+    assert "text" in read
+    assert "base64" in refused["detail"]
 
 
 @pytest.mark.parametrize(
