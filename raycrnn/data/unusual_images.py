@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+MIN_UPRIGHT = 1.25
+"""An image whose height is more than this multiple of its width is a page or a line that stands upright. One or two
+letters can be a little higher than wide, and pages are 1.29 (US letter) to 1.41 times (A4) as high as wide."""
+
 PAGE_HEIGHT, PAGE_ASPECT = 1000, 4
 """An image that is at least this high in pixels, and less than this many times as wide, is probably a page."""
 
@@ -32,7 +36,7 @@ class UnusualImages:
         """
         width, height = size
         self.images += 1
-        is_page = height > width or (height >= PAGE_HEIGHT and width < PAGE_ASPECT * height)
+        is_page = height > MIN_UPRIGHT * width or (height >= PAGE_HEIGHT and width < PAGE_ASPECT * height)
         if is_page and (units is None or units > NARROW_UNITS):
             self._count("page", name, size)
         if round(width * self.input_shape[0] / height) > self.input_shape[1]:

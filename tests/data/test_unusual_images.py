@@ -10,7 +10,9 @@ from raycrnn.data.unusual_images import UnusualImages
     [
         ((400, 32), None, []),
         ((30, 30), None, []),
-        ((30, 31), None, ["page"]),
+        ((30, 32), None, []),
+        ((30, 38), None, ["page"]),
+        ((1275, 1650), None, ["page"]),
         ((30, 60), 2, []),
         ((30, 60), 3, ["page"]),
         ((3000, 2000), None, ["page"]),
