@@ -17,6 +17,7 @@ from raycrnn.exporting import graph
 from raycrnn.model.recognizer import Recognizer
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from onnxscript.onnx_types import FLOAT
 
 DESCRIPTION = "raycrnn.json"
@@ -69,12 +70,22 @@ class ExportFormat:
     """Returns the file of a traced network and its description."""
     load: Callable[[bytes], Run]
     """Returns a function that runs the network of a file."""
+    runtime: Callable[[bytes], str]
+    """Returns what is needed to run a file, such as "onnxruntime 1.11 or later"."""
 
     def check_installed(self) -> None:
         """Raise `UsageError` if packages are missing."""
         missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
         if missing:
             raise UsageError(f"{self.name} needs {', '.join(missing)}: pip install 'raycrnn[onnx]'")
+
+
+OPSET = 18
+"""The opset that torch's translations to ONNX operators are written for. `_lower_versions` lowers it afterwards."""
+
+ONNXRUNTIMES = {14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14"}
+"""The first version of onnxruntime with each opset and its IR version, from
+https://onnxruntime.ai/docs/reference/compatibility.html."""
 
 
 def _write_onnx(program: torch.export.ExportedProgram, description: Mapping[str, object]) -> bytes:
@@ -84,6 +95,7 @@ def _write_onnx(program: torch.export.ExportedProgram, description: Mapping[str,
         program,
         dynamo=True,
         verbose=False,
+        opset_version=OPSET,
         input_names=["images", "widths"],
         output_names=["log_probs", "frames"],
         dynamic_shapes=({0: "batch", 3: "width"}, {0: "batch"}),
@@ -91,8 +103,36 @@ def _write_onnx(program: torch.export.ExportedProgram, description: Mapping[str,
     )
     # The annotation of torch.onnx.export allows for the legacy exporter, which returns None.
     assert exported is not None
-    exported.model.metadata_props.update({key: _as_text(value) for key, value in description.items()})
-    return exported.model_proto.SerializeToString()
+    model = exported.model_proto
+    _lower_versions(model)
+    for key, value in {**description, "runtime": _runtime_of_onnx(model)}.items():
+        model.metadata_props.add(key=key, value=_as_text(value))
+    return model.SerializeToString()
+
+
+def _lower_versions(model: "ModelProto") -> None:
+    """Set the lowest opset in which every operator is defined as it is in the model's, and the IR version of that."""
+    import onnx
+
+    (opset,) = model.opset_import
+    needed = max(onnx.defs.get_schema(node.op_type, opset.version).since_version for node in model.graph.node)
+    opset.version = max(needed, min(ONNXRUNTIMES))
+    model.ir_version = onnx.helper.find_min_ir_version_for([opset])
+    # These came with IR version 10. They hold the exporter's names of modules, and paths of this machine.
+    graph_ = model.graph
+    for part in (graph_, *graph_.node, *graph_.initializer, *graph_.value_info, *graph_.input, *graph_.output):
+        del part.metadata_props[:]
+
+
+def _runtime_of_onnx(model: "ModelProto") -> str:
+    version = model.opset_import[0].version
+    return f"onnxruntime {ONNXRUNTIMES[version]} or later (opset {version}, IR version {model.ir_version})"
+
+
+def _runtime_of_onnx_file(data: bytes) -> str:
+    import onnx
+
+    return _runtime_of_onnx(onnx.load_from_string(data))
 
 
 def _sum_by_axes(total: "FLOAT", dim: Sequence[int]) -> "FLOAT":
@@ -122,6 +162,9 @@ def _load_onnx(data: bytes) -> Run:
     )
 
 
+ARCHIVE_RUNTIME = f"torch {torch.__version__.partition('+')[0]}; older versions may refuse the file"
+
+
 def _write_archive(program: torch.export.ExportedProgram, description: Mapping[str, object]) -> bytes:
     # Tracing is done, so torch's own LSTM can take the place of the stand-in.
     for node in program.graph.nodes:
@@ -129,7 +172,7 @@ def _write_archive(program: torch.export.ExportedProgram, description: Mapping[s
             node.target = torch.ops.aten.lstm.input
     program.graph_module.recompile()
     buffer = io.BytesIO()
-    extra = {DESCRIPTION: json.dumps(description, ensure_ascii=False, indent=2)}
+    extra = {DESCRIPTION: json.dumps({**description, "runtime": ARCHIVE_RUNTIME}, ensure_ascii=False, indent=2)}
     torch.export.save(program, buffer, extra_files=extra)
     return buffer.getvalue()
 
@@ -146,7 +189,9 @@ def _load_archive(data: bytes) -> Run:
 
 
 FORMATS = {
-    ".onnx": ExportFormat("ONNX", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
-    ".pt2": ExportFormat("torch.export archive", (), _write_archive, _load_archive),
+    ".onnx": ExportFormat(
+        "ONNX", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx, _runtime_of_onnx_file
+    ),
+    ".pt2": ExportFormat("torch.export archive", (), _write_archive, _load_archive, lambda data: ARCHIVE_RUNTIME),
 }
 """Formats by the suffix of the output."""

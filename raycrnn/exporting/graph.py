@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycrnn.data import image
@@ -43,7 +42,9 @@ class Exported(nn.Module):
     def forward(self, images: Tensor, widths: Tensor) -> tuple[Tensor, Tensor]:
         # One frame more, which is removed again: the tracer would specialise a dimension that may be 1, and pooling
         # drops the last column of an odd width unless there is padding after it, as in a batch.
-        log_probs_TBK, frames_B = self.network(F.pad(images, (0, 4)), widths)
+        # Concatenated, because the ONNX operator Pad in opset 18 is the only one here that needs more than opset 16.
+        padded = torch.cat([images, torch.zeros_like(images[:, :, :, :4])], dim=3)
+        log_probs_TBK, frames_B = self.network(padded, widths)
         return log_probs_TBK[:-1], frames_B
 
 

@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,16 @@ def suffix(path: str) -> str:
     return Path(path.partition("?")[0] if storage.is_uri(path) else path).suffix
 
 
-def export(recognizer: Recognizer, path: str | os.PathLike[str], images: Iterable[np.ndarray]) -> Agreement:
+@dataclass(frozen=True)
+class ExportedFile:
+    """What is known about a file that was written."""
+
+    agreement: Agreement
+    runtime: str
+    """What is needed to run it, such as "onnxruntime 1.11 or later"."""
+
+
+def export(recognizer: Recognizer, path: str | os.PathLike[str], images: Iterable[np.ndarray]) -> ExportedFile:
     """Export a model in the format of the path's suffix, if the result agrees with the model on the images.
 
     Args:
@@ -47,7 +57,7 @@ def export(recognizer: Recognizer, path: str | os.PathLike[str], images: Iterabl
             agreement = comparison.compare(recognizer, format.load(data), images)
         agreement.check(path)
         temporary.write_bytes(data)
-    return agreement
+    return ExportedFile(agreement, format.runtime(data))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 
 from raycrnn import config
 from raycrnn.data import image
+from raycrnn.exporting import formats
 from raycrnn.exporting.comparison import generate_images
 from raycrnn.exporting.formats import FORMATS, describe
 from raycrnn.exporting.run import export
@@ -71,8 +72,8 @@ def test_an_export_agrees_with_the_network_for_any_batch_width_and_padding(expor
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_another_height_colour_and_one_layer(tmp_path, suffix):
     reader, path = tall_and_coloured(), tmp_path / f"model{suffix}"
-    agreement = export(reader, path, generate_images(reader))
-    assert agreement.images == 32
+    written = export(reader, path, generate_images(reader))
+    assert written.agreement.images == 32
     images_BCHW = noise(2, 77, 3, 48)
     log_probs_TBK, _ = FORMATS[suffix].load(path.read_bytes())(images_BCHW, np.array([77, 30]))
     assert np.abs(log_probs_TBK[:, 0] - of_network(reader.network, images_BCHW, 77)).max() < 1e-4
@@ -93,10 +94,35 @@ def test_the_metadata_describe_what_the_network_does_not_contain(exported):
     assert about["alphabet"] == ["a", "b", "c", "ſt", "é"]
     assert (about["blank"], about["height"], about["channels"]) == (5, 32, 1)
     found = onnxruntime.InferenceSession(exported[".onnx"]).get_modelmeta().custom_metadata_map
+    assert found.pop("runtime") == "onnxruntime 1.11 or later (opset 16, IR version 8)"
     assert {key: value if isinstance(about[key], str) else json.loads(value) for key, value in found.items()} == about
     files = {"raycrnn.json": ""}
     torch.export.load(exported[".pt2"], extra_files=files)
-    assert json.loads(files["raycrnn.json"]) == about
+    found = json.loads(files["raycrnn.json"])
+    assert found.pop("runtime").startswith(f"torch {torch.__version__.partition('+')[0]}")
+    assert found == about
+
+
+@pytest.mark.parametrize("reader", [recognizer, tall_and_coloured])
+def test_an_onnx_file_has_the_lowest_versions_that_its_operators_allow(tmp_path, reader):
+    import onnx
+
+    written = export(reader(), tmp_path / "model.onnx", generate_images(reader()))
+    assert written.runtime == "onnxruntime 1.11 or later (opset 16, IR version 8)"
+    model = onnx.load(tmp_path / "model.onnx")
+    assert (model.ir_version, [(each.domain, each.version) for each in model.opset_import]) == (8, [("", 16)])
+    onnx.checker.check_model(model, full_check=True)
+    # Each operator is the same in the opset that torch wrote, and one of them does not exist in a lower opset.
+    since = {
+        name: [onnx.defs.get_schema(name, opset).since_version for opset in (formats.OPSET, 16)]
+        for name in {node.op_type for node in model.graph.node}
+    }
+    assert all(written == lowered for written, lowered in since.values())
+    assert max(lowered for _, lowered in since.values()) == 16
+
+
+def test_an_onnx_file_contains_no_paths_of_this_machine(exported):
+    assert str(ROOT).encode() not in exported[".onnx"].read_bytes()
 
 
 def test_an_archive_runs_without_raycrnn(exported):
