@@ -61,11 +61,22 @@ def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
     ]
 
 
+BEAM_BYTES = 256 * 2**20
+"""Memory of a beam search, in bytes, above which the images of a batch are searched in several parts."""
+
+WHOLE_VECTORS = 64
+"""A multiple of the float32 numbers that one step of torch's kernels for CPUs computes."""
+
+ONE_THREAD = 32768
+"""The largest number of elements that torch's elementwise kernels for CPUs do not divide between threads."""
+
+
 @torch.no_grad()
 def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths: int = 1) -> list[list[Path]]:
     """Decode by prefix beam search (Graves 2012; Hannun et al. 2014) without a language model.
 
-    The search is vectorised over the batch and the beam; the only loop is over frames.
+    The search is vectorised over the batch and the beam; the only loops are over frames and over parts of the batch
+    that need at most `BEAM_BYTES` each, or have one image. A result does not depend on the other images, to the bit.
 
     Args:
         log_probs_TBK: Log-probabilities.
@@ -76,16 +87,32 @@ def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths
     Returns:
         For each image, at most `paths` different paths, best first; fewer if fewer are possible.
     """
-    frames, batch, _ = log_probs_TBK.shape
-    beam = Beam.start(batch, width, log_probs_TBK.device)
+    frames, batch, classes = log_probs_TBK.shape
+    size = max(1, min(BEAM_BYTES // _bytes_of_an_image(frames, classes, width), ONE_THREAD // width))
+    found = []
+    for first in range(0, batch, size):
+        part = slice(first, first + size)
+        found += _search_together(log_probs_TBK[:, part], frames_B[part], width, min(paths, width))
+    return found
+
+
+def _bytes_of_an_image(frames: int, classes: int, width: int) -> int:
+    """Return the memory that the search needs for each image, in bytes."""
+    # The extensions of a frame twice in float32, and once more as pairs of a number and an index within topk; three
+    # tables of which prefix is another's parent; and two int64 numbers a frame, which _read_back stacks again.
+    return 24 * width * classes + 3 * width**2 + 24 * frames * width
+
+
+def _search_together(log_probs_TBK: Tensor, frames_B: Tensor, width: int, paths: int) -> list[list[Path]]:
+    beam = Beam.start(len(frames_B), width, log_probs_TBK.device)
     trail = []
-    for t in range(frames):
+    for t in range(int(frames_B.max())):
         moved, source_BN, unit_BN = beam.advance(log_probs_TBK[t].float())
         running_B1 = (frames_B > t)[:, None]
         beam = beam.where(running_B1, moved)
         kept_BN = torch.arange(width, device=source_BN.device).expand_as(source_BN)
         trail.append((source_BN.where(running_B1, kept_BN), unit_BN.where(running_B1, -1)))
-    return _read_back(beam, trail, min(paths, width))
+    return _read_back(beam, trail, paths)
 
 
 @dataclass(frozen=True)
@@ -115,7 +142,7 @@ class Beam:
     @property
     def total_BN(self) -> Tensor:
         """Log-probability of the prefix over all alignments."""
-        return torch.logaddexp(self.blank_BN, self.unit_BN)
+        return _logaddexp(self.blank_BN, self.unit_BN)
 
     def where(self, chosen_B1: Tensor, other: "Beam") -> "Beam":
         """Return `other` for the chosen images and this beam for the rest."""
@@ -141,7 +168,7 @@ class Beam:
         extend_BE = extend_BNV.view(batch, width * units)
         stay_unit_BN = self._merge(stay_unit_BN, extend_BE, total_BN, units)
 
-        candidates_BC = torch.cat([torch.logaddexp(stay_blank_BN, stay_unit_BN), extend_BE], dim=1)
+        candidates_BC = torch.cat([_logaddexp(stay_blank_BN, stay_unit_BN), extend_BE], dim=1)
         log_prob_BN, index_BN = candidates_BC.topk(width, dim=1)
         stays_BN = index_BN < width
         source_BN = torch.where(stays_BN, index_BN, (index_BN - width).div(units, rounding_mode="floor"))
@@ -177,7 +204,7 @@ class Beam:
         index_BQ = parent_BQ * units + self.last_BN
         extension_BQ = extend_BE.gather(1, index_BQ).where(found_BQ, -torch.inf)
         extend_BE.scatter_reduce_(1, index_BQ, torch.where(found_BQ, -torch.inf, torch.inf), "amin")
-        return torch.logaddexp(stay_unit_BN, extension_BQ)
+        return _logaddexp(stay_unit_BN, extension_BQ)
 
 
 def align(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
@@ -246,6 +273,17 @@ def _range_of(path: Sequence[int], state: int) -> tuple[int, int]:
 
 def _tensors(beam: Beam) -> tuple[Tensor, ...]:
     return beam.blank_BN, beam.unit_BN, beam.last_BN, beam.hash_BN, beam.parent_hash_BN
+
+
+def _logaddexp(one_BN: Tensor, other_BN: Tensor) -> Tensor:
+    """Return log(exp(one) + exp(other)), in which the place in the batch does not change the last bit.
+
+    torch's kernel for CPUs rounds the numbers that are left after the last whole vector differently.
+    """
+    numbers = one_BN.numel()
+    rest = one_BN.new_zeros(-numbers % WHOLE_VECTORS)
+    one, other = (torch.cat([each.reshape(-1), rest]) for each in (one_BN, other_BN))
+    return torch.logaddexp(one, other)[:numbers].view_as(one_BN)
 
 
 def _hash(prefix_hash: Tensor, unit: Tensor) -> Tensor:

@@ -86,6 +86,38 @@ def test_decoding_does_not_depend_on_the_batch():
 
 
 @given(
+    frames=st.integers(1, 12),
+    batch=st.integers(1, 9),
+    classes=st.sampled_from([2, 5, 81, 700]),
+    width=st.integers(2, 33),
+    budget=st.integers(1, 2**20),
+    seed=st.integers(0, 2**20),
+    sharpness=st.sampled_from([0.1, 1.0, 4.0]),
+)
+def test_a_search_in_parts_returns_the_same_to_the_bit(frames, batch, classes, width, budget, seed, sharpness):
+    log_probs = random_log_probs(frames, batch, classes, seed, sharpness)
+    frames_B = torch.randint(1, frames + 1, (batch,), generator=torch.Generator().manual_seed(seed))
+    whole = ctc.beam_search(log_probs, frames_B, width, paths=3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctc, "BEAM_BYTES", budget)
+        assert ctc.beam_search(log_probs, frames_B, width, paths=3) == whole
+
+
+def test_the_memory_of_a_beam_search_is_bounded_for_large_alphabets():
+    """The bytes that torch allocates and does not free, summed up step by step, stay below the budget."""
+    log_probs = random_log_probs(2, 64, 8000, seed=1)
+    frames_B = torch.full((64,), 2)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        ctc.beam_search(log_probs, frames_B)
+    held = most = 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    assert 2**20 < most <= 256 * 2**20
+
+
+@given(
     frames=st.integers(1, 6),
     seed=st.integers(0, 2**20),
     label=st.lists(st.integers(0, 2), min_size=1, max_size=5),
