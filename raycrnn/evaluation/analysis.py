@@ -73,9 +73,9 @@ class ModelInfo:
     input_shape: tuple[int, int]
     """Height and maximum width, in pixels."""
     temperature: float = 1.0
-    """Temperature of the confidences."""
+    """Temperature of the confidences: 1, except in models of version 0.1."""
     calibrated_on: int = 0
-    """Number of samples that the temperature was fitted on. 0: not calibrated."""
+    """Number of samples that the confidences were calibrated on. 0: not calibrated."""
     facts: dict[str, str] = field(default_factory=dict)
     """Further facts, formatted for display."""
 

@@ -78,13 +78,13 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
     decoding, (height, width) = configuration.decoding, configuration.image.input_shape
     weights = sum(parameter.numel() for parameter in recognizer.network.parameters())
     colour = "colour" if configuration.image.input_channels == 3 else "grey"
-    fitted = f"fitted on {calibration.samples:,} samples" if calibration.samples else "not calibrated"
+    fitted = f"calibrated on {calibration.samples:,} samples" if calibration.samples else "not calibrated"
     facts = {
         "network": f"{configuration.model.size}, {weights:,} weights",
         "alphabet": f"{len(recognizer.alphabet):,} units",
         "images": f"{height} pixels high, at most {width:,} wide, {colour}",
         "decoding": f"beam of {decoding.beam_width}" if decoding.method == "beam" else decoding.method,
-        "temperature of confidences": f"{calibration.temperature:.3g}, {fitted}",
+        "confidences": fitted,
     }
     shown = {
         key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in recognizer.metrics.items()

@@ -49,8 +49,10 @@ def describe(recognizer: Recognizer) -> dict[str, object]:
         # Batches may have any width, but few different widths are faster.
         "width_step": image.WIDTH_STEP,
         "frames": "width // 4 - 1",
-        # Log-probabilities are calibrated by dividing by it and normalising again.
+        # In models of version 0.1, log-probabilities are calibrated by dividing by it and normalising again.
         "temperature": recognizer.calibration.temperature,
+        # The log-odds that a text is exact, as `model.calibration` says.
+        "confidence_weights": recognizer.calibration.named_weights(),
         "scores": recognizer.metrics,
     }
 

@@ -1,10 +1,11 @@
-"""Calibrate confidences by temperature scaling (Guo et al. 2017, arXiv:1706.04599).
+"""Calibrate confidences by logistic regression (Platt 1999).
 
-The confidence of a transcription is its CTC probability, but the probabilities of a network are usually too high. They
-become a better estimate of how often the network is right when its log-probabilities are divided by a temperature that
-is fitted on data it was not trained on. The temperature minimises the log loss of predicting, from the probability of
-each transcription, whether it is exact. The targets are those of Platt (1999), with which the fit remains finite if
-all transcriptions are exact, or none.
+The confidence of a transcription is the probability that it is exact. The network's own CTC probability is a poor
+estimate of it, and one temperature for all frames (Guo et al. 2017, arXiv:1706.04599), as in calibrations of version
+0.1, does not mend that for long lines: most of their frames are blanks, of which the network is nearly certain, and
+which lose probability at every temperature above 1. Therefore the confidence is fitted to whole transcriptions: the
+log-odds that one is exact are a linear function of the log-odds of its CTC probability, and of its numbers of units and
+of frames, on data that the network was not trained on.
 """
 
 import json
@@ -13,18 +14,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from raycrnn.errors import RaycrnnError
 from raycrnn.model import ctc
 
-TEMPERATURES = tuple(np.geomspace(0.5, 8.0, 17).tolist())
-"""The temperatures at which the loss is computed; the fit interpolates between them."""
+FEATURES = ("constant", "log_odds", "log_units", "log_frames")
+"""1; the log-odds of the CTC probability; the logarithms of the number of units plus 1 and of the number of frames."""
+
+UNCHANGED = (0.0, 1.0, 0.0, 0.0)
+"""The weights with which the confidence is the CTC probability. The fit starts from them as a prior."""
 
 MIN_PROBABILITY = 1e-6
-"""Lower probabilities are raised to this one, so that a single sample cannot dominate the loss."""
+"""Probabilities nearer to 0 or 1 are set to this distance, so that a single sample cannot dominate the fit."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,15 @@ class Calibration:
     """The conversion of a model's probabilities to confidences."""
 
     temperature: float = 1.0
-    """Divisor of the log-probabilities."""
+    """Divisor of the log-probabilities. 1, except in calibrations that version 0.1 fitted."""
     samples: int = 0
-    """Number of samples that the temperature was fitted on; 0 if it was not fitted."""
+    """Number of samples that the calibration was fitted on; 0 if it was not fitted."""
+    weights: tuple[float, ...] = UNCHANGED
+    """The weights of `FEATURES` in the log-odds of the confidence."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, object], origin: str) -> "Calibration":
-        """Return the calibration of a JSON object that `to_json` returned.
+        """Return the calibration of a JSON object that `to_json` of this or an earlier version returned.
 
         Args:
             values: The object.
@@ -48,13 +53,38 @@ class Calibration:
             RaycrnnError: The object is not a calibration.
         """
         temperature, samples = values.get("temperature"), values.get("samples")
-        if isinstance(temperature, int | float) and isinstance(samples, int) and 0 < temperature < math.inf:
-            return cls(float(temperature), samples)
-        raise RaycrnnError(f"{origin}: not a calibration: it needs a temperature above 0 and a number of samples")
+        weights = values.get("weights", dict(zip(FEATURES, UNCHANGED, strict=True)))
+        if not isinstance(temperature, int | float) or not isinstance(samples, int) or not 0 < temperature < math.inf:
+            raise RaycrnnError(f"{origin}: not a calibration: it needs a temperature above 0 and a number of samples")
+        if not isinstance(weights, dict) or not all(_is_finite(weights.get(name)) for name in FEATURES):
+            raise RaycrnnError(f"{origin}: not a calibration: weights needs numbers for {', '.join(FEATURES)}")
+        return cls(float(temperature), samples, tuple(float(weights[name]) for name in FEATURES))
 
     def to_json(self) -> str:
         """Return the JSON object that is written to calibration.json."""
-        return json.dumps({"temperature": round(self.temperature, 4), "samples": self.samples}, indent=2)
+        values = {"temperature": round(self.temperature, 4), "samples": self.samples, "weights": self.named_weights()}
+        return json.dumps(values, indent=2)
+
+    def named_weights(self) -> dict[str, float]:
+        """Return the weights by the names of their features."""
+        return {name: round(weight, 4) for name, weight in zip(FEATURES, self.weights, strict=True)}
+
+    def confidence(self, log_prob: float, units: int, frames: int) -> float:
+        """Return the probability that the best transcription of an image is exact.
+
+        Args:
+            log_prob: Logarithm of its CTC probability, over all alignments.
+            units: Number of its units.
+            frames: Number of frames of the image.
+        """
+        if self.weights == UNCHANGED:
+            return min(1.0, math.exp(log_prob))
+        features = _features(np.array([log_prob]), np.array([units]), np.array([frames]))
+        return float(_sigmoid(features @ np.array(self.weights))[0])
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def apply_temperature(log_probs_TBK: Tensor, temperature: float) -> Tensor:
@@ -62,15 +92,16 @@ def apply_temperature(log_probs_TBK: Tensor, temperature: float) -> Tensor:
     return log_probs_TBK if temperature == 1 else F.log_softmax(log_probs_TBK / temperature, dim=2)
 
 
-class TemperatureFitter:
-    """Fit the temperature to transcriptions whose references are known.
+class CalibrationFitter:
+    """Fit a calibration to transcriptions whose references are known."""
 
-    Only sums over samples are stored, so fitters of several batches or workers are combined by adding up `sums`.
-    """
+    def __init__(self, rows: np.ndarray | None = None):
+        self._parts = [np.zeros((0, 4)) if rows is None else rows]
 
-    def __init__(self, sums: np.ndarray | None = None):
-        self.sums = np.zeros((len(TEMPERATURES), 2, 3)) if sums is None else sums
-        """Sums [temperature, exact or not, (samples, Σ log p, Σ log (1 − p))]."""
+    @property
+    def rows(self) -> np.ndarray:
+        """The samples: log-probability, units, frames, and 1 if exact. Those of workers can be concatenated."""
+        return np.concatenate(self._parts)
 
     def add(
         self, log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]], exact: Sequence[bool]
@@ -83,33 +114,52 @@ class TemperatureFitter:
             labels: Codes of each image's transcription.
             exact: Whether each transcription equals its reference.
         """
-        exact_B = torch.tensor(exact, dtype=torch.long)
-        for index, temperature in enumerate(TEMPERATURES):
-            log_probs = apply_temperature(log_probs_TBK, temperature)
-            p_B = ctc.log_likelihoods(log_probs, frames_B, labels).double().cpu().exp()
-            p_B = p_B.clamp(MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-            for is_exact in (0, 1):
-                p_N = p_B[exact_B == is_exact]
-                self.sums[index, is_exact] += len(p_N), p_N.log().sum().item(), (1 - p_N).log().sum().item()
+        log_prob_B = ctc.log_likelihoods(log_probs_TBK, frames_B, labels).double().cpu().numpy()
+        columns = [log_prob_B, [len(label) for label in labels], frames_B.cpu().numpy(), exact]
+        self._parts.append(np.stack([np.asarray(column, float) for column in columns], axis=1))
 
     def fit(self) -> Calibration:
-        """Return the best temperature; without samples, 1."""
-        wrong, exact = self.sums[0, :, 0]
-        if not wrong + exact:
+        """Return the weights of least log loss; without samples, an unchanged calibration.
+
+        The weights have a normal prior of variance 1 around `UNCHANGED`. Thus they are finite if all transcriptions are
+        exact, or none, and few samples change little.
+        """
+        # The log-probabilities of a network that has diverged are NaN.
+        rows = self.rows[np.isfinite(self.rows).all(axis=1)]
+        if not len(rows):
             return Calibration()
-        # Platt's targets: that all samples so far were exact does not make it certain that the next one is.
-        target = np.array([1 / (wrong + 2), (exact + 1) / (exact + 2)])
-        losses = -(self.sums[:, :, 1] @ target + self.sums[:, :, 2] @ (1 - target))
-        return Calibration(_best_temperature(losses), int(wrong + exact))
+        features, exact = _features(*rows.T[:3]), rows[:, 3]
+        prior = np.array(UNCHANGED)
+
+        def loss(weights: np.ndarray) -> float:
+            log_odds = features @ weights
+            return float(np.logaddexp(0, log_odds).sum() - exact @ log_odds + ((weights - prior) ** 2).sum() / 2)
+
+        # Newton's method on a strictly convex function, with steps halved until they lower it.
+        weights = prior
+        for _ in range(MAX_STEPS):
+            probability = _sigmoid(features @ weights)
+            gradient = features.T @ (probability - exact) + weights - prior
+            curvature = (features.T * (probability * (1 - probability))) @ features + np.eye(len(prior))
+            step = np.linalg.solve(curvature, gradient)
+            while np.abs(step).max() > SMALLEST_STEP and loss(weights - step) > loss(weights):
+                step /= 2
+            weights = weights - step
+            if np.abs(step).max() <= SMALLEST_STEP:
+                break
+        return Calibration(samples=len(rows), weights=tuple(weights.tolist()))
 
 
-def _best_temperature(losses: np.ndarray) -> float:
-    """Return the minimum of the parabola through the lowest loss and its neighbours, on a logarithmic scale."""
-    lowest = int(losses.argmin())
-    if not 0 < lowest < len(losses) - 1:
-        return TEMPERATURES[lowest]
-    before, at, after = losses[lowest - 1 : lowest + 2]
-    curvature = before - 2 * at + after
-    shift = 0.5 * (before - after) / curvature if curvature > 0 else 0.0
-    step = math.log(TEMPERATURES[1] / TEMPERATURES[0])
-    return TEMPERATURES[lowest] * math.exp(shift * step)
+MAX_STEPS = 100
+SMALLEST_STEP = 1e-6
+
+
+def _features(log_prob_N: np.ndarray, units_N: np.ndarray, frames_N: np.ndarray) -> np.ndarray:
+    """Return the `FEATURES` of transcriptions, [N, 4]."""
+    log_prob_N = log_prob_N.clip(math.log(MIN_PROBABILITY), math.log1p(-MIN_PROBABILITY))
+    log_odds_N = log_prob_N - np.log(-np.expm1(log_prob_N))
+    return np.stack([np.ones(len(log_prob_N)), log_odds_N, np.log1p(units_N), np.log(frames_N)], axis=1)
+
+
+def _sigmoid(log_odds_N: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -log_odds_N))

@@ -1,5 +1,6 @@
 """Decode the network's outputs to texts with scores and confidences."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from raycrnn import config
 from raycrnn.model import ctc
+from raycrnn.model.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -40,20 +42,38 @@ def sequence_score(paths: Sequence[ctc.Path], decoding: config.Decoding) -> floa
 
 
 def path_confidences(
-    calibrated_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]]
+    log_probs_TBK: Tensor, frames_B: Tensor, paths: Sequence[Sequence[ctc.Path]], calibration: Calibration
 ) -> list[list[float]]:
-    """Return the probability of every path of each image, over all of its alignments.
+    """Return the calibrated probability of every path of each image, over all of its alignments.
 
     Args:
-        calibrated_TBK: Log-probabilities after temperature scaling.
+        log_probs_TBK: Log-probabilities after temperature scaling.
         frames_B: Frames of each image.
         paths: The paths of each image.
+        calibration: The calibration, which was fitted on best paths.
     """
-    confidences: list[list[float]] = [[] for _ in paths]
+    log_probs: list[list[float]] = [[] for _ in paths]
     for rank in range(max(map(len, paths))):
         indices = [i for i, image_paths in enumerate(paths) if rank < len(image_paths)]
         labels = [paths[i][rank].codes for i in indices]
-        log_prob_B = ctc.log_likelihoods(calibrated_TBK[:, indices], frames_B[indices], labels)
-        for i, probability in zip(indices, log_prob_B.exp().tolist(), strict=True):
-            confidences[i].append(min(1.0, probability))
-    return confidences
+        log_prob_B = ctc.log_likelihoods(log_probs_TBK[:, indices], frames_B[indices], labels)
+        for i, log_prob in zip(indices, log_prob_B.tolist(), strict=True):
+            log_probs[i].append(min(0.0, log_prob))
+    return [
+        _calibrate(own, calibration.confidence(own[0], len(image_paths[0].codes), frames))
+        for own, image_paths, frames in zip(log_probs, paths, frames_B.tolist(), strict=True)
+    ]
+
+
+def _calibrate(log_probs: Sequence[float], best: float) -> list[float]:
+    """Return the confidences of an image's paths, given their log-probabilities and the confidence of the first.
+
+    The others keep their ratio to the first, but together never exceed what it leaves: they share that in the ratio of
+    their probabilities to what the network leaves.
+    """
+    left = -math.expm1(log_probs[0])
+    others = [
+        min(best * math.exp(log_prob - log_probs[0]), (1 - best) * math.exp(log_prob) / left if left else 0.0)
+        for log_prob in log_probs[1:]
+    ]
+    return [best, *others]

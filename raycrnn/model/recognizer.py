@@ -228,7 +228,7 @@ class Recognizer:
         paths = decode(outputs, decoding)
         returned = [image_paths[: decoding.num_beam_paths] for image_paths in paths]
         calibrated_TBK = apply_temperature(outputs.log_probs_TBK, self.calibration.temperature)
-        confidences = path_confidences(calibrated_TBK, outputs.frames_B, returned)
+        confidences = path_confidences(calibrated_TBK, outputs.frames_B, returned, self.calibration)
         units: list[tuple[Unit, ...]] | list[None] = [None] * len(images)
         if spans:
             units = self._units(images, calibrated_TBK, outputs.frames_B, [best.codes for best, *_ in paths])

@@ -15,7 +15,7 @@ class Unit:
     code: int
     """The unit's code in the alphabet."""
     confidence: float
-    """The highest probability of the unit in its frames, after temperature scaling, from 0 to 1."""
+    """The network's highest probability of the unit in its frames, from 0 to 1. It is not calibrated."""
     left: int
     """The unit's first column, in pixels of the image that was given, after rotation by its EXIF orientation."""
     right: int
@@ -34,8 +34,8 @@ class Alternative:
     """Natural logarithm of the probability: with beam search, of all alignments that the search kept; with greedy
     decoding, of the best alignment alone."""
     confidence: float
-    """Probability that the whole text is exact, from 0 to 1, calibrated by temperature scaling (Guo et al. 2017,
-    https://arxiv.org/abs/1706.04599)."""
+    """Probability that the whole text is exact, from 0 to 1, calibrated on the evaluation set. The confidences of an
+    image's alternatives add up to at most 1."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,7 +18,7 @@ from raycrnn.data.rejections import Rejection
 from raycrnn.metrics.error_rates import Counts, score
 from raycrnn.model import ctc, runtime
 from raycrnn.model.batch import Batch
-from raycrnn.model.calibration import Calibration, TemperatureFitter
+from raycrnn.model.calibration import Calibration, CalibrationFitter
 from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives
 
@@ -116,7 +117,7 @@ def evaluate(
         The scores; None on all workers if one of them stopped.
     """
     network.eval()
-    counts, fitter, loss_sum, learnable, seconds = Counts(), TemperatureFitter(), 0.0, 0, 0.0
+    counts, fitter, loss_sum, learnable, seconds = Counts(), CalibrationFitter(), 0.0, 0, 0.0
     shown: list[ValidationExample] = []
     stopped = False
     for batch in (batch for batch in batches if len(batch)):
@@ -148,7 +149,7 @@ def evaluate(
     *sums, loss_sum, learnable, seconds, stops = collectives.all_reduce(totals).tolist()
     if stops:
         return None
-    fitter = TemperatureFitter(collectives.all_reduce(torch.from_numpy(fitter.sums).to(device)).cpu().numpy())
+    fitter = CalibrationFitter(np.concatenate(collectives.gather(fitter.rows)))
     counts = Counts(*map(int, sums))
     # The workers transcribe at the same time.
     speed = counts.samples * collectives.world_size() / seconds if seconds else 0.0

@@ -1,5 +1,6 @@
 """Recognizers, and the model directories that they are saved to."""
 
+import itertools
 import json
 import math
 import re
@@ -7,6 +8,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from raycrnn import config
@@ -15,8 +18,9 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.model.calibration import Calibration
+from raycrnn.model.calibration import FEATURES, Calibration
 from raycrnn.model.crnn import CRNN
+from raycrnn.model.decoding import _calibrate
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.model.transcription import Transcription
 from tests.conftest import draw, words
@@ -224,6 +228,38 @@ def test_right_to_left_text_is_transcribed_in_logical_order(tmp_path):
         assert [unit.text for unit in read.units] == list(read.text)
         assert sorted(read.units, key=lambda unit: unit.left) == sorted(shown.units, key=lambda unit: unit.left)
     assert [each.text for each in logical.transcribe(images)] != [each.text for each in visual.transcribe(images)]
+
+
+@given(
+    log_probs=st.lists(st.floats(-30, 0), min_size=1, max_size=6),
+    weights=st.tuples(*[st.floats(-3, 3)] * len(FEATURES)),
+)
+def test_the_confidences_of_an_images_texts_add_up_to_at_most_1_and_keep_their_order(log_probs, weights):
+    total = math.log(max(1.0, sum(map(math.exp, log_probs))))
+    ranked = sorted((each - total for each in log_probs), reverse=True)
+    best = Calibration(1.0, 100, weights).confidence(ranked[0], 7, 60)
+    confidences = _calibrate(ranked, best)
+    assert confidences[0] == best
+    assert sum(confidences) <= 1 + 1e-9
+    assert all(0 <= after <= before * (1 + 1e-9) for before, after in itertools.pairwise(confidences[1:]))
+
+
+def test_without_a_fit_confidences_are_ctc_probabilities():
+    ranked = [math.log(0.6), math.log(0.3), math.log(0.05)]
+    best = Calibration().confidence(ranked[0], 7, 60)
+    assert _calibrate(ranked, best) == pytest.approx([0.6, 0.3, 0.05])
+    assert _calibrate([0.0, -50.0], 1.0) == [1.0, 0.0]
+
+
+def test_fitted_weights_change_only_confidences_and_are_saved_with_the_model(tmp_path):
+    before, after = recognizer(), recognizer()
+    after.calibration = Calibration(1.0, 100, (-1.0, 0.5, -0.25, 0.125))
+    after.save(tmp_path / "model")
+    after = Recognizer.load(tmp_path / "model", "cpu")
+    assert after.calibration == Calibration(1.0, 100, (-1.0, 0.5, -0.25, 0.125))
+    for one, other in zip(before.transcribe(lines()), after.transcribe(lines()), strict=True):
+        assert (one.text, one.score, one.log_prob, one.units) == (other.text, other.score, other.log_prob, other.units)
+        assert one.confidence != other.confidence
 
 
 def test_no_images_give_no_transcriptions():
