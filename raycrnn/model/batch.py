@@ -11,7 +11,7 @@ class Batch:
     """One worker's part of a batch.
 
     A part without samples has length 0, but its tensors contain one blank image, so that the worker can take part in
-    every training step.
+    every training step. It has no effect on the batch-norm statistics.
     """
 
     images_BCHW: Tensor

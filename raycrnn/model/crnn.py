@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycrnn.config import Image, Model
+from raycrnn.model.batch_norm import MaskedBatchNorm
 
 POOLS = ((2, 2), (2, 2), None, (2, 1), None, (2, 1), None)
 """(height, width) of the max pooling after each convolution; as in the paper, after the convolutions 1, 2, 4 and 6."""
@@ -91,7 +92,8 @@ def standardise(images_BCHW: Tensor, widths_B: Tensor) -> Tensor:
     """Scale each image to mean 0 and standard deviation 1 over its pixels; return float32, with padding 0."""
     mask_B11W = width_mask(widths_B, images_BCHW.shape[-1])
     images_BCHW = images_BCHW.float() * mask_B11W
-    pixels_B = widths_B * images_BCHW.shape[1] * images_BCHW.shape[2]
+    # At least 1: an image of width 0 stands for a share without samples in training.
+    pixels_B = (widths_B * images_BCHW.shape[1] * images_BCHW.shape[2]).clamp(min=1)
     mean_B = images_BCHW.sum((1, 2, 3)) / pixels_B
     centred_BCHW = (images_BCHW - mean_B.view(-1, 1, 1, 1)) * mask_B11W
     variance_B = centred_BCHW.square().sum((1, 2, 3)) / pixels_B
@@ -117,7 +119,7 @@ class ConvolutionLayer(nn.Module):
         self.pool = pool
         # Batch normalisation adds a bias.
         self.convolution = nn.Conv2d(inputs, outputs, 2 if last else 3, padding=0 if last else 1, bias=not normalised)
-        self.norm: nn.Module | None = nn.BatchNorm2d(outputs) if normalised else None
+        self.norm = MaskedBatchNorm(outputs) if normalised else None
 
     def forward(self, x_BCHW: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer's output and the widths in it."""
@@ -125,31 +127,13 @@ class ConvolutionLayer(nn.Module):
         if self.last:
             widths_B = widths_B - 1
         if self.norm is not None:
-            x_BCHW = self._normalise(self.norm, x_BCHW, widths_B)
+            x_BCHW = self.norm(x_BCHW, width_mask(widths_B, x_BCHW.shape[-1]).bool())
         x_BCHW = F.relu(x_BCHW)
         if self.pool is not None:
             x_BCHW = F.max_pool2d(x_BCHW, self.pool)
             widths_B = widths_B // self.pool[1]
         # After pooling, which merges the last column of an odd width with padding: alone, an image lacks that column.
         return x_BCHW * width_mask(widths_B, x_BCHW.shape[-1]).to(x_BCHW.dtype), widths_B
-
-    def _normalise(self, norm: nn.Module, x_BCHW: Tensor, widths_B: Tensor) -> Tensor:
-        """Apply batch normalisation; in training, exclude the padding from its statistics.
-
-        Only the pixels of the images are passed to the norm, so that it can be PyTorch's, or
-        `torch.nn.SyncBatchNorm`.
-        """
-        if not self.training:
-            return norm(x_BCHW)
-        batch, channels, height, width = x_BCHW.shape
-        pixels_NC = x_BCHW.permute(0, 2, 3, 1).reshape(-1, channels)
-        own_N = width_mask(widths_B, width).expand(-1, 1, height, -1).reshape(-1).nonzero()[:, 0]
-        if len(own_N) == 1:
-            # The norm rejects a single pixel, of one narrow image. Two copies have the same mean and variance.
-            own_N = own_N.repeat(2)
-        normalised_NC = norm(pixels_NC.index_select(0, own_N)[:, :, None, None])[:, :, 0, 0]
-        pixels_NC = torch.zeros_like(pixels_NC).index_copy(0, own_N, normalised_NC.to(pixels_NC.dtype))
-        return pixels_NC.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 class BidirectionalLSTM(nn.Module):

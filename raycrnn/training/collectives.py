@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -37,10 +37,3 @@ def gather(value: T) -> list[T]:
     if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
-
-
-def share_statistics(network: nn.Module) -> None:
-    """Average the batch-norm statistics over all workers, so that they evaluate and save the same network."""
-    for buffer in network.buffers():
-        if buffer.is_floating_point():
-            all_reduce(buffer).div_(world_size())

@@ -16,6 +16,7 @@ from raycrnn.config import Training
 from raycrnn.errors import RaycrnnError
 from raycrnn.model import ctc, runtime
 from raycrnn.model.batch import Batch
+from raycrnn.model.batch_norm import MaskedBatchNorm
 from raycrnn.model.crnn import CRNN
 from raycrnn.training import collectives, optimizer
 
@@ -119,16 +120,16 @@ class Learner:
         self.device = device
         self.precision = runtime.resolve_precision(settings.precision, device)
         self.network = runtime.to_device(network, device)
+        self.parallel: nn.Module = self.network
         if collectives.world_size() > 1:
-            if device.type == "cuda":
-                self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+            for module in self.network.modules():
+                if isinstance(module, MaskedBatchNorm):
+                    module.sum_over_workers = collectives.all_reduce
             devices = [device] if device.type == "cuda" else None
-            # Batch-norm statistics are not sent with each step but averaged before they are used (`share_statistics`).
-            self.parallel: nn.Module = nn.parallel.DistributedDataParallel(
+            # Batch-norm statistics are the same on all workers, so they are not sent.
+            self.parallel = nn.parallel.DistributedDataParallel(
                 self.network, device_ids=devices, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
             )
-        else:
-            self.parallel = self.network
         self.optimizer = optimizer.make_optimizer(self.network, settings)
         self.progress = TrainingState()
 
@@ -151,8 +152,6 @@ class Learner:
         torch.manual_seed(hash((self.settings.seed, progress.step, collectives.rank())) & 0x7FFFFFFFFFFFFFFF)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
-        # A share without samples has one blank image, which must not change the batch-norm statistics.
-        statistics = None if len(batch) else [buffer.clone() for buffer in self.network.buffers()]
         local_loss = self._loss(batch)
         totals = torch.tensor(
             [local_loss.item(), len(batch), *astuple(signals or StepSignals())], dtype=torch.float64, device=self.device
@@ -160,10 +159,6 @@ class Learner:
         loss_sum, samples, *sums = collectives.all_reduce(totals).tolist()
         # DDP averages the gradients over the workers; the loss is the mean over the samples of the global batch.
         (local_loss * (collectives.world_size() / max(1.0, samples))).backward()
-        if statistics is not None:
-            with torch.no_grad():
-                for buffer, before in zip(self.network.buffers(), statistics, strict=True):
-                    buffer.copy_(before)
         self._update(loss_sum)
         loss = loss_sum / max(1.0, samples)
         progress.loss_sum = 0.99 * progress.loss_sum + 0.01 * (loss if math.isfinite(loss) else progress.mean_loss)
@@ -172,9 +167,12 @@ class Learner:
         return StepResult(loss, rate, int(samples), StepSignals.from_sums(sums))
 
     def _loss(self, batch: Batch) -> Tensor:
+        """Return the loss, summed over the samples of this worker's share."""
         batch = batch.to(self.device)
+        # The blank image of a share without samples must not change the batch-norm statistics: it gets no width.
+        widths_B = batch.widths_B if len(batch) else torch.zeros_like(batch.widths_B)
         with runtime.autocast(self.precision, self.device):
-            log_probs_TBK, frames_B = self.parallel(batch.images_BCHW, batch.widths_B)
+            log_probs_TBK, frames_B = self.parallel(batch.images_BCHW, widths_B)
         if not len(batch):
             return log_probs_TBK.sum() * 0
         return ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B)

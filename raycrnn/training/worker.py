@@ -185,12 +185,10 @@ class Worker:
                 if self._evaluation_is_due() and signals.may_evaluate and not self._evaluate():
                     stopped = True
                 elif self.progress.step % self.settings.save_interval == 0:
-                    collectives.share_statistics(self.learner.network)
                     self._save()
         if not stopped and self.progress.evaluated_at != self.progress.step:
             stopped = not self._evaluate()
         if stopped:
-            collectives.share_statistics(self.learner.network)
             self._close()
             if self.rank == 0:
                 self.reporter.result({"stopped": self.progress.step})
@@ -246,7 +244,6 @@ class Worker:
     def _evaluate(self) -> bool:
         """Evaluate, and return whether the evaluation was completed: a request to stop ends it."""
         self.reporter.set_activity("evaluating")
-        collectives.share_statistics(self.learner.network)
         start = time.monotonic()
         result = None
         if self.job.data.eval is not None:
@@ -316,7 +313,7 @@ class Worker:
         self._write("rejected.csv", lambda: self.rejected.write(self.output.path / "rejected.csv"))
 
     def _save(self) -> None:
-        """Write a checkpoint. The batch-norm statistics must be those of all workers already (`share_statistics`)."""
+        """Write a checkpoint."""
         self._write(f"checkpoints, step {self.progress.step}", self._write_checkpoint)
         self.last_save = time.monotonic()
 

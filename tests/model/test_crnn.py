@@ -74,18 +74,8 @@ def test_padding_does_not_influence_batch_statistics():
         assert torch.allclose(buffer, dict(other.named_buffers())[name], atol=1e-4), name
 
 
-def test_without_padding_batch_normalisation_equals_that_of_torch():
-    """The normalisation gathers the pixels that are not padding."""
-    network = tiny().train()
-    layer = network.convolutions[2]
-    x_BCHW = torch.randn(3, 16, 8, 20)
-    reference = torch.nn.BatchNorm2d(16)
-    reference.load_state_dict(layer.norm.state_dict())
-    assert torch.allclose(layer._normalise(layer.norm, x_BCHW, torch.full((3,), 20)), reference(x_BCHW), atol=1e-5)
-
-
 def test_a_single_image_of_one_frame_can_be_trained_on():
-    """The last normalisation has one pixel, which PyTorch rejects in training."""
+    """The last normalisation has one pixel, which PyTorch's rejects in training."""
     log_probs, _ = tiny().train()(images([8]), torch.tensor([8]))
     assert torch.isfinite(log_probs).all()
 
