@@ -148,9 +148,18 @@ class BidirectionalLSTM(nn.Module):
         """Return [B, T, 2 × units] for x_BTD; steps beyond a sequence's length do not influence those within it."""
         # Reversed by a gather, because packed sequences cannot be exported.
         steps_BT = reversal(lengths_B, x_BTD.shape[1])
-        forwards_BTU = self.forwards(x_BTD)[0]
-        backwards_BTU = self.backwards(_take(x_BTD, steps_BT))[0]
+        forwards_BTU = _run_lstm(self.forwards, x_BTD)
+        backwards_BTU = _run_lstm(self.backwards, _take(x_BTD, steps_BT))
         return torch.cat([forwards_BTU, _take(backwards_BTU, steps_BT)], dim=2)
+
+
+def _run_lstm(lstm: nn.LSTM, x_BTD: Tensor) -> Tensor:
+    if x_BTD.device.type == "cpu":
+        return lstm(x_BTD)[0]
+    # On GPUs, autocast to any type runs cuDNN's LSTM in float16 (torch 2.13, ATen/cudnn/AutocastRNN.cpp), in which
+    # gradients below 6e-8 become 0.
+    with torch.autocast(x_BTD.device.type, enabled=False):
+        return lstm(x_BTD.float())[0]
 
 
 def reversal(lengths_B: Tensor, steps: int) -> Tensor:

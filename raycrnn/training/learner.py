@@ -153,12 +153,16 @@ class Learner:
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         local_loss = self._loss(batch)
+        local_loss.backward()
         totals = torch.tensor(
             [local_loss.item(), len(batch), *astuple(signals or StepSignals())], dtype=torch.float64, device=self.device
         )
         loss_sum, samples, *sums = collectives.all_reduce(totals).tolist()
-        # DDP averages the gradients over the workers; the loss is the mean over the samples of the global batch.
-        (local_loss * (collectives.world_size() / max(1.0, samples))).backward()
+        # The gradient of the mean over the samples of the global batch. It is scaled here and not before the backward
+        # pass, where numbers of low precision could become 0. DDP has divided it by the number of workers.
+        for parameter in self.network.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(collectives.world_size() / max(1.0, samples))
         self._update(loss_sum)
         loss = loss_sum / max(1.0, samples)
         progress.loss_sum = 0.99 * progress.loss_sum + 0.01 * (loss if math.isfinite(loss) else progress.mean_loss)

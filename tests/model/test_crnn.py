@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from raycrnn.config import Image, Model
 from raycrnn.data.image import MIN_WIDTH, frames
+from raycrnn.model import runtime
 from raycrnn.model.crnn import CRNN, reversal, standardise
 
 TINY = (8, 8, 16, 16, 16, 16, 16)
@@ -100,6 +101,34 @@ def test_backward_lstm_reads_each_sequence_from_its_own_end():
     expected, _ = torch.nn.utils.rnn.pad_packed_sequence(reference(packed)[0], batch_first=True)
     for i, length in enumerate(lengths):
         assert torch.allclose(out[i, :length], expected[i, :length], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        ),
+    ],
+)
+def test_lstms_do_not_compute_in_float16(device):
+    """PyTorch's autocast to bfloat16 runs the LSTM of cuDNN in float16, in which these gradients would be 0."""
+    network = tiny().train().to(device)
+    dtypes = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.LSTM):
+            module.register_forward_hook(lambda module, inputs, outputs: dtypes.append(outputs[0].dtype))
+    batch, widths = images([40, 33]).to(device), torch.tensor([40, 33], device=device)
+    exact, _ = network(batch, widths)
+    with runtime.autocast("bf16", torch.device(device)):
+        log_probs, _ = network(batch, widths)
+    assert set(dtypes) <= {torch.float32, torch.bfloat16} - ({torch.bfloat16} if device == "cuda" else set())
+    assert torch.allclose(log_probs, exact, atol=0.2)
+    (log_probs[:, :, 0].sum() * 1e-12).backward()
+    for name, parameter in network.lstms.named_parameters():
+        assert parameter.grad.abs().max() > 0, name
 
 
 def test_standardise_gives_mean_0_and_deviation_1_and_keeps_empty_images_empty():

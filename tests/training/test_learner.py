@@ -131,6 +131,23 @@ def test_steps_without_a_finite_loss_are_skipped_and_twenty_in_a_row_end_the_run
             learner.train_step(impossible, 100)
 
 
+def test_gradients_are_divided_by_the_batch_only_after_the_backward_pass():
+    """Divided before it, small gradients could become 0 in numbers of low precision."""
+
+    def gradients(labels: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        learner = Learner(network(), Training(gradient_clip=None, precision="fp32"), CPU)
+        largest = []
+        learner.network.output.register_full_backward_hook(
+            lambda module, inputs, outputs: largest.append(outputs[0].abs().max())
+        )
+        learner.train_step(make_batch(labels), 10)
+        return largest[0], torch.cat([p.grad.flatten() for p in learner.network.parameters()])
+
+    (one_in_pass, one), (many_in_pass, many) = gradients(["abc"]), gradients(["abc"] * 16)
+    assert torch.allclose(one_in_pass, many_in_pass, rtol=1e-3)
+    assert (one - many).norm() < 1e-3 * one.norm()
+
+
 def test_gradients_are_clipped():
     learner = Learner(network(), Training(gradient_clip=1e-3, precision="fp32"), CPU)
     learner.train_step(make_batch(words(4)), 10)
