@@ -298,15 +298,17 @@ def test_images_damaged_after_their_header_fail_in_the_first_epoch_and_are_liste
 
 
 @pytest.mark.long
-def test_an_allowed_bad_image_is_listed_once_over_all_epochs_and_workers(local_ray, tmp_path):
-    settings = configuration(
-        tmp_path, cluster={"num_workers": 2}, data={"max_rejected": 0.1, "csv_files_eval": []}, training={"n_epochs": 4}
-    )
-    path = tmp_path / "images" / "labels_2.png"
-    path.write_bytes(path.read_bytes()[:-40])
+def test_allowed_bad_images_are_listed_once_over_all_epochs_and_workers(local_ray, tmp_path):
+    """The worker with the bad evaluation image reads its images again in each evaluation, and the other one waits."""
+    data = {"max_rejected": 0.2, "csv_files_eval": str(write_set(tmp_path, words(6, seed=1), "eval.csv"))}
+    settings = configuration(tmp_path, cluster={"num_workers": 2}, data=data, training={"n_epochs": 3})
+    for name in ("labels_2", "eval_3"):
+        path = tmp_path / "images" / f"{name}.png"
+        path.write_bytes(path.read_bytes()[:-40])
     outcome = train(settings)
-    assert outcome["rejected"] == 1
-    assert len((tmp_path / "output" / "rejected.csv").read_text().splitlines()) == 2
+    assert outcome["rejected"] == 2
+    assert len((tmp_path / "output" / "rejected.csv").read_text().splitlines()) == 3
+    assert len(metrics(tmp_path)) == 3
 
 
 @pytest.mark.long

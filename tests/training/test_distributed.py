@@ -2,18 +2,22 @@
 
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from raycrnn.config import Training
+from raycrnn.config import Data, Training
+from raycrnn.data.rejections import Rejection
 from raycrnn.model.batch import Batch
 from raycrnn.training import validation
 from raycrnn.training.learner import Learner, StepSignals
+from raycrnn.training.rejected_samples import RejectedSamples
 from tests.conftest import words
 from tests.training.test_learner import ALPHABET, CPU, EMPTY, make_batch, network
 
@@ -91,3 +95,61 @@ def test_signals_and_counts_are_shared_by_all_workers(tmp_path):
         assert worker["signals"] == (True, 7, False, False, False)
         assert worker["counts"][0] == one["counts"][0] == len(LABELS)
         assert worker["counts"][3] == one["counts"][3] == sum(map(len, LABELS))
+
+
+class Stream:
+    """Evaluation batches of which one sample cannot be read, or none."""
+
+    def __init__(self, batches: list[Batch], rejected: dict[int, Rejection]):
+        self.batches, self.rejected = batches, rejected
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self.batches
+
+
+class Samples(NamedTuple):
+    """The part of a sample table that counts rejections."""
+
+    rows: int
+    rejections: tuple[Rejection, ...] = ()
+
+
+class Sets(NamedTuple):
+    """The part of the training data that counts rejections."""
+
+    sets: dict[str, Samples]
+
+
+def evaluate_three_times(rank: int, world_size: int, folder: str) -> None:
+    """Evaluate as a worker: worker 1 has an unreadable image, worker 2 more images than it keeps in memory."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    validation.MAX_CACHED_BYTES = 0 if rank == 2 else 2**20
+    rejected = {1: Rejection("eval.csv", 2, "1.png", "damaged image", "truncated")} if rank == 1 else {}
+    reads = []
+
+    def open_stream() -> Stream:
+        reads.append(rank)
+        return Stream([share(LABELS, rank, world_size)], rejected)
+
+    batches = validation.EvaluationBatches(open_stream)
+    samples = RejectedSamples(
+        Sets({"eval": Samples(len(LABELS) + 1)}), Data(csv_files_train=("train.csv",), max_rejected=0.5)
+    )
+    scores, net = [], network()
+    for _ in range(3):
+        result = validation.evaluate(net, batches, ALPHABET, "fp32", CPU)
+        samples.share("eval", batches.rejected)
+        scores.append((result.counts.as_tuple(), samples.counts()["eval"]))
+    torch.save({"scores": scores, "reads": len(reads)}, f"{folder}/{rank} of {world_size}.pt")
+    leave()
+
+
+def test_workers_that_keep_their_evaluation_images_wait_for_those_that_read_them_again(tmp_path):
+    mp.spawn(evaluate_three_times, (3, str(tmp_path)), nprocs=3)
+    workers = [torch.load(tmp_path / f"{rank} of 3.pt", weights_only=True) for rank in range(3)]
+    assert [worker["reads"] for worker in workers] == [1, 3, 3]
+    for worker in workers:
+        assert worker["scores"] == [workers[0]["scores"][0]] * 3
+        assert worker["scores"][0][0][0] == len(LABELS)
+        assert worker["scores"][0][1] == 1
