@@ -131,10 +131,9 @@ class Worker:
         self.start_times["network"] = time.time()
 
     def _restore(self) -> None:
-        directory = self.output.directory
-        directory.fetch("checkpoints", *(["metrics.jsonl"] if self.rank == 0 else []))
+        self.output.fetch("checkpoints", *(["metrics.jsonl"] if self.rank == 0 else []))
         found, problems = checkpoint.latest(self.output.path / "checkpoints")
-        checkpoint.check_same(collectives.gather(found.path.name if found else None), directory)
+        checkpoint.check_same(collectives.gather(found.path.name if found else None), self.output.directory)
         if self.rank == 0:
             for problem in problems:
                 self.reporter.warning(f"{problem}; the checkpoint before it is used")

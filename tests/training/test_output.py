@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from raycrnn.errors import WriteError
+from raycrnn.errors import StorageError, WriteError
 from raycrnn.storage import Directory
 from raycrnn.training import collectives
 from raycrnn.training.output import RunOutput
@@ -35,6 +35,26 @@ def test_worker_0_writes_and_reports_what_it_does(output):
     output.write("numbers", lambda: (output.path / "numbers").write_text("1 2"), step=7)
     assert (output.path / "numbers").read_text() == "1 2"
     assert output._reporter.descriptions == ["writing numbers, or waiting for worker 0 to write it"]
+
+
+def test_a_worker_whose_storage_fails_does_not_leave_the_others_waiting(output, monkeypatch):
+    gathered = []
+
+    def gather(problem: str | None) -> list[str | None]:
+        gathered.append(problem)
+        return [problem, "s3://bucket: cannot be read: access denied"]
+
+    monkeypatch.setattr(collectives, "gather", gather)
+    with pytest.raises(StorageError, match="access denied"):
+        output.fetch("checkpoints")
+
+    def fail(*_) -> None:
+        raise StorageError("s3://bucket: cannot be read: time-out")
+
+    monkeypatch.setattr(output.directory, "fetch", fail)
+    with pytest.raises(StorageError, match="time-out"):
+        output.fetch("checkpoints")
+    assert gathered == [None, "s3://bucket: cannot be read: time-out"]
 
 
 def test_other_workers_write_nothing(output, monkeypatch):
