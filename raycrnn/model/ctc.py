@@ -64,6 +64,9 @@ def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
 BEAM_BYTES = 256 * 2**20
 """Memory of a beam search, in bytes, above which the images of a batch are searched in several parts."""
 
+PRUNING_FACTOR = 2
+"""How many times width + 1 there must be units for it to be faster to search only the most likely ones of a frame."""
+
 WHOLE_VECTORS = 64
 """A multiple of the float32 numbers that one step of torch's kernels for CPUs computes."""
 
@@ -98,9 +101,11 @@ def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths
 
 def _bytes_of_an_image(frames: int, classes: int, width: int) -> int:
     """Return the memory that the search needs for each image, in bytes."""
-    # The extensions of a frame twice in float32, and once more as pairs of a number and an index within topk; three
-    # tables of which prefix is another's parent; and two int64 numbers a frame, which _read_back stacks again.
-    return 24 * width * classes + 3 * width**2 + 24 * frames * width
+    # The extensions of a frame twice in float32, and once more as pairs of a number and an index within topk; the same
+    # pairs and a place for each unit; three tables of which prefix is another's parent; and two int64 numbers a frame,
+    # which _read_back stacks again.
+    units = min(classes, PRUNING_FACTOR * (width + 1))
+    return 24 * width * units + 24 * classes + 3 * width**2 + 24 * frames * width
 
 
 def _search_together(log_probs_TBK: Tensor, frames_B: Tensor, width: int, paths: int) -> list[list[Path]]:
@@ -157,22 +162,24 @@ class Beam:
             −1 for none.
         """
         batch, width = self.last_BN.shape
-        units = log_probs_BK.shape[1] - 1
+        unit_BM, kept_BM, place_BN = self._likely_units(log_probs_BK)
+        units = unit_BM.shape[1]
         total_BN = self.total_BN
         stay_blank_BN = total_BN + log_probs_BK[:, -1:]
         last_log_prob_BN = log_probs_BK.gather(1, self.last_BN)
         stay_unit_BN = self.unit_BN + last_log_prob_BN
-        extend_BNV = total_BN[:, :, None] + log_probs_BK[:, None, :units]
+        extend_BNM = total_BN[:, :, None] + kept_BM[:, None]
         # A repeated unit is a new one only after a blank.
-        extend_BNV.scatter_(2, self.last_BN[:, :, None], (self.blank_BN + last_log_prob_BN)[:, :, None])
-        extend_BE = extend_BNV.view(batch, width * units)
-        stay_unit_BN = self._merge(stay_unit_BN, extend_BE, total_BN, units)
+        repeated_BN1 = (self.blank_BN + kept_BM.gather(1, place_BN))[:, :, None]
+        extend_BNM.scatter_(2, place_BN[:, :, None], repeated_BN1)
+        extend_BE = extend_BNM.view(batch, width * units)
+        stay_unit_BN = self._merge(stay_unit_BN, extend_BE, total_BN, last_log_prob_BN, place_BN)
 
         candidates_BC = torch.cat([_logaddexp(stay_blank_BN, stay_unit_BN), extend_BE], dim=1)
         log_prob_BN, index_BN = candidates_BC.topk(width, dim=1)
         stays_BN = index_BN < width
         source_BN = torch.where(stays_BN, index_BN, (index_BN - width).div(units, rounding_mode="floor"))
-        unit_BN = torch.where(stays_BN, -1, (index_BN - width) % units)
+        unit_BN = unit_BM.gather(1, (index_BN - width).clamp(min=0) % units).where(~stays_BN, -1)
         old_hash_BN = self.hash_BN.gather(1, source_BN)
         beam = Beam(
             blank_BN=stay_blank_BN.gather(1, source_BN).where(stays_BN, -torch.inf),
@@ -183,8 +190,31 @@ class Beam:
         )
         return beam, source_BN, unit_BN
 
-    def _merge(self, stay_unit_BN: Tensor, extend_BE: Tensor, total_BN: Tensor, units: int) -> Tensor:
-        """Merge extensions that result in a prefix of the beam into that prefix.
+    def _likely_units(self, log_probs_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the units M that can extend a prefix in this frame, and where the last unit of each prefix is in them.
+
+        Of many units, the width + 1 most likely ones suffice: for every other unit, each prefix has width extensions by
+        units that are as likely and differ from its last one, and so are as likely as its extension by that unit. Each
+        of them is a candidate, or part of a prefix that is, so width candidates precede the extension that is left out.
+
+        Returns:
+            The units, their log-probabilities, and the places. If not all units are kept, there is one more place, of
+            log-probability −inf, for last units that are not among them.
+        """
+        batch, width = self.last_BN.shape
+        units = log_probs_BK.shape[1] - 1
+        if units < PRUNING_FACTOR * (width + 1):
+            all_BM = torch.arange(units, device=log_probs_BK.device).expand(batch, units)
+            return all_BM, log_probs_BK[:, :units], self.last_BN
+        kept_BM, unit_BM = log_probs_BK[:, :units].topk(width + 1, dim=1)
+        order_BM = torch.arange(width + 1, device=unit_BM.device).expand_as(unit_BM)
+        place_BV = torch.full((batch, units), width + 1, device=unit_BM.device).scatter_(1, unit_BM, order_BM)
+        return F.pad(unit_BM, (0, 1)), F.pad(kept_BM, (0, 1), value=-torch.inf), place_BV.gather(1, self.last_BN)
+
+    def _merge(
+        self, stay_unit_BN: Tensor, extend_BE: Tensor, total_BN: Tensor, last_log_prob_BN: Tensor, place_BN: Tensor
+    ) -> Tensor:
+        """Merge extensions that result in a prefix of the beam into that prefix, also by units that are not kept.
 
         A prefix q can only result from extending its parent p, so at most one extension is merged into each q.
 
@@ -192,7 +222,8 @@ class Beam:
             stay_unit_BN: Log-probability of each prefix over alignments that repeat its last unit.
             extend_BE: Log-probability of each extension; changed in place to −inf for those that are merged.
             total_BN: Log-probability of each prefix before this frame.
-            units: Number of units V.
+            last_log_prob_BN: Log-probability of each prefix's last unit in this frame.
+            place_BN: Place of each prefix's last unit in the units that are kept.
 
         Returns:
             The new stay_unit_BN.
@@ -201,8 +232,10 @@ class Beam:
         is_parent_BPQ = self.hash_BN[:, :, None] == self.parent_hash_BN[:, None, :]
         is_parent_BPQ &= alive_BN[:, :, None] & alive_BN[:, None, :]
         found_BQ, parent_BQ = is_parent_BPQ.max(dim=1)
-        index_BQ = parent_BQ * units + self.last_BN
-        extension_BQ = extend_BE.gather(1, index_BQ).where(found_BQ, -torch.inf)
+        repeats_BQ = self.last_BN.gather(1, parent_BQ) == self.last_BN
+        before_BQ = self.blank_BN.gather(1, parent_BQ).where(repeats_BQ, total_BN.gather(1, parent_BQ))
+        extension_BQ = (before_BQ + last_log_prob_BN).where(found_BQ, -torch.inf)
+        index_BQ = parent_BQ * (extend_BE.shape[1] // total_BN.shape[1]) + place_BN
         extend_BE.scatter_reduce_(1, index_BQ, torch.where(found_BQ, -torch.inf, torch.inf), "amin")
         return _logaddexp(stay_unit_BN, extension_BQ)
 

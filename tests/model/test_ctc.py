@@ -103,12 +103,33 @@ def test_a_search_in_parts_returns_the_same_to_the_bit(frames, batch, classes, w
         assert ctc.beam_search(log_probs, frames_B, width, paths=3) == whole
 
 
-def test_the_memory_of_a_beam_search_is_bounded_for_large_alphabets():
+@given(
+    frames=st.integers(1, 14),
+    classes=st.integers(80, 2000),
+    width=st.integers(2, 30),
+    seed=st.integers(0, 2**20),
+    sharpness=st.sampled_from([0.5, 1.0, 3.0]),
+)
+def test_a_search_among_the_likely_units_of_a_frame_is_exact(frames, classes, width, seed, sharpness):
+    log_probs = random_log_probs(frames, 3, classes, seed, sharpness)
+    # Repeats, blanks and units that were likely before and are not any more.
+    log_probs[1::3] = log_probs[:-1:3].roll(1, dims=1)
+    log_probs[::2, :, -1] += sharpness * 3
+    log_probs = log_probs.log_softmax(2)
+    frames_B = torch.tensor([frames, max(1, frames - 2), 1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctc, "PRUNING_FACTOR", 10_000)
+        complete = ctc.beam_search(log_probs, frames_B, width, paths=width)
+    assert ctc.beam_search(log_probs, frames_B, width, paths=width) == complete
+
+
+@pytest.mark.parametrize(("batch", "classes", "width"), [(64, 8000, 100), (65, 1000, 499)])
+def test_the_memory_of_a_beam_search_is_bounded(batch, classes, width):
     """The bytes that torch allocates and does not free, summed up step by step, stay below the budget."""
-    log_probs = random_log_probs(2, 64, 8000, seed=1)
-    frames_B = torch.full((64,), 2)
+    log_probs = random_log_probs(2, batch, classes, seed=1)
+    frames_B = torch.full((batch,), 2)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        ctc.beam_search(log_probs, frames_B)
+        ctc.beam_search(log_probs, frames_B, width)
     held = most = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
