@@ -123,7 +123,7 @@ def test_a_search_among_the_likely_units_of_a_frame_is_exact(frames, classes, wi
     assert ctc.beam_search(log_probs, frames_B, width, paths=width) == complete
 
 
-@pytest.mark.parametrize(("batch", "classes", "width"), [(64, 8000, 100), (65, 1000, 499)])
+@pytest.mark.parametrize(("batch", "classes", "width"), [(64, 8000, 100), (59, 1100, 550)])
 def test_the_memory_of_a_beam_search_is_bounded(batch, classes, width):
     """The bytes that torch allocates and does not free, summed up step by step, stay below the budget."""
     log_probs = random_log_probs(2, batch, classes, seed=1)
