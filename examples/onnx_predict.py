@@ -4,7 +4,8 @@
     python examples/onnx_predict.py model.onnx line1.png line2.jpg
 
 It returns the same texts as raycrnn with `decoding.method=greedy`. For brevity it has no batches, does not blend
-transparent images with white, does not scale greys of more than 8 bits, and does not handle files that are not images.
+transparent images with white, does not scale greys of more than 8 bits, does not handle files that are not images, and
+does not bring text from right to left into reading order (`text_direction` in the metadata).
 """
 
 import itertools

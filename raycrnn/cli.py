@@ -17,7 +17,7 @@ import sys
 import textwrap
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
@@ -75,9 +75,13 @@ class Command(BaseModel):
             # Characters that the terminal's encoding lacks are escaped.
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        if sys.stdout is None:
-            # stdout was closed before the start.
-            with open(os.devnull, "w") as null, redirect_stdout(null):
+        if sys.stdout is None or sys.stderr is None:
+            # One of them was closed before the start.
+            with (
+                open(os.devnull, "w") as null,
+                redirect_stdout(sys.stdout or null),
+                redirect_stderr(sys.stderr or null),
+            ):
                 return cls.call(arguments, name)
         try:
             with console.logging_to_stderr(), console.stop_on_sigterm():

@@ -1,6 +1,7 @@
 """Show log lines and progress on stderr, and handle Ctrl-C and SIGTERM."""
 
 import logging
+import math
 import signal
 import sys
 import threading
@@ -141,6 +142,8 @@ class ImageProgress:
         self._bar.close()
 
 
+SECONDS_BETWEEN_CHECKS = 0.1
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask a command to stop: Ctrl-C, and what schedulers send (SLURM, Docker, Kubernetes)."""
 
@@ -149,22 +152,22 @@ class StopRequest:
     """Whether a signal has asked the command to stop."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-
-    @property
-    def requested(self) -> bool:
+        # Not an Event: its lock may be held by the thread that a signal interrupts, and the handler would wait for it.
+        self.requested = False
         """Whether a stop was requested."""
-        return self._event.is_set()
 
-    def wait(self, seconds: float | None = None) -> bool:
+    def wait(self, seconds: float = math.inf) -> bool:
         """Wait until a stop is requested, or until the time is over, and return whether it was requested."""
-        return self._event.wait(seconds)
+        end = time.monotonic() + seconds
+        while not self.requested and time.monotonic() < end:
+            time.sleep(min(SECONDS_BETWEEN_CHECKS, max(0.0, end - time.monotonic())))
+        return self.requested
 
     def request(self, number: int, _: object = None) -> None:
         """Handle a signal. The second one raises `KeyboardInterrupt`, which stops at once."""
         if self.requested:
             raise KeyboardInterrupt
-        self._event.set()
+        self.requested = True
 
 
 @contextmanager

@@ -231,10 +231,11 @@ Hello.main([], "hello")
     [
         ("{python} -c '{code}' > /dev/full", 1, "raycrnn hello: stdout: No space left on device"),
         ("{python} -c '{code}' >&-", 0, ""),
+        ("{python} -c '{code}' 2>&-", 0, ""),
         ("PYTHONIOENCODING=ascii {python} -c '{code}'", 0, ""),
     ],
 )
-def test_a_stdout_that_is_full_closed_or_narrow_causes_no_stack_trace(shell, code, said):
+def test_a_stream_that_is_full_closed_or_narrow_causes_no_stack_trace(shell, code, said):
     command = shell.format(python=sys.executable, code=HELLO)
     found = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr.strip()) == (code, said)

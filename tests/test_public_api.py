@@ -43,6 +43,7 @@ def test_the_package_is_marked_as_typed():
     assert "py.typed" in setup["options.package_data"]["raycrnn"]
 
 
+@pytest.mark.extended
 def test_a_type_checker_sees_the_public_classes(tmp_path):
     pytest.importorskip("mypy")
     program = tmp_path / "program.py"

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,11 +14,12 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training.run import train
 from raycrnn.tune import Tune
-from raycrnn.tuning import search_file
+from raycrnn.tuning import search_file, tuner
 from raycrnn.tuning.results import SearchResult
 from raycrnn.tuning.run import tune
 from tests.conftest import words, write_set
 from tests.test_train import NETWORK
+from tests.training.test_recovery import running_in_thread, wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -113,6 +116,7 @@ def test_a_search_in_object_storage_writes_the_same_files_and_can_be_resumed(loc
     assert configuration.output_model_dir == storage.with_suffix(place, "-best")
 
 
+@pytest.mark.extended
 def test_train_reaches_the_same_scores_with_best_config(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e-2]}\nmetric: loss\n"
     result = run_search(tmp_path, text, training={"learning_rate": 1e-9})
@@ -156,15 +160,24 @@ concurrent: 1
     assert all(trial.done < 0.9 for trial in result.experiment.trials.values() if trial.status == "stopped")
 
 
-def test_a_search_ends_at_its_time_limit_and_keeps_its_scores(local_ray, tmp_path):
-    text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3]}\nsamples: 50\nmax_minutes: 0.5\n"
-    result = run_search(tmp_path, text, training={"n_epochs": 100_000})
+def test_a_search_ends_at_its_time_limit_and_keeps_its_scores(local_ray, tmp_path, monkeypatch):
+    clock = SimpleNamespace(time=time.time)
+    monkeypatch.setattr(tuner, "time", clock)
+
+    def end_after_first_evaluation() -> None:
+        wait_until(lambda: list((tmp_path / "search" / "trials").glob("*/metrics.jsonl")))
+        clock.time = lambda: time.time() + 3600
+
+    text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3]}\nsamples: 50\nmax_minutes: 60\n"
+    with running_in_thread(end_after_first_evaluation):
+        result = run_search(tmp_path, text, training={"n_epochs": 100_000})
     status = {trial.status for trial in result.experiment.trials.values()}
     assert status == {"cut off"}
     assert result.experiment.best() is not None
     assert (tmp_path / "search" / "best" / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.extended
 def test_two_metrics_have_a_pareto_front(local_ray, tmp_path):
     text = """
 search:
@@ -180,6 +193,7 @@ concurrent: 1
     assert "not beaten in both cer and speed" in result.describe(result.experiment.tree)
 
 
+@pytest.mark.extended
 def test_a_search_whose_trials_all_diverge_fails_and_exports_nothing(local_ray, tmp_path):
     text = "search:\n  training.learning_rate: {choice: [1e30]}\nfixed:\n  training.gradient_clip: null\n"
     with pytest.raises(RaycrnnError, match=r"no trial has scores(.|\n)*diverged"):

@@ -70,9 +70,13 @@ def images_per_chunk(samples: SampleTable) -> int:
 
 
 def max_bytes() -> int:
-    """Return the largest size of the cache in bytes, by the smallest object store of the cluster."""
-    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
-    return int(MAX_STORE_FRACTION * min(stores))
+    """Return the largest size of the cache in bytes, by the smallest object store of the nodes that offer CPUs.
+
+    A head node that offers none decodes no images, and its object store may be small.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    stores = [node.get("object_store_memory", 0.0) for node in nodes if node.get("CPU")]
+    return int(MAX_STORE_FRACTION * min(stores, default=0.0))
 
 
 def should_cache(samples: SampleTable, configuration: Configuration) -> bool:

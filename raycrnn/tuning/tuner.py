@@ -278,10 +278,6 @@ class SearchStopper(tune.Stopper):
     def __call__(self, trial_id: str, result: dict) -> bool:
         return False
 
-    def __getstate__(self) -> dict[str, object]:
-        # Tune pickles its stopper into a file that is never read. A StopRequest contains a lock, which has no pickle.
-        return {**self.__dict__, "_stop": None}
-
     @property
     def interrupted(self) -> bool:
         """Whether a stop was requested."""

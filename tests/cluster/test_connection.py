@@ -128,7 +128,7 @@ def test_the_handler_of_sigterm_is_kept_when_ray_sets_its_own(monkeypatch, addre
 
     monkeypatch.setattr(ray, "init", lambda *_, **__: signal.signal(signal.SIGTERM, lambda *_: sys.exit(15)))
     before = signal.getsignal(signal.SIGTERM)
-    connection._init(address, local=address == "local")
+    connection._init(address, address == "local", {})
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -141,4 +141,4 @@ def test_sigterm_while_ray_starts_stops_the_command(monkeypatch):
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(KeyboardInterrupt):
-        connection._init("local", local=True)
+        connection._init("local", True, {})

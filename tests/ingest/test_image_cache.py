@@ -76,3 +76,15 @@ def test_images_are_cached_by_setting_and_size(local_ray, tmp_path, monkeypatch)
         monkeypatch.setattr(image_cache, "max_bytes", lambda allowed=allowed: allowed)
         data = {"csv_files_train": str(csv), "keep_decoded": wanted}
         assert image_cache.should_cache(samples, config.parse({"data": data})) == expected
+
+
+def test_the_object_store_of_a_head_node_without_cpus_does_not_limit_the_cache(monkeypatch):
+    gigabyte = 10.0**9
+    nodes = [
+        {"Alive": True, "Resources": {"object_store_memory": gigabyte / 10}},
+        {"Alive": True, "Resources": {"object_store_memory": 8 * gigabyte, "CPU": 4.0}},
+        {"Alive": True, "Resources": {"object_store_memory": 4 * gigabyte, "CPU": 4.0}},
+        {"Alive": False, "Resources": {"object_store_memory": 1.0, "CPU": 4.0}},
+    ]
+    monkeypatch.setattr(image_cache.ray, "nodes", lambda: nodes)
+    assert image_cache.max_bytes() == gigabyte

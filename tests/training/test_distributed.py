@@ -4,7 +4,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import astuple
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -23,25 +22,23 @@ from tests.training.test_learner import ALPHABET, CPU, EMPTY, make_batch, networ
 
 LABELS = words(10)
 
+SETS = {"all rows": LABELS, "uneven shares": LABELS[:3], "empty shares": LABELS[:1]}
+
 
 def share(labels: list[str], rank: int, world_size: int) -> Batch:
     own = labels[rank::world_size]
     return make_batch(own) if own else EMPTY
 
 
-def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) -> None:
-    """Take one training step and one evaluation as a worker, and save the results."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("error", FutureWarning)
-    if world_size > 1:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+def step_and_evaluate(rank: int, world_size: int, labels: list[str]) -> dict:
+    """Take one training step and one evaluation as a worker, and return the results."""
     learner = Learner(network(), Training(precision="fp32", gradient_clip=None), CPU)
     batch = share(labels, rank, world_size)
     step = learner.train_step(batch, 10, signals=StepSignals(stop=rank == 1, steps_left=7 * (rank == 0)))
     evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU)
     # Every worker learns that one of them was asked to stop.
     assert validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU, lambda: rank == 0) is None
-    result = {
+    return {
         "gradients": {name: p.grad for name, p in learner.network.named_parameters()},
         "buffers": dict(learner.network.named_buffers()),
         "loss": step.loss,
@@ -49,9 +46,16 @@ def step_and_save(rank: int, world_size: int, labels: list[str], folder: str) ->
         "counts": evaluation.counts.as_tuple(),
         "eval_loss": evaluation.loss,
     }
-    torch.save(result, f"{folder}/{rank} of {world_size}.pt")
-    if world_size > 1:
-        leave()
+
+
+def save_results(rank: int, world_size: int, folder: str) -> None:
+    """Save the results of each of `SETS` as a worker."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("error", FutureWarning)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    results = {name: step_and_evaluate(rank, world_size, labels) for name, labels in SETS.items()}
+    torch.save(results, f"{folder}/{rank} of {world_size}.pt")
+    leave()
 
 
 def leave() -> None:
@@ -63,38 +67,29 @@ def leave() -> None:
     os._exit(0)
 
 
-def run(world_size: int, labels: list[str], folder: Path) -> list[dict]:
-    """Return the result of each worker."""
-    if world_size == 1:
-        step_and_save(0, 1, labels, str(folder))
-    else:
-        mp.spawn(step_and_save, (world_size, labels, str(folder)), nprocs=world_size)
-    return [torch.load(folder / f"{rank} of {world_size}.pt", weights_only=True) for rank in range(world_size)]
+@pytest.fixture(scope="module", params=[2, 3], ids=["two workers", "three workers"])
+def workers(request, tmp_path_factory) -> list[dict]:
+    """The results of each worker, by the name of the set."""
+    folder = tmp_path_factory.mktemp("workers")
+    mp.spawn(save_results, (request.param, str(folder)), nprocs=request.param)
+    return [torch.load(folder / f"{rank} of {request.param}.pt", weights_only=True) for rank in range(request.param)]
 
 
-@pytest.mark.parametrize(
-    ("world_size", "labels"),
-    [(2, LABELS[:3]), (2, LABELS[:1]), (3, LABELS), (3, LABELS[:2])],
-    ids=["uneven", "one row for two workers", "three workers", "two rows for three workers"],
-)
-def test_several_workers_compute_the_gradients_and_statistics_of_one(tmp_path, world_size, labels):
-    (one,), several = run(1, labels, tmp_path), run(world_size, labels, tmp_path)
+@pytest.mark.parametrize("name", SETS)
+def test_several_workers_compute_the_gradients_statistics_and_scores_of_one(workers, name):
+    one, several = step_and_evaluate(0, 1, SETS[name]), [worker[name] for worker in workers]
     for worker in several:
         assert worker["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        for name, gradient in one["gradients"].items():
+        assert worker["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)
+        for key, gradient in one["gradients"].items():
             # Float32 rounds sums over parts of a batch differently.
-            assert (worker["gradients"][name] - gradient).norm() <= 3e-5 * gradient.norm(), name
-        for name, buffer in one["buffers"].items():
-            assert torch.allclose(worker["buffers"][name], buffer, rtol=0, atol=1e-5 * buffer.abs().max()), name
-            assert torch.equal(worker["buffers"][name], several[0]["buffers"][name]), name
-
-
-def test_signals_and_counts_are_shared_by_all_workers(tmp_path):
-    (one,), two = run(1, LABELS, tmp_path), run(2, LABELS, tmp_path)
-    for worker in two:
+            assert (worker["gradients"][key] - gradient).norm() <= 3e-5 * gradient.norm(), key
+        for key, buffer in one["buffers"].items():
+            assert torch.allclose(worker["buffers"][key], buffer, rtol=0, atol=1e-5 * buffer.abs().max()), key
+            assert torch.equal(worker["buffers"][key], several[0]["buffers"][key]), key
         assert worker["signals"] == (True, 7, False, False, False)
-        assert worker["counts"][0] == one["counts"][0] == len(LABELS)
-        assert worker["counts"][3] == one["counts"][3] == sum(map(len, LABELS))
+        assert worker["counts"][0] == one["counts"][0] == len(SETS[name])
+        assert worker["counts"][3] == one["counts"][3] == sum(map(len, SETS[name]))
 
 
 class Stream:
