@@ -38,7 +38,7 @@ def test_tasks_without_cpus_run_beside_the_process_that_asks(local_ray, monkeypa
     own = ray.data.Dataset.map_batches
 
     def map_batches(self, *arguments, **options):
-        asked.append(options.get("scheduling_strategy"))
+        asked.append(options.get("label_selector"))
         return own(self, *arguments, **options)
 
     def make(first: int, stop: int) -> pa.Table:
@@ -47,8 +47,9 @@ def test_tasks_without_cpus_run_beside_the_process_that_asks(local_ray, monkeypa
     monkeypatch.setattr(ray.data.Dataset, "map_batches", map_batches)
     for cpus in (0.0, 0.25):
         [block] = map_ranges(make, [(0, 1)], replace(ALLOCATION, cpus_per_decode_task=cpus))
-    assert block["node"].to_pylist() == [ray.get_runtime_context().get_node_id()]
-    assert (asked[0].node_id, asked[0].soft, asked[1]) == (ray.get_runtime_context().get_node_id(), False, None)
+    here = ray.get_runtime_context().get_node_id()
+    assert block["node"].to_pylist() == [here]
+    assert asked == [{"ray.io/node-id": here}, None]
 
 
 def test_blocks_are_made_while_less_than_one_cpu_is_free(local_ray):
