@@ -116,7 +116,7 @@ def test_json_lines_contain_alternatives_and_errors(local_ray, model, images, tm
         (["MODEL", "nowhere.csv"], "no such CSV file"),
         (["MODEL", "EMPTY"], "nothing to read"),
         (["MODEL", "x.png", "decoding.beam_width=0"], "decoding.beam_width"),
-        (["MODEL", "x.png", "--format", "parquet"], "Parquet cannot be written to a terminal"),
+        (["MODEL", "x.png", "--format", "parquet"], "Parquet cannot be written to stdout"),
         (["MODEL", "x.png", "--spans", "-o", "out.csv"], "CSV cannot hold spans"),
         (["MODEL", "x.png", "--resume"], "name it with -o"),
         (["MODEL", "x.png", "-o", "out.tsv"], "out.tsv: unknown format .tsv: end the name in .csv"),

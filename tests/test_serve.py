@@ -91,7 +91,7 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     (tmp_path / "token").write_text("\n")
     with pytest.raises(UsageError, match="the token is empty"):
         read_token(str(tmp_path / "token"))
-    with pytest.raises(UsageError, match="cannot read the token"):
+    with pytest.raises(UsageError, match="the token cannot be read"):
         read_token(str(tmp_path / "gone"))
 
 

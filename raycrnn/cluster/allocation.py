@@ -52,7 +52,8 @@ class TrainingAllocation:
         noun = "worker" if self.num_workers == 1 else "workers"
         if self.elastic:
             noun += f" (of {self.elastic[0]} to {self.elastic[1]})"
-        device = "one GPU each" if self.use_gpu else f"on the CPU, {self.threads} thread(s) each"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        device = "one GPU each" if self.use_gpu else f"on the CPU, {threads} each"
         tasks = self.num_workers * self.decode_tasks
         return f"{self.num_workers} {noun}, {device}; {tasks} decoding task{'s' if tasks > 1 else ''} at a time"
 
@@ -83,10 +84,8 @@ def allocate(
     if not cpus:
         raise UsageError(NO_CPUS)
     if workers > cpus:
-        raise UsageError(
-            f"cluster.num_workers={workers}, but the cluster has {cpus:g} CPUs: "
-            f"set cluster.num_workers={int(cpus)} or less"
-        )
+        remedy = f"set cluster.num_workers={int(cpus)} or less" if cpus >= 1 else "a worker needs at least one"
+        raise UsageError(f"cluster.num_workers={workers}, but the cluster has {cpus:g} CPUs: {remedy}")
     elastic = settings.num_workers if isinstance(settings.num_workers, tuple) else None
     share = _share(nodes, workers, use_gpu, elastic is not None)
     allocation = divide(settings, parallel_calls, workers, share, use_gpu)

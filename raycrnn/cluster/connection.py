@@ -193,11 +193,17 @@ def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
 
 def _check_answers(address: str) -> None:
     """Raise a `UsageError` if nothing listens at host:port. Ray itself would try for minutes without a message."""
-    parts = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
-    if parts.hostname is None or parts.port is None:
+    try:
+        parts = urllib.parse.urlsplit(address if "://" in address else f"ray://{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(
+            f"{address!r} is no address of a Ray cluster: {error}; write host:port or ray://host:port"
+        ) from None
+    if host is None or port is None:
         return
     try:
-        socket.create_connection((parts.hostname, parts.port), timeout=10).close()
+        socket.create_connection((host, port), timeout=10).close()
     except OSError as error:
         raise UsageError(f"no Ray cluster at {address!r}: {error.strerror or error}") from None
 

@@ -15,6 +15,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
+from raycrnn import storage
 from raycrnn.data import file_kinds, image_files, image_guards, image_modes, tiff_layouts
 from raycrnn.data.rejections import Rejected
 
@@ -161,7 +162,8 @@ def measure(path: str) -> tuple[int, int]:
     except FileNotFoundError:
         return measure(image_files.in_other_form(path))
     except (OSError, ValueError) as error:
-        raise Rejected("cannot be read", f"{path}: {error}") from None
+        reason = storage.describe(error) if isinstance(error, OSError) else str(error)
+        raise Rejected("cannot be read", f"{path}: {reason}") from None
 
 
 def _is_rotated(image: Image.Image) -> bool:

@@ -27,8 +27,9 @@ ROWS = pa.schema(
         "units": pa.list_(pa.struct(UNIT)),
     }
 )
-"""Columns of a table with one row per image. If there is an error, everything but the path is null, else the error is.
-`alternatives` are the transcriptions after the best one; `units` are those of the best one, null if not requested."""
+"""Columns of a table with one row per image. For an image that cannot be read, all columns except path and error are
+null; for any other image, error is null. `alternatives` are the transcriptions after the best one; `units` are those of
+the best one, null if not requested."""
 
 ROWS_PER_GROUP = 32_768
 """Rows per row group of Parquet."""
@@ -46,7 +47,7 @@ class Layout:
     confidence: bool = False
     """Whether CSV has a column with the confidence."""
     spans: bool = False
-    """Whether Parquet has a column with the units."""
+    """Whether Parquet has the column `units`. JSON Lines has it if a row has units."""
 
 
 # --- formats
@@ -111,7 +112,7 @@ def _number(value: float | None) -> str:
 
 
 class JsonlWriter(Writer):
-    """Writes one JSON object per line: of an image that cannot be read only the path and the error."""
+    """Writes one JSON object per line. That of an image that cannot be read has only path, text, score and error."""
 
     def __init__(self, file: IO[str]):
         self._file = file

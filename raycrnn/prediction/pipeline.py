@@ -132,8 +132,6 @@ def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
     """
     import ray.data
 
-    from raycrnn import cluster
-
     if not len(inputs):
         return
     # An autoscaling cluster may consist of the head node only.

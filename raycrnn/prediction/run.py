@@ -106,7 +106,7 @@ class Output:
                 "--format=csv, jsonl or parquet"
             )
         if chosen == "parquet" and self.name is None:
-            raise UsageError("Parquet cannot be written to a terminal: name a file, -o transcriptions.parquet")
+            raise UsageError("Parquet cannot be written to stdout: name a file, -o transcriptions.parquet")
         if spans and chosen == "csv":
             raise UsageError("--spans: CSV cannot hold spans: set --format=jsonl or --format=parquet")
         return Layout(chosen, readings, confidence, spans)
@@ -123,7 +123,7 @@ class Output:
             UsageError: the output is a directory, is in the model directory, is one of the inputs, or exists.
         """
         if self.resume and self.is_stream:
-            raise UsageError("--resume needs the output of the run to resume: name it with -o")
+            raise UsageError("--resume needs the file that the run to resume writes: name it with -o")
         if self.name is None:
             return
         try:

@@ -154,8 +154,10 @@ def read_token(path: str | None) -> str | None:
     else:
         try:
             token = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{origin}: cannot read the token: {error}") from None
+        except OSError as error:
+            raise UsageError(f"{origin}: the token cannot be read: {storage.describe(error)}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{origin}: the token cannot be read: the file is not UTF-8 text") from None
     token = token.strip()
     if not token:
         raise UsageError(f"{origin}: the token is empty")

@@ -122,6 +122,12 @@ def test_a_token_is_used_only_with_a_cluster_that_requires_one(mode):
         run_in_new_process(work_on_a_cluster, folder, mode)
 
 
+@pytest.mark.parametrize("address", ["head:63x", "head:99999", "[::1"])
+def test_an_address_that_cannot_be_parsed_is_refused(address):
+    with pytest.raises(UsageError, match="is no address of a Ray cluster"), connect(address):
+        pass
+
+
 @pytest.mark.parametrize("address", ["local", "127.0.0.1:6379"])
 def test_the_handler_of_sigterm_is_kept_when_ray_sets_its_own(monkeypatch, address):
     import ray
