@@ -9,7 +9,6 @@ standardisation and masking, but not the scaling of images and decoding; its met
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -68,15 +67,7 @@ def _check_output(path: str, overwrite: bool) -> None:
     """Raise `UsageError` unless the output is the path or URI of a file that can be created."""
     if run.suffix(path) not in FORMATS:
         raise UsageError(f"{path}: unknown format: name a file that ends in {' or '.join(FORMATS)}")
-    try:
-        is_folder, exists = storage.is_folder(path), storage.exists(path)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {storage.describe(error)}") from None
-    if is_folder:
-        raise UsageError(f"{path}: is a directory and not the name of a file to write")
-    if not storage.is_uri(path) and not Path(path).parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {Path(path).parent}; create it first")
-    if exists and not overwrite:
+    if storage.check_output_file(path) and not overwrite:
         raise UsageError(f"{path}: already exists; --overwrite replaces it")
 
 

@@ -175,6 +175,12 @@ def test_an_output_is_replaced_only_on_request_and_an_input_never(local_ray, mod
     assert rows(out.read_text())
 
 
+def test_an_output_in_a_folder_that_does_not_exist_is_refused(model, images, tmp_path, capsys):
+    out = tmp_path / "nowhere" / "out.csv"
+    assert Predict.call([model, str(images / "0.png"), "-o", str(out)], "predict") == 2
+    assert f"{out}: there is no folder {tmp_path}/nowhere; create it first" in capsys.readouterr().err
+
+
 def test_invalid_outputs_in_object_storage_are_refused(model, images, bucket, capsys):
     labels, there = (storage.join(bucket, "set", name) for name in ("list a.csv", "model"))
     storage.write(labels, b"0.png;x\n")

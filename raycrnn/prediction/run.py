@@ -120,18 +120,14 @@ class Output:
             inputs: the images that they stand for.
 
         Raises:
-            UsageError: the output is a directory, is in the model directory, is one of the inputs, or exists.
+            UsageError: the output is a directory, has no folder, is in the model directory, is one of the inputs, or
+                exists.
         """
         if self.resume and self.is_stream:
             raise UsageError("--resume needs the file that the run to resume writes: name it with -o")
         if self.name is None:
             return
-        try:
-            is_folder, exists = storage.is_folder(self.place), storage.exists(self.place)
-        except OSError as error:
-            raise UsageError(f"{self.name}: cannot be written: {storage.describe(error)}") from None
-        if is_folder:
-            raise UsageError(f"{self.name or repr('')}: is a directory and not the name of a file to write")
+        exists = storage.check_output_file(self.place, self.name)
         if self._is_in(model):
             raise UsageError(f"{self.name}: is in the model directory, which holds only the model; name another place")
         if exists and not self.is_stream:

@@ -13,6 +13,7 @@ from raycrnn.storage.atomic import (
 from raycrnn.storage.directory import OWNER, Directory, copied, lock_output
 from raycrnn.storage.files import (
     absolute,
+    check_output_file,
     delete,
     describe,
     exists,
@@ -39,6 +40,7 @@ __all__ = [
     "OWNER",
     "Directory",
     "absolute",
+    "check_output_file",
     "copied",
     "current_directory",
     "delete",

@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from raycrnn.errors import UsageError
+
 if TYPE_CHECKING:
     from pyarrow import fs
 
@@ -260,6 +262,28 @@ def is_folder(path: str) -> bool:
 def exists(path: str) -> bool:
     """Return whether there is a file or a folder at a path or URI. Raises `OSError`."""
     return _info(path).type.name != "NotFound" if is_uri(path) else os.path.exists(path)
+
+
+def check_output_file(path: str, name: str | None = None) -> bool:
+    """Check that a path or URI can be that of a new file, and return whether there is a file already.
+
+    Args:
+        path: The path or URI.
+        name: What the user typed, for the message. Default: `path`.
+
+    Raises:
+        UsageError: It is a directory, its folder does not exist, or storage cannot be read.
+    """
+    name = path if name is None else name
+    try:
+        if is_folder(path):
+            raise UsageError(f"{name or repr('')}: is a directory and not the name of a file to write")
+        found = exists(path)
+    except OSError as error:
+        raise UsageError(f"{name}: cannot be written: {describe(error)}") from None
+    if not is_uri(path) and not os.path.isdir(folder := os.path.dirname(path) or os.curdir):
+        raise UsageError(f"{name}: there is no folder {folder}; create it first")
+    return found
 
 
 def size(path: str) -> int:
