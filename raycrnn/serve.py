@@ -11,7 +11,7 @@ from raycrnn.cli import Command, Metavar
 from raycrnn.console import defer_stop
 from raycrnn.errors import UsageError
 from raycrnn.model.recognizer import Recognizer
-from raycrnn.serving import deployment, run
+from raycrnn.serving import deployment, proxy_middleware, run
 from raycrnn.serving.deployment import Settings, app
 from raycrnn.serving.service import Limits
 
@@ -58,6 +58,7 @@ class Serve(Command):
         Recognizer.load(self.model, "cpu", self.overrides)
         # Fail on an unreadable token before Ray starts.
         deployment.read_token(self.token_file)
+        proxy_middleware.read_max_body_mb(os.environ.get(proxy_middleware.MAX_BODY_VARIABLE))
         settings = self._settings()
         for name, value in run.environment(settings).items():
             os.environ.setdefault(name, value)

@@ -27,6 +27,7 @@ from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raycrnn.errors import UsageError
 from raycrnn.serving.limits import MAX_BODY_MB, MAX_UPLOAD_MB, BodyLimiter, RequestError, ResponseSender
 
 logger = logging.getLogger(__name__)
@@ -62,9 +63,20 @@ MAX_ATTEMPTS = 2
 
 def middlewares() -> list[Middleware]:
     """Return the middleware, configured from the environment. Ray Serve calls this in each proxy."""
-    max_body_mb = float(os.environ.get(MAX_BODY_VARIABLE, MAX_BODY_MB))
+    max_body_mb = read_max_body_mb(os.environ.get(MAX_BODY_VARIABLE))
     body_limiter = BodyLimiter(max_body_mb, max(MAX_UPLOAD_MB, max_body_mb))
     return [Middleware(ProxyMiddleware, body_limiter, int(os.environ.get(MAX_REQUESTS_VARIABLE, MAX_REQUESTS)))]
+
+
+def read_max_body_mb(text: str | None) -> float:
+    """Return the value of `MAX_BODY_VARIABLE`, or the default. Raises `UsageError` if it is not a positive number."""
+    try:
+        value = MAX_BODY_MB if text is None else float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise UsageError(f"{MAX_BODY_VARIABLE}={text!r}: must be a number of megabytes, such as 20")
+    return value
 
 
 class ProxyMiddleware:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from raycrnn import cluster
@@ -132,34 +132,39 @@ def check_cluster(limits: Limits) -> None:
         raise UsageError(
             f"the cluster already runs an application named {NAME!r}: change it with `serve deploy`, or stop it first"
         )
-    for address, (import_path, max_body_mb) in _proxy_environments().items():
+    for address, environment in _proxy_environments().items():
+        if environment is None:
+            logger.warning(
+                f"the proxy on {address} was not checked: its node did not answer within {SECONDS_UNTIL_STATUS:g} seconds"
+            )
+            continue
+        import_path, text = environment
         if import_path != proxy_middleware.IMPORT_PATH:
             logger.warning(
                 f"Ray was started without {MIDDLEWARE_VARIABLE}={proxy_middleware.IMPORT_PATH} on {address}: its proxy "
                 "reads bodies of any size into memory and queues requests instead of refusing them"
             )
-        elif float(max_body_mb) != limits.max_body_mb:
+        elif (max_body_mb := proxy_middleware.read_max_body_mb(text)) != limits.max_body_mb:
             logger.warning(
-                f"the proxy on {address} limits bodies to {float(max_body_mb):g} MB "
+                f"the proxy on {address} limits bodies to {max_body_mb:g} MB "
                 f"({proxy_middleware.MAX_BODY_VARIABLE} when Ray was started), the replicas to {limits.max_body_mb:g} "
                 "MB; the lower limit applies"
             )
 
 
-def _proxy_environments() -> dict[str, tuple[str | None, str]]:
+def _proxy_environments() -> dict[str, tuple[str | None, str | None] | None]:
     """Return the import path and the body limit in the environment of each node's Ray, by the node's address.
 
-    The environment is the only way to configure middleware of Ray Serve 2.60's proxies, and nothing else shows it.
+    It is None for a node that does not answer. The environment is the only way to configure middleware of Ray Serve 2.60's proxies, and nothing else shows it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     path_variable, limit_variable = MIDDLEWARE_VARIABLE, proxy_middleware.MAX_BODY_VARIABLE
-    default_limit = str(proxy_middleware.MAX_BODY_MB)
 
     # A closure is sent by value, so that nodes without replicas need no raycrnn.
-    def read() -> tuple[str | None, str]:
-        return os.environ.get(path_variable), os.environ.get(limit_variable, default_limit)
+    def read() -> tuple[str | None, str | None]:
+        return os.environ.get(path_variable), os.environ.get(limit_variable)
 
     tasks = {
         node["NodeManagerAddress"]: ray.remote(read)
@@ -169,7 +174,12 @@ def _proxy_environments() -> dict[str, tuple[str | None, str]]:
         if node["Alive"]
     }
     ready, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=SECONDS_UNTIL_STATUS)
-    return {address: ray.get(task) if task in ready else (None, "0") for address, task in tasks.items()}
+    found: dict[str, tuple[str | None, str | None] | None] = dict.fromkeys(tasks)
+    for address, task in tasks.items():
+        # The node may have been lost since it was listed.
+        with suppress(ray.exceptions.RayError):
+            found[address] = ray.get(task) if task in ready else None
+    return found
 
 
 def _with_resources(settings: Settings, gpus: float | None) -> Settings:

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from raycrnn.serving.limits import BodyLimiter
-from raycrnn.serving.proxy_middleware import MAX_ATTEMPTS, ProxyMiddleware, middlewares
+from raycrnn.errors import UsageError
+from raycrnn.serving.limits import MAX_BODY_MB, BodyLimiter
+from raycrnn.serving.proxy_middleware import MAX_ATTEMPTS, ProxyMiddleware, middlewares, read_max_body_mb
 
 BODY = [
     {"type": "http.request", "body": b"ab", "more_body": True},
@@ -266,3 +267,10 @@ def test_lifespan_messages_pass_through():
     asyncio.run(ProxyMiddleware(app, BodyLimiter())({"type": "lifespan"}, 1, 2))
     assert seen == [({"type": "lifespan"}, 1, 2)]
     assert [each.cls for each in middlewares()] == [ProxyMiddleware]
+
+
+@pytest.mark.parametrize("text", ["20MB", "", "0", "-1", "nan"])
+def test_a_limit_of_the_environment_that_is_no_number_is_refused(text):
+    with pytest.raises(UsageError, match="RAYCRNN_MAX_BODY_MB=.*: must be a number of megabytes"):
+        read_max_body_mb(text)
+    assert (read_max_body_mb(None), read_max_body_mb("2.5")) == (MAX_BODY_MB, 2.5)
