@@ -135,7 +135,7 @@ def check_cluster(limits: Limits) -> None:
     for address, environment in _proxy_environments().items():
         if environment is None:
             logger.warning(
-                f"the proxy on {address} was not checked: its node did not answer within {SECONDS_UNTIL_STATUS:g} seconds"
+                f"the proxy on {address} was not checked: its node did not answer within {SECONDS_UNTIL_STATUS:g} s"
             )
             continue
         import_path, text = environment
@@ -155,7 +155,8 @@ def check_cluster(limits: Limits) -> None:
 def _proxy_environments() -> dict[str, tuple[str | None, str | None] | None]:
     """Return the import path and the body limit in the environment of each node's Ray, by the node's address.
 
-    It is None for a node that does not answer. The environment is the only way to configure middleware of Ray Serve 2.60's proxies, and nothing else shows it.
+    The value of a node that does not answer is None. The environment is the only way to configure middleware of Ray
+    Serve 2.60's proxies, and nothing else shows it.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

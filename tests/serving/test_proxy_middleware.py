@@ -271,6 +271,6 @@ def test_lifespan_messages_pass_through():
 
 @pytest.mark.parametrize("text", ["20MB", "", "0", "-1", "nan"])
 def test_a_limit_of_the_environment_that_is_no_number_is_refused(text):
-    with pytest.raises(UsageError, match="RAYCRNN_MAX_BODY_MB=.*: must be a number of megabytes"):
+    with pytest.raises(UsageError, match=r"RAYCRNN_MAX_BODY_MB=.*: must be a number of megabytes"):
         read_max_body_mb(text)
     assert (read_max_body_mb(None), read_max_body_mb("2.5")) == (MAX_BODY_MB, 2.5)
