@@ -39,7 +39,7 @@ NOT_AN_IMAGE = {
     "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12345\n",
     "git annex get": b"/annex/objects/SHA256E-s1--a.png\n",
     "ZIP archive": zipped(),
-    "gzip": gzip.compress(png()),
+    "gzip": gzip.compress(png(), mtime=0),
     "an empty file": b"",
     "begin with zeros": bytes(5000),
     "a text file": b"path;label\nimage.png;text\n",

@@ -145,12 +145,12 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
     ("request_", "status", "texts"),
     [
         (
-            {"content": gzip.compress(png(draw("a"))), "headers": {"content-encoding": "gzip"}},
+            {"content": gzip.compress(png(draw("a")), mtime=0), "headers": {"content-encoding": "gzip"}},
             415,
             ["gzip: send", "with"],
         ),
         ({"content": b"x", "headers": {"content-encoding": "br"}}, 415, ["unsupported content encoding: br"]),
-        ({"content": gzip.compress(png(draw("a")))}, 422, ["compressed with gzip: decompress it"]),
+        ({"content": gzip.compress(png(draw("a")), mtime=0)}, 422, ["compressed with gzip: decompress it"]),
         ({"json": {"image": BASE64.decode()}}, 415, ["application/json: base64", "send the bytes"]),
         ({"content": BASE64, "headers": {"content-type": "text/plain"}}, 415, ["text/plain: base64", "send the bytes"]),
         ({"content": b'{"image": "' + BASE64 + b'"}'}, 422, ["JSON text"]),
