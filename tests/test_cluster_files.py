@@ -461,7 +461,7 @@ class RecordedCommands:
         return next((answer for asked, answer in self.ANSWERS.items() if asked in self.commands[-1]), b"")
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_ray_up_copies_the_token_as_a_file_and_puts_it_in_no_command(account, tmp_path, monkeypatch):
     """Run all of `ray up` except what runs on the machine itself."""
     (tmp_path / "config").mkdir()

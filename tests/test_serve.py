@@ -361,6 +361,7 @@ def status_of(port: int, request: bytes) -> int | None:
 
 @pytest.mark.ray
 @long
+@pytest.mark.extended
 def test_serve_run_serves_the_same_application(model, questions):
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 8000)) == 0:

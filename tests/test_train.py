@@ -223,7 +223,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(local_ray, 
     assert [r["cer"] for r in metrics(tmp_path / "straight")] == [r["cer"] for r in metrics(tmp_path / "resumed")]
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_resuming_with_a_changed_csv_is_refused_with_its_name(local_ray, tmp_path):
     train(configuration(tmp_path, training={"save_interval": 2}))
     state = sorted((tmp_path / "output" / "checkpoints").iterdir())[-1]
@@ -255,7 +255,14 @@ def test_two_workers_train_and_report_every_evaluation_to_ray_train(local_ray, t
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("rows", "workers"), [(1, 1), (1, 2), pytest.param(3, 2, marks=pytest.mark.extended)])
+@pytest.mark.parametrize(
+    ("rows", "workers"),
+    [
+        pytest.param(1, 1, marks=pytest.mark.extended),
+        (1, 2),
+        pytest.param(3, 2, marks=pytest.mark.extended),
+    ],
+)
 def test_training_works_with_fewer_rows_than_a_batch_or_than_workers(local_ray, tmp_path, rows, workers):
     outcome = train(configuration(tmp_path, count=rows, cluster={"num_workers": workers}))
     assert outcome["steps"] == 2
@@ -267,7 +274,7 @@ def test_without_evaluation_rows_the_last_model_is_exported(local_ray, tmp_path)
     assert Recognizer.load(tmp_path / "output" / "model", "cpu").alphabet.units
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_early_stopping_ends_a_run_that_no_longer_improves(local_ray, tmp_path):
     training = {"n_epochs": 40, "learning_rate": 1e-12, "early_stopping": 2, "schedule": "constant"}
     csv = write_set(tmp_path, words(24))

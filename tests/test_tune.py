@@ -79,7 +79,7 @@ def test_a_search_writes_its_results(local_ray, tmp_path, capsys):
     assert "trial" in (output / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_a_search_in_object_storage_writes_the_same_files_and_can_be_resumed(local_ray, tmp_path, bucket, capsys):
     text = "search:\n  training.learning_rate: {choice: [1e-3, 2e-3, 1e-2]}\nmetric: loss\nconcurrent: 1\nsamples: "
     place = storage.join(bucket, "search")

@@ -38,7 +38,7 @@ def test_train_measures_both_sides(local_ray, capsys):
 
 
 @pytest.mark.ray
-@pytest.mark.long
+@pytest.mark.extended
 def test_ingest_compares_three_ways_for_both_formats(local_ray, capsys):
     from raycrnn.bench.ingest import Ingest
 
@@ -49,7 +49,7 @@ def test_ingest_compares_three_ways_for_both_formats(local_ray, capsys):
         assert figures[f"ratio_to_dataloader_{kind}"] == pytest.approx(ratio)
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_the_parts_of_start_add_up_to_the_total(capsys):
     from raycrnn.bench.start import Start
 

@@ -255,7 +255,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_model_and_checkpoint(local_ray,
         subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
-@pytest.mark.parametrize("keep", [False, pytest.param(True, marks=pytest.mark.extended)])
+@pytest.mark.extended
+@pytest.mark.parametrize("keep", [False, True])
 def test_images_deleted_during_training_are_listed_unless_cached(local_ray, tmp_path, keep, monkeypatch):
     from raycrnn.ingest import image_cache, stream
 

@@ -38,6 +38,7 @@ def command(folder: Path) -> list[str]:
 ONE_BY_ONE = "search:\n  training.learning_rate: {grid: [1e-3, 2e-3]}\nconcurrent: 1\n"
 
 
+@pytest.mark.extended
 def test_a_killed_trial_is_restarted_and_the_others_continue(local_ray, tmp_path, capsys):
     def act() -> None:
         wait_until(lambda: len(evaluations(tmp_path, "1")) >= 3)
