@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from raycrnn.cluster.ray_internals import HEAD_RESOURCE
@@ -77,12 +76,12 @@ def nodes_without(paths: Sequence[str]) -> dict[str, str]:
     here = [path for path in paths if os.path.exists(path)]
     own = ray.get_runtime_context().get_node_id()
     others = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU") and node["NodeID"] != own]
-    answers = ask_nodes(others, partial(_first_missing, here)) if here else {}
+    answers = ask_nodes(others, _first_missing, here) if here else {}
     return {address: path for address, path in answers.items() if path is not None}
 
 
-def ask_nodes(asked: Sequence[dict], question: Callable[[], Answer]) -> dict[str, Answer]:
-    """Call a function on nodes of the cluster, and return what it returned by the address of the node.
+def ask_nodes(asked: Sequence[dict], question: Callable[..., Answer], *arguments: object) -> dict[str, Answer]:
+    """Call a function with arguments on nodes of the cluster, and return what it returned by the address of the node.
 
     The answer of a node that was lost or is busy is missing.
 
@@ -96,7 +95,7 @@ def ask_nodes(asked: Sequence[dict], question: Callable[[], Answer]) -> dict[str
     tasks = {
         node["NodeManagerAddress"]: task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote()
+        ).remote(*arguments)
         for node in asked
     }
     answers = {}
