@@ -68,6 +68,12 @@ def _probe() -> str:
     """Return what `why_no_cuda` says in a new process, because Ray hides the GPUs from a task that reserves none."""
     environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     code = "from raycrnn.model.runtime import why_no_cuda; print(why_no_cuda() or '')"
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=nodes.NODE_TIMEOUT,
+    )
+    return done.stdout.strip()

@@ -58,7 +58,7 @@ def describe_free_cpus() -> str:
 
 
 NODE_TIMEOUT = 60
-"""Seconds to wait for the answer of a node."""
+"""Seconds to wait for the answers of nodes."""
 
 Answer = TypeVar("Answer")
 
@@ -80,13 +80,16 @@ def nodes_without(paths: Sequence[str]) -> dict[str, str]:
     return {address: path for address, path in answers.items() if path is not None}
 
 
-def ask_nodes(asked: Sequence[dict], question: Callable[..., Answer], *arguments: object) -> dict[str, Answer]:
+def ask_nodes(
+    asked: Sequence[dict], question: Callable[..., Answer], *arguments: object, timeout: float = NODE_TIMEOUT
+) -> dict[str, Answer]:
     """Call a function with arguments on nodes of the cluster, and return what it returned by the address of the node.
 
     The answer of a node that was lost or is busy is missing.
 
     Args:
         asked: The nodes, as `ray.nodes` describes them.
+        timeout: Seconds to wait for all answers.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -98,11 +101,13 @@ def ask_nodes(asked: Sequence[dict], question: Callable[..., Answer], *arguments
         ).remote(*arguments)
         for node in asked
     }
+    ready, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=timeout) if tasks else ([], [])
     answers = {}
     for address, each in tasks.items():
-        # A worker there will report what fails.
+        # The node was lost, or the function failed there. A worker that needs the node will report why.
         with suppress(ray.exceptions.RayError):
-            answers[address] = ray.get(each, timeout=NODE_TIMEOUT)
+            if each in ready:
+                answers[address] = ray.get(each)
     return answers
 
 

@@ -74,31 +74,27 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
     Raises:
         UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
     """
-    header, rows = _open(path, delimiter, encoding)
+    header, rows = _parse(path, read_text(path, encoding)[0], delimiter)
     return CsvFile(str(path), list(rows), header)
 
 
-def delimiter_of(path: str, settings: config.Data) -> str:
-    """Return the delimiter of a list of images, whose rows need no label.
+def iter_list(path: str | Path, settings: config.Data) -> Iterator[Row]:
+    """Yield the rows of a list of images, which need no label, with little more memory than the file's text.
 
-    It is the configured one, unless the first row has no such character but a tab.
+    The delimiter is the configured one, unless the first row has no such character but a tab.
 
     Raises:
         UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
     """
-    lines = split_lines(read_text(path, settings.encoding)[0])
-    first = next((line for line in lines if line.strip()), "")
-    return "\t" if "\t" in first and settings.csv_delimiter not in first else settings.csv_delimiter
+    text, _ = read_text(path, settings.encoding)
+    first = next((line for line in split_lines(text) if line.strip()), "")
+    is_tabbed = "\t" in first and settings.csv_delimiter not in first
+    yield from _parse(path, text, "\t" if is_tabbed else settings.csv_delimiter)[1]
 
 
-def iter_rows(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> Iterator[Row]:
-    """Yield the rows of `read_csv` one by one, which needs little more memory than the file's text."""
-    yield from _open(path, delimiter, encoding)[1]
-
-
-def _open(path: str | Path, delimiter: str, encoding: str) -> tuple[Row | None, Iterator[Row]]:
-    """Return the header of a CSV file, or None, and its other rows."""
-    lines = enumerate(split_lines(read_text(path, encoding)[0]), 1)
+def _parse(path: str | Path, text: str, delimiter: str) -> tuple[Row | None, Iterator[Row]]:
+    """Return the header in the text of a CSV file, or None, and its other rows."""
+    lines = enumerate(split_lines(text), 1)
     rows = (parse_row(line, number, delimiter) for number, line in lines if line.strip())
     first_two = list(itertools.islice(rows, 2))
     if len(first_two) < 2 or not _is_header(CsvFile(str(path), first_two)):

@@ -177,7 +177,7 @@ def _is_rotated(image: Image.Image) -> bool:
 def _open_bytes(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Check an image file and read its header. Raises `Rejected`, as `_open` does."""
     if data.startswith(JPEG_SIGNATURE):
-        data = image_guards.check_jpeg(data)
+        data = image_guards.checked_jpeg(data)
     elif data.startswith(image_guards.PNG_SIGNATURE):
         data = image_guards.without_png_metadata(data)
     return _open(io.BytesIO(data), max_pixels)

@@ -54,11 +54,8 @@ NEW_SUBFILE_TYPE, SUB_IFDS = 254, 330
 TILE_SIDES = (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH)
 
 
-def check_jpeg(data: bytes) -> bytes:
-    """Check that a JPEG file does not take much longer to decode than its size in pixels suggests.
-
-    Returns:
-        The file without metadata.
+def checked_jpeg(data: bytes) -> bytes:
+    """Return a JPEG file without metadata, if it does not take much longer to decode than its pixels suggest.
 
     Raises:
         Rejected: The file exceeds one of `JPEG_LIMITS`.

@@ -76,7 +76,7 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
     file_name = name.partition("?")[0] if storage.is_uri(name) else name
     if file_name.lower().endswith(LIST_SUFFIXES):
         file = csv_files.CsvFile(name, [])
-        for row in csv_files.iter_rows(name, csv_files.delimiter_of(name, settings), settings.encoding):
+        for row in csv_files.iter_list(name, settings):
             yield row.path, file.resolve(row.path), row.problem
     elif storage.is_uri(name) and not has_image_suffix(file_name):
         for path in _images_below(name):

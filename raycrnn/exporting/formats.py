@@ -34,7 +34,7 @@ def describe(recognizer: Recognizer) -> dict[str, object]:
         # The units in the order of their codes. The last class of the output is the blank.
         "alphabet": list(recognizer.alphabet.units),
         "blank": recognizer.alphabet.blank,
-        # Codes follow the image from left to right. If this is rtl, text must be brought into logical order.
+        # Codes follow the image from left to right. Unless this is visual, text from right to left must be reordered.
         "text_direction": recognizer.alphabet.text_direction,
         "unicode_form": recognizer.configuration.data.unicode_form,
         # 1: greyscale, Pillow's mode L; 3: RGB.

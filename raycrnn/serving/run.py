@@ -6,10 +6,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from raycrnn import cluster
+from raycrnn.cluster.nodes import ask_nodes
 from raycrnn.cluster.ray_internals import listening_address
 from raycrnn.config import Cluster
 from raycrnn.console import StopRequest
@@ -159,7 +160,6 @@ def _proxy_environments() -> dict[str, tuple[str | None, str | None] | None]:
     Serve 2.60's proxies, and nothing else shows it.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     path_variable, limit_variable = MIDDLEWARE_VARIABLE, proxy_middleware.MAX_BODY_VARIABLE
 
@@ -167,20 +167,9 @@ def _proxy_environments() -> dict[str, tuple[str | None, str | None] | None]:
     def read() -> tuple[str | None, str | None]:
         return os.environ.get(path_variable), os.environ.get(limit_variable)
 
-    tasks = {
-        node["NodeManagerAddress"]: ray.remote(read)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote()
-        for node in ray.nodes()
-        if node["Alive"]
-    }
-    ready, _ = ray.wait(list(tasks.values()), num_returns=len(tasks), timeout=SECONDS_UNTIL_STATUS)
-    found: dict[str, tuple[str | None, str | None] | None] = dict.fromkeys(tasks)
-    for address, task in tasks.items():
-        # The node may have been lost since it was listed.
-        with suppress(ray.exceptions.RayError):
-            found[address] = ray.get(task) if task in ready else None
-    return found
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    answers = ask_nodes(alive, read, timeout=SECONDS_UNTIL_STATUS)
+    return {node["NodeManagerAddress"]: answers.get(node["NodeManagerAddress"]) for node in alive}
 
 
 def _with_resources(settings: Settings, gpus: float | None) -> Settings:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from raycrnn import config
 from raycrnn.config import Training
@@ -114,7 +114,7 @@ def check_same_data(
     Raises:
         UsageError: What is in the CSVs, their order or the alphabet differs.
     """
-    identity = cast("dict[str, Sequence[str]]", resumed["identity"])
+    identity = resumed["identity"]
     files_before = resumed.get("csv_files") or {name: identity[f"data.csv_files_{name}"] for name in files}
     rows_before, rows = resumed.get("csv_row_digests"), csvs.row_digests
     found, moved = [], []
