@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
@@ -12,9 +12,9 @@ from raycrnn import storage
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import is_override
 from raycrnn.errors import RaycrnnError
-from raycrnn.evaluation import report_files, run
-from raycrnn.evaluation.analysis import Comparison, Evaluation
-from raycrnn.evaluation.report import write
+
+if TYPE_CHECKING:
+    from raycrnn.evaluation.analysis import Comparison, Evaluation
 
 # Not __name__, which is "__main__" under python -m.
 logger = logging.getLogger("raycrnn.evaluate")
@@ -39,11 +39,16 @@ class Evaluate(Command):
     against: Annotated[str | None, Metavar("MODEL")] = None
     """Model directory to compare with, on the same rows and with the same settings."""
     address: Annotated[str | None, Metavar("ADDRESS")] = None
-    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
+    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else this process for few images and a
+    local Ray for many."""
     json_line: bool = Field(False, validation_alias="json")
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
+        # Here and below, because `--help` needs none of them.
+        from raycrnn.evaluation import report_files
+        from raycrnn.evaluation.report import write
+
         if self.report is None:
             self._print(self._evaluate())
             return
@@ -72,20 +77,27 @@ class Evaluate(Command):
     def _models(self) -> list[str]:
         return [self.model] if self.against is None else [self.model, self.against]
 
-    def _evaluate(self) -> Evaluation | Comparison:
+    def _evaluate(self) -> "Evaluation | Comparison":
+        from raycrnn.evaluation.analysis import Comparison
+        from raycrnn.evaluation.run import evaluate_all
+
         spans = self.report is not None
-        result = run.evaluate_all(self._models, self._csvs, self._overrides, self.address, spans)
+        result = evaluate_all(self._models, self._csvs, self._overrides, self.address, spans)
         return result[0] if self.against is None else Comparison(*result)
 
-    def _print(self, result: Evaluation | Comparison) -> None:
+    def _print(self, result: "Evaluation | Comparison") -> None:
         print(result.table())
         if self.json_line:
             print(json.dumps(result.as_json()))
 
 
-def evaluate(model: str, csvs: Sequence[str], overrides: Sequence[str] = (), address: str | None = None) -> Evaluation:
+def evaluate(
+    model: str, csvs: Sequence[str], overrides: Sequence[str] = (), address: str | None = None
+) -> "Evaluation":
     """Transcribe the images of CSVs and score them. Raises the errors of `evaluate_all`."""
-    return run.evaluate_all([model], csvs, overrides, address)[0]
+    from raycrnn.evaluation.run import evaluate_all
+
+    return evaluate_all([model], csvs, overrides, address)[0]
 
 
 if __name__ == "__main__":

@@ -9,20 +9,20 @@ standardisation and masking, but not the scaling of images and decoding; its met
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn import storage
 from raycrnn.cli import Command, Metavar
-from raycrnn.data.inputs import list_inputs
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import UsageError
-from raycrnn.exporting import comparison, run
-from raycrnn.exporting.formats import FORMATS
-from raycrnn.model.recognizer import Recognizer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from raycrnn.model.recognizer import Recognizer
 
 # Not __name__, which is "__main__" under python -m.
 logger = logging.getLogger("raycrnn.export")
@@ -49,6 +49,11 @@ class Export(Command):
     """Replace an existing output."""
 
     def run(self) -> None:
+        # Here and below, because `--help` needs none of them.
+        from raycrnn.exporting import comparison, run
+        from raycrnn.exporting.formats import FORMATS
+        from raycrnn.model.recognizer import Recognizer
+
         _check_output(self.output, self.overwrite)
         format = FORMATS[run.suffix(self.output)]
         format.check_installed()
@@ -65,25 +70,30 @@ class Export(Command):
 
 def _check_output(path: str, overwrite: bool) -> None:
     """Raise `UsageError` unless the output is the path or URI of a file that can be created."""
+    from raycrnn.exporting import run
+    from raycrnn.exporting.formats import FORMATS
+
     if run.suffix(path) not in FORMATS:
         raise UsageError(f"{path}: unknown format: name a file that ends in {' or '.join(FORMATS)}")
     if storage.check_output_file(path) and not overwrite:
         raise UsageError(f"{path}: already exists; --overwrite replaces it")
 
 
-def _read_images(names: Sequence[str], recognizer: Recognizer) -> Iterator[np.ndarray]:
+def _read_images(names: Sequence[str], recognizer: "Recognizer") -> "Iterator[np.ndarray]":
     """Return an iterator over prepared images, without those that cannot be read.
 
     Raises:
         UsageError: at once, if there is nothing to read.
     """
+    from raycrnn.data.inputs import list_inputs
+
     inputs = list_inputs(names, recognizer.configuration.data)
     rows = zip(*(inputs[name].to_pylist() for name in ("name", "path", "problem")), strict=True)
     prepared = (_prepare(recognizer, *row) for row in rows)
     return (pixels for pixels in prepared if pixels is not None)
 
 
-def _prepare(recognizer: Recognizer, name: str, path: bytes, problem: str | None) -> np.ndarray | None:
+def _prepare(recognizer: "Recognizer", name: str, path: bytes, problem: str | None) -> "np.ndarray | None":
     try:
         if problem is not None:
             raise Rejected("malformed row", problem)

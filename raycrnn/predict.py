@@ -1,4 +1,4 @@
-"""The verb predict: transcribe images with a model, streamed through Ray Data."""
+"""The verb predict: transcribe images with a model, many of them with Ray Data."""
 
 import logging
 from typing import Annotated
@@ -8,12 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import is_override
-from raycrnn.data.inputs import list_inputs
-from raycrnn.model.model_dir import file_digests
-from raycrnn.model.recognizer import Recognizer
-from raycrnn.prediction import formats, run
-from raycrnn.prediction.job import PredictionJob
-from raycrnn.prediction.run import Output
+from raycrnn.prediction.job import Format, PredictionJob
 
 # Not __name__, which is "__main__" under python -m.
 logger = logging.getLogger("raycrnn.predict")
@@ -39,7 +34,7 @@ class Predict(Command):
     """Replace an existing output, and the partial output of a run that was stopped."""
     resume: bool = False
     """Resume a run with the same output that was stopped."""
-    format: formats.Format | None = None
+    format: Format | None = None
     """Format of the output. Default: the one that the name of the output selects."""
     confidence: bool = False
     """Add a column with the confidence to CSV. The other formats always have it."""
@@ -48,20 +43,26 @@ class Predict(Command):
     replicas: int | None = Field(None, ge=1)
     """Number of copies of the model that run in parallel. Default: one per GPU, or without GPUs one per CPU."""
     address: Annotated[str | None, Metavar("ADDRESS")] = None
-    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
+    """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else this process for few images and a
+    local Ray for many."""
 
     def run(self) -> int:
+        # Here, because `--help` needs none of them.
+        from raycrnn.data.inputs import list_inputs
+        from raycrnn.model.model_files import file_digests, read_configuration
+        from raycrnn.prediction.run import Output, predict
+
         overrides = [text for text in self.inputs if is_override(text)]
         names = [text for text in self.inputs if text not in overrides]
         # First, so that a model that is replaced from here on is noticed.
         digests = file_digests(self.model)
-        configuration = Recognizer.load(self.model, "cpu", overrides).configuration
+        configuration = read_configuration(self.model, overrides)
         output = Output(self.output, self.resume, self.overwrite)
         layout = output.layout(self.format, configuration.decoding.num_beam_paths, self.confidence, self.spans)
         inputs = list_inputs(names, configuration.data)
         output.check(self.model, names, inputs)
         job = PredictionJob(self.model, configuration.image, tuple(overrides), self.spans, self.replicas, digests)
-        read = run.predict(job, configuration, inputs, output, layout, self.address)
+        read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:
             return 130
         logger.info(f"{read} of {len(inputs)} images read")

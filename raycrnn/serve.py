@@ -2,7 +2,7 @@
 
 import logging
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, ValidationError
 from pydantic_settings import CliPositionalArg
@@ -10,12 +10,21 @@ from pydantic_settings import CliPositionalArg
 from raycrnn.cli import Command, Metavar
 from raycrnn.console import defer_stop
 from raycrnn.errors import UsageError
-from raycrnn.model.recognizer import Recognizer
-from raycrnn.serving import deployment, proxy_middleware, run
-from raycrnn.serving.deployment import Settings, app
-from raycrnn.serving.service import Limits
+from raycrnn.serving.settings import Limits
+
+if TYPE_CHECKING:
+    from raycrnn.serving.deployment import Settings, app
 
 __all__ = ["Serve", "Settings", "app"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the application when Ray Serve asks for it, because `--help` needs neither torch nor FastAPI."""
+    if name not in ("Settings", "app"):
+        raise AttributeError(f"module 'raycrnn.serve' has no attribute {name!r}")
+    from raycrnn.serving import deployment
+
+    return getattr(deployment, name)
 
 
 class Serve(Command):
@@ -55,6 +64,9 @@ class Serve(Command):
     """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
 
     def run(self) -> int:
+        from raycrnn.model.recognizer import Recognizer
+        from raycrnn.serving import deployment, proxy_middleware, run
+
         Recognizer.load(self.model, "cpu", self.overrides)
         # Fail on an unreadable token before Ray starts.
         deployment.read_token(self.token_file)
@@ -69,8 +81,10 @@ class Serve(Command):
             run.serve_until_stopped(settings, self.gpus, self.host, self.port, self.address, stop, _print_ready)
         return 130
 
-    def _settings(self) -> Settings:
+    def _settings(self) -> "Settings":
         """Return the settings of the application, without GPUs. Raises `UsageError` for invalid ones."""
+        from raycrnn.serving.deployment import Settings
+
         try:
             # Only the limits that were given: the others follow them.
             limits = Limits(**self.model_dump(include=self.model_fields_set & set(Limits.model_fields)))

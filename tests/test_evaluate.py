@@ -17,8 +17,6 @@ from raycrnn.model.recognizer import Recognizer
 from tests.conftest import draw_four
 from tests.model.test_recognizer import recognizer
 
-pytestmark = pytest.mark.ray
-
 
 @pytest.fixture
 def model(tmp_path):
@@ -45,7 +43,7 @@ def units_of(label: str) -> list[str]:
     return [unit for unit in label.split("|") if unit]
 
 
-def test_evaluation_scores_the_transcriptions_of_the_recognizer(local_ray, model, images, labels, capsys):
+def test_evaluation_scores_the_transcriptions_of_the_recognizer(model, images, labels, capsys):
     found = evaluate(model, [labels])
     reader = Recognizer.load(model, "cpu")
     read = {name: reader([images / f"{name}.png"])[0] for name in LABELS}
@@ -66,7 +64,7 @@ def test_evaluation_scores_the_transcriptions_of_the_recognizer(local_ray, model
     assert json.loads(out.splitlines()[-1])["cer"] == expected.cer
 
 
-def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, model, images, tmp_path, capsys):
+def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(model, images, tmp_path, capsys):
     (tmp_path / "labels.csv").write_text("images/0.png;abc\nimages/gone.png;abc\n")
     assert Evaluate.call([model, str(tmp_path / "labels.csv")], "evaluate") == 1
     assert "1 of 2 samples cannot be used" in capsys.readouterr().err
@@ -74,7 +72,7 @@ def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(local_ray, 
     assert "1 samples could not be read" in capsys.readouterr().out
 
 
-def test_empty_labels_are_counted_and_labels_that_are_all_empty_are_refused(local_ray, model, images, tmp_path, capsys):
+def test_empty_labels_are_counted_and_labels_that_are_all_empty_are_refused(model, images, tmp_path, capsys):
     labels = tmp_path / "labels.csv"
     labels.write_text("images/0.png;abc\nimages/1.png;\n")
     assert evaluate(model, [str(labels)]).empty == 1
@@ -83,7 +81,7 @@ def test_empty_labels_are_counted_and_labels_that_are_all_empty_are_refused(loca
     assert "all labels are empty" in capsys.readouterr().err
 
 
-def test_a_report_has_a_page_all_lines_and_the_scores(local_ray, model, images, labels, tmp_path, capsys):
+def test_a_report_has_a_page_all_lines_and_the_scores(model, images, labels, tmp_path, capsys):
     target = tmp_path / "report"
     assert Evaluate.call([model, labels, "--report", str(target), "--json"], "evaluate") == 0
     printed = capsys.readouterr()
@@ -117,7 +115,7 @@ def test_a_directory_in_use_is_refused_before_images_are_read(model, tmp_path, c
     assert not (tmp_path / "new").exists()
 
 
-def test_the_labels_are_never_replaced_by_the_report(local_ray, model, images, labels, tmp_path, capsys):
+def test_the_labels_are_never_replaced_by_the_report(model, images, labels, tmp_path, capsys):
     target = tmp_path / "report"
     assert Evaluate.call([model, labels, "--report", str(target)], "evaluate") == 0
     mine = target / "lines.csv"
@@ -128,13 +126,13 @@ def test_the_labels_are_never_replaced_by_the_report(local_ray, model, images, l
     assert mine.read_bytes() == before
 
 
-def test_progress_is_shown(local_ray, model, labels, capsys, monkeypatch):
+def test_progress_is_shown(model, labels, capsys, monkeypatch):
     monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     assert Evaluate.call([model, labels], "evaluate") == 0
     assert "of 4 images" in capsys.readouterr().err
 
 
-def test_two_models_are_compared_on_the_same_rows(local_ray, model, images, tmp_path, capsys):
+def test_two_models_are_compared_on_the_same_rows(model, images, tmp_path, capsys):
     """The other model has another image height and is not trained."""
     settings = recognizer().configuration
     taller = settings.model_copy(update={"image": settings.image.model_copy(update={"input_shape": (48, 512)})})

@@ -10,6 +10,7 @@ import pytest
 from raycrnn import __version__, config
 from raycrnn.__main__ import VERBS
 from raycrnn.bench.__main__ import BENCHMARKS
+from raycrnn.bench.__main__ import main as bench
 
 
 def raycrnn(*arguments: str) -> subprocess.CompletedProcess:
@@ -60,6 +61,25 @@ def test_help_of_a_verb_explains_each_argument(verb, capsys):
     assert not re.search(r"-\w+ (str|int|float|Path|list)", text)
 
 
+HEAVY = {"fastapi", "optuna", "pandas", "pyarrow", "ray", "torch"}
+
+
+def test_help_and_wrong_usage_need_no_large_library():
+    program = f"""
+import contextlib, io, sys
+from raycrnn import __main__
+for verb in {list(VERBS)!r}:
+    for arguments in (["--help"], ["--no-such-option"]):
+        sys.argv = ["raycrnn", verb, *arguments]
+        with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
+            __main__.main()
+print("loaded:", *sorted({HEAVY!r} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded:"
+    assert done.stdout.count("usage: ") == len(VERBS)
+
+
 def test_help_of_train_lists_every_key_of_the_configuration(capsys):
     from raycrnn.train import Train
 
@@ -71,5 +91,8 @@ def test_help_of_train_lists_every_key_of_the_configuration(capsys):
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_help_of_a_benchmark_says_its_limit(name):
-    assert "limit" in raycrnn("bench", name, "--help").stdout.lower()
+def test_help_of_a_benchmark_says_its_limit(name, capsys):
+    with pytest.raises(SystemExit) as exit:
+        bench([name, "--help"])
+    assert exit.value.code == 0
+    assert "limit" in capsys.readouterr().out.lower()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 import signal
 import stat
@@ -19,21 +20,19 @@ import pytest
 from PIL import Image
 from ray import cloudpickle
 
-from raycrnn import config, predict, storage
+from raycrnn import config, storage
 from raycrnn.console import ImageProgress
-from raycrnn.data import image
-from raycrnn.data.inputs import list_inputs
+from raycrnn.data import image, inputs
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
-from raycrnn.prediction import pipeline, shards, stages
+from raycrnn.prediction import distributed, image_stage, local, pipeline, shards, text_stage
 from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.pipeline import Executor
 from raycrnn.prediction.run import Output
 from raycrnn.storage import files
 from tests.conftest import draw, draw_four
 from tests.model.test_recognizer import recognizer
 from tests.training.test_recovery import kill_all, running_in_thread, wait_until
-
-pytestmark = pytest.mark.ray
 
 
 @pytest.fixture
@@ -53,7 +52,7 @@ def rows(text: str) -> list[dict]:
     return list(csv.DictReader(io.StringIO(text)))
 
 
-def test_files_folders_and_csvs_are_read_in_input_order(local_ray, model, images, tmp_path, capsys):
+def test_files_folders_and_csvs_are_read_in_input_order(model, images, tmp_path, capsys):
     (tmp_path / "list.csv").write_text("images/2.png;any label\nimages/0.png\n")
     arguments = [model, str(images / "3.png"), str(images), str(tmp_path / "list.csv")]
     assert Predict.call(arguments, "predict") == 0
@@ -67,7 +66,7 @@ def test_files_folders_and_csvs_are_read_in_input_order(local_ray, model, images
     assert float(found[0]["score_2"]) == pytest.approx(-texts[0].score, abs=1e-3)
 
 
-def test_an_image_that_cannot_be_read_gets_a_row_with_its_error(local_ray, model, images, tmp_path, capsys):
+def test_an_image_that_cannot_be_read_gets_a_row_with_its_error(model, images, tmp_path, capsys):
     (images / "1.png").write_text("broken")
     out = tmp_path / "out.csv"
     assert Predict.call([model, str(images), str(images / "gone.png"), "-o", str(out)], "predict") == 0
@@ -79,7 +78,7 @@ def test_an_image_that_cannot_be_read_gets_a_row_with_its_error(local_ray, model
     assert "3 of 5 images read" in capsys.readouterr().err
 
 
-def test_pages_wide_lines_and_blank_images_are_read_and_counted(local_ray, model, images, capsys):
+def test_pages_wide_lines_and_blank_images_are_read_and_counted(model, images, capsys):
     noise = Image.effect_noise((1300, 1300), 50)
     noise.crop((0, 0, 60, 90)).save(images / "page.png")
     noise.crop((0, 0, 1300, 20)).save(images / "wide.png")
@@ -95,11 +94,11 @@ def test_pages_wide_lines_and_blank_images_are_read_and_counted(local_ray, model
     assert f"{images}/white.png (60 × 20 pixels)" in shown.err
 
 
-def test_reading_no_image_is_a_failure(local_ray, model, tmp_path):
+def test_reading_no_image_is_a_failure(model, tmp_path):
     assert Predict.call([model, str(tmp_path / "gone.png")], "predict") == 1
 
 
-def test_json_lines_contain_alternatives_and_errors(local_ray, model, images, tmp_path):
+def test_json_lines_contain_alternatives_and_errors(model, images, tmp_path):
     out = tmp_path / "out.jsonl"
     (images / "1.png").write_text("broken")
     assert Predict.call([model, str(images), "-o", str(out), "decoding.num_beam_paths=2"], "predict") == 0
@@ -123,15 +122,20 @@ def test_json_lines_contain_alternatives_and_errors(local_ray, model, images, tm
         (["MODEL", "x.png", "-o", "out.jsonl.gz"], "unknown format .gz"),
         (["MODEL", "x.png", "-o", "MODEL/config.json", "--overwrite", "--format=jsonl"], "is in the model directory"),
         (["MODEL", "x.png", "-o", "MODEL/new.csv"], "is in the model directory"),
-        (["MODEL", "x.png", "--replicas", "9999"], "CPUs: set --replicas="),
     ],
 )
-def test_wrong_usage_is_reported(local_ray, model, tmp_path, capsys, arguments, expected):
+def test_wrong_usage_is_reported(model, tmp_path, capsys, arguments, expected):
     (tmp_path / "empty").mkdir()
     names = {"MODEL": model, "EMPTY": str(tmp_path / "empty")}
     given = [names.get(a, a).replace("MODEL/", f"{model}/") for a in arguments]
     assert Predict.call(given, "predict") == 2
     assert expected in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_more_replicas_than_cpus_are_refused(local_ray, model, images, capsys):
+    assert Predict.call([model, str(images), "--replicas", "9999"], "predict") == 2
+    assert "CPUs: set --replicas=" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -150,12 +154,12 @@ def test_the_suffix_selects_the_format_in_any_case(name, options, expected):
     assert Output(name).layout(format, 1, False, False).format == expected
 
 
-def test_an_output_that_fails_leaves_no_file(local_ray, model, images, tmp_path):
+def test_an_output_that_fails_leaves_no_file(model, images, tmp_path):
     assert Predict.call([model, str(images), "-o", str(tmp_path / "no" / "out.csv")], "predict") == 2
     assert not (tmp_path / "no").exists()
 
 
-def test_an_output_is_replaced_only_on_request_and_an_input_never(local_ray, model, images, tmp_path, capsys):
+def test_an_output_is_replaced_only_on_request_and_an_input_never(model, images, tmp_path, capsys):
     labels = tmp_path / "labels.csv"
     labels.write_text("images/0.png;precious\n")
     assert Predict.call([model, str(labels), "-o", str(labels), "--overwrite"], "predict") == 2
@@ -201,7 +205,7 @@ def test_invalid_outputs_in_object_storage_are_refused(model, images, bucket, ca
     assert storage.read(labels) == b"0.png;x\n"
 
 
-def test_a_run_that_the_storage_stopped_is_resumed(local_ray, model, listed, bucket, capsys, monkeypatch):
+def test_a_run_that_the_storage_stopped_is_resumed(model, listed, bucket, capsys, monkeypatch):
     monkeypatch.setattr(shards, "ROWS_PER_SHARD", 64)
     out, upload = storage.join(bucket, "out.csv"), storage.upload
 
@@ -226,7 +230,7 @@ def test_a_directory_as_output_is_refused_before_anything_is_read(model, images,
     assert "not the name of a file" in capsys.readouterr().err
 
 
-def test_a_pipe_is_written_to_and_stays_a_pipe(local_ray, model, images, tmp_path):
+def test_a_pipe_is_written_to_and_stays_a_pipe(model, images, tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     received = []
@@ -238,7 +242,7 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(local_ray, model, images, tmp_pat
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 
 
-def test_names_that_are_not_valid_text_do_not_affect_other_rows(local_ray, model, images, tmp_path, capsys):
+def test_names_that_are_not_valid_text_do_not_affect_other_rows(model, images, tmp_path, capsys):
     folder = tmp_path / "odd"
     folder.mkdir()
     (folder / "dang\udcff.png").symlink_to("nowhere")
@@ -271,16 +275,16 @@ def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
         (tmp_path / "set" / name).touch()
     (tmp_path / "set" / "link").symlink_to(tmp_path)
     (tmp_path / "set" / "gone.png").symlink_to("nowhere")
-    inputs = list_inputs([f"{tmp_path}/set/"], config.Data(csv_files_train="none.csv"))
+    listed = inputs.list_inputs([f"{tmp_path}/set/"], config.Data(csv_files_train="none.csv"))
     found = sorted(path for path in (tmp_path / "set").rglob("*") if path.suffix.lower() in (".png", ".tif", ".jpg"))
-    assert inputs["name"].to_pylist() == [str(path) for path in found if not path.is_dir()]
-    assert inputs["path"].to_pylist() == [os.fsencode(path) for path in inputs["name"].to_pylist()]
+    assert listed["name"].to_pylist() == [str(path) for path in found if not path.is_dir()]
+    assert listed["path"].to_pylist() == [os.fsencode(path) for path in listed["name"].to_pylist()]
 
 
 # --- formats, resuming, losses
 
 
-def test_parquet_contains_what_the_recognizer_returns(local_ray, model, images, tmp_path):
+def test_parquet_contains_what_the_recognizer_returns(model, images, tmp_path):
     out = tmp_path / "out.parquet"
     (images / "1.png").write_text("broken")
     assert Predict.call([model, str(images), "-o", str(out), "--spans"], "predict") == 0
@@ -300,7 +304,7 @@ def images_of(rows: list[dict]) -> list[str]:
     return [row["path"] for row in rows if row["error"] is None]
 
 
-def test_csv_has_confidences_on_request(local_ray, model, images, capsys):
+def test_csv_has_confidences_on_request(model, images, capsys):
     assert Predict.call([model, str(images / "0.png"), "--confidence"], "predict") == 0
     found = rows(capsys.readouterr().out)
     assert list(found[0])[:6] == ["path", "text", "score", "error", "confidence", "text_2"]
@@ -326,9 +330,7 @@ def folder(request, tmp_path):
     return str(tmp_path / "out")
 
 
-def test_ctrl_c_keeps_finished_rows_and_resume_continues(
-    local_ray, model, listed, folder, tmp_path, capsys, monkeypatch
-):
+def test_ctrl_c_keeps_finished_rows_and_resume_continues(model, listed, folder, tmp_path, capsys, monkeypatch):
     out, whole = storage.join(folder, "out.csv"), tmp_path / "whole.csv"
     assert Predict.call([model, listed, "-o", str(whole)], "predict") == 0
     capsys.readouterr()
@@ -377,7 +379,7 @@ def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def workers_run_what_is_patched(monkeypatch):
     """Send the patched code of the stages to workers."""
-    modules = (pipeline, stages)
+    modules = (distributed, image_stage, text_stage)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -399,6 +401,25 @@ def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
     return SimpleNamespace(prepare_image=prepare_image, PreparedImage=image.PreparedImage)
 
 
+@pytest.mark.ray
+@pytest.mark.parametrize("seconds", [math.inf, -1.0], ids=["here", "here and then Ray"])
+def test_the_output_is_the_same_wherever_images_are_read(
+    local_ray, model, images, listed, tmp_path, capsys, monkeypatch, seconds
+):
+    """The images of a block are batched together, so all blocks must be the same as Ray's."""
+    draw("a much wider line of text").save(images / "2.png")
+    arguments = [model, listed, "--spans", "-o"]
+    assert Predict.call([*arguments, str(tmp_path / "ray.jsonl")], "predict") == 0
+    assert "Ray is started" not in capsys.readouterr().err
+    monkeypatch.setattr(pipeline, "_ray_is_running", lambda: False)
+    monkeypatch.setattr(local, "RAY_START_SECONDS", seconds)
+    assert Predict.call([*arguments, str(tmp_path / "here.jsonl")], "predict") == 0
+    said = capsys.readouterr().err
+    assert ("72 images are left: Ray is started to read them in parallel" in said) == (seconds < 0)
+    assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "ray.jsonl").read_bytes()
+
+
+@pytest.mark.ray
 def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, model, listed, images, capsys, monkeypatch):
     """The other images are read, in order, even if two images of one block kill the decoder."""
     (images / "8.png").write_bytes(b"segfault")
@@ -407,7 +428,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
     text[5:7], text[150] = ["images/8.png", "images/9.png"], "images/9.png"
     Path(listed).write_text("\n".join(text))
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(stages, "image", deadly({b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}))
+        patch.setattr(image_stage, "image", deadly({b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}))
         assert Predict.call([model, listed], "predict") == 0
     found = rows(capsys.readouterr().out)
     errors = {number: row["error"] for number, row in enumerate(found) if row["error"]}
@@ -421,16 +442,18 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
     ]
 
 
+@pytest.mark.ray
 def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(stages, "MAX_DEATHS", 1)
-        patch.setattr(stages, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
+        patch.setattr(distributed, "MAX_DEATHS", 1)
+        patch.setattr(text_stage, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
         assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
     assert not out.exists()
 
 
+@pytest.mark.ray
 def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_path, capsys, monkeypatch):
     (loaded := tmp_path / "loaded").mkdir()
 
@@ -446,24 +469,23 @@ def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_
         os.kill(os.getpid(), signal.SIGKILL)
 
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(stages, "MAX_DEATHS", 1)
-        patch.setattr(stages, "Recognizer", SimpleNamespace(load=load))
+        patch.setattr(distributed, "MAX_DEATHS", 1)
+        patch.setattr(text_stage, "Recognizer", SimpleNamespace(load=load))
         # Not the function that decodes, which by then runs in processes of its own.
-        patch.setattr(stages, "_malformed", die)
+        patch.setattr(image_stage, "_malformed", die)
         assert Predict.call([model, listed], "predict") == 1
     assert "in a worker: a worker that decodes images died 2 times" in capsys.readouterr().err
 
 
-def test_a_model_that_is_replaced_while_the_command_starts_ends_the_run(
-    local_ray, model, images, tmp_path, capsys, monkeypatch
-):
+def test_a_model_that_is_replaced_while_the_command_starts_ends_the_run(model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
 
     def replace(*arguments):
         recognizer(beam_width=7).save(Path(model))
         return list_inputs(*arguments)
 
-    monkeypatch.setattr(predict, "list_inputs", replace)
+    list_inputs = inputs.list_inputs
+    monkeypatch.setattr(inputs, "list_inputs", replace)
     assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "the model was replaced after the command started" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["images", "model"]
@@ -480,6 +502,7 @@ def many(images, tmp_path):
     return str(tmp_path / "many.csv")
 
 
+@pytest.mark.ray
 @pytest.mark.long
 def test_a_killed_command_resumes_and_writes_the_same_output(model, images, many, tmp_path):
     (folder := tmp_path / "out").mkdir()
@@ -502,17 +525,16 @@ def test_a_killed_command_resumes_and_writes_the_same_output(model, images, many
         assert row["log_prob"] == pytest.approx(expected[number % 4].log_prob, abs=1e-3)
 
 
+@pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "title", ["MapWorker(MapBatches(Transcriber))", pytest.param("MapBatches(Decode)", marks=pytest.mark.extended)]
+    "title", ["MapWorker(MapBatches(Replica))", pytest.param("MapBatches(Decode)", marks=pytest.mark.extended)]
 )
 def test_every_row_comes_once_when_a_worker_is_killed(local_ray, model, images, title):
     reader = Recognizer.load(model, "cpu", ["decoding.beam_width=100"])
     texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
-    inputs = [str(images / f"{number % 4}.png") for number in range(MANY)]
-    results = pipeline.transcribe(
-        PredictionJob(model, reader.configuration.image, ("decoding.beam_width=100",)), inputs
-    )
-    with running_in_thread(lambda: wait_until(lambda: kill_all(title))):
-        found = [result.transcription.text for result in results]
+    paths = [str(images / f"{number % 4}.png") for number in range(MANY)]
+    job = PredictionJob(model, reader.configuration.image, ("decoding.beam_width=100",))
+    with Executor() as executor, running_in_thread(lambda: wait_until(lambda: kill_all(title))):
+        found = [result.transcription.text for result in executor.transcribe(job, paths)]
     assert found == [texts[number % 4] for number in range(MANY)]

@@ -25,8 +25,9 @@ from raycrnn.model import runtime
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer, batches_by_width
-from raycrnn.prediction import formats, pipeline, resources
+from raycrnn.prediction import formats, resources
 from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.pipeline import Executor, Monitor, write_transcriptions
 
 FILES = 2000
 """Number of different images; they are listed repeatedly."""
@@ -169,8 +170,10 @@ def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, 
     job = PredictionJob(str(folder / "model"), settings.image, overrides)
     with (folder / "out.csv").open("w") as file:
         timed = TimedWriter(formats.make_writer(file, formats.Layout("csv")))
-        unusual = UnusualImages(job.image.input_shape)
-        pipeline.write_transcriptions(timed, job, inputs, ImageProgress(len(inputs)), StopRequest(), unusual)
+        monitor = Monitor(ImageProgress(len(inputs)), UnusualImages(job.image.input_shape), StopRequest())
+        # Ray is running, so it transcribes all of them.
+        with Executor() as executor:
+            write_transcriptions(timed, executor, job, inputs, monitor)
     replicas = resources.allocate_replicas(len(inputs), job).count
     images = sum(rows for _, rows in timed.arrivals[replicas:])
     seconds = timed.arrivals[-1][0] - timed.arrivals[0][0]

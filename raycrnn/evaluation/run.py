@@ -5,18 +5,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from raycrnn import cluster
 from raycrnn.data import csv_files, csv_warnings
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
 from raycrnn.metrics import error_rates
-from raycrnn.model import model_dir
+from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
-from raycrnn.prediction import pipeline
 from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.pipeline import Executor
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +40,7 @@ def evaluate_all(
         RaycrnnError: More than `data.max_rejected` of the images cannot be read.
     """
     # Computed first, so that workers notice if a model is replaced in the meantime.
-    digests = list(map(model_dir.file_digests, models))
+    digests = list(map(model_files.file_digests, models))
     recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
     settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
     if not csvs:
@@ -51,9 +50,9 @@ def evaluate_all(
         for warning in csv_warnings.warnings_of(file, settings, recognizers[0].alphabet.text_direction):
             logger.warning(warning)
     pairs = [(file, row) for file in files for row in file.rows]
-    with cluster.connect(address):
+    with Executor(address) as executor:
         readings = [
-            list(_read(recognizer, pairs, PredictionJob(model, image, tuple(overrides), spans, digests=own)))
+            list(_read(executor, recognizer, pairs, PredictionJob(model, image, tuple(overrides), spans, digests=own)))
             for model, recognizer, image, own in zip(models, recognizers, images, digests, strict=True)
         ]
     unread = [next((each for each in row if isinstance(each, Rejection)), None) for row in zip(*readings, strict=True)]
@@ -97,10 +96,10 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
 
 
 def _read(
-    recognizer: Recognizer, pairs: Sequence[tuple[CsvFile, Row]], job: PredictionJob
+    executor: Executor, recognizer: Recognizer, pairs: Sequence[tuple[CsvFile, Row]], job: PredictionJob
 ) -> Iterator[EvaluatedLine | Rejection]:
     """Yield the transcription of each row, or the rejection of its image."""
-    results = pipeline.transcribe(job, [file.resolve(row.path) for file, row in pairs if not row.problem])
+    results = executor.transcribe(job, [file.resolve(row.path) for file, row in pairs if not row.problem])
     for file, row in pairs:
         if row.problem:
             yield Rejection(file.path, row.line, row.path, "malformed row", row.problem)

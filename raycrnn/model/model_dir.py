@@ -4,10 +4,8 @@ A model directory contains everything that evaluation, prediction, export and se
 configuration, the alphabet, the scores, the calibration of confidences, and a model card. Loading it executes nothing.
 """
 
-import hashlib
 import json
-from collections.abc import Hashable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,21 +13,20 @@ import safetensors.torch
 
 from raycrnn import __version__, config, storage
 from raycrnn.data.alphabet import Alphabet
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.errors import RaycrnnError
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
-
-WEIGHTS = "model.safetensors"
-CONFIGURATION, ALPHABET, METRICS = "config.json", "alphabet.json", "metrics.json"
-CALIBRATION = "calibration.json"
-"""Missing in models that were written before there was a calibration."""
-MODEL_CARD = "README.md"
-
-FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION)
-"""The files that are read."""
-
-IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
-"""The files that tell one model from another."""
+from raycrnn.model.model_files import (
+    ALPHABET,
+    CALIBRATION,
+    CONFIGURATION,
+    FILES,
+    METRICS,
+    MODEL_CARD,
+    WEIGHTS,
+    configuration_of,
+    fingerprint,
+)
 
 SCORES = {
     "cer": ("Character error rate (CER)", "{:.2%}"),
@@ -80,13 +77,7 @@ def read(location: str | Path, overrides: Sequence[str] = ()) -> StoredModel:
 
 
 def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
-    if not (folder / WEIGHTS).is_file():
-        raise UsageError(f"{location}: not a model directory: it contains no {WEIGHTS}")
-    missing = [name for name in (CONFIGURATION, ALPHABET, METRICS) if not (folder / name).is_file()]
-    if missing:
-        raise RaycrnnError(f"{location}: the model directory lacks {', '.join(missing)}; copy all of its files")
-    tree = config.read_json_object(folder / CONFIGURATION)
-    configuration = config.parse(tree, tuple(overrides), storage.join(location, CONFIGURATION))
+    configuration = configuration_of(folder, location, overrides)
     # Models of earlier versions have no direction, and were trained with labels as they were.
     direction = "visual" if configuration.data.text_direction == "auto" else configuration.data.text_direction
     alphabet = replace(Alphabet.load(folder / ALPHABET, configuration.data.unicode_form), text_direction=direction)
@@ -177,54 +168,3 @@ def model_card(model: StoredModel) -> str:
     if training:
         lines += ["", f"The weights are those of {training}."]
     return "\n".join(lines)
-
-
-def file_digests(location: str) -> dict[str, str]:
-    """Return the SHA-256 digest of each file on which transcriptions depend."""
-    digests = {}
-    for name in (*IDENTITY_FILES, CALIBRATION):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            digests[name] = hashlib.sha256(storage.read(storage.join(_current(location), name))).hexdigest()
-    return digests
-
-
-def as_location(location: str | Path) -> str | Path:
-    """Return a URI as a string, anything else as a path, so that equal locations compare equal."""
-    return str(location) if storage.is_uri(location) else Path(location)
-
-
-def fingerprint(location: str | Path) -> tuple[Hashable, ...]:
-    """Return a value that changes when the model is replaced, without reading its files.
-
-    Args:
-        location: The result of `as_location`.
-
-    Returns:
-        The fingerprint; an empty tuple if there is no model.
-    """
-    try:
-        if not isinstance(location, Path):
-            files = storage.names(location)
-            return tuple(files[name] for name in IDENTITY_FILES if name in files)
-        folder = storage.current_directory(location)
-        states = [(folder / name).stat() for name in IDENTITY_FILES]
-    except OSError:
-        return ()
-    return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
-
-
-def version_of(location: str | Path) -> str:
-    """Return the version of a model: 12 hexadecimal digits of a digest of its files.
-
-    Raises:
-        OSError: A file cannot be read.
-    """
-    digest = hashlib.sha256()
-    for name in IDENTITY_FILES:
-        digest.update(storage.read(storage.join(_current(location), name)))
-    return digest.hexdigest()[:12]
-
-
-def _current(location: str | Path) -> str:
-    """Return the directory to read, also while it is being replaced."""
-    return str(location) if storage.is_uri(location) else str(storage.current_directory(Path(location)))

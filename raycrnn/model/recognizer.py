@@ -16,7 +16,7 @@ from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.model import ctc, model_dir, runtime
+from raycrnn.model import ctc, model_dir, model_files, runtime
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import Outputs, decode, path_confidences, sequence_score
@@ -90,9 +90,7 @@ class Recognizer:
         Examples:
             >>> Recognizer.load("s3://bucket/run/model", "cpu", ["decoding.beam_width=20"])
         """
-        for override in overrides:
-            if not override.startswith(("decoding.", "data.")):
-                raise UsageError(f"{override}: only decoding.* and data.* can be changed in a trained model")
+        model_files.check_overrides(overrides)
         model = model_dir.read(path, overrides)
         return cls(
             model.network, model.configuration, model.alphabet, model.metrics, _device(device), model.calibration

@@ -6,10 +6,12 @@ import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from raycrnn.prediction.job import Format
 
 ALTERNATIVE = {"text": pa.string(), "confidence": pa.float64(), "log_prob": pa.float64()}
 
@@ -33,8 +35,6 @@ the best one, null if not requested."""
 
 ROWS_PER_GROUP = 32_768
 """Rows per row group of Parquet."""
-
-Format = Literal["csv", "jsonl", "parquet"]
 
 
 @dataclass(frozen=True)

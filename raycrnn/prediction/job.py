@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from raycrnn.config import Image
+
+Format = Literal["csv", "jsonl", "parquet"]
+"""Format of an output."""
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,30 @@
-"""Transcribe images through Ray Data, with decoding tasks and replicas of the model."""
+"""Transcribe images in the command's own process while that takes less time than Ray needs to start; then with Ray."""
 
 import logging
+import os
 import queue
-import re
-from collections.abc import Generator, Iterator, Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycrnn import cluster, storage
-from raycrnn.config import Cluster
+from raycrnn import cluster
 from raycrnn.console import ImageProgress, StopRequest
 from raycrnn.data import rejections
 from raycrnn.data.inputs import printable, to_table
 from raycrnn.data.unusual_images import UnusualImages
-from raycrnn.errors import RaycrnnError
 from raycrnn.model.transcription import Transcription
-from raycrnn.prediction import formats, resources
+from raycrnn.prediction import formats
+from raycrnn.prediction.decoder_process import Decoder
 from raycrnn.prediction.job import PredictionJob
-from raycrnn.prediction.stages import RESULTS, Decode, Transcriber
+from raycrnn.prediction.tables import RESULTS
+
+if TYPE_CHECKING:
+    from raycrnn.prediction.local import LocalReader
 
 logger = logging.getLogger(__name__)
 
@@ -33,20 +37,6 @@ class Result:
     rejected: rejections.Rejected | None
 
 
-def transcribe(job: PredictionJob, paths: Sequence[str]) -> Iterator[Result]:
-    """Transcribe the images at paths through Ray Data, and yield the results in their order. See `read_blocks`."""
-    inputs = to_table((printable(path), path, None) for path in paths)
-    progress = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus)
-    blocks = _blocks_with_pauses(job, inputs)
-    try:
-        for block in blocks:
-            progress.add(len(block))
-            yield from map(_to_result, block.to_pylist())
-    finally:
-        progress.close()
-        blocks.close()
-
-
 def _to_result(row: dict) -> Result:
     if row["rejected"]:
         return Result(None, rejections.Rejected(*row["rejected"]))
@@ -57,58 +47,157 @@ PAUSE_SECONDS = 0.5
 """Seconds between two checks for a request to stop, and updates of the progress, while no image is finished."""
 
 
+class Executor:
+    """Transcribes images here or with Ray, for the duration of a `with` block.
+
+    Args:
+        address: Address of a Ray cluster. With an address or the environment variable RAY_ADDRESS, or when Ray is
+            already running, Ray transcribes everything. Otherwise a local Ray is started when what is left of a job
+            would take longer here than Ray takes to start.
+    """
+
+    def __init__(self, address: str | None = None):
+        self._address = address
+        self._stack = ExitStack()
+        self._wants_ray = bool(address or os.environ.get("RAY_ADDRESS")) or _ray_is_running()
+        self._is_connected = False
+        self._decoder: Decoder | None = None
+        self._local: tuple[PredictionJob, LocalReader] | None = None
+
+    def __enter__(self) -> "Executor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_local()
+        self._stack.close()
+
+    def transcribe(self, job: PredictionJob, paths: Sequence[str]) -> Iterator[Result]:
+        """Transcribe the images at paths, and yield the results in their order. Raises the errors of `blocks`."""
+        inputs = to_table((printable(path), path, None) for path in paths)
+        progress = ImageProgress(len(inputs), describe_idle=self.describe_idle)
+        blocks = self.blocks(job, inputs)
+        try:
+            for block in blocks:
+                progress.add(len(block))
+                yield from map(_to_result, block.to_pylist())
+        finally:
+            progress.close()
+            blocks.close()
+
+    def blocks(self, job: PredictionJob, inputs: pa.Table) -> Generator[pa.Table, None, None]:
+        """Transcribe images, and yield tables of `tables.RESULTS` in their order.
+
+        Whenever none has arrived for `PAUSE_SECONDS`, it yields an empty one.
+
+        Args:
+            job: The model.
+            inputs: A table of `inputs.INPUTS`.
+
+        Raises:
+            UsageError: No cluster answers at the address, the job asks for more replicas than the cluster has CPUs, or
+                there is no model.
+            RaycrnnError: The model cannot be read or is a different one, Ray does not start, or its workers die
+                repeatedly.
+        """
+        done = 0
+        if len(inputs) and not self._wants_ray and job.replicas is None:
+            for block in _with_pauses(lambda: self._local_reader(job).read_blocks(inputs)):
+                done += len(block)
+                yield block
+        if done < len(inputs):
+            self._connect(len(inputs) - done)
+            from raycrnn.prediction import distributed
+
+            yield from _with_pauses(lambda: distributed.read_blocks(job, inputs, done))
+
+    def _local_reader(self, job: PredictionJob) -> "LocalReader":
+        if self._local is not None and self._local[0] == job:
+            return self._local[1]
+        self._close_local()
+        # Its process starts while this one imports torch.
+        self._decoder = Decoder(job.image)
+        from raycrnn.prediction.local import LocalReader
+
+        self._local = job, LocalReader(job, self._decoder)
+        return self._local[1]
+
+    def _close_local(self) -> None:
+        if self._decoder is not None:
+            self._decoder.close()
+        self._decoder = self._local = None
+
+    def _connect(self, left: int) -> None:
+        if self._is_connected:
+            return
+        if self._local is not None:
+            logger.info(f"{left:,} images are left: Ray is started to read them in parallel")
+            self._close_local()
+        self._stack.enter_context(cluster.connect(self._address))
+        self._wants_ray = self._is_connected = True
+
+    def describe_idle(self) -> str:
+        """Return what to log about an idle run."""
+        return cluster.describe_free_cpus() if self._is_connected else ""
+
+
+def _ray_is_running() -> bool:
+    # Not imported here, which takes a second.
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def _with_pauses(read: Callable[[], Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """Yield the tables of an iterator, and an empty one whenever none has arrived for `PAUSE_SECONDS`."""
+    from raycrnn.ingest.prefetch import Prefetcher
+
+    blocks = Prefetcher(read, depth=1)
+    try:
+        while True:
+            try:
+                yield blocks.next_within(PAUSE_SECONDS)
+            except queue.Empty:
+                yield RESULTS.empty_table()
+            except StopIteration:
+                return
+    finally:
+        blocks.close()
+
+
 class RowSink(Protocol):
     """Takes tables of `formats.ROWS`: a `formats.Writer` or a `shards.ShardWriter`."""
 
     def write(self, table: pa.Table) -> None: ...
 
 
-def write_transcriptions(
-    sink: RowSink,
-    job: PredictionJob,
-    inputs: pa.Table,
-    progress: ImageProgress,
-    stop: StopRequest,
-    unusual: UnusualImages,
-) -> bool:
-    """Transcribe images and write the rows to a sink; return False if a stop was requested before the end.
+@dataclass(frozen=True)
+class Monitor:
+    """What follows a prediction run."""
 
-    Args:
-        unusual: Counts the images.
-    """
-    done, blocks = 0, _blocks_with_pauses(job, inputs)
+    progress: ImageProgress
+    unusual: UnusualImages
+    stop: StopRequest
+
+
+def write_transcriptions(
+    sink: RowSink, executor: Executor, job: PredictionJob, inputs: pa.Table, monitor: Monitor
+) -> bool:
+    """Transcribe images and write the rows to a sink; return False if a stop was requested before the end."""
+    done, blocks = 0, executor.blocks(job, inputs)
     try:
-        while done < len(inputs) and not stop.requested:
+        while done < len(inputs) and not monitor.stop.requested:
             block = next(blocks)
             names = inputs["name"].slice(done, len(block))
             sink.write(_rows(names, block))
             columns = names, block["size"], block["is_blank"]
             for name, size, is_blank in zip(*(column.to_pylist() for column in columns), strict=True):
                 if size is not None:
-                    unusual.add(name, size, is_blank=is_blank)
+                    monitor.unusual.add(name, size, is_blank=is_blank)
             done += len(block)
-            progress.add(len(block))
+            monitor.progress.add(len(block))
     finally:
-        progress.close()
+        monitor.progress.close()
         blocks.close()
     return done == len(inputs)
-
-
-def _blocks_with_pauses(job: PredictionJob, inputs: pa.Table) -> Generator[pa.Table, None, None]:
-    """Yield the tables of `read_blocks`, and an empty one whenever none has arrived for `PAUSE_SECONDS`."""
-    from raycrnn.ingest.prefetch import Prefetcher
-
-    done, blocks = 0, Prefetcher(lambda: read_blocks(job, inputs), depth=1)
-    try:
-        while done < len(inputs):
-            try:
-                block = blocks.next_within(PAUSE_SECONDS)
-            except queue.Empty:
-                block = RESULTS.empty_table()
-            done += len(block)
-            yield block
-    finally:
-        blocks.close()
 
 
 def _rows(names: pa.ChunkedArray, block: pa.Table) -> pa.Table:
@@ -119,54 +208,3 @@ def _rows(names: pa.ChunkedArray, block: pa.Table) -> pa.Table:
         [columns[name].cast(kind) for name, kind in zip(formats.ROWS.names, formats.ROWS.types, strict=True)],
         formats.ROWS,
     )
-
-
-def read_blocks(job: PredictionJob, inputs: pa.Table) -> Iterator[pa.Table]:
-    """Transcribe images through Ray Data, and yield tables of `RESULTS` in the order of the inputs.
-
-    If a worker is killed, Ray repeats its work on another one.
-
-    Raises:
-        UsageError: the job asks for more replicas than the cluster has CPUs.
-        RaycrnnError: replicas cannot read the model, find a different one, or die repeatedly.
-    """
-    import ray.data
-
-    if not len(inputs):
-        return
-    # An autoscaling cluster may consist of the head node only.
-    cluster.wait_for_nodes(Cluster())
-    allocation = resources.allocate_replicas(len(inputs), job)
-    size = allocation.images_per_block
-    columns = inputs.select(["path", "problem"])
-    dataset: ray.data.Dataset = ray.data.from_arrow(
-        [columns.slice(start, size) for start in range(0, len(inputs), size)]
-    )
-    dataset.context.enable_progress_bars = False
-    dataset.context.execution_options.preserve_order = True
-    dataset = dataset.map_batches(
-        Decode(job.image),
-        batch_format="pyarrow",
-        batch_size=None,
-        zero_copy_batch=True,
-        num_cpus=allocation.decode_cpus,
-    ).map_batches(
-        Transcriber,
-        fn_constructor_args=(storage.absolute(job.model), job.overrides, allocation.threads, job.spans, job.digests),
-        compute=ray.data.ActorPoolStrategy(size=allocation.count),
-        num_cpus=allocation.cpus,
-        num_gpus=allocation.gpus,
-        batch_format="pyarrow",
-        batch_size=None,
-        zero_copy_batch=True,
-    )
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    except ray.exceptions.RayError as error:
-        raise RaycrnnError(_message_of_worker(error) or f"workers were lost: {error}") from None
-
-
-def _message_of_worker(error: Exception) -> str | None:
-    """Return the message if a worker failed with an error of raycrnn. Ray passes on only the text of its traceback."""
-    found = re.findall(r"^raycrnn\.errors\.\w+: (.+?)(?:\n\n|\Z)", str(error), re.MULTILINE | re.DOTALL)
-    return f"in a worker: {found[-1].strip()}" if found else None

@@ -12,6 +12,9 @@ MAX_IMAGES_PER_BLOCK = 1024
 
 MIN_IMAGES_PER_BLOCK = 64
 
+SMALL_BLOCKS = 8
+"""Blocks at the start that are small, so that the first texts come early."""
+
 MAX_BYTES_PER_BLOCK = 64 * 2**20
 """Bytes of a block if all its images have the greatest width."""
 
@@ -54,7 +57,7 @@ def allocate_replicas(images: int, job: PredictionJob) -> ReplicaAllocation:
     if job.replicas is not None and job.replicas > max(1, cpus):
         raise UsageError(f"--replicas={job.replicas}, but Ray has {cpus} CPUs: set --replicas={max(1, cpus)} or less")
     limit = job.replicas or gpus or max(1, cpus)
-    per_block = _images_per_block(images, limit, job.image)
+    per_block = images_per_block(images, limit, job.image)
     count = min(limit, -(-images // per_block))
     if gpus:
         return _allocate_on_gpus(count, nodes, per_block)
@@ -71,8 +74,26 @@ def _allocate_on_gpus(count: int, nodes: Sequence[tuple[float, float]], per_bloc
     return ReplicaAllocation(count, cpus_each, 1 / per_gpu, 1, min(1.0, free), per_block)
 
 
-def _images_per_block(images: int, replicas: int, settings: Image) -> int:
+def images_per_block(images: int, replicas: int, settings: Image) -> int:
+    """Return the number of images of a block, except of those at the start.
+
+    Args:
+        images: Number of all images.
+        replicas: Number of replicas that fit.
+        settings: The model's settings of images.
+    """
     height, width = settings.input_shape
     limit = min(MAX_IMAGES_PER_BLOCK, MAX_BYTES_PER_BLOCK // (height * width * settings.input_channels))
     even = -(-images // (BLOCKS_PER_REPLICA * replicas))
     return max(1, min(max(even, MIN_IMAGES_PER_BLOCK), limit))
+
+
+def block_bounds(images: int, per_block: int) -> list[tuple[int, int]]:
+    """Return the first row of each block and the row after its last one.
+
+    A command that transcribes in its own process makes the same blocks as Ray does. The images of a block are batched
+    together, and in other batches the last bits of a confidence could be others.
+    """
+    small = min(MIN_IMAGES_PER_BLOCK, per_block)
+    starts = [*range(0, min(images, SMALL_BLOCKS * small), small), *range(SMALL_BLOCKS * small, images, per_block)]
+    return list(zip(starts, [*starts[1:], images], strict=True)) if images else []

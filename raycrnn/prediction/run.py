@@ -12,20 +12,20 @@ from typing import IO
 
 import pyarrow as pa
 
-from raycrnn import __version__, cluster, storage
+from raycrnn import __version__, storage
 from raycrnn.config import Configuration
-from raycrnn.console import ImageProgress, defer_stop
+from raycrnn.console import ImageProgress, StopRequest, defer_stop
 from raycrnn.data.inputs import is_one_of
 from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import UsageError
 from raycrnn.prediction import formats, shards
 from raycrnn.prediction.formats import Layout
-from raycrnn.prediction.job import PredictionJob
-from raycrnn.prediction.pipeline import write_transcriptions
+from raycrnn.prediction.job import Format, PredictionJob
+from raycrnn.prediction.pipeline import Executor, Monitor, write_transcriptions
 
 logger = logging.getLogger(__name__)
 
-FORMATS: dict[str, formats.Format] = {
+FORMATS: dict[str, Format] = {
     "": "csv",
     ".csv": "csv",
     ".txt": "csv",
@@ -89,7 +89,7 @@ class Output:
             return self.name or ""
         return os.path.realpath(self.name)
 
-    def layout(self, format: formats.Format | None, readings: int, confidence: bool, spans: bool) -> Layout:
+    def layout(self, format: Format | None, readings: int, confidence: bool, spans: bool) -> Layout:
         """Return the layout of the output.
 
         Args:
@@ -170,53 +170,59 @@ def predict(
     Returns:
         How many images were read; None if a signal stopped the run.
     """
-    if output.name is None:
-        return _stream(sys.stdout, job, inputs, layout, address)
-    if output.is_stream:
-        with formats.open_file(Path(output.name), layout) as file:
-            return _stream(file, job, inputs, layout, address)
-    identity = _identity(job, configuration, inputs)
-    with shards.open_shards(output.place, identity, len(inputs), output.resume, output.overwrite) as store:
-        missing = store.missing()
-        if missing and not _fill(store, missing, job, inputs, address):
-            return None
-        return store.finish(layout)
+    with defer_stop() as stop, Executor(address) as executor:
+        if output.name is None:
+            return _stream(sys.stdout, executor, job, inputs, layout, stop)
+        if output.is_stream:
+            with formats.open_file(Path(output.name), layout) as file:
+                return _stream(file, executor, job, inputs, layout, stop)
+        identity = _identity(job, configuration, inputs)
+        with shards.open_shards(output.place, identity, len(inputs), output.resume, output.overwrite) as store:
+            missing = store.missing()
+            if missing and not _fill(store, missing, executor, job, inputs, stop):
+                return None
+            return store.finish(layout)
 
 
-def _stream(file: IO, job: PredictionJob, inputs: pa.Table, layout: Layout, address: str | None) -> int | None:
-    with cluster.connect(address), defer_stop() as stop:
-        writer = formats.make_writer(file, layout)
-        progress = ImageProgress(len(inputs), describe_idle=cluster.describe_free_cpus)
-        unusual = UnusualImages(job.image.input_shape)
-        finished = write_transcriptions(writer, job, inputs, progress, stop, unusual)
-        writer.close()
-    _warn(unusual)
+def _stream(
+    file: IO, executor: Executor, job: PredictionJob, inputs: pa.Table, layout: Layout, stop: StopRequest
+) -> int | None:
+    writer = formats.make_writer(file, layout)
+    monitor = _monitor(executor, job, inputs, 0, stop)
+    finished = write_transcriptions(writer, executor, job, inputs, monitor)
+    writer.close()
+    _warn(monitor.unusual)
     return writer.read if finished else None
 
 
 def _fill(
     store: shards.ShardStore,
     missing: Sequence[tuple[int, int]],
+    executor: Executor,
     job: PredictionJob,
     inputs: pa.Table,
-    address: str | None,
+    stop: StopRequest,
 ) -> bool:
     """Write the missing shards; return False if a signal stopped it."""
-    done = len(inputs) - sum(stop - first for first, stop in missing)
-    progress = ImageProgress(len(inputs), done, cluster.describe_free_cpus)
-    if progress.done:
-        logger.info(f"{progress.done:,} of {len(inputs):,} images were read before")
-    unusual = UnusualImages(job.image.input_shape)
-    with cluster.connect(address), defer_stop() as request:
-        for first, stop in missing:
-            writer = shards.ShardWriter(store, first)
-            finished = write_transcriptions(writer, job, inputs.slice(first, stop - first), progress, request, unusual)
-            writer.close()
-            if not finished:
-                logger.info(f"stopped at {progress.done:,} of {progress.total:,} images; --resume continues from there")
-                return False
-    _warn(unusual)
+    done = len(inputs) - sum(end - first for first, end in missing)
+    if done:
+        logger.info(f"{done:,} of {len(inputs):,} images were read before")
+    monitor = _monitor(executor, job, inputs, done, stop)
+    for first, end in missing:
+        writer = shards.ShardWriter(store, first)
+        finished = write_transcriptions(writer, executor, job, inputs.slice(first, end - first), monitor)
+        writer.close()
+        if not finished:
+            done, total = monitor.progress.done, monitor.progress.total
+            logger.info(f"stopped at {done:,} of {total:,} images; --resume continues from there")
+            return False
+    _warn(monitor.unusual)
     return True
+
+
+def _monitor(executor: Executor, job: PredictionJob, inputs: pa.Table, done: int, stop: StopRequest) -> Monitor:
+    progress = ImageProgress(len(inputs), done, executor.describe_idle)
+    return Monitor(progress, UnusualImages(job.image.input_shape), stop)
 
 
 def _warn(unusual: UnusualImages) -> None:

@@ -14,7 +14,8 @@ from raycrnn.model import runtime
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.serving.api import make_app
-from raycrnn.serving.service import Limits, Service
+from raycrnn.serving.service import Service
+from raycrnn.serving.settings import Limits
 
 if TYPE_CHECKING:
     from ray.serve import Application

@@ -8,9 +8,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import Message, Send
 
-MAX_BODY_MB = 20.0
-MAX_UPLOAD_MB = 256.0
-BODY_SECONDS = 30.0
+from raycrnn.serving.settings import BODY_SECONDS, MAX_BODY_MB, MAX_UPLOAD_MB
 
 
 class RequestError(Exception):

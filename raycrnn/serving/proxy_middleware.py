@@ -28,7 +28,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raycrnn.errors import UsageError
-from raycrnn.serving.limits import MAX_BODY_MB, MAX_UPLOAD_MB, BodyLimiter, RequestError, ResponseSender
+from raycrnn.serving.limits import BodyLimiter, RequestError, ResponseSender
+from raycrnn.serving.settings import MAX_BODY_MB, MAX_UPLOAD_MB
 
 logger = logging.getLogger(__name__)
 

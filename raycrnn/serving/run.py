@@ -17,7 +17,7 @@ from raycrnn.console import StopRequest
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.serving import deployment, proxy_middleware
 from raycrnn.serving.deployment import NAME, Settings
-from raycrnn.serving.service import Limits
+from raycrnn.serving.settings import Limits
 
 if TYPE_CHECKING:
     from ray.serve import Application

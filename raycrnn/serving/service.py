@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raycrnn import __version__
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
-from raycrnn.model import model_dir
+from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
 from raycrnn.serving.batcher import Batcher, BatcherClosed, QueueFull
-from raycrnn.serving.limits import BODY_SECONDS, MAX_BODY_MB, MAX_UPLOAD_MB, BodyLimiter, RequestError
+from raycrnn.serving.limits import BodyLimiter, RequestError
+from raycrnn.serving.settings import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -27,43 +27,6 @@ SECONDS_BETWEEN_CHECKS = 2.0
 """Seconds between two checks whether the model directory has changed."""
 
 DECODER_THREADS = 2
-
-
-class Limits(BaseModel):
-    """Limits on requests and on the queue of a replica.
-
-    A request within its limits must fit into the queue. When only one of two related limits is given, the other one
-    is adjusted to it.
-    """
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-    max_body_mb: float = Field(MAX_BODY_MB, gt=0)
-    """Megabytes of a request's body."""
-    max_pixels: int = Field(16_000_000, ge=64)
-    """Pixels of an image."""
-    max_images: int = Field(64, ge=1)
-    """Images in a request."""
-    max_waiting: int = Field(256, ge=1)
-    """Images that wait in a replica; requests beyond that are refused at once."""
-    max_upload_mb: float = Field(MAX_UPLOAD_MB, gt=0)
-    """Megabytes of the bodies of all requests in progress in a replica."""
-    body_seconds: float = Field(BODY_SECONDS, gt=0)
-    """Seconds within which a request's body must arrive."""
-
-    @model_validator(mode="after")
-    def _reconcile(self) -> "Limits":
-        for per_request, in_total in (("max_images", "max_waiting"), ("max_body_mb", "max_upload_mb")):
-            request, total = getattr(self, per_request), getattr(self, in_total)
-            if request <= total:
-                continue
-            if {per_request, in_total} <= self.model_fields_set:
-                raise ValueError(f"{per_request}={request:g} must not be greater than {in_total}={total:g}")
-            if per_request in self.model_fields_set:
-                setattr(self, in_total, request)
-            else:
-                setattr(self, per_request, total)
-        return self
 
 
 @dataclass(frozen=True)
@@ -83,7 +46,7 @@ class LoadedModel:
     version: str
     """Hash of its files."""
     fingerprint: tuple
-    """What the check for a new model compares, see `model_dir.fingerprint`."""
+    """What the check for a new model compares, see `model_files.fingerprint`."""
     loaded_at: float
     """Unix time in seconds."""
 
@@ -109,7 +72,7 @@ class Service:
         threads: int | None = None,
         device: str = "auto",
     ):
-        self.path, self.overrides, self.token = model_dir.as_location(model), tuple(overrides), token
+        self.path, self.overrides, self.token = model_files.as_location(model), tuple(overrides), token
         self.limits = limits or Limits()
         self.device = device
         self.body_limiter = BodyLimiter(self.limits.max_body_mb, self.limits.max_upload_mb, self.limits.body_seconds)
@@ -166,15 +129,15 @@ class Service:
         """
         async with self._model_lock:
             if not self.is_started:
-                self.path = model_dir.as_location(path)
-            elif model_dir.as_location(path) != self.path:
-                await self._replace(model_dir.as_location(path))
+                self.path = model_files.as_location(path)
+            elif model_files.as_location(path) != self.path:
+                await self._replace(model_files.as_location(path))
 
     async def _load(self, path: str | Path) -> LoadedModel:
-        fingerprint = await asyncio.to_thread(model_dir.fingerprint, path)
+        fingerprint = await asyncio.to_thread(model_files.fingerprint, path)
         loop = asyncio.get_running_loop()
         recognizer = await loop.run_in_executor(self._readers[0], Recognizer.load, path, self.device, self.overrides)
-        version = await asyncio.to_thread(model_dir.version_of, path)
+        version = await asyncio.to_thread(model_files.version_of, path)
         batcher = Batcher(recognizer, self.limits.max_waiting, self._readers)
         return LoadedModel(recognizer, batcher, version, fingerprint, time.time())
 
@@ -203,7 +166,7 @@ class Service:
                 logger.error("cannot load the new model, still serving the previous one: %s", self.problem)
 
     async def _check_for_new_model(self) -> None:
-        fingerprint = await asyncio.to_thread(model_dir.fingerprint, self.path)
+        fingerprint = await asyncio.to_thread(model_files.fingerprint, self.path)
         if fingerprint == self.model.fingerprint:
             self._tried_fingerprint, self.problem = fingerprint, None
         elif fingerprint != self._tried_fingerprint:

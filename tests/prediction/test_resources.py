@@ -66,5 +66,15 @@ def test_gpus_that_pytorch_cannot_use_get_no_replicas(monkeypatch):
 
 
 def test_blocks_of_very_wide_images_are_smaller():
-    images = resources._images_per_block(10**6, 2, config.Image(input_shape=(128, 8192), input_channels=3))
+    images = resources.images_per_block(10**6, 2, config.Image(input_shape=(128, 8192), input_channels=3))
     assert images * 128 * 8192 * 3 <= resources.MAX_BYTES_PER_BLOCK
+
+
+@given(st.integers(0, 20_000), st.integers(1, 1024))
+def test_blocks_cover_all_images_once_and_are_small_at_the_start(images, per_block):
+    bounds = resources.block_bounds(images, per_block)
+    assert [row for start, stop in bounds for row in range(start, stop)] == list(range(images))
+    sizes = [stop - start for start, stop in bounds]
+    assert max(sizes, default=0) <= per_block
+    assert max(sizes[: resources.SMALL_BLOCKS], default=0) <= resources.MIN_IMAGES_PER_BLOCK
+    assert set(sizes[resources.SMALL_BLOCKS : -1]) <= {per_block}

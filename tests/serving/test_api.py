@@ -26,7 +26,8 @@ from raycrnn.serving import api
 from raycrnn.serving.api import make_app
 from raycrnn.serving.limits import BodyLimiter
 from raycrnn.serving.proxy_middleware import ProxyMiddleware
-from raycrnn.serving.service import Limits, Service
+from raycrnn.serving.service import Service
+from raycrnn.serving.settings import Limits
 from tests.browser import browser
 from tests.conftest import draw, words
 from tests.model.test_recognizer import ALPHABET, recognizer

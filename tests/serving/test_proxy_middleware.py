@@ -6,8 +6,9 @@ import json
 import pytest
 
 from raycrnn.errors import UsageError
-from raycrnn.serving.limits import MAX_BODY_MB, BodyLimiter
+from raycrnn.serving.limits import BodyLimiter
 from raycrnn.serving.proxy_middleware import MAX_ATTEMPTS, ProxyMiddleware, middlewares, read_max_body_mb
+from raycrnn.serving.settings import MAX_BODY_MB
 
 BODY = [
     {"type": "http.request", "body": b"ab", "more_body": True},

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from raycrnn.errors import UsageError
-from raycrnn.model import model_dir
+from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
-from raycrnn.serving.service import Limits, Service
+from raycrnn.serving.service import Service
+from raycrnn.serving.settings import Limits
 from tests.conftest import draw
 from tests.model.test_recognizer import recognizer
 from tests.serving.test_api import cuda_out_of_memory, gated, png, serving, wait_until
@@ -140,8 +141,8 @@ def test_change_model_loads_a_valid_model_and_keeps_the_previous_one_otherwise(m
         return before, after
 
     before, after = asyncio.run(change())
-    assert before == (model, model_dir.version_of(model))
-    assert after == (tmp_path / "other", model_dir.version_of(tmp_path / "other"))
+    assert before == (model, model_files.version_of(model))
+    assert after == (tmp_path / "other", model_files.version_of(tmp_path / "other"))
 
 
 def test_a_request_that_hangs_does_not_block_a_new_model(model, tmp_path):
@@ -165,6 +166,6 @@ def test_a_request_that_hangs_does_not_block_a_new_model(model, tmp_path):
 
 def test_the_version_depends_on_the_files_alone(model, tmp_path):
     shutil.copytree(model, tmp_path / "copy")
-    assert model_dir.version_of(model) == model_dir.version_of(tmp_path / "copy")
+    assert model_files.version_of(model) == model_files.version_of(tmp_path / "copy")
     recognizer(num_beam_paths=2).save(tmp_path / "copy")
-    assert model_dir.version_of(model) != model_dir.version_of(tmp_path / "copy")
+    assert model_files.version_of(model) != model_files.version_of(tmp_path / "copy")

@@ -16,7 +16,7 @@ from raycrnn import storage
 from raycrnn.bench.serve import free_port
 from raycrnn.errors import StorageError, UsageError
 from raycrnn.evaluate import Evaluate
-from raycrnn.model import model_dir
+from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
 from raycrnn.serving import service
@@ -299,12 +299,12 @@ def test_a_replaced_model_in_object_storage_is_noticed(tmp_path, bucket):
             storage.upload(path, storage.join(place, path.name))
 
     put()
-    before, version = model_dir.fingerprint(place), model_dir.version_of(place)
-    assert version == model_dir.version_of(tmp_path / "model") and before == model_dir.fingerprint(place)
+    before, version = model_files.fingerprint(place), model_files.version_of(place)
+    assert version == model_files.version_of(tmp_path / "model") and before == model_files.fingerprint(place)
     # S3 gives times in whole seconds.
     time.sleep(1.1)
     put()
-    assert model_dir.fingerprint(place) != before and model_dir.version_of(place) == version
+    assert model_files.fingerprint(place) != before and model_files.version_of(place) == version
 
 
 def test_a_service_changes_to_a_model_in_object_storage(tmp_path, bucket):

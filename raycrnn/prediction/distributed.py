@@ -1,0 +1,141 @@
+"""Transcribe images through Ray Data, with decoding tasks and replicas of the model."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from raycrnn import cluster, storage
+from raycrnn.cluster.ray_internals import attempt_number
+from raycrnn.config import Cluster, Image
+from raycrnn.data import image_files
+from raycrnn.errors import RaycrnnError
+from raycrnn.prediction import image_stage, resources
+from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.text_stage import Transcriber
+
+
+def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterator[pa.Table]:
+    """Transcribe images through Ray Data, and yield tables of `tables.RESULTS` in the order of the inputs.
+
+    If a worker is killed, Ray repeats its work on another one.
+
+    Args:
+        job: The model.
+        inputs: A table of `inputs.INPUTS`.
+        first: The row to start at, which is the first one of a block.
+
+    Raises:
+        UsageError: The job asks for more replicas than the cluster has CPUs.
+        RaycrnnError: Replicas cannot read the model, find a different one, or die repeatedly.
+    """
+    import ray.data
+
+    # An autoscaling cluster may consist of the head node only.
+    cluster.wait_for_nodes(Cluster())
+    allocation = resources.allocate_replicas(len(inputs), job)
+    columns = inputs.select(["path", "problem"])
+    bounds = resources.block_bounds(len(inputs), allocation.images_per_block)
+    dataset: ray.data.Dataset = ray.data.from_arrow(
+        [columns.slice(start, stop - start) for start, stop in bounds if start >= first]
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.execution_options.preserve_order = True
+    dataset = dataset.map_batches(
+        Decode(job.image),
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+        num_cpus=allocation.decode_cpus,
+    ).map_batches(
+        Replica,
+        fn_constructor_args=(storage.absolute(job.model), job.overrides, allocation.threads, job.spans, job.digests),
+        compute=ray.data.ActorPoolStrategy(size=allocation.count),
+        num_cpus=allocation.cpus,
+        num_gpus=allocation.gpus,
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+    )
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    except ray.exceptions.RayError as error:
+        raise RaycrnnError(_message_of_worker(error) or f"workers were lost: {error}") from None
+
+
+def _message_of_worker(error: Exception) -> str | None:
+    """Return the message if a worker failed with an error of raycrnn. Ray passes on only the text of its traceback."""
+    found = re.findall(r"^raycrnn\.errors\.\w+: (.+?)(?:\n\n|\Z)", str(error), re.MULTILINE | re.DOTALL)
+    return f"in a worker: {found[-1].strip()}" if found else None
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The task from paths to a table of `tables.DECODED`.
+
+    An image may crash its decoder, and with it the task. Ray then repeats the task, which decodes each image in a task
+    of its own.
+    """
+
+    settings: Image
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        deaths = _check_deaths("a worker that decodes images", "it may need more memory than its machine has")
+        return image_stage.decode_table(table, self._alone if deaths else self._together)
+
+    def _together(self, paths: Sequence[str]) -> Iterator[dict]:
+        return image_stage.decode_images(paths, self.settings)
+
+    def _alone(self, paths: Sequence[str]) -> Iterator[dict]:
+        import ray
+        from ray import exceptions
+
+        crashes = (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError, exceptions.NodeDiedError)
+        # Not 0 CPUs, or the tasks would run on a cluster's head node. This task's CPUs are free while it waits.
+        decode = ray.remote(num_cpus=0.001, max_retries=0)(_decode_alone)
+        for path in paths:
+            for _ in range(image_stage.TRIES_ALONE):
+                with suppress(*crashes):
+                    yield ray.get(decode.remote(path, self.settings))
+                    break
+            else:
+                yield image_stage.DECODER_DIED
+
+
+def _decode_alone(path: str, settings: Image) -> dict:
+    return image_stage.decode_image(lambda: image_files.read_bytes(path), settings)
+
+
+class Replica(Transcriber):
+    """A copy of the model in an actor of Ray."""
+
+    def __init__(
+        self,
+        model: str,
+        overrides: tuple[str, ...],
+        threads: int,
+        spans: bool,
+        expected: Mapping[str, str] | None = None,
+    ):
+        _check_deaths("a replica of the model", "it may need more memory than its machine has: set fewer --replicas")
+        super().__init__(model, overrides, threads, spans, expected)
+
+
+MAX_DEATHS = 8
+"""How many times the process of a task or a replica may die. Ray would retry without limit."""
+
+
+def _check_deaths(who: str, remedy: str) -> int:
+    """Return how many times the process of this task or this replica died before.
+
+    Ray's own limits (`max_retries`, `max_restarts`) are not accepted by Ray Data from Ray 2.64 on.
+
+    Raises:
+        RaycrnnError: It died more than `MAX_DEATHS` times.
+    """
+    deaths = attempt_number()
+    if deaths > MAX_DEATHS:
+        raise RaycrnnError(f"{who} died {deaths} times; {remedy}")
+    return deaths

@@ -1,0 +1,54 @@
+"""The first stage of a prediction run: from paths to decoded images."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycrnn.config import Image
+from raycrnn.data import image, image_files, rejections
+from raycrnn.prediction.tables import DECODED
+
+ImageDecoder = Callable[[Sequence[str]], Iterator[dict]]
+"""Decodes the images at paths; yields a row of `DECODED` for each."""
+
+
+def decode_table(table: pa.Table, decode: ImageDecoder) -> pa.Table:
+    """Return a table of `DECODED` for a table with the columns `path` and `problem` of `inputs.INPUTS`."""
+    problems = table["problem"].to_pylist()
+    paths = [os.fsdecode(path) for path in table["path"].filter(pc.is_null(table["problem"])).to_pylist()]
+    rows = decode(paths)
+    return pa.Table.from_pylist(
+        [next(rows) if problem is None else _malformed(problem) for problem in problems], DECODED
+    )
+
+
+def decode_images(paths: Sequence[str], settings: Image) -> Iterator[dict]:
+    """Yield a row of `DECODED` for each image. One that cannot be read is a rejection."""
+    return (decode_image(read, settings) for _, read in image_files.iter_readers(paths))
+
+
+def decode_image(read: Callable[[], bytes], settings: Image) -> dict:
+    """Read and decode an image; return a row of `DECODED`."""
+    try:
+        prepared = image.prepare_image(read(), settings.input_shape, settings.input_channels)
+    except rejections.Rejected as rejected:
+        return {"rejected": [rejected.reason, rejected.detail]}
+    pixels = prepared.pixels
+    return {
+        "pixels": pixels.tobytes(),
+        "width": pixels.shape[1],
+        "size": [prepared.original_width, prepared.original_height],
+    }
+
+
+DECODER_DIED = {"rejected": ["damaged image", "its decoder died"]}
+"""The row of an image that ends the process that decodes it."""
+
+TRIES_ALONE = 2
+"""Tries for an image alone after its process has died, which may have been killed for another reason."""
+
+
+def _malformed(problem: str) -> dict:
+    return {"rejected": ["malformed row", problem]}

@@ -1,0 +1,87 @@
+"""The process that decodes images."""
+
+import os
+import signal
+
+import pyarrow as pa
+import pytest
+
+from raycrnn import config
+from raycrnn.data.inputs import to_table
+from raycrnn.errors import RaycrnnError
+from raycrnn.prediction import decoder_process, image_stage
+from raycrnn.prediction.decoder_process import Decoder
+from tests.conftest import draw_four
+
+SETTINGS = config.Image(input_shape=(32, 256))
+
+
+@pytest.fixture
+def images(tmp_path):
+    return draw_four(tmp_path / "images")
+
+
+def block(*paths) -> pa.Table:
+    return to_table((str(path), str(path), None) for path in paths)
+
+
+def decode(blocks: list[pa.Table]) -> list[pa.Table]:
+    decoder = Decoder(SETTINGS)
+    try:
+        return list(decoder.decode_ahead(blocks))
+    finally:
+        decoder.close()
+
+
+def test_blocks_are_decoded_in_order(images, tmp_path):
+    malformed = to_table(iter([("a", "a", "a quote is not closed")]))
+    blocks = [block(images / "0.png", images / "gone.png"), malformed, block(images / "2.png")]
+    assert decode(blocks) == [
+        image_stage.decode_table(each, lambda paths: image_stage.decode_images(paths, SETTINGS)) for each in blocks
+    ]
+    with pytest.raises(RaycrnnError, match="disk"):
+        run_with(answer_with_an_error, blocks)
+
+
+def run_with(answer, blocks: list[pa.Table]) -> list[pa.Table]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoder_process, "_answer", answer)
+        return decode(blocks)
+
+
+def answer_with_an_error(connection, settings):
+    def fail(*_):
+        raise RaycrnnError("the disk is gone")
+
+    image_stage.decode_table = fail
+    decoder_process._answer(connection, settings)
+
+
+def die_at_bad_images(connection, settings):
+    """Answer, but die at an image whose name begins with "bad"."""
+    decode_images = image_stage.decode_images
+
+    def deadly(paths, settings):
+        if any(os.path.basename(path).startswith("bad") for path in paths):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return decode_images(paths, settings)
+
+    image_stage.decode_images = deadly
+    decoder_process._answer(connection, settings)
+
+
+def test_only_images_that_kill_the_process_are_lost(images):
+    blocks = [block(images / "0.png"), block(images / "1.png", "bad.png", images / "2.png"), block(images / "3.png")]
+    found = pa.concat_tables(run_with(die_at_bad_images, blocks)).to_pylist()
+    assert [row["rejected"] for row in found] == [None, None, ["damaged image", "its decoder died"], None, None]
+    expected = pa.concat_tables(decode([block(*(images / f"{number}.png" for number in range(4)))])).to_pylist()
+    assert [row["pixels"] for row in found if row["pixels"]] == [row["pixels"] for row in expected]
+
+
+def end_at_once(connection, settings):
+    os._exit(3)
+
+
+def test_a_process_that_does_not_start_is_an_error(images):
+    with pytest.raises(RaycrnnError, match="ended with exit code 3 before it began"):
+        run_with(end_at_once, [block(images / "0.png")])
