@@ -528,7 +528,7 @@ def test_a_killed_command_resumes_and_writes_the_same_output(model, images, many
 @pytest.mark.ray
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "title", ["MapWorker(MapBatches(Replica))", pytest.param("MapBatches(Decode)", marks=pytest.mark.extended)]
+    "title", ["MapWorker(MapBatches(TranscriberActor))", pytest.param("MapBatches(Decode)", marks=pytest.mark.extended)]
 )
 def test_every_row_comes_once_when_a_worker_is_killed(local_ray, model, images, title):
     reader = Recognizer.load(model, "cpu", ["decoding.beam_width=100"])

@@ -27,7 +27,7 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.prediction import formats, resources
 from raycrnn.prediction.job import PredictionJob
-from raycrnn.prediction.pipeline import Executor, Monitor, write_transcriptions
+from raycrnn.prediction.pipeline import Executor, PredictionMonitor, write_transcriptions
 
 FILES = 2000
 """Number of different images; they are listed repeatedly."""
@@ -170,7 +170,7 @@ def images_per_second(folder: Path, paths: Sequence[str], overrides: tuple[str, 
     job = PredictionJob(str(folder / "model"), settings.image, overrides)
     with (folder / "out.csv").open("w") as file:
         timed = TimedWriter(formats.make_writer(file, formats.Layout("csv")))
-        monitor = Monitor(ImageProgress(len(inputs)), UnusualImages(job.image.input_shape), StopRequest())
+        monitor = PredictionMonitor(ImageProgress(len(inputs)), UnusualImages(job.image.input_shape), StopRequest())
         # Ray is running, so it transcribes all of them.
         with Executor() as executor:
             write_transcriptions(timed, executor, job, inputs, monitor)

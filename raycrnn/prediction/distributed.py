@@ -50,7 +50,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
         zero_copy_batch=True,
         num_cpus=allocation.decode_cpus,
     ).map_batches(
-        Replica,
+        TranscriberActor,
         fn_constructor_args=(storage.absolute(job.model), job.overrides, allocation.threads, job.spans, job.digests),
         compute=ray.data.ActorPoolStrategy(size=allocation.count),
         num_cpus=allocation.cpus,
@@ -108,7 +108,7 @@ def _decode_alone(path: str, settings: Image) -> dict:
     return image_stage.decode_image(lambda: image_files.read_bytes(path), settings)
 
 
-class Replica(Transcriber):
+class TranscriberActor(Transcriber):
     """A copy of the model in an actor of Ray."""
 
     def __init__(

@@ -170,7 +170,7 @@ class RowSink(Protocol):
 
 
 @dataclass(frozen=True)
-class Monitor:
+class PredictionMonitor:
     """What follows a prediction run."""
 
     progress: ImageProgress
@@ -179,7 +179,7 @@ class Monitor:
 
 
 def write_transcriptions(
-    sink: RowSink, executor: Executor, job: PredictionJob, inputs: pa.Table, monitor: Monitor
+    sink: RowSink, executor: Executor, job: PredictionJob, inputs: pa.Table, monitor: PredictionMonitor
 ) -> bool:
     """Transcribe images and write the rows to a sink; return False if a stop was requested before the end."""
     done, blocks = 0, executor.blocks(job, inputs)

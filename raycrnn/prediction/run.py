@@ -21,7 +21,7 @@ from raycrnn.errors import UsageError
 from raycrnn.prediction import formats, shards
 from raycrnn.prediction.formats import Layout
 from raycrnn.prediction.job import Format, PredictionJob
-from raycrnn.prediction.pipeline import Executor, Monitor, write_transcriptions
+from raycrnn.prediction.pipeline import Executor, PredictionMonitor, write_transcriptions
 
 logger = logging.getLogger(__name__)
 
@@ -220,9 +220,11 @@ def _fill(
     return True
 
 
-def _monitor(executor: Executor, job: PredictionJob, inputs: pa.Table, done: int, stop: StopRequest) -> Monitor:
+def _monitor(
+    executor: Executor, job: PredictionJob, inputs: pa.Table, done: int, stop: StopRequest
+) -> PredictionMonitor:
     progress = ImageProgress(len(inputs), done, executor.describe_idle)
-    return Monitor(progress, UnusualImages(job.image.input_shape), stop)
+    return PredictionMonitor(progress, UnusualImages(job.image.input_shape), stop)
 
 
 def _warn(unusual: UnusualImages) -> None:
