@@ -12,7 +12,7 @@ BENCHMARKS = {
     "recover": ("Recover", "Seconds lost when a worker is killed and when a node is lost."),
     "scale": ("Scale", "Forecast of images per second and cost on GPU nodes and decoding nodes."),
     "serve": ("ServeBench", "Requests per second and latency, compared with a plain web server."),
-    "start": ("Start", "Seconds from the command to the first training step, by part."),
+    "start": ("Start", "Seconds from commands to their first results, compared with imports."),
     "step": ("Step", "The training step in auto precision, compared with plain fp32."),
     "train": ("TrainBench", "Training with Ray, compared with the same loop on tensors in memory."),
 }

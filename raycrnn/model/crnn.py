@@ -29,6 +29,7 @@ class CRNN(nn.Module):
         lstm_size: Hidden units of each direction of an LSTM layer.
         lstm_layers: Number of bidirectional LSTM layers.
         dropout: Dropout probability before and between the LSTM layers and before the linear layer.
+        initialised: Whether to initialise the weights for training; False if they are loaded afterwards.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class CRNN(nn.Module):
         lstm_size: int = 256,
         lstm_layers: int = 2,
         dropout: float = 0.0,
+        initialised: bool = True,
     ):
         super().__init__()
         inputs = (input_channels, *cnn_channels)
@@ -52,11 +54,12 @@ class CRNN(nn.Module):
         )
         self.output = nn.Linear(2 * lstm_size, classes)
         self.dropout = nn.Dropout(dropout)
-        initialise(self)
+        if initialised:
+            initialise(self)
 
     @classmethod
-    def from_settings(cls, model: Model, image: Image, classes: int) -> "CRNN":
-        """Return an initialised network for a configuration and a number of classes."""
+    def from_settings(cls, model: Model, image: Image, classes: int, initialised: bool = True) -> "CRNN":
+        """Return a network for a configuration and a number of classes."""
         return cls(
             classes=classes,
             input_channels=image.input_channels,
@@ -65,6 +68,7 @@ class CRNN(nn.Module):
             lstm_size=model.lstm_units,
             lstm_layers=model.lstm_layers,
             dropout=1 - model.keep_prob,
+            initialised=initialised,
         )
 
     def forward(self, images_BCHW: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:

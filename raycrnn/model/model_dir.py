@@ -81,7 +81,8 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
     # Models of earlier versions have no direction, and were trained with labels as they were.
     direction = "visual" if configuration.data.text_direction == "auto" else configuration.data.text_direction
     alphabet = replace(Alphabet.load(folder / ALPHABET, configuration.data.unicode_form), text_direction=direction)
-    network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1)
+    # Initialising weights that are replaced would take longer than all the rest.
+    network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1, initialised=False)
     weights = storage.join(location, WEIGHTS)
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))

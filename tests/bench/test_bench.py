@@ -50,14 +50,17 @@ def test_ingest_compares_three_ways_for_both_formats(local_ray, capsys):
 
 
 @pytest.mark.extended
-def test_the_parts_of_start_add_up_to_the_total(capsys):
+def test_start_measures_commands_beside_the_import_of_their_libraries(capsys):
     from raycrnn.bench.start import Start
 
-    assert Start.call(["--rows", "64", "--rounds", "1", "--json"], "bench start") == 0
+    arguments = ["--rows", "200", "--rounds", "1", "--json", "--parts", "predict", "--parts", "train"]
+    assert Start.call(arguments, "bench start") == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    total = figures.pop("command_to_first_step")
-    assert total == pytest.approx(sum(figures.values()))
-    assert all(seconds >= 0 for seconds in figures.values())
+    ratio = figures["predict,_5_image(s)"] / figures["import_torch"]
+    assert figures["predict,_5_image(s),_to_import_torch"] == pytest.approx(ratio)
+    total = figures.pop("train,_1_worker:_first_step")
+    assert total == pytest.approx(sum(value for name, value in figures.items() if name.startswith("train,_1_worker")))
+    assert figures["first_step,_2_workers_to_1"] == pytest.approx(figures["train,_2_workers:_first_step"] / total)
 
 
 @pytest.mark.ray
