@@ -16,7 +16,7 @@ from typing import Literal
 from raycrnn.config import read_json_object
 from raycrnn.data.bidi import TextDirection, logical_order
 from raycrnn.errors import UsageError
-from raycrnn.storage import is_uri
+from raycrnn.storage import in_other_form, is_uri
 
 SHIPPED = ("lookup_digits", "lookup_letters_symbols", "lookup_letters_digits_symbols")
 """Names of the alphabets that come with raycrnn."""
@@ -142,7 +142,7 @@ class Alphabet:
         if name_or_path in SHIPPED:
             with resources.as_file(resources.files("raycrnn.data") / "alphabets" / f"{name_or_path}.json") as path:
                 return cls._from_table(read_json_object(path), str(name_or_path), unicode_form)
-        if not is_uri(name_or_path) and not Path(name_or_path).exists():
+        if not is_uri(name_or_path) and not Path(name_or_path).exists() and not in_other_form(str(name_or_path)):
             raise UsageError(
                 f"{name_or_path}: no such alphabet file; the alphabets of raycrnn are {', '.join(SHIPPED)}"
             )

@@ -39,7 +39,10 @@ def _grouped(rows: Iterable[Row], key: Callable[[Row], Hashable | None]) -> list
 
 
 def _real_path(path: str) -> str:
-    return path if storage.is_uri(path) else os.path.realpath(path)
+    """Return a URI as it is, and a local path without links and in the Unicode normal form of the file's name."""
+    if storage.is_uri(path):
+        return path
+    return os.path.realpath(path if os.path.exists(path) else storage.in_other_form(path) or path)
 
 
 def _size(path: str) -> int | None:

@@ -1,13 +1,11 @@
 """Read image files by path or URI."""
 
-import os
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from raycrnn import storage
-from raycrnn.data.characters import invisible_characters, name_of
+from raycrnn.data import characters
 from raycrnn.data.rejections import Rejected
 
 JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pnm")
@@ -44,22 +42,13 @@ def read_bytes(path: str) -> bytes:
 def in_other_form(path: str) -> str:
     """Return the path of a local file whose name differs from a missing one only in its Unicode normal form.
 
-    Macs and archives made on them write `é` as two characters, which CSVs from elsewhere write as one.
-
     Raises:
         Rejected: There is no such file either.
     """
-    found = ""
-    for part in [] if storage.is_uri(path) else path.split(os.sep):
-        forms = (part, unicodedata.normalize("NFC", part), unicodedata.normalize("NFD", part))
-        existing = [name for form in forms if os.path.lexists(name := f"{found}{form}" or os.sep)]
-        if not existing:
-            break
-        found = existing[0].rstrip(os.sep) + os.sep
-    else:
-        if (found := found.rstrip(os.sep)) not in ("", path):
-            return found
-    raise _no_such_file(path)
+    other = storage.in_other_form(path)
+    if other is None:
+        raise _no_such_file(path)
+    return other
 
 
 def prefetching_reader(paths: Sequence[str]) -> Callable[[str], bytes]:
@@ -99,8 +88,4 @@ def _rejected(path: str, error: OSError) -> Rejected:
 
 
 def _no_such_file(path: str) -> Rejected:
-    unseen = dict.fromkeys(map(name_of, invisible_characters(path)))
-    notes = [f"the path contains {', '.join(unseen)}"] if unseen else []
-    if path != path.strip(" "):
-        notes.append("the path begins or ends with a space")
-    return Rejected("no such file", path + (f" ({'; '.join(notes)})" if notes else ""))
+    return Rejected("no such file", path + characters.notes_on(path))

@@ -74,6 +74,7 @@ def _absolute(path: str) -> bytes:
 def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
     # A URI can have options after its name.
     file_name = name.partition("?")[0] if storage.is_uri(name) else name
+    folder = name if os.path.lexists(name) else storage.in_other_form(name) or name
     if file_name.lower().endswith(LIST_SUFFIXES):
         file = csv_files.CsvFile(name, [])
         for row in csv_files.iter_list(name, settings):
@@ -81,11 +82,11 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
     elif storage.is_uri(name) and not has_image_suffix(file_name):
         for path in _images_below(name):
             yield path, path, None
-    elif os.path.isdir(name):
+    elif os.path.isdir(folder):
         skipped = SkippedNames()
-        for path in _images_in(Path(name), skipped):
+        for path in _images_in(Path(folder), skipped):
             yield printable(path), path, None
-        skipped.log(printable(name))
+        skipped.log(printable(folder))
     else:
         yield printable(name), name, None
 

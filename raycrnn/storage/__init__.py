@@ -34,6 +34,7 @@ from raycrnn.storage.files import (
     with_suffix,
     write,
 )
+from raycrnn.storage.normal_forms import in_other_form
 
 __all__ = [
     "LOCK",
@@ -46,6 +47,7 @@ __all__ = [
     "delete",
     "describe",
     "exists",
+    "in_other_form",
     "is_file",
     "is_folder",
     "is_uri",

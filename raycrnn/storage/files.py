@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from raycrnn.errors import UsageError
+from raycrnn.storage.normal_forms import in_other_form
 
 if TYPE_CHECKING:
     from pyarrow import fs
@@ -153,12 +154,21 @@ def _with_retries(function: Callable[Parameters, Returned]) -> Callable[Paramete
 
 
 def read(path: str | os.PathLike[str]) -> bytes:
-    """Return the bytes at a path or URI. Raises `OSError`."""
+    """Return the bytes at a path or URI. Raises `OSError`.
+
+    A local file is also found if its name is in another Unicode normal form.
+    """
     path = os.fspath(path)
     if is_uri(path):
         return _read_remote(path)
     try:
         return Path(path).read_bytes()
+    except FileNotFoundError:
+        other = in_other_form(path)
+        # Not a named pipe, which would wait for a writer.
+        if other is None or not os.path.isfile(other):
+            raise
+        return Path(other).read_bytes()
     except ValueError as error:
         # A name that is invalid on every filesystem.
         raise OSError(errno.EINVAL, str(error), path) from None

@@ -106,6 +106,11 @@ def test_units_that_are_equal_after_normalisation_are_refused(tmp_path):
         Alphabet.load(path, unicode_form="NFKC")
 
 
+def test_a_file_name_in_another_unicode_normal_form_is_found(tmp_path):
+    (tmp_path / unicodedata.normalize("NFD", "é.json")).write_text('{"a": 0}')
+    assert Alphabet.load(tmp_path / unicodedata.normalize("NFC", "é.json")).units == ("a",)
+
+
 def test_the_error_of_a_missing_file_names_the_shipped_alphabets(tmp_path):
     with pytest.raises(UsageError) as caught:
         Alphabet.load(tmp_path / "nowhere.json")

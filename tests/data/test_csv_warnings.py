@@ -65,6 +65,12 @@ def test_invisible_characters_are_named_with_their_first_line():
     assert "U+00A0 NO-BREAK SPACE (1 label, the first in line 4)" in warning
 
 
-@pytest.mark.parametrize("label", ["می\u200cخواهم", "क्\u200dष", "全\u3000角", "\u06ddأ", "a b"])
+@pytest.mark.parametrize("character", "\u034f\u1160\u2800\u3164\ufeff\u200e\u00ad\ufe0f\u202f\t")
+def test_invisible_letters_marks_and_symbols_are_named_too(character):
+    [warning] = warnings(["a", f"b{character}c"])
+    assert f"U+{ord(character):04X} " in warning
+
+
+@pytest.mark.parametrize("label", ["می\u200cخواهم", "क्\u200dष", "全\u3000角", "\u06ddأ", "a b", "辻\U000e0101"])
 def test_joiners_and_typed_spaces_are_not_invisible(label):
     assert warnings([label]) == []

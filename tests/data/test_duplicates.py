@@ -1,5 +1,7 @@
 """Rows that show the same image."""
 
+import unicodedata
+
 from raycrnn.data.csv_files import read_csv
 from raycrnn.data.duplicates import conflicting_labels, same_images
 
@@ -19,3 +21,12 @@ def test_rows_with_the_same_path_or_the_same_contents_are_found(tmp_path):
         [(4, "3"), (6, "4")],
         [(7, "5"), (8, "6")],
     ]
+
+
+def test_a_file_is_the_same_image_in_both_unicode_normal_forms(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
+    (tmp_path / decomposed).write_bytes(b"one")
+    (tmp_path / "copy.png").write_bytes(b"one")
+    (tmp_path / "rows.csv").write_text(f"{composed};1\n{decomposed};1\ncopy.png;1\n", encoding="utf-8")
+    [group] = same_images(read_csv(tmp_path / "rows.csv"))
+    assert [row.line for row in group] == [1, 2, 3]

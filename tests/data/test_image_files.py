@@ -26,6 +26,7 @@ def test_a_name_in_another_unicode_normal_form_is_found(tmp_path, on_disk, in_cs
     [
         ("é.png", ""),
         ("a\u200b.png", " (the path contains U+200B ZERO WIDTH SPACE)"),
+        ("scans\\a.png", " (the path contains backslashes: write / between folders)"),
         ("a.png ", " (the path begins or ends with a space)"),
     ],
 )

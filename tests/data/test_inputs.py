@@ -1,6 +1,7 @@
 """The images that names on a command line stand for."""
 
 import os
+import unicodedata
 
 import pytest
 
@@ -85,3 +86,13 @@ def test_lists_of_images_may_be_separated_by_tabs(tmp_path, name, row):
 def test_the_header_of_a_list_is_no_image(tmp_path):
     (tmp_path / "rows.csv").write_text("filename;words\na.png;1\n")
     assert listed(tmp_path / "rows.csv") == ["a.png"]
+
+
+def test_folders_and_lists_are_found_in_another_unicode_normal_form(tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "été")
+    folder.mkdir()
+    (folder / "a.png").touch()
+    (folder / unicodedata.normalize("NFD", "liste é.csv")).write_text("a.png;1\n")
+    given = unicodedata.normalize("NFC", str(folder))
+    assert listed(given) == [f"{folder}/a.png"]
+    assert listed(f"{given}/liste é.csv") == ["a.png"]
