@@ -1,8 +1,10 @@
 """Read a configuration from JSON, with tf-crnn's flat keys and key=value overrides."""
 
+import codecs
 import copy
 import json
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -120,20 +122,34 @@ def read_json_object(path: str | Path) -> Tree:
         UsageError: The file is missing, cannot be read or is not such an object; the message has the line.
     """
     try:
-        value = json.loads(storage.read(path).decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        value = json.loads(_decode(storage.read(path)), object_pairs_hook=_unique_keys)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {storage.describe(error)}") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: cannot be read as UTF-8: {error}") from None
+        raise UsageError(f"{path}: cannot be read as {error.encoding}: {error}") from None
     except json.JSONDecodeError as error:
-        raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}") from None
+        raise UsageError(f"{path}, line {error.lineno}: not JSON: {error.msg}{_found(error)}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from None
     if not isinstance(value, dict):
         raise UsageError(f"{path}: not a JSON object {{…}}")
     return value
+
+
+def _decode(data: bytes) -> str:
+    """Return the text of a JSON file in UTF-8, or in UTF-16 with a byte order mark. Raises `UnicodeDecodeError`."""
+    is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf_16 else "utf-8-sig")
+
+
+def _found(error: json.JSONDecodeError) -> str:
+    """Return the end of a message: the character at an error if it may look like another one or be invisible."""
+    character = error.doc[error.pos : error.pos + 1]
+    if not character or character.isascii():
+        return ""
+    return f"; found U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> Tree:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raycrnn import config, storage
+from raycrnn.data import characters, file_kinds
 from raycrnn.data.alphabet import UnicodeForm
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
@@ -129,14 +130,18 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> tuple[str, str]:
     The encoding is the given one, unless that is UTF-8 and a byte order mark indicates another one.
 
     Raises:
-        UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
+        UsageError: The file does not exist, cannot be read, is no text file, or contains bytes that are invalid in the
+            encoding.
     """
     try:
         data = storage.read(path)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such CSV file") from None
+        raise UsageError(f"{path}: no such CSV file{characters.notes_on(str(path))}") from None
     except OSError as error:
         raise UsageError(f"{path}: the CSV cannot be read: {storage.describe(error)}") from None
+    remedy = "name a text file with one row per image; save a spreadsheet as CSV"
+    if kind := file_kinds.describe_document(data[: file_kinds.HEAD_BYTES], remedy):
+        raise UsageError(f"{path}: not a CSV, but {kind}")
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), encoding)
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 
 from raycrnn import __version__, config, storage
+from raycrnn.data import file_kinds
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError
 from raycrnn.model.calibration import Calibration
@@ -84,6 +85,10 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
     # Initialising weights that are replaced would take longer than all the rest.
     network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1, initialised=False)
     weights = storage.join(location, WEIGHTS)
+    with (folder / WEIGHTS).open("rb") as file:
+        kind = file_kinds.describe_document(file.read(file_kinds.HEAD_BYTES), "copy the model directory again")
+    if kind:
+        raise RaycrnnError(f"{weights}: not the weights of a model, but {kind}")
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:

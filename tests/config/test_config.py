@@ -417,7 +417,8 @@ def test_size_sets_channels_and_lstm_and_explicit_keys_win(model, channels, lstm
 
 
 def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):
-    for encoding in ("utf-8", "utf-8-sig"):
+    # PowerShell writes UTF-16.
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         path = tmp_path / f"{encoding}.json"
         path.write_text(json.dumps(LEAST), encoding=encoding)
         assert config.load(path) == config.parse(LEAST)
@@ -430,6 +431,12 @@ def test_a_file_is_read_with_or_without_byte_order_mark(tmp_path):
         (b'{"data": {"csv_files_train": "a", "csv_files_train": "b"}}', "'csv_files_train' is given twice"),
         (b'{\n"a": 1,\n}', "line 3: not JSON"),
         (b'{\n\n"a": nope\n}', "line 3: not JSON"),
+        (
+            '{\n\xa0 "a": 1}'.encode(),
+            "in double quotes; found U+00A0 NO-BREAK SPACE",
+        ),
+        ("{“a”: 1}".encode(), "found U+201C LEFT DOUBLE QUOTATION MARK"),
+        (b"\xff\xfe{\0\0", "cannot be read as utf-16"),
         (b"", "line 1: not JSON"),
         (b"[1, 2]", "not a JSON object"),
         (b'"text"', "not a JSON object"),

@@ -229,10 +229,17 @@ def test_the_error_of_invalid_bytes_names_their_line(tmp_path, content, encoding
     assert "data.encoding" in message
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"data\.csv: not a CSV, but a ZIP archive, or .* XLSX.*: name a text file"):
+        read_csv(csv(tmp_path, b"PK\3\4\x14\0\6\0"))
+
+
 def test_a_missing_csv_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.csv: no such CSV file") as caught:
         read_csv(tmp_path / "nowhere.csv")
     assert caught.value.exit_code == 2
+    with pytest.raises(UsageError, match=r"no such CSV file \(the path contains U\+200B ZERO WIDTH SPACE\)"):
+        read_csv(tmp_path / "nowhere.csv\u200b")
 
 
 def test_a_folder_is_not_a_csv(tmp_path):

@@ -4,11 +4,12 @@ import base64
 import gzip
 import io
 import zipfile
+import zlib
 
 import pytest
 from PIL import Image
 
-from raycrnn.data import image
+from raycrnn.data import file_kinds, image
 from raycrnn.data.rejections import Rejected
 
 
@@ -45,12 +46,23 @@ NOT_AN_IMAGE = {
     "a text file": b"path;label\nimage.png;text\n",
     "UTF-16": "path;label".encode("utf-16"),
     "base64": base64.b64encode(png()),
+    "text in hexadecimal": png().hex().encode(),
+    "zlib": zlib.compress(png()),
     "data URL": b"data:image/png;base64," + base64.b64encode(png()),
     "JSON": b'{"image": "iVBORw0KGgo="}',
     "a URL": b"https://example.org/a.png\n",
+    "object in a program ('[object File]')": b"[object File]",
+    "object in a program (\"<FileStorage: 'a.png' ('image/png')>\")": b"<FileStorage: 'a.png' ('image/png')>\n",
+    "object in a program ('<PIL": b"<PIL.PngImagePlugin.PngImageFile image mode=L size=60x20 at 0x7F3A>",
+    'object in a program ("<_io': b"<_io.BufferedReader name='a.png'>",
+    "object in a program ('undefined')": b"undefined",
+    "the name of a file ('../scans/a b.JPG')": b"../scans/a b.JPG\n",
     "a form field": b"image=iVBORw0KGgo%3D",
     "macOS stores beside": b"\0\5\x16\7\0\2\0\0Mac OS X        ",
     "a Windows shortcut": b"L\0\0\0\1\x14\2\0\0\0\0\0",
+    "an RTF document": b"{\\rtf1\\ansi",
+    "a Parquet file": b"PAR1\x15\4",
+    "perhaps an error": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
     "NumPy": b"\x93NUMPY\1\0v\0{'descr': '<f4'}",
     "video": b"\0\0\0\x18ftypisom\0\0\2\0",
     "2,000 bytes in no known image format": b"\x01\x02\xff" + bytes(1997),
@@ -77,6 +89,7 @@ DAMAGED = {
     "was decoded as UTF-8": png().decode("utf-8", "replace").encode(),
     "an image that was decoded": jpeg().decode("utf-8", "replace").encode(),
     "without its zero bytes": jpeg().replace(b"\0", b""),
+    "a PNG after 2 other bytes": b"\r\n" + png(),
     "text form of bytes": repr(png()).encode(),
 }
 
@@ -99,8 +112,31 @@ def test_a_file_that_is_no_image_is_named(tmp_path, reason, text, data):
         assert text in caught.value.detail
 
 
-@pytest.mark.parametrize("ending", ["\n", "\n" * 60])
-def test_base64_in_lines_is_named(ending):
+@pytest.mark.parametrize(("start", "ending"), [("", "\n"), ("", "\n" * 60), ('"', '"')])
+def test_base64_in_lines_or_quotes_is_named(start, ending):
     with pytest.raises(Rejected) as caught:
-        image.decode(base64.encodebytes(bytes(range(256))) + ending.encode())
+        image.decode(start.encode() + base64.encodebytes(bytes(range(256))) + ending.encode())
     assert "base64" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (b"a.png;text\nb.png;<html>\n", None),
+        (b"ustar/a.png;text\nftypography/b.png;x\n" * 20, None),
+        (b"\xef\xbb\xbfa.png;text\n", None),
+        (b"", None),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
+            "the file itself: run `git lfs pull`",
+        ),
+        (gzip.compress(b"a.png;text\n"), "data compressed with gzip: decompress it"),
+        (zipped(), "XLSX, ODT, EPUB): save it as CSV"),
+        (b"%PDF-1.7\n", "a PDF document: save it as CSV"),
+        (b"\n<!DOCTYPE html><html>Sign in", "a login page: save it as CSV"),
+        (png(), "an image: save it as CSV"),
+    ],
+)
+def test_a_document_instead_of_a_table_is_named(head, expected):
+    found = file_kinds.describe_document(head, "save it as CSV")
+    assert found == expected if expected is None else found.endswith(expected)

@@ -290,6 +290,9 @@ def test_invalid_model_directories_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-10])
     with pytest.raises(RaycrnnError, match="damaged"):
         Recognizer.load(tmp_path / "model", "cpu")
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 12345\n")
+    with pytest.raises(RaycrnnError, match="a pointer of Git LFS, without the file itself: run `git lfs pull`"):
+        Recognizer.load(tmp_path / "model", "cpu")
     recognizer().save(tmp_path / "model")
     (tmp_path / "model" / "alphabet.json").write_text('{"a": 0}')
     with pytest.raises(RaycrnnError, match="from another model"):
