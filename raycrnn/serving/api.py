@@ -35,8 +35,9 @@ from raycrnn.serving.service import Service, Upload
 
 logger = logging.getLogger(__name__)
 
-RAW_TYPES = ("image/", "application/octet-stream", "application/x-www-form-urlencoded")
-"""Prefixes of content types whose body is one image file; the last is what `curl --data-binary` sends by default."""
+RAW_TYPES = ("image/", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+"""Prefixes of content types whose body is one image file. `binary/octet-stream` comes from S3, and the last is what
+`curl --data-binary` sends by default."""
 
 BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
 """The boundary of a multipart body (RFC 2046, section 5.1.1)."""
@@ -66,12 +67,12 @@ BEARER = HTTPBearer(auto_error=False, description="The service's token, if it ha
 @asynccontextmanager
 async def _uploads(service: Service, request: Request) -> AsyncIterator[tuple[list[Upload], bool]]:
     """Return the images of a request, and whether it is a multipart request. Raises `RequestError`."""
-    content_type = request.headers.get("content-type", "application/octet-stream").lower()
+    content_type = request.headers.get("content-type", "").lower() or "application/octet-stream"
     _check_encoding(request.headers)
     is_multipart = content_type.startswith("multipart/form-data")
     is_raw = content_type.startswith(RAW_TYPES) and not content_type.startswith("image/svg")
     if not is_multipart and not is_raw:
-        is_text = content_type.startswith(TEXT_TYPES)
+        is_text = content_type.startswith(TEXT_TYPES) or "+json" in content_type
         raise _unsupported_type(content_type, "base64 and data URLs in text or JSON are not read; " if is_text else "")
     async with _body(service, request) as body:
         if not body:
@@ -150,7 +151,11 @@ async def _parse_multipart(content_type: str, body: bytes, max_images: int) -> l
     too_many = RequestError(422, "too many images", f"a request may have at most {max_images} images (max_images)")
     boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
     if not BOUNDARY.fullmatch(boundary):
-        detail = "the content type has no valid boundary (RFC 2046)"
+        detail = "the content type has no valid boundary (RFC 2046): let the HTTP client set it"
+        raise RequestError(422, "malformed multipart body", detail)
+    if f"--{boundary}--".encode("latin-1") not in body:
+        # Without it, the parser would leave out the last part.
+        detail = "the body has no closing boundary: it is incomplete, or its boundary is not that of the content type"
         raise RequestError(422, "malformed multipart body", detail)
 
     async def chunks() -> AsyncGenerator[bytes, None]:

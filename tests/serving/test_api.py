@@ -168,6 +168,17 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
             415,
             ["the body is multipart/form-data"],
         ),
+        (
+            {
+                "content": b'--x\r\nContent-Disposition: form-data; name="a"; filename="b"\r\n\r\nc',
+                "headers": {"content-type": "multipart/form-data; boundary=x"},
+            },
+            422,
+            ["malformed", "no closing boundary"],
+        ),
+        ({"content": b"{}", "headers": {"content-type": "application/problem+json"}}, 415, ["base64 and data URLs"]),
+        ({"content": b"[object File]"}, 422, ["the text form of an object in a program ('[object File]')"]),
+        ({"content": b"line.png", "headers": FORM}, 422, ["the name of a file ('line.png')", "--data-binary @"]),
         ({"content": b"https://example.org/a.png"}, 422, ["a URL"]),
         ({"content": b"%PDF-1.7\n"}, 422, ["a PDF document"]),
     ],
@@ -181,6 +192,12 @@ def test_a_refused_encoding_is_answered_with_the_accepted_one(client):
     assert answer.headers["accept-encoding"] == "identity"
     whole = client.post("/predict", content=png(draw("abba")), headers={"content-encoding": "identity", **FORM})
     assert whole.status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["", "binary/octet-stream", "IMAGE/PNG"])
+def test_the_bytes_of_an_image_are_read_with_content_types_of_other_software(client, content_type):
+    answer = client.post("/predict", content=png(draw("abba")), headers={"content-type": content_type})
+    assert answer.status_code == 200
 
 
 def test_a_part_in_base64_is_named_beside_images_that_are_read(client):
@@ -444,7 +461,8 @@ def test_lone_surrogates_in_a_file_name_are_escaped():
 @pytest.mark.parametrize("boundary", ["", '""', "; boundary=" + "x" * 71, r'"x\"; charset=\"utf-7"'])
 def test_an_invalid_boundary_is_refused(client, boundary):
     kind = {"content-type": f"multipart/form-data; boundary={boundary}"}
-    assert_refused(client.post("/predict", content=multipart(b"x.png"), headers=kind), 422, "malformed")
+    answer = client.post("/predict", content=multipart(b"x.png"), headers=kind)
+    assert_refused(answer, 422, "malformed", "let the HTTP client set it")
 
 
 def cpu_out_of_memory(*_):
