@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from raycrnn import console
 from raycrnn.evaluate import Evaluate, evaluate
@@ -65,9 +66,13 @@ def test_evaluation_scores_the_transcriptions_of_the_recognizer(model, images, l
 
 
 def test_unreadable_images_are_left_out_of_the_score_up_to_the_limit(model, images, tmp_path, capsys):
-    (tmp_path / "labels.csv").write_text("images/0.png;abc\nimages/gone.png;abc\n")
+    Image.new("L", (90, 120)).save(images / "page.png")
+    (tmp_path / "labels.csv").write_text("images/0.png;abc\nimages/gone.png;abc\nimages/page.png;abc\n")
     assert Evaluate.call([model, str(tmp_path / "labels.csv")], "evaluate") == 1
-    assert "1 of 2 samples cannot be used" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "1 of 3 samples cannot be used" in printed
+    assert "warning: 1 of 2 images are higher than wide or as large as a page" in printed
+    assert "warning: 1 of 2 images are blank" in printed
     assert Evaluate.call([model, str(tmp_path / "labels.csv"), "data.max_rejected=0.5"], "evaluate") == 0
     assert "1 samples could not be read" in capsys.readouterr().out
 

@@ -8,6 +8,7 @@ import numpy as np
 from raycrnn.data import csv_files, csv_warnings
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
+from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
 from raycrnn.metrics import error_rates
@@ -15,7 +16,7 @@ from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
 from raycrnn.prediction.job import PredictionJob
-from raycrnn.prediction.pipeline import Executor
+from raycrnn.prediction.pipeline import Executor, Result
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +51,15 @@ def evaluate_all(
         for warning in csv_warnings.warnings_of(file, settings, recognizers[0].alphabet.text_direction):
             logger.warning(warning)
     pairs = [(file, row) for file in files for row in file.rows]
+    unusual = [UnusualImages(image.input_shape) for image in images]
+    paths = [file.resolve(row.path) for file, row in pairs if not row.problem]
+    readings = []
     with Executor(address) as executor:
-        readings = [
-            list(_read(executor, recognizer, pairs, PredictionJob(model, image, tuple(overrides), spans, digests=own)))
-            for model, recognizer, image, own in zip(models, recognizers, images, digests, strict=True)
-        ]
+        for model, recognizer, image, own, found in zip(models, recognizers, images, digests, unusual, strict=True):
+            job = PredictionJob(model, image, tuple(overrides), spans, digests=own)
+            readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
+    for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
+        logger.warning(warning)
     unread = [next((each for each in row if isinstance(each, Rejection)), None) for row in zip(*readings, strict=True)]
     rejections = tuple(filter(None, unread))
     check_rejections("evaluation", rejections, len(pairs), settings)
@@ -96,10 +101,9 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
 
 
 def _read(
-    executor: Executor, recognizer: Recognizer, pairs: Sequence[tuple[CsvFile, Row]], job: PredictionJob
+    results: Iterator[Result], pairs: Sequence[tuple[CsvFile, Row]], recognizer: Recognizer, unusual: UnusualImages
 ) -> Iterator[EvaluatedLine | Rejection]:
-    """Yield the transcription of each row, or the rejection of its image."""
-    results = executor.transcribe(job, [file.resolve(row.path) for file, row in pairs if not row.problem])
+    """Yield the transcription of each row, or the rejection of its image, and count the unusual images."""
     for file, row in pairs:
         if row.problem:
             yield Rejection(file.path, row.line, row.path, "malformed row", row.problem)
@@ -108,7 +112,10 @@ def _read(
         if result.rejected:
             yield Rejection(file.path, row.line, row.path, result.rejected.reason, result.rejected.detail)
         elif result.transcription:
-            yield _line(file, row, result.transcription, recognizer)
+            line = _line(file, row, result.transcription, recognizer)
+            if result.size:
+                unusual.add(row.path, result.size, len(line.reference), result.is_blank)
+            yield line
 
 
 def _line(file: CsvFile, row: Row, transcription: Transcription, recognizer: Recognizer) -> EvaluatedLine:

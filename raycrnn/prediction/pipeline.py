@@ -35,12 +35,16 @@ class Result:
 
     transcription: Transcription | None
     rejected: rejections.Rejected | None
+    size: tuple[int, int] | None = None
+    """The upright width and height of the image in pixels, if it was read."""
+    is_blank: bool = False
+    """Whether all pixels of the image are equal."""
 
 
 def _to_result(row: dict) -> Result:
     if row["rejected"]:
         return Result(None, rejections.Rejected(*row["rejected"]))
-    return Result(Transcription.from_json(row), None)
+    return Result(Transcription.from_json(row), None, tuple(row["size"]), row["is_blank"])
 
 
 PAUSE_SECONDS = 0.5
