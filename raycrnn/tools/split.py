@@ -299,7 +299,7 @@ def _rewritten(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -
 
     The path is not normalised: `a/../b` is not `b` if `a` is a symbolic link.
     """
-    if prefix == os.curdir or "://" in row.path or os.path.isabs(row.path):
+    if prefix == os.curdir or "://" in row.path or os.path.isabs(storage.with_home(row.path)):
         return line
     raw = '"' + row.path.replace('"', '""') + '"' if line.startswith('"') else row.path
     try:

@@ -279,7 +279,7 @@ def test_paths_are_rewritten_for_an_output_behind_a_symbolic_link(tmp_path):
 
 
 def test_absolute_paths_and_uris_are_not_rewritten(tmp_path):
-    fixed = ["/abs/a.png;a\n", '"s3://bucket/b;.png";b\n', "gs://bucket/c.png\n"]
+    fixed = ["/abs/a.png;a\n", '"s3://bucket/b;.png";b\n', "gs://bucket/c.png\n", "~/scans/f.png;f\n"]
     csv = write(tmp_path / "data", "".join(fixed) + 'd.png;|d|;x\n"e.png";"e"\n')
     assert call(csv, "--output", tmp_path / "out") == 0
     rewritten = ["../data/d.png;|d|;x\n", '../data/e.png;"e"\n']
