@@ -25,6 +25,7 @@ def warnings_of(file: CsvFile, settings: config.Data, direction: TextDirection =
         _mixed_forms(file.rows, settings.string_split_delimiter),
         _common_ending(file.rows, settings),
         _common_start(file.rows),
+        _outer_spaces(file.rows),
         _invisible_characters(file.rows),
         _ambiguous_order(file.rows, settings, direction),
     )
@@ -78,6 +79,18 @@ def _common_start(rows: Sequence[Row]) -> str | None:
     if not space:
         return None
     return f"every label begins with {space!r}: if a space follows the delimiter in each row, delete it"
+
+
+def _outer_spaces(rows: Sequence[Row]) -> str | None:
+    labels = len(_labels(rows))
+    found = [row.line for row in rows if row.label and row.label != row.label.strip(" ")]
+    # That all labels do so is told by `_common_start` or `_common_ending`.
+    if not found or len(found) == labels:
+        return None
+    return (
+        f"{len(found):,} of {labels:,} labels begin or end with a space, for example line {found[0]}: delete these "
+        "spaces, which nobody can see in an image"
+    )
 
 
 def _invisible_characters(rows: Sequence[Row]) -> str | None:

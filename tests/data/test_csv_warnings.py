@@ -59,6 +59,12 @@ def test_a_space_after_every_delimiter_causes_a_warning():
     assert warnings([f"No {number}" for number in NUMBERS]) == []
 
 
+@pytest.mark.parametrize("label", [" a", "a ", " "])
+def test_spaces_around_some_labels_cause_a_warning(label):
+    [warning] = warnings(["a b", label, "c"])
+    assert warning.startswith("a.csv: 1 of 3 labels begin or end with a space, for example line 2")
+
+
 def test_invisible_characters_are_named_with_their_first_line():
     [warning] = warnings(["a", "b\u200bc", "\u200b\u200b", "d\xa0e"])
     assert "U+200B ZERO WIDTH SPACE (2 labels, the first in line 2)" in warning
