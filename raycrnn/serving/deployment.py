@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raycrnn import storage
 from raycrnn.cluster import ray_internals
+from raycrnn.config.schema import Location
 from raycrnn.errors import UsageError
 from raycrnn.model import runtime
 from raycrnn.model.cpus import usable_cpus
@@ -31,7 +32,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
-    model: str
+    model: Location
     """Model directory: a path that exists on every node with a replica, or a URI in object storage."""
     overrides: list[str] = []
     """decoding.key=value, such as decoding.method=greedy."""
@@ -43,7 +44,7 @@ class Settings(BaseModel):
     """CPUs reserved per replica."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of the network in each replica. Default: `cpus`, or all of the node for one replica without a GPU."""
-    token_file: str | None = None
+    token_file: Location | None = None
     """File with the token that requests must send. Default: the environment variable RAYCRNN_TOKEN, else no token."""
     limits: Limits = Limits()
     """Limits on requests and on the queue of each replica."""

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from raycrnn.storage.normal_forms import in_other_form
+
 logger = logging.getLogger(__name__)
 
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
@@ -78,9 +80,14 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def current_directory(path: Path) -> Path:
-    """Return `path`, or the old version of the directory if a process was killed while it replaced it."""
-    if path.exists() or not _old_versions(path):
+    """Return `path`, or the old version of the directory if a process was killed while it replaced it.
+
+    The directory is also found if its name is in another Unicode normal form.
+    """
+    if path.exists():
         return path
+    if not _old_versions(path):
+        return Path(in_other_form(str(path)) or path)
     time.sleep(SECONDS_TO_REPLACE)
     return path if path.exists() else next(iter(_old_versions(path)), path)
 

@@ -1,10 +1,10 @@
-"""The threads of a replica."""
+"""The settings and the threads of a replica."""
 
 import pytest
 
 from raycrnn.cluster import ray_internals
 from raycrnn.serving import deployment
-from raycrnn.serving.deployment import Replica
+from raycrnn.serving.deployment import Replica, Settings
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,11 @@ def test_a_replica_takes_no_more_threads_than_the_quota(monkeypatch, settings, u
     monkeypatch.setattr(deployment, "usable_cpus", lambda: usable)
     monkeypatch.setattr(ray_internals, "detected_cpus", lambda: detected)
     assert len(Replica({"model": "any", **settings}, None).service._readers) == expected
+
+
+def test_the_home_directory_stands_for_a_tilde_in_settings(monkeypatch):
+    """A shell does not expand it in `serve run raycrnn.serve:app model=~/model`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = Settings(model="~/model", token_file="~/token")
+    assert (settings.model, settings.token_file) == ("/home/me/model", "/home/me/token")
+    assert Settings(model="s3://b/~/model").token_file is None

@@ -30,3 +30,10 @@ def test_a_missing_name_has_no_other_form(tmp_path):
         with pytest.raises(FileNotFoundError):
             storage.read(f"{tmp_path}/{name}")
     assert storage.in_other_form("s3://b/é") is None
+
+
+def test_a_directory_is_found_in_another_unicode_normal_form(tmp_path):
+    composed, decomposed = (tmp_path / unicodedata.normalize(form, "modèle") for form in ("NFC", "NFD"))
+    assert storage.current_directory(composed) == composed
+    decomposed.mkdir()
+    assert storage.current_directory(composed) == decomposed
