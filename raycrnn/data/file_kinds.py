@@ -167,8 +167,8 @@ def describe_document(head: bytes, remedy: str) -> str | None:
     if _is_web_page(_start_of_text(head)):
         return f"a web page (HTML), perhaps an error or a login page: {remedy}"
     for at, start, what, own_remedy in OTHER_FILES:
-        # Others could be in a text.
-        if at == 0 and head.startswith(start):
+        # A text file, too, may begin with a short signature, such as the MZ of Windows programs.
+        if at == 0 and head.startswith(start) and (len(start) > 4 or b"\0" in head):
             return f"{what}: {own_remedy if own_remedy in (DECOMPRESS, LFS, ANNEX) else remedy}"
     return None
 

@@ -85,13 +85,12 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
     # Initialising weights that are replaced would take longer than all the rest.
     network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1, initialised=False)
     weights = storage.join(location, WEIGHTS)
-    with (folder / WEIGHTS).open("rb") as file:
-        kind = file_kinds.describe_document(file.read(file_kinds.HEAD_BYTES), "copy the model directory again")
-    if kind:
-        raise RaycrnnError(f"{weights}: not the weights of a model, but {kind}")
     try:
         network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        # Only now, because valid weights can begin with any two bytes.
+        if kind := _kind_of(folder / WEIGHTS):
+            raise RaycrnnError(f"{weights}: not the weights of a model, but {kind}") from None
         raise RaycrnnError(f"{weights}: damaged, or from another model than {CONFIGURATION}: {error}") from None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise RaycrnnError(f"{weights}: some weights are not finite: the training diverged; retrain the model")
@@ -99,6 +98,12 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
     if (folder / CALIBRATION).exists():
         calibration = Calibration.from_json(config.read_json_object(folder / CALIBRATION), str(folder / CALIBRATION))
     return StoredModel(network, configuration, alphabet, config.read_json_object(folder / METRICS), calibration)
+
+
+def _kind_of(weights: Path) -> str | None:
+    """Return what a file is instead of weights, and what to do, if it is of a known kind."""
+    with weights.open("rb") as file:
+        return file_kinds.describe_document(file.read(file_kinds.HEAD_BYTES), "copy the model directory again")
 
 
 def write(path: Path, model: StoredModel) -> None:

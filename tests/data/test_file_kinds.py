@@ -125,6 +125,8 @@ def test_base64_in_lines_or_quotes_is_named(start, ending):
         (b"a.png;text\nb.png;<html>\n", None),
         (b"ustar/a.png;text\nftypography/b.png;x\n" * 20, None),
         (b"\xef\xbb\xbfa.png;text\n", None),
+        (b"MZ_001.png;text\nBZh_001.png;text\n", None),
+        (b"PAR1.png;text\n", None),
         (b"", None),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
