@@ -64,9 +64,6 @@ def greedy(log_probs_TBK: Tensor, frames_B: Tensor) -> list[Path]:
 BEAM_BYTES = 256 * 2**20
 """Memory of a beam search, in bytes, above which the images of a batch are searched in several parts."""
 
-PRUNING_FACTOR = 2
-"""How many times width + 1 there must be units for it to be faster to search only the most likely ones of a frame."""
-
 WHOLE_VECTORS = 64
 """A multiple of the float32 numbers that one step of torch's kernels for CPUs computes."""
 
@@ -91,39 +88,119 @@ def beam_search(log_probs_TBK: Tensor, frames_B: Tensor, width: int = 100, paths
         For each image, at most `paths` different paths, best first; fewer if fewer are possible.
     """
     frames, batch, classes = log_probs_TBK.shape
-    size = max(1, min(BEAM_BYTES // _bytes_of_an_image(frames, classes, width), ONE_THREAD // width))
+    candidates = Candidates.make(width, classes - 1, log_probs_TBK.device)
+    size = max(1, min(BEAM_BYTES // _bytes_of_an_image(frames, classes, candidates), ONE_THREAD // width))
     found = []
     for first in range(0, batch, size):
         part = slice(first, first + size)
-        found += _search_together(log_probs_TBK[:, part], frames_B[part], width, min(paths, width))
+        found += _search_together(log_probs_TBK[:, part], frames_B[part], candidates, min(paths, width))
     return found
 
 
-def _bytes_of_an_image(frames: int, classes: int, width: int) -> int:
+@dataclass(frozen=True)
+class Candidates:
+    """The C candidates for the next beam that suffice for an exact search.
+
+    The first N are the prefixes of the beam, which stay as they are. The others extend a prefix by a unit. Number the
+    prefixes i = 1, 2, … by decreasing log-probability, and the units of the frame j = 1, 2, … likewise. The extension
+    (i, j) cannot be among the N best candidates if i (j − 1) > N: each of the first i prefixes has at least j − 1
+    extensions by the first j units that do not repeat its last unit, and each of these is at least as likely as (i, j),
+    because its log-probability is the sum of that of the prefix and that of the unit. Without (i, j) itself, these are
+    at least N different texts. Each of them is a candidate, or a part of a prefix that stays, which is at least as
+    likely. Therefore about N ln N extensions suffice, instead of N × V.
+    """
+
+    prefix_C: Tensor
+    """The number of the prefix, from 0."""
+    rank_C: Tensor
+    """The number of the unit by which it is extended, from 0; arbitrary for the first N."""
+    index_NM: Tensor
+    """The candidate that extends prefix N by the unit of rank M; one of the first N if there is none.
+
+    There is one more row, for no prefix, and one more column, for units that are too unlikely to be ranked."""
+
+    @classmethod
+    def make(cls, width: int, units: int, device: torch.device) -> "Candidates":
+        """Return the candidates for a beam width and a number of units."""
+        prefixes_N1 = torch.arange(width)[:, None]
+        ranks_1M = torch.arange(min(units, width + 1))[None]
+        kept_NM = (prefixes_N1 + 1) * ranks_1M <= width
+        prefix_E, rank_E = kept_NM.nonzero(as_tuple=True)
+        index_NM = torch.zeros(width + 1, ranks_1M.shape[1] + 1, dtype=torch.int64)
+        index_NM[prefix_E, rank_E] = width + torch.arange(len(prefix_E))
+        prefix_C = torch.cat([prefixes_N1[:, 0], prefix_E])
+        rank_C = torch.cat([torch.zeros(width, dtype=torch.int64), rank_E])
+        return cls(prefix_C.to(device), rank_C.to(device), index_NM.to(device))
+
+    @property
+    def width(self) -> int:
+        """Number of prefixes in the beam."""
+        return len(self.index_NM) - 1
+
+    @property
+    def ranks(self) -> int:
+        """Number of the most likely units of a frame that are ranked."""
+        return self.index_NM.shape[1] - 1
+
+    def index(self, prefix_BN: Tensor, rank_BN: Tensor) -> Tensor:
+        """Return the candidates that extend prefixes by units of some ranks."""
+        return self.index_NM.take(prefix_BN * (self.ranks + 1) + rank_BN)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The log-probabilities of a frame."""
+
+    log_probs_BK: Tensor
+    ranked_BM: Tensor
+    """Log-probabilities of the most likely units, in decreasing order, in float32."""
+    unit_BM: Tensor
+    """The most likely units."""
+
+    def log_prob(self, unit_BN: Tensor) -> Tensor:
+        """Return the log-probabilities of units or of the blank, in float32."""
+        return self.log_probs_BK.gather(1, unit_BN).float()
+
+    def rank(self, unit_BN: Tensor) -> Tensor:
+        """Return the ranks of units, from 0; M for units that are not ranked."""
+        batch, ranks = self.unit_BM.shape
+        order_BM = torch.arange(ranks, device=unit_BN.device).expand(batch, ranks)
+        rank_BK = torch.full(self.log_probs_BK.shape, ranks, device=unit_BN.device).scatter_(1, self.unit_BM, order_BM)
+        return rank_BK.gather(1, unit_BN)
+
+
+def _bytes_of_an_image(frames: int, classes: int, candidates: Candidates) -> int:
     """Return the memory that the search needs for each image, in bytes."""
-    # The extensions of a frame twice in float32, and once more as pairs of a number and an index within topk; the same
-    # pairs and a place for each unit; three tables of which prefix is another's parent; and two int64 numbers a frame,
-    # which _read_back stacks again.
-    units = min(classes, PRUNING_FACTOR * (width + 1))
-    return 24 * width * units + 24 * classes + 3 * width**2 + 24 * frames * width
+    # For each frame, the ranked units twice in float32 and once in int64, and two int64 numbers for each prefix, which
+    # _read_back stacks again. The candidates three times in float32, and once more as pairs of a number and an index
+    # within topk; the rank of each class; a table of which prefix is another's parent.
+    width = candidates.width
+    return frames * (16 * candidates.ranks + 24 * width) + 28 * len(candidates.rank_C) + 8 * classes + width**2
 
 
-def _search_together(log_probs_TBK: Tensor, frames_B: Tensor, width: int, paths: int) -> list[list[Path]]:
-    beam = Beam.start(len(frames_B), width, log_probs_TBK.device)
+def _search_together(log_probs_TBK: Tensor, frames_B: Tensor, candidates: Candidates, paths: int) -> list[list[Path]]:
+    own_frames = frames_B.tolist()
+    ranked_TBM, unit_TBM = log_probs_TBK[: max(own_frames), :, :-1].topk(candidates.ranks, dim=2)
+    beam = Beam.start(len(frames_B), candidates.width, log_probs_TBK.device)
+    kept_BN = candidates.prefix_C[: candidates.width].expand_as(beam.last_BN)
     trail = []
-    for t in range(int(frames_B.max())):
-        moved, source_BN, unit_BN = beam.advance(log_probs_TBK[t].float())
-        running_B1 = (frames_B > t)[:, None]
-        beam = beam.where(running_B1, moved)
-        kept_BN = torch.arange(width, device=source_BN.device).expand_as(source_BN)
-        trail.append((source_BN.where(running_B1, kept_BN), unit_BN.where(running_B1, -1)))
+    for t, frame in enumerate(map(Frame, log_probs_TBK, ranked_TBM.float(), unit_TBM)):
+        moved, source_BN, unit_BN = beam.advance(frame, candidates)
+        if t >= min(own_frames):
+            running_B1 = (frames_B > t)[:, None]
+            moved = beam.where(running_B1, moved)
+            source_BN, unit_BN = source_BN.where(running_B1, kept_BN), unit_BN.where(running_B1, -1)
+        beam = moved
+        trail.append((source_BN, unit_BN))
     return _read_back(beam, trail, paths)
 
 
 @dataclass(frozen=True)
 class Beam:
-    """The N most likely prefixes of each image; unused places, with log-probability −inf, come last."""
+    """The N most likely prefixes of each image, most likely first; unused places have log-probability −inf."""
 
+    total_BN: Tensor
+    """Log-probability of the prefix over all alignments."""
     blank_BN: Tensor
     """Log-probability of the prefix over alignments that end in a blank."""
     unit_BN: Tensor
@@ -131,9 +208,9 @@ class Beam:
     last_BN: Tensor
     """The last unit of the prefix; arbitrary for the empty prefix, for which `unit_BN` is −inf."""
     hash_BN: Tensor
-    """A 64-bit hash of all units of the prefix, which identifies it."""
+    """A 64-bit hash of all units of the prefix, which identifies it; `NO_PREFIX` for unused places."""
     parent_hash_BN: Tensor
-    """The hash of the prefix without its last unit."""
+    """The hash of the prefix without its last unit; `NO_PREFIX` for the empty prefix and for unused places."""
 
     @classmethod
     def start(cls, batch: int, width: int, device: torch.device) -> "Beam":
@@ -142,102 +219,66 @@ class Beam:
         zero_BN = torch.zeros((batch, width), dtype=torch.int64, device=device)
         blank_BN = minus_inf_BN.clone()
         blank_BN[:, 0] = 0
-        return cls(blank_BN, minus_inf_BN, zero_BN, zero_BN + 1, zero_BN)
-
-    @property
-    def total_BN(self) -> Tensor:
-        """Log-probability of the prefix over all alignments."""
-        return _logaddexp(self.blank_BN, self.unit_BN)
+        hash_BN = torch.full_like(zero_BN, NO_PREFIX)
+        hash_BN[:, 0] = 1
+        return cls(blank_BN, blank_BN, minus_inf_BN, zero_BN, hash_BN, torch.full_like(zero_BN, NO_PREFIX))
 
     def where(self, chosen_B1: Tensor, other: "Beam") -> "Beam":
         """Return `other` for the chosen images and this beam for the rest."""
         pairs = zip(_tensors(self), _tensors(other), strict=True)
         return Beam(*(torch.where(chosen_B1, theirs, ours) for ours, theirs in pairs))
 
-    def advance(self, log_probs_BK: Tensor) -> tuple["Beam", Tensor, Tensor]:
+    def advance(self, frame: Frame, candidates: Candidates) -> tuple["Beam", Tensor, Tensor]:
         """Advance by one frame.
 
         Returns:
             The new beam; the place in the old beam that each new prefix comes from; the unit that was appended to it,
             −1 for none.
         """
-        batch, width = self.last_BN.shape
-        unit_BM, kept_BM, place_BN = self._likely_units(log_probs_BK)
-        units = unit_BM.shape[1]
-        total_BN = self.total_BN
-        stay_blank_BN = total_BN + log_probs_BK[:, -1:]
-        last_log_prob_BN = log_probs_BK.gather(1, self.last_BN)
-        stay_unit_BN = self.unit_BN + last_log_prob_BN
-        extend_BNM = total_BN[:, :, None] + kept_BM[:, None]
+        width = candidates.width
+        last_log_prob_BN, rank_BN = frame.log_prob(self.last_BN), frame.rank(self.last_BN)
+        # Those of the first N, which stay, are set below.
+        candidate_BC = self.total_BN.index_select(1, candidates.prefix_C)
+        candidate_BC += frame.ranked_BM.index_select(1, candidates.rank_C)
         # A repeated unit is a new one only after a blank.
-        repeated_BN1 = (self.blank_BN + kept_BM.gather(1, place_BN))[:, :, None]
-        extend_BNM.scatter_(2, place_BN[:, :, None], repeated_BN1)
-        extend_BE = extend_BNM.view(batch, width * units)
-        stay_unit_BN = self._merge(stay_unit_BN, extend_BE, total_BN, last_log_prob_BN, place_BN)
+        repeated_BN = candidates.index(candidates.prefix_C[:width], rank_BN)
+        candidate_BC.scatter_(1, repeated_BN, self.blank_BN + last_log_prob_BN)
+        # Extensions that result in a prefix of the beam are merged into it, also by units that are not ranked. At most
+        # one is merged into each prefix, because only its parent can be extended to it.
+        has_parent_BN, parent_BN = self._parents()
+        merged_BN = candidates.index(parent_BN.where(has_parent_BN, width), rank_BN)
+        candidate_BC.scatter_(1, merged_BN, -torch.inf)
+        repeats_BN = self.last_BN.gather(1, parent_BN) == self.last_BN
+        before_BN = self.blank_BN.gather(1, parent_BN).where(repeats_BN, self.total_BN.gather(1, parent_BN))
+        extension_BN = (before_BN + last_log_prob_BN).where(has_parent_BN, -torch.inf)
+        stay_blank_BN = self.total_BN + frame.log_probs_BK[:, -1:].float()
+        stay_unit_BN = _logaddexp(self.unit_BN + last_log_prob_BN, extension_BN)
+        candidate_BC[:, :width] = _logaddexp(stay_blank_BN, stay_unit_BN)
 
-        candidates_BC = torch.cat([_logaddexp(stay_blank_BN, stay_unit_BN), extend_BE], dim=1)
-        log_prob_BN, index_BN = candidates_BC.topk(width, dim=1)
-        stays_BN = index_BN < width
-        source_BN = torch.where(stays_BN, index_BN, (index_BN - width).div(units, rounding_mode="floor"))
-        unit_BN = unit_BM.gather(1, (index_BN - width).clamp(min=0) % units).where(~stays_BN, -1)
+        total_BN, index_BN = candidate_BC.topk(width, dim=1)
+        used_BN, stays_BN, source_BN = total_BN > -torch.inf, index_BN < width, candidates.prefix_C.take(index_BN)
+        unit_BN = frame.unit_BM.gather(1, candidates.rank_C.take(index_BN)).where(~stays_BN, -1)
         old_hash_BN = self.hash_BN.gather(1, source_BN)
+        parent_hash_BN = self.parent_hash_BN.gather(1, source_BN).where(stays_BN, old_hash_BN)
         beam = Beam(
+            total_BN=total_BN,
             blank_BN=stay_blank_BN.gather(1, source_BN).where(stays_BN, -torch.inf),
-            unit_BN=stay_unit_BN.gather(1, source_BN).where(stays_BN, log_prob_BN),
+            unit_BN=stay_unit_BN.gather(1, source_BN).where(stays_BN, total_BN),
             last_BN=self.last_BN.gather(1, source_BN).where(stays_BN, unit_BN),
-            hash_BN=old_hash_BN.where(stays_BN, _hash(old_hash_BN, unit_BN)),
-            parent_hash_BN=self.parent_hash_BN.gather(1, source_BN).where(stays_BN, old_hash_BN),
+            hash_BN=old_hash_BN.where(stays_BN, _hash(old_hash_BN, unit_BN)).where(used_BN, NO_PREFIX),
+            parent_hash_BN=parent_hash_BN.where(used_BN, NO_PREFIX),
         )
         return beam, source_BN, unit_BN
 
-    def _likely_units(self, log_probs_BK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the units M that can extend a prefix in this frame, and where the last unit of each prefix is in them.
+    def _parents(self) -> tuple[Tensor, Tensor]:
+        """Return whether the parent of each prefix is in the beam, and its place, which is arbitrary if it is not."""
+        hash_BN, place_BN = self.hash_BN.sort(dim=1)
+        index_BN = torch.searchsorted(hash_BN, self.parent_hash_BN).clamp(max=hash_BN.shape[1] - 1)
+        return hash_BN.gather(1, index_BN) == self.parent_hash_BN, place_BN.gather(1, index_BN)
 
-        Of many units, the width + 1 most likely ones suffice: for every other unit, each prefix has width extensions by
-        units that are as likely and differ from its last one, and so are as likely as its extension by that unit. Each
-        of them is a candidate, or part of a prefix that is, so width candidates precede the extension that is left out.
 
-        Returns:
-            The units, their log-probabilities, and the places. If not all units are kept, there is one more place, of
-            log-probability −inf, for last units that are not among them.
-        """
-        batch, width = self.last_BN.shape
-        units = log_probs_BK.shape[1] - 1
-        if units < PRUNING_FACTOR * (width + 1):
-            all_BM = torch.arange(units, device=log_probs_BK.device).expand(batch, units)
-            return all_BM, log_probs_BK[:, :units], self.last_BN
-        kept_BM, unit_BM = log_probs_BK[:, :units].topk(width + 1, dim=1)
-        order_BM = torch.arange(width + 1, device=unit_BM.device).expand_as(unit_BM)
-        place_BV = torch.full((batch, units), width + 1, device=unit_BM.device).scatter_(1, unit_BM, order_BM)
-        return F.pad(unit_BM, (0, 1)), F.pad(kept_BM, (0, 1), value=-torch.inf), place_BV.gather(1, self.last_BN)
-
-    def _merge(
-        self, stay_unit_BN: Tensor, extend_BE: Tensor, total_BN: Tensor, last_log_prob_BN: Tensor, place_BN: Tensor
-    ) -> Tensor:
-        """Merge extensions that result in a prefix of the beam into that prefix, also by units that are not kept.
-
-        A prefix q can only result from extending its parent p, so at most one extension is merged into each q.
-
-        Args:
-            stay_unit_BN: Log-probability of each prefix over alignments that repeat its last unit.
-            extend_BE: Log-probability of each extension; changed in place to −inf for those that are merged.
-            total_BN: Log-probability of each prefix before this frame.
-            last_log_prob_BN: Log-probability of each prefix's last unit in this frame.
-            place_BN: Place of each prefix's last unit in the units that are kept.
-
-        Returns:
-            The new stay_unit_BN.
-        """
-        alive_BN = total_BN > -torch.inf
-        is_parent_BPQ = self.hash_BN[:, :, None] == self.parent_hash_BN[:, None, :]
-        is_parent_BPQ &= alive_BN[:, :, None] & alive_BN[:, None, :]
-        found_BQ, parent_BQ = is_parent_BPQ.max(dim=1)
-        repeats_BQ = self.last_BN.gather(1, parent_BQ) == self.last_BN
-        before_BQ = self.blank_BN.gather(1, parent_BQ).where(repeats_BQ, total_BN.gather(1, parent_BQ))
-        extension_BQ = (before_BQ + last_log_prob_BN).where(found_BQ, -torch.inf)
-        index_BQ = parent_BQ * (extend_BE.shape[1] // total_BN.shape[1]) + place_BN
-        extend_BE.scatter_reduce_(1, index_BQ, torch.where(found_BQ, -torch.inf, torch.inf), "amin")
-        return _logaddexp(stay_unit_BN, extension_BQ)
+NO_PREFIX = 0
+"""Stands for the hash of the prefix of an unused place. As a parent it adds nothing, because its probability is 0."""
 
 
 def align(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
@@ -305,7 +346,7 @@ def _range_of(path: Sequence[int], state: int) -> tuple[int, int]:
 
 
 def _tensors(beam: Beam) -> tuple[Tensor, ...]:
-    return beam.blank_BN, beam.unit_BN, beam.last_BN, beam.hash_BN, beam.parent_hash_BN
+    return beam.total_BN, beam.blank_BN, beam.unit_BN, beam.last_BN, beam.hash_BN, beam.parent_hash_BN
 
 
 def _logaddexp(one_BN: Tensor, other_BN: Tensor) -> Tensor:

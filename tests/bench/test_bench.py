@@ -1,12 +1,17 @@
 """Benchmarks run and print each figure next to its limit. No test depends on a measured time."""
 
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 
 from raycrnn import bench
-from raycrnn.bench import scale
+from raycrnn.bench import other_decoders, scale
+from raycrnn.bench.decode import Decode, cut_lines, random_log_probs
 from raycrnn.bench.step import Step
 
 
@@ -18,6 +23,68 @@ def test_step_prints_figures_limits_and_json(capsys):
     figures = json.loads(out[-1])
     assert figures["plain_fp32"] > 0
     assert figures["ratio_auto_to_fp32"] > 0
+
+
+def test_decode_prints_figures_and_limits(capsys):
+    arguments = ["--classes", "5,7000", "--frames", "4", "--lines", "2", "--width", "3", "--rounds", "1", "--json"]
+    assert Decode.call(arguments, "bench decode") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert ["≤ 1300" in line for line in out if "beam search" in line] == [False, True]
+    figures = json.loads(out[-1])
+    assert figures["K=5_T=4_beam_search"] > 0
+    assert figures["K=5_T=4_greedy"] > 0
+
+
+def test_decode_names_an_environment_without_the_decoder(capsys):
+    arguments = ["--classes", "5", "--frames", "4", "--lines", "2", "--pyctcdecode-python", sys.executable]
+    assert Decode.call(arguments, "bench decode") == 1
+    error = capsys.readouterr().err
+    assert sys.executable in error
+    assert "No module named 'pyctcdecode'" in error
+
+
+class GreedyPyctcdecode:
+    """Decodes each frame alone, with the interface of pyctcdecode."""
+
+    def __init__(self, labels: list[str]):
+        self.labels = labels
+
+    def decode_beams(self, log_probs_TK: np.ndarray, **options: object) -> list[tuple[str]]:
+        return [("".join(self.labels[code] for code in log_probs_TK.argmax(1)),)]
+
+
+def greedy_fast_ctc_decode(probs_TK: np.ndarray, labels: list[str], **options: object) -> tuple[str, list[int]]:
+    assert probs_TK.sum(1) == pytest.approx(np.ones(len(probs_TK)), abs=1e-5)
+    assert probs_TK[:, 0].max() > 0.9, "the blank is not the first class"
+    return "".join(labels[code] for code in probs_TK.argmax(1)), []
+
+
+@pytest.mark.parametrize("decoder", ["pyctcdecode", "fast-ctc-decode"])
+def test_other_decoders_get_the_classes_in_their_own_order(decoder, tmp_path, monkeypatch, capsys):
+    log_probs_TBK = random_log_probs(30, 3, 12, peaks=True)
+    np.save(tmp_path / "lines.npy", log_probs_TBK.transpose(0, 1).numpy())
+    monkeypatch.setitem(sys.modules, "pyctcdecode", SimpleNamespace(build_ctcdecoder=GreedyPyctcdecode))
+    monkeypatch.setitem(sys.modules, "fast_ctc_decode", SimpleNamespace(beam_search=greedy_fast_ctc_decode))
+    other_decoders.main(decoder, str(tmp_path / "lines.npy"), "10")
+    result = json.loads(capsys.readouterr().out)
+    assert result["codes"] == [[code for code in line.tolist() if code < 11] for line in log_probs_TBK.argmax(2).T]
+    assert result["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("decoder", "shape", "cut"),
+    [
+        ("pyctcdecode", (250, 16, 80), (250, 5)),
+        ("pyctcdecode", (250, 16, 8000), (12, 1)),
+        ("fast-ctc-decode", (60, 16, 80), (60, 16)),
+        # A frame takes 100 × 800² × 4 bytes.
+        ("fast-ctc-decode", (250, 16, 800), (17, 7)),
+        ("fast-ctc-decode", (250, 16, 8000), None),
+    ],
+)
+def test_other_decoders_get_lines_that_they_can_search(decoder, shape, cut):
+    found = cut_lines(decoder, torch.zeros(1).expand(shape), width=100)
+    assert (None if found is None else tuple(found.shape[:2])) == cut
 
 
 def test_ratios_are_computed_for_each_pair():

@@ -1,0 +1,204 @@
+"""Beam search, compared with greedy decoding, pyctcdecode and fast-ctc-decode on the same log-probabilities."""
+
+import json
+import math
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from raycrnn import bench
+from raycrnn.bench import other_decoders
+from raycrnn.cli import Command, Metavar
+from raycrnn.errors import RaycrnnError
+from raycrnn.model import ctc, runtime
+from raycrnn.model.recognizer import MAX_BATCH_PIXELS, batches_by_width
+
+HEIGHT = 32
+
+EXTENSIONS = 10_000_000
+"""Number of extensions of a prefix by a unit that another decoder computes in a measurement, at most."""
+
+TREE_BYTES = 4 * 2**30
+"""Memory that fast-ctc-decode may use for a line."""
+
+
+class Decode(Command):
+    """Measure microseconds per frame of beam search, greedy decoding and other decoders on the same lines.
+
+    The lines are random log-probabilities: with peaks, like those of a trained network, or flat. Beam search gets them
+    in batches as large as those of prediction. The limits: beam search ≥ 10 × as fast as pyctcdecode and ≥ 0.7 × as
+    fast as fast-ctc-decode, with the same best transcriptions.
+
+    The other decoders need environments of their own, because pyctcdecode requires NumPy < 2. They are left out if no
+    Python is given for them. To make the environments:
+
+      python -m venv pyctc && pyctc/bin/pip install pyctcdecode
+      python -m venv fast && fast/bin/pip install fast-ctc-decode numpy
+
+    They search with the same beam width and without pruning, on one thread. They get fewer and shorter lines for large
+    alphabets, because pyctcdecode would take hours, and the tree of fast-ctc-decode has classes² × 4 bytes per prefix
+    and frame; it is left out if two frames do not fit into 4 GiB.
+    """
+
+    classes: Annotated[str, Metavar("N,N,...")] = Field("80,800,8000", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
+    """Numbers of classes, with the blank, separated by commas."""
+    frames: Annotated[str, Metavar("N,N,...")] = Field("60,250", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
+    """Numbers of frames of a line, separated by commas."""
+    data: Literal["peaks", "flat"] = "peaks"
+    """Kind of log-probabilities."""
+    width: int = Field(100, ge=2)
+    """Beam width."""
+    lines: int = Field(16, ge=1)
+    """Number of lines."""
+    threads: int | None = Field(None, ge=1)
+    """Number of CPU threads. Default: one for each usable core."""
+    rounds: int = Field(5, ge=1)
+    """Number of measurements of each side."""
+    pyctcdecode_python: Path | None = None
+    """Python of an environment in which pyctcdecode is installed."""
+    fast_ctc_decode_python: Path | None = None
+    """Python of an environment in which fast-ctc-decode is installed."""
+    json_line: bool = Field(False, validation_alias="json")
+    """Also print the result as a JSON object, on the last line of stdout."""
+
+    def run(self) -> None:
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        else:
+            runtime.limit_threads()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        figures: list[bench.Figure] = []
+        for classes in map(int, self.classes.split(",")):
+            for frames in map(int, self.frames.split(",")):
+                log_probs_TBK = random_log_probs(frames, self.lines, classes, self.data == "peaks")
+                figures += self._measure(log_probs_TBK.to(device))
+        where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+        bench.report(f"decode: {self.data}, beam width {self.width}, {where}", figures, self.json_line)
+
+    def _measure(self, log_probs_TBK: Tensor) -> Iterator[bench.Figure]:
+        """Yield the figures for some lines, which are all measured in turn."""
+        frames, lines, classes = log_probs_TBK.shape
+        name = f"K={classes} T={frames}"
+        batches = list(batches_of_prediction(log_probs_TBK))
+        samples = [
+            Sample(other, python, cut)
+            for other, python in (
+                ("pyctcdecode", self.pyctcdecode_python),
+                ("fast-ctc-decode", self.fast_ctc_decode_python),
+            )
+            if python and (cut := cut_lines(other, log_probs_TBK, self.width)) is not None
+        ]
+        rates: dict[str, list[float]] = {}
+        same: dict[str, float] = {}
+        for _ in range(self.rounds):
+            measured = {
+                "beam": _seconds(lambda batch: ctc.beam_search(*batch, self.width), batches) / (frames * lines),
+                "greedy": _seconds(lambda batch: ctc.greedy(*batch), batches) / (frames * lines),
+            }
+            for sample in samples:
+                seconds, same[sample.decoder] = sample.measure(self.width)
+                measured[sample.decoder] = seconds
+            for side, seconds in measured.items():
+                rates.setdefault(side, []).append(1e6 * seconds)
+        limit = "≤ 1300" if classes >= 7000 else ""
+        yield bench.Figure(f"{name} beam search", statistics.median(rates["beam"]), "µs/frame", limit)
+        yield bench.Figure(f"{name} greedy", statistics.median(rates["greedy"]), "µs/frame")
+        for sample in samples:
+            lines, frames = sample.log_probs_TBK.shape[1], sample.log_probs_TBK.shape[0]
+            size = f"{lines} × {frames} frames"
+            least = {"pyctcdecode": "≥ 10", "fast-ctc-decode": "≥ 0.7"}[sample.decoder]
+            ratio = bench.median_ratio(rates[sample.decoder], rates["beam"])
+            yield bench.Figure(f"{name} {sample.decoder}", statistics.median(rates[sample.decoder]), "µs/frame", size)
+            yield bench.Figure(f"{name} speed over {sample.decoder}", ratio, "", least)
+            yield bench.Figure(f"{name} same text as {sample.decoder}", 100 * same[sample.decoder], "%", "100")
+
+
+def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tensor:
+    """Return log-probabilities [T, B, K], with peaks like those of a trained network, or flat.
+
+    A network that is trained with CTC is nearly certain in most frames: of the blank in three of four, and of a unit,
+    for one or two frames, in the others.
+    """
+    generator = torch.Generator().manual_seed(0)
+    logits_TBK = torch.randn(frames, lines, classes, generator=generator)
+    if not peaks:
+        return logits_TBK.log_softmax(2)
+    # The others have together about 1 / (1 + e⁴) where one is certain.
+    others = math.log(classes) + 2
+    certainty_TB = others + 6 * torch.rand(frames, lines, generator=generator)
+    unit_TB = torch.randint(0, max(1, classes - 1), (frames, lines), generator=generator)
+    is_unit_TB = torch.rand(frames, lines, generator=generator) < 0.25
+    logits_TBK *= 2
+    logits_TBK[:, :, -1] = torch.where(is_unit_TB, others, others + 4)
+    best_TB1 = unit_TB.where(is_unit_TB, classes - 1)[:, :, None]
+    return logits_TBK.scatter_(2, best_TB1, certainty_TB[:, :, None] + 2).log_softmax(2)
+
+
+def batches_of_prediction(log_probs_TBK: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield log-probabilities and frames of lines, in batches as large as those of the recognizer."""
+    frames, lines, _ = log_probs_TBK.shape
+    device = log_probs_TBK.device
+    for group in batches_by_width([4 * (frames + 1)] * lines, HEIGHT, MAX_BATCH_PIXELS[device.type]):
+        yield log_probs_TBK[:, group], torch.full((len(group),), frames, device=device)
+
+
+def _seconds(decode: Callable[[tuple[Tensor, Tensor]], object], batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    # The decoders return Python objects, for which they wait for a GPU.
+    start = time.perf_counter()
+    for batch in batches:
+        decode(batch)
+    return time.perf_counter() - start
+
+
+def cut_lines(decoder: str, log_probs_TBK: Tensor, width: int) -> Tensor | None:
+    """Return the lines that another decoder can search in reasonable time and memory; None if it can search none."""
+    frames, _, classes = log_probs_TBK.shape
+    affordable = max(2, EXTENSIONS // (width * classes))
+    frames = min(frames, affordable)
+    if decoder == "fast-ctc-decode":
+        # The first frame extends only the empty prefix.
+        frames = min(frames, 1 + TREE_BYTES // (4 * width * classes**2))
+        if frames < 2:
+            return None
+    return log_probs_TBK[:frames, : max(1, affordable // frames)]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The lines that another decoder searches."""
+
+    decoder: str
+    python: Path
+    """Python of the environment in which the decoder is installed."""
+    log_probs_TBK: Tensor
+
+    def measure(self, width: int) -> tuple[float, float]:
+        """Return the seconds per frame, and the share of lines with the same best transcription as raycrnn's."""
+        frames, lines, _ = self.log_probs_TBK.shape
+        with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+            np.save(file, self.log_probs_TBK.transpose(0, 1).cpu().numpy())
+            file.flush()
+            # Isolated: otherwise the modules beside the file would replace others of the same name.
+            command = [str(self.python), "-I", other_decoders.__file__, self.decoder, file.name, str(width)]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RaycrnnError(f"{self.decoder} failed in {self.python}: {done.stderr.strip().splitlines()[-1]}")
+        result = json.loads(done.stdout.splitlines()[-1])
+        frames_B = torch.full((lines,), frames, device=self.log_probs_TBK.device)
+        own = ctc.beam_search(self.log_probs_TBK, frames_B, width)
+        same = [list(paths[0].codes) == codes for paths, codes in zip(own, result["codes"], strict=True)]
+        return result["seconds"] / (frames * lines), statistics.mean(same)
+
+
+if __name__ == "__main__":
+    Decode.main(name="bench decode")
