@@ -7,7 +7,7 @@ from typing import NoReturn
 from raycrnn import cli
 
 BENCHMARKS = {
-    "decode": ("Decode", "Beam search, compared with greedy decoding and other decoders."),
+    "decode": ("DecodeBench", "Beam search, compared with greedy decoding and other decoders."),
     "ingest": ("Ingest", "Decoding with Ray Data, compared with a DataLoader and a plain loop."),
     "predict": ("PredictBench", "Prediction with Ray Data, compared with the bare forward pass."),
     "recover": ("Recover", "Seconds lost when a worker is killed and when a node is lost."),

@@ -25,14 +25,20 @@ from raycrnn.model.recognizer import MAX_BATCH_PIXELS, batches_by_width
 
 HEIGHT = 32
 
-EXTENSIONS = 10_000_000
-"""Number of extensions of a prefix by a unit that another decoder computes in a measurement, at most."""
+LARGE = 7000
+"""Number of classes from which beam search has a limit of its own."""
 
-TREE_BYTES = 4 * 2**30
+RATIOS = {"pyctcdecode": "≥ 10", "fast-ctc-decode": "≥ 0.7"}
+"""The limit of each other decoder: its time per frame, divided by that of beam search."""
+
+EXTENSIONS = {"pyctcdecode": 4_000_000, "fast-ctc-decode": 10_000_000}
+"""Number of extensions of a prefix by a unit that the decoder computes in a measurement, at most."""
+
+TREE_BYTES = 2 * 2**30
 """Memory that fast-ctc-decode may use for a line."""
 
 
-class Decode(Command):
+class DecodeBench(Command):
     """Measure microseconds per frame of beam search, greedy decoding and other decoders on the same lines.
 
     The lines are random log-probabilities: with peaks, like those of a trained network, or flat. Beam search gets them
@@ -47,10 +53,10 @@ class Decode(Command):
 
     They search with the same beam width and without pruning, on one thread. They get fewer and shorter lines for large
     alphabets, because pyctcdecode would take hours, and the tree of fast-ctc-decode has classes² × 4 bytes per prefix
-    and frame; it is left out if two frames do not fit into 4 GiB.
+    and frame; it is left out if two frames do not fit into 2 GiB.
     """
 
-    classes: Annotated[str, Metavar("N,N,...")] = Field("80,800,8000", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
+    classes: Annotated[str, Metavar("N,N,...")] = Field("80,800,8000", pattern=r"^([2-9]|[1-9]\d+)(,([2-9]|[1-9]\d+))*$")
     """Numbers of classes, with the blank, separated by commas."""
     frames: Annotated[str, Metavar("N,N,...")] = Field("60,250", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
     """Numbers of frames of a line, separated by commas."""
@@ -62,7 +68,7 @@ class Decode(Command):
     """Number of lines."""
     threads: int | None = Field(None, ge=1)
     """Number of CPU threads. Default: one for each usable core."""
-    rounds: int = Field(5, ge=1)
+    rounds: int = Field(3, ge=1)
     """Number of measurements of each side."""
     pyctcdecode_python: Path | None = None
     """Python of an environment in which pyctcdecode is installed."""
@@ -86,41 +92,36 @@ class Decode(Command):
         bench.report(f"decode: {self.data}, beam width {self.width}, {where}", figures, self.json_line)
 
     def _measure(self, log_probs_TBK: Tensor) -> Iterator[bench.Figure]:
-        """Yield the figures for some lines, which are all measured in turn."""
+        """Yield the figures for some lines."""
         frames, lines, classes = log_probs_TBK.shape
-        name = f"K={classes} T={frames}"
-        batches = list(batches_of_prediction(log_probs_TBK))
-        samples = [
-            Sample(other, python, cut)
-            for other, python in (
-                ("pyctcdecode", self.pyctcdecode_python),
-                ("fast-ctc-decode", self.fast_ctc_decode_python),
-            )
-            if python and (cut := cut_lines(other, log_probs_TBK, self.width)) is not None
+        pythons = {"pyctcdecode": self.pyctcdecode_python, "fast-ctc-decode": self.fast_ctc_decode_python}
+        others = [
+            OtherDecoder(name, python, cut)
+            for name, python in pythons.items()
+            if python and (cut := cut_lines(name, log_probs_TBK, self.width)) is not None
         ]
-        rates: dict[str, list[float]] = {}
+        batches = list(batches_of_prediction(log_probs_TBK))
+        times: dict[str, list[float]] = {name: [] for name in ("beam search", "greedy", *pythons)}
         same: dict[str, float] = {}
         for _ in range(self.rounds):
-            measured = {
-                "beam": _seconds(lambda batch: ctc.beam_search(*batch, self.width), batches) / (frames * lines),
-                "greedy": _seconds(lambda batch: ctc.greedy(*batch), batches) / (frames * lines),
-            }
-            for sample in samples:
-                seconds, same[sample.decoder] = sample.measure(self.width)
-                measured[sample.decoder] = seconds
-            for side, seconds in measured.items():
-                rates.setdefault(side, []).append(1e6 * seconds)
-        limit = "≤ 1300" if classes >= 7000 else ""
-        yield bench.Figure(f"{name} beam search", statistics.median(rates["beam"]), "µs/frame", limit)
-        yield bench.Figure(f"{name} greedy", statistics.median(rates["greedy"]), "µs/frame")
-        for sample in samples:
-            lines, frames = sample.log_probs_TBK.shape[1], sample.log_probs_TBK.shape[0]
-            size = f"{lines} × {frames} frames"
-            least = {"pyctcdecode": "≥ 10", "fast-ctc-decode": "≥ 0.7"}[sample.decoder]
-            ratio = bench.median_ratio(rates[sample.decoder], rates["beam"])
-            yield bench.Figure(f"{name} {sample.decoder}", statistics.median(rates[sample.decoder]), "µs/frame", size)
-            yield bench.Figure(f"{name} speed over {sample.decoder}", ratio, "", least)
-            yield bench.Figure(f"{name} same text as {sample.decoder}", 100 * same[sample.decoder], "%", "100")
+            beam = seconds(lambda batch: ctc.beam_search(*batch, self.width), batches)
+            greedy = seconds(lambda batch: ctc.greedy(*batch), batches)
+            times["beam search"].append(1e6 * beam / (frames * lines))
+            times["greedy"].append(1e6 * greedy / (frames * lines))
+            for other in others:
+                per_frame, same[other.name] = other.measure(self.width)
+                times[other.name].append(1e6 * per_frame)
+        case = f"K={classes} T={frames}"
+        limit = "≤ 1300" if classes >= LARGE else ""
+        yield bench.Figure(f"{case} beam search", statistics.median(times["beam search"]), "µs/frame", limit)
+        yield bench.Figure(f"{case} greedy", statistics.median(times["greedy"]), "µs/frame")
+        for other in others:
+            frames, lines, _ = other.log_probs_TBK.shape
+            time = statistics.median(times[other.name])
+            ratio = bench.median_ratio(times[other.name], times["beam search"])
+            yield bench.Figure(f"{case} {other.name}", time, "µs/frame", f"({lines} × {frames} frames)")
+            yield bench.Figure(f"{case} speed over {other.name}", ratio, "", RATIOS[other.name])
+            yield bench.Figure(f"{case} same text as {other.name}", 100 * same[other.name], "%", "100")
 
 
 def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tensor:
@@ -130,7 +131,8 @@ def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tens
     for one or two frames, in the others.
     """
     generator = torch.Generator().manual_seed(0)
-    logits_TBK = torch.randn(frames, lines, classes, generator=generator)
+    # In memory, the network's outputs are in the order B, T, K.
+    logits_TBK = torch.randn(lines, frames, classes, generator=generator).transpose(0, 1)
     if not peaks:
         return logits_TBK.log_softmax(2)
     # The others have together about 1 / (1 + e⁴) where one is certain.
@@ -152,7 +154,8 @@ def batches_of_prediction(log_probs_TBK: Tensor) -> Iterator[tuple[Tensor, Tenso
         yield log_probs_TBK[:, group], torch.full((len(group),), frames, device=device)
 
 
-def _seconds(decode: Callable[[tuple[Tensor, Tensor]], object], batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+def seconds(decode: Callable[[tuple[Tensor, Tensor]], object], batches: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return the seconds in which a function decodes batches."""
     # The decoders return Python objects, for which they wait for a GPU.
     start = time.perf_counter()
     for batch in batches:
@@ -163,7 +166,7 @@ def _seconds(decode: Callable[[tuple[Tensor, Tensor]], object], batches: Sequenc
 def cut_lines(decoder: str, log_probs_TBK: Tensor, width: int) -> Tensor | None:
     """Return the lines that another decoder can search in reasonable time and memory; None if it can search none."""
     frames, _, classes = log_probs_TBK.shape
-    affordable = max(2, EXTENSIONS // (width * classes))
+    affordable = max(2, EXTENSIONS[decoder] // (width * classes))
     frames = min(frames, affordable)
     if decoder == "fast-ctc-decode":
         # The first frame extends only the empty prefix.
@@ -174,13 +177,14 @@ def cut_lines(decoder: str, log_probs_TBK: Tensor, width: int) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The lines that another decoder searches."""
+class OtherDecoder:
+    """A decoder of another project."""
 
-    decoder: str
+    name: str
     python: Path
-    """Python of the environment in which the decoder is installed."""
+    """Python of the environment in which it is installed."""
     log_probs_TBK: Tensor
+    """The lines that it searches."""
 
     def measure(self, width: int) -> tuple[float, float]:
         """Return the seconds per frame, and the share of lines with the same best transcription as raycrnn's."""
@@ -189,10 +193,10 @@ class Sample:
             np.save(file, self.log_probs_TBK.transpose(0, 1).cpu().numpy())
             file.flush()
             # Isolated: otherwise the modules beside the file would replace others of the same name.
-            command = [str(self.python), "-I", other_decoders.__file__, self.decoder, file.name, str(width)]
+            command = [str(self.python), "-I", other_decoders.__file__, self.name, file.name, str(width)]
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise RaycrnnError(f"{self.decoder} failed in {self.python}: {done.stderr.strip().splitlines()[-1]}")
+            raise RaycrnnError(f"{self.name} failed in {self.python}: {done.stderr.strip().splitlines()[-1]}")
         result = json.loads(done.stdout.splitlines()[-1])
         frames_B = torch.full((lines,), frames, device=self.log_probs_TBK.device)
         own = ctc.beam_search(self.log_probs_TBK, frames_B, width)
@@ -201,4 +205,4 @@ class Sample:
 
 
 if __name__ == "__main__":
-    Decode.main(name="bench decode")
+    DecodeBench.main(name="bench decode")
