@@ -149,21 +149,26 @@ def measure(path: str) -> tuple[int, int]:
     """
     try:
         with open(path, "rb") as file:
-            try:
-                image = _open(file)
-            except Rejected:
-                file.seek(0)
-                if not file.read(8).startswith((JPEG_SIGNATURE, image_guards.PNG_SIGNATURE)):
-                    raise
-                # Its metadata may be the reason.
-                file.seek(0)
-                image = _open_bytes(file.read())
-            return image.size[::-1] if _is_rotated(image) else image.size
+            return size_of(file)
     except FileNotFoundError:
         return measure(image_files.in_other_form(path))
     except (OSError, ValueError) as error:
         reason = storage.describe(error) if isinstance(error, OSError) else str(error)
         raise Rejected("cannot be read", f"{path}: {reason}") from None
+
+
+def size_of(file: IO[bytes]) -> tuple[int, int]:
+    """Return the upright width and height in pixels of an open image file. See `measure`."""
+    try:
+        image = _open(file)
+    except Rejected:
+        file.seek(0)
+        if not file.read(8).startswith((JPEG_SIGNATURE, image_guards.PNG_SIGNATURE)):
+            raise
+        # Its metadata may be the reason.
+        file.seek(0)
+        image = _open_bytes(file.read())
+    return image.size[::-1] if _is_rotated(image) else image.size
 
 
 def _is_rotated(image: Image.Image) -> bool:
@@ -298,6 +303,7 @@ def prepare_image(
 
     Raises:
         Rejected: The image cannot be used.
+        StorageError: Object storage fails, which says nothing about the image.
     """
     name = None
     if isinstance(source, np.ndarray):

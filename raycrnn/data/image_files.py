@@ -12,6 +12,9 @@ JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pn
 SUFFIXES = (*JPEG, *NETPBM, ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2")
 """Suffixes of the files in a folder that are read as images."""
 
+SIZES_FILE = "image_sizes.parquet"
+"""File in an output directory with the sizes of the images behind URIs."""
+
 IMAGES_READ_AHEAD = 64
 """Images that `iter_readers` reads from object storage at a time."""
 
@@ -28,6 +31,7 @@ def read_bytes(path: str) -> bytes:
 
     Raises:
         Rejected: The file does not exist or cannot be read.
+        StorageError: Object storage fails, which says nothing about the file.
     """
     try:
         if not storage.is_uri(path) and Path(path).is_fifo():
@@ -37,6 +41,14 @@ def read_bytes(path: str) -> bytes:
         return read_bytes(in_other_form(path))
     except OSError as error:
         raise _rejected(path, error) from None
+
+
+def read_head(uri: str, count: int) -> tuple[bytes, int]:
+    """Return the first bytes at a URI, at most `count`, and the size of the file. Raises what `read_bytes` raises."""
+    try:
+        return storage.read_head(uri, count)
+    except OSError as error:
+        raise _rejected(uri, error) from None
 
 
 def in_other_form(path: str) -> str:
@@ -55,6 +67,9 @@ def prefetching_reader(paths: Sequence[str]) -> Callable[[str], bytes]:
     """Return a `read_bytes` for images that are about to be read.
 
     The images in object storage are read now, many at a time; the others when the function is called.
+
+    Raises:
+        StorageError: Object storage fails.
     """
     remote = [path for path in dict.fromkeys(paths) if storage.is_uri(path)]
     prefetched = dict(zip(remote, storage.read_many(remote), strict=True))
@@ -74,6 +89,9 @@ def iter_readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes
     """Yield each path, in order, with a function that returns its bytes.
 
     At most `IMAGES_READ_AHEAD` images are prefetched at a time, which limits the memory they take.
+
+    Raises:
+        StorageError: Object storage fails.
     """
     for start in range(0, len(paths), IMAGES_READ_AHEAD):
         group = paths[start : start + IMAGES_READ_AHEAD]
@@ -82,6 +100,8 @@ def iter_readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes
 
 
 def _rejected(path: str, error: OSError) -> Rejected:
+    """Return the rejection of a file. Raises `StorageError` if the error does not concern the file."""
+    storage.check_concerns_file(path, error)
     if isinstance(error, FileNotFoundError):
         return _no_such_file(path)
     return Rejected("cannot be read", f"{path}: {storage.describe(error)}")

@@ -12,7 +12,9 @@ from raycrnn.storage.atomic import (
 )
 from raycrnn.storage.directory import OWNER, Directory, copied, lock_output
 from raycrnn.storage.files import (
+    CONNECTIONS,
     absolute,
+    check_concerns_file,
     check_output_file,
     delete,
     describe,
@@ -26,7 +28,9 @@ from raycrnn.storage.files import (
     move,
     names,
     read,
+    read_head,
     read_many,
+    redacted,
     resolve_relative,
     size,
     upload,
@@ -37,10 +41,12 @@ from raycrnn.storage.files import (
 from raycrnn.storage.normal_forms import in_other_form
 
 __all__ = [
+    "CONNECTIONS",
     "LOCK",
     "OWNER",
     "Directory",
     "absolute",
+    "check_concerns_file",
     "check_output_file",
     "copied",
     "current_directory",
@@ -59,7 +65,9 @@ __all__ = [
     "move",
     "names",
     "read",
+    "read_head",
     "read_many",
+    "redacted",
     "replacing_directory",
     "replacing_file",
     "resolve_relative",

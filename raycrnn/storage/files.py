@@ -8,6 +8,7 @@ Credentials come from the environment or the role of the machine, as usual for e
 import errno
 import functools
 import os
+import random
 import re
 import shutil
 import time
@@ -18,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from raycrnn.errors import UsageError
+from raycrnn.errors import StorageError, UsageError
 from raycrnn.storage.normal_forms import in_other_form
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ CHUNK = 8 * 2**20
 
 REQUESTS_AT_A_TIME = 16
 """Parallel requests to object storage, which answers after about 20 ms, be it one request or many."""
+
+CONNECTIONS = 64
+"""Connections to object storage that a process may open at a time."""
 
 
 def is_uri(path: str | os.PathLike[str]) -> bool:
@@ -83,8 +87,11 @@ def absolute(path: str) -> str:
 @functools.lru_cache(maxsize=64)
 def _filesystem(scheme: str, host: str, options: str) -> "fs.FileSystem":
     """Return the filesystem of a bucket. It is cached, since each has its own connections."""
+    import pyarrow as pa
     from pyarrow import fs
 
+    # The S3 client opens one connection for each of pyarrow's I/O threads, but never fewer than 25.
+    pa.set_io_thread_count(max(pa.io_thread_count(), CONNECTIONS))
     # With a dummy name: some filesystems require one, and none checks that it exists.
     return fs.FileSystem.from_uri(urllib.parse.urlunsplit((scheme, host, "/x", options, "")))[0]
 
@@ -123,10 +130,13 @@ def redacted(place: str) -> str:
 
 
 TRANSIENT = re.compile(
-    r"NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIME|HTTP status 5\d\d"
-    r"|[Tt]imeout|[Uu]navailable"
+    r"NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIME"
+    r"|HTTP status (?:429|5\d\d)|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|[Tt]imeout|[Uu]navailable|[Cc]onnection reset"
 )
 """Matches errors of object storage that a retry may resolve."""
+
+OF_ONE_FILE = re.compile("ACCESS_DENIED|NO_SUCH_KEY|INVALID_OBJECT_STATE|Not a regular file|is a directory")
+"""Matches errors of object storage that concern one file, and not the storage as a whole."""
 
 RETRY_SECONDS = 30.0
 """Seconds of retries: a run of days must not fail because the network is down for a moment."""
@@ -147,7 +157,8 @@ def _with_retries(function: Callable[Parameters, Returned]) -> Callable[Paramete
             except OSError as error:
                 if time.monotonic() + pause > deadline or not TRANSIENT.search(str(error)):
                     raise
-            time.sleep(pause)
+            # A random pause: otherwise, requests that were throttled together would be throttled again.
+            time.sleep(pause * random.uniform(0.5, 1.0))
             pause *= 2
 
     return request
@@ -182,7 +193,11 @@ def _read_remote(uri: str) -> bytes:
 
 
 def read_many(paths: Sequence[str]) -> list[bytes | OSError]:
-    """Return the bytes at each path, or the error, reading several at a time."""
+    """Return the bytes at each path, or why this one cannot be read, reading several at a time.
+
+    Raises:
+        StorageError: Object storage fails, which says nothing about a single file.
+    """
     if len(paths) < 2:
         return list(map(_try_to_read, paths))
     with ThreadPoolExecutor(min(REQUESTS_AT_A_TIME, len(paths))) as readers:
@@ -193,7 +208,30 @@ def _try_to_read(path: str) -> bytes | OSError:
     try:
         return read(path)
     except OSError as error:
+        check_concerns_file(path, error)
         return error
+
+
+@_with_retries
+def read_head(uri: str, count: int) -> tuple[bytes, int]:
+    """Return the first bytes of a file in object storage, at most `count`, and the file's size. Raises `OSError`."""
+    filesystem, name = locate(uri)
+    with filesystem.open_input_file(name) as file:
+        return file.read(count), file.size()
+
+
+def check_concerns_file(path: str, error: OSError) -> None:
+    """Check that an error concerns the file that was read: it is missing, or denied, or its name is invalid.
+
+    Any other error of object storage, such as throttling or an outage, says nothing about the file.
+
+    Raises:
+        StorageError: It is such an error.
+    """
+    if not is_uri(path) or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+        return
+    if error.errno != errno.EINVAL and not OF_ONE_FILE.search(str(error)):
+        raise StorageError(f"{redacted(path)}: object storage does not deliver it: {describe(error)}") from None
 
 
 @_with_retries

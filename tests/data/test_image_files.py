@@ -1,12 +1,16 @@
 """Image files that are found under other names, and those that are not."""
 
 import unicodedata
+from unittest.mock import Mock
 
 import pytest
 
+from raycrnn.bench.object_store import ObjectStore
 from raycrnn.data import image_files
 from raycrnn.data.image import measure
 from raycrnn.data.rejections import Rejected
+from raycrnn.errors import StorageError
+from raycrnn.storage import files
 from tests.conftest import draw
 
 
@@ -37,3 +41,31 @@ def test_the_rejection_of_a_missing_file_points_out_what_the_path_hides(tmp_path
             with pytest.raises(Rejected) as caught:
                 read(path)
             assert (caught.value.reason, caught.value.detail) == ("no such file", path + note)
+
+
+THROTTLED = OSError("AWS Error SLOW_DOWN during GetObject operation: ")
+
+
+@pytest.mark.parametrize("problem", ["throttled", "denied", "missing"])
+def test_throttling_is_an_error_of_the_storage_and_not_of_the_image(problem, tmp_path, monkeypatch):
+    (tmp_path / "lines").mkdir()
+    for name in () if problem == "missing" else ("a.png", "b.png"):
+        draw("ab").save(tmp_path / "lines" / name)
+    if problem == "throttled":
+        monkeypatch.setattr(files, "RETRY_SECONDS", 0.0)
+        monkeypatch.setattr(files, "locate", Mock(side_effect=THROTTLED))
+    with ObjectStore(tmp_path, fault=lambda path: "denied" if problem == "denied" else None) as store:
+        a, b = store.uri("lines", "a.png"), store.uri("lines", "b.png")
+        for read in (
+            lambda: image_files.read_bytes(a),
+            lambda: image_files.read_head(a, 99_999),
+            lambda: image_files.prefetching_reader([a, b])(a),
+            lambda: [read_next() for _, read_next in image_files.iter_readers([a])],
+        ):
+            with pytest.raises((Rejected, StorageError)) as caught:
+                read()
+            if problem == "throttled":
+                assert isinstance(caught.value, StorageError)
+                assert str(caught.value) == f"{a}: object storage does not deliver it: {str(THROTTLED).strip()}"
+            else:
+                assert caught.value.reason == {"denied": "cannot be read", "missing": "no such file"}[problem]

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import shutil
 import threading
 import time
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from raycrnn import storage
+from raycrnn.bench.object_store import ObjectStore
 from raycrnn.bench.serve import free_port
 from raycrnn.errors import StorageError, UsageError
 from raycrnn.evaluate import Evaluate
@@ -240,6 +242,64 @@ def test_a_short_outage_of_the_storage_is_retried(bucket, object_store):
     finally:
         later.join()
         server.stop()
+
+
+OUTAGES = [
+    "When reading information for key 'a' in bucket 'lines': AWS Error UNKNOWN (HTTP status 503) during HeadObject "
+    "operation: No response body.",
+    "AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate.",
+    "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 52, Server returned nothing",
+    "AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 18, Transferred a partial file",
+    "AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 28, Timeout was reached",
+    "google::cloud::Status(RESOURCE_EXHAUSTED: Too many requests, HTTP status 429)",
+]
+"""What pyarrow 26 said about a server that throttles, closes connections or does not answer, and what GCS may say."""
+
+
+@pytest.mark.parametrize("message", OUTAGES)
+def test_an_outage_is_retried_and_says_nothing_about_a_file(message, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    failures, locate = [OSError(message)] * 2, files.locate
+    monkeypatch.setattr(files, "locate", lambda uri: locate(raise_next(failures) or uri))
+    assert storage.read(f"file://{__file__}") == Path(__file__).read_bytes()
+    with pytest.raises(StorageError, match=re.escape(f"s3://b/a: object storage does not deliver it: {message}")):
+        storage.check_concerns_file("s3://b/a", OSError(message))
+    storage.check_concerns_file("/a/local/file", OSError(message))
+
+
+def raise_next(errors: list[OSError]) -> None:
+    if errors:
+        raise errors.pop()
+
+
+def test_what_concerns_one_file_is_no_outage(bucket):
+    for uri in (storage.join(bucket, "missing"), bucket, "file:///a%00b", "file:///tmp"):
+        with pytest.raises(OSError) as caught:
+            storage.read(uri)
+        storage.check_concerns_file(uri, caught.value)
+    denied = OSError("AWS Error ACCESS_DENIED during HeadObject operation: No response body.")
+    storage.check_concerns_file("s3://b/a", denied)
+
+
+def test_reading_many_files_ends_at_the_first_failure_of_the_storage(monkeypatch):
+    monkeypatch.setattr(files, "RETRY_SECONDS", 0.0)
+    asked = []
+    monkeypatch.setattr(files, "locate", lambda uri: (asked.append(uri), raise_next([OSError(OUTAGES[1])])))
+    with pytest.raises(StorageError, match=r"s3://b/0: object storage does not deliver it: .*SLOW_DOWN"):
+        storage.read_many([f"s3://b/{number}" for number in range(5000)])
+    assert len(asked) < 5000
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["slow down", "reset", "cut"])
+def test_more_failures_than_the_client_repeats_are_retried(fault, tmp_path):
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "a").write_bytes(bytes(1000))
+    faults = [fault] * 40
+    with ObjectStore(tmp_path, fault=lambda path: faults.pop() if faults else None) as store:
+        assert storage.read(store.uri("lines", "a")) == bytes(1000)
+        assert storage.read_head(store.uri("lines", "a"), 10) == (bytes(10), 1000)
+    assert not faults
 
 
 def test_a_missing_file_is_not_retried(bucket, monkeypatch):
