@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 from raycrnn import config, storage
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.data.image_files import SIZES_FILE
+from raycrnn.errors import RaycrnnError, StorageError, UsageError
+from raycrnn.ingest.image_sizes import ImageSizes
 from raycrnn.model.recognizer import Recognizer
-from raycrnn.storage import Directory, lock_output
+from raycrnn.storage import Directory, files, lock_output
 from raycrnn.train import Train
 from raycrnn.training import checkpoint
 from raycrnn.training.run import train
@@ -394,15 +396,14 @@ def test_data_and_results_can_be_in_object_storage(local_ray, tmp_path, bucket, 
     output = storage.join(bucket, "run")
     data = {"csv_files_train": csv, "csv_files_eval": csv}
     on_disk = train(configuration(tmp_path, data={"max_rejected": 0}))
-    # Widths of images in object storage are not measured before training, so the batches differ.
     outcome = train(configuration(tmp_path, data=data, output_model_dir=output))
-    assert outcome["steps"] == on_disk["steps"]
+    assert outcome["best"] == on_disk["best"]
     names = set(storage.names(output))
     assert {name for name in names if not name.startswith("logs/")} == {
         str(path.relative_to(tmp_path / "output"))
         for path in (tmp_path / "output").rglob("*")
         if path.is_file() and path.parent.name != "logs"
-    } | {storage.OWNER}
+    } | {storage.OWNER, SIZES_FILE}
     assert any(name.startswith("logs/events") for name in names)
     with pytest.raises(UsageError, match="exists and is not empty"):
         train(configuration(tmp_path, data=data, output_model_dir=output))
@@ -425,6 +426,31 @@ def test_a_run_in_object_storage_is_resumed_from_its_last_undamaged_checkpoint(l
     assert "resuming from step_0000000" in err
     lines = storage.read(storage.join(settings["output_model_dir"], "metrics.jsonl")).splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3]
+
+
+def test_an_outage_ends_a_run_that_names_the_storage_and_rejects_no_image(local_ray, tmp_path, monkeypatch):
+    csv = write_set(tmp_path, words(24))
+    csv.write_text(csv.read_text().replace("images/", f"file://{tmp_path}/images/"))
+    locate, outage = files.locate, OSError("AWS Error SLOW_DOWN during GetObject operation")
+
+    def fail(uri: str) -> None:
+        raise outage
+
+    monkeypatch.setattr(files, "RETRY_SECONDS", 0.0)
+    settings = {"data": {"csv_files_eval": [], "max_rejected": 1.0}, "training": {"n_epochs": 2, "save_interval": 1}}
+    monkeypatch.setattr(files, "locate", fail)
+    with pytest.raises(StorageError, match=r"\.png: object storage does not deliver it: .*SLOW_DOWN"):
+        train(configuration(tmp_path, **settings))
+    monkeypatch.setattr(files, "locate", locate)
+    # The command need not measure the images again, so the training is the first to read them.
+    ImageSizes(Directory(tmp_path / "output")).measure([line.split(";")[0] for line in csv.read_text().splitlines()])
+    monkeypatch.setattr(files, "locate", fail)
+    with pytest.raises(RaycrnnError, match=r"object storage does not deliver it: .*SLOW_DOWN.*restore_model=true"):
+        train(configuration(tmp_path, **settings))
+    monkeypatch.setattr(files, "locate", locate)
+    outcome = train(configuration(tmp_path, **settings, restore_model=True))
+    assert outcome["steps"] == 6 and not outcome["rejected"]
+    assert (tmp_path / "output" / "rejected.csv").read_text().count("\n") == 1
 
 
 def test_a_refused_command_does_not_claim_the_output_directory(local_ray, tmp_path, bucket):

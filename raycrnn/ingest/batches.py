@@ -7,7 +7,7 @@ with another number of workers the batches are the same.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TypedDict
 
@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from raycrnn import config
+from raycrnn import config, storage
 from raycrnn.cluster import TrainingAllocation
 from raycrnn.data import batch_order, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
 from raycrnn.data.rejections import Rejected
+from raycrnn.errors import StorageError
 from raycrnn.ingest import map_ranges
 from raycrnn.ingest.image_cache import ImageCache
 from raycrnn.ingest.sample_table import SampleTable, check_frames
@@ -98,10 +99,14 @@ BLOCK = pa.schema(
         "lengths": pa.binary(),
         "rows": pa.binary(),
         "rejected": pa.string(),
+        "changed": pa.string(),
+        "problem": pa.string(),
     }
 )
 """Schema of a block, with one row per batch. `images` is uint8 [B, C, H, W], the other binary columns are int64.
-`rejected` is a JSON list with the row number and the fields of each `Rejection`."""
+`rejected` is a JSON list with the row number and the fields of each `Rejection`. `changed` is the URI of an image whose
+width is not the measured one. `problem` says why object storage did not deliver the images; the batch is then empty. It
+is not raised as an error in the task, because all workers have to learn of it in the same step."""
 
 
 class BlockRow(TypedDict):
@@ -114,6 +119,8 @@ class BlockRow(TypedDict):
     lengths: bytes
     rows: bytes
     rejected: str
+    changed: str | None
+    problem: str | None
 
 
 def make_block(spec: BatchSpec, first: int, stop: int) -> pa.Table:
@@ -128,22 +135,15 @@ def make_batch(spec: BatchSpec, number: int) -> BlockRow:
     indices, passes = (
         batch_order.worker_share(part, spec.rank, spec.world_size) for part in _epoch(spec, epoch)[position]
     )
-    images, used, rejected = [], [], []
-    paths = rows.paths(indices)
-    read = image_files.prefetching_reader(
-        [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
-    )
-    for index, path, times in zip(indices, paths, passes.tolist(), strict=True):
-        try:
-            images.append(_load(spec, rows, int(index), partial(read, path), times))
-            used.append(index)
-        except Rejected as error:
-            csv, line = spec.samples.csv_paths[rows.source[index]], int(rows.line[index])
-            rejected.append([int(rows.row[index]), csv, line, path, error.reason, error.detail])
+    share, problem = DecodedShare(), None
+    try:
+        _decode(spec, rows, indices, passes, share)
+    except StorageError as error:
+        share, problem = DecodedShare(), str(error)
     height, channels = spec.image.input_shape[0], spec.image.input_channels
     empty = np.zeros((height, MIN_WIDTH, channels), np.uint8)
-    images_BCHW, widths_B = collate(images or [empty])
-    codes = [rows.codes(index) for index in used]
+    images_BCHW, widths_B = collate(share.images or [empty])
+    codes = [rows.codes(index) for index in share.indices]
     return {
         # A copy: pyarrow would never free the memory of a view.
         "images": images_BCHW.tobytes(),
@@ -151,9 +151,44 @@ def make_batch(spec: BatchSpec, number: int) -> BlockRow:
         "widths": widths_B.tobytes(),
         "codes": np.concatenate([np.zeros(0, np.int64), *codes]).astype(np.int64).tobytes(),
         "lengths": np.array([len(label) for label in codes], np.int64).tobytes(),
-        "rows": rows.row[used].tobytes(),
-        "rejected": json.dumps(rejected),
+        "rows": rows.row[share.indices].tobytes(),
+        "rejected": json.dumps(share.rejected),
+        "changed": share.changed,
+        "problem": problem,
     }
+
+
+@dataclass
+class DecodedShare:
+    """The images of one worker's share of a batch."""
+
+    images: list[np.ndarray] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    """Index in the sample table of each image."""
+    rejected: list[list[object]] = field(default_factory=list)
+    """The row number and the fields of the `Rejection` of each sample that cannot be used."""
+    changed: str | None = None
+    """URI of an image whose width is not the measured one."""
+
+
+def _decode(spec: BatchSpec, rows: "_Rows", indices: np.ndarray, passes: np.ndarray, share: DecodedShare) -> None:
+    """Decode the images of some rows of the sample table into a share. Raises `StorageError`."""
+    paths = rows.paths(indices)
+    read = image_files.prefetching_reader(
+        [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
+    )
+    for index, path, times in zip(indices.tolist(), paths, passes.tolist(), strict=True):
+        try:
+            image = _load(spec, rows, index, partial(read, path), times)
+        except Rejected as error:
+            csv, line = spec.samples.csv_paths[rows.source[index]], int(rows.line[index])
+            share.rejected.append([int(rows.row[index]), csv, line, path, error.reason, error.detail])
+            continue
+        share.images.append(image)
+        share.indices.append(index)
+        # Two roundings, to twice the height and to the height, may make one column of difference.
+        if abs(image.shape[1] - rows.width[index]) > 1 and storage.is_uri(path):
+            share.changed = path
 
 
 class _Rows:

@@ -7,13 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from raycrnn import config, storage
+from raycrnn import config
 from raycrnn.data import bidi, csv_files, csv_warnings, image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.data.rejections import Rejected, Rejection
 from raycrnn.data.unusual_images import UnusualImages
+from raycrnn.ingest.image_sizes import ImageSizes
 
 SAMPLES = pa.schema(
     {
@@ -32,9 +33,6 @@ the label needs at least, and `width` the width of the fitted image in pixels.""
 
 UNITS_PER_WARNING = 20
 
-ROWS_PER_MEASURING_TASK = 20_000
-"""Rows that one task measures, and the most that the command measures itself. One image takes about 0.1 ms."""
-
 
 @dataclass(frozen=True)
 class SampleTable:
@@ -50,8 +48,7 @@ class SampleTable:
     mean_width: float
     """Mean width of the fitted images in pixels."""
     decoded_bytes: int
-    """Bytes that all images take at most after `image.decode_and_limit`; images behind URIs count with the greatest
-    size."""
+    """Bytes that all images take after `image.decode_and_limit`."""
     rejections: tuple[Rejection, ...]
     """Rows that cannot be used, by their label or by the header of their image."""
     warnings: tuple[str, ...]
@@ -63,6 +60,7 @@ def put_samples(
     settings: config.Configuration,
     direction: TextDirection = "visual",
     training: bool = True,
+    sizes: ImageSizes | None = None,
 ) -> tuple[SampleTable, Alphabet]:
     """Encode the labels, measure the images and put the rows into the object store.
 
@@ -75,11 +73,15 @@ def put_samples(
         direction: Direction of the labels' text. Codes are in display order.
         training: Reject rows without a usable label. Otherwise only malformed rows are rejected, and unknown units
             become `csv_files.UNKNOWN`, which counts as an error.
+        sizes: Measures the images; None to measure all of them and keep nothing.
 
     Returns:
         The table and the alphabet. If no row is usable, the alphabet has the units of all labels.
+
+    Raises:
+        StorageError: Object storage fails while images are measured.
     """
-    rows = _check_rows(files, alphabet, settings, direction, training)
+    rows = _check_rows(files, alphabet, settings, direction, training, sizes or ImageSizes())
     if alphabet is None:
         labels = (csv_files.units_of(row, settings.data) for file in files for row in file.rows)
         alphabet = Alphabet.from_labels(rows.labels or labels)
@@ -116,7 +118,7 @@ class CheckedRows:
     """The units of each usable row in display order."""
     rejections: list[Rejection] = field(default_factory=list)
     decoded_pixels: int = 0
-    """Pixels that all images have at most after `image.decode_and_limit`."""
+    """Pixels that all images have after `image.decode_and_limit`."""
 
 
 def _check_rows(
@@ -125,21 +127,20 @@ def _check_rows(
     settings: config.Configuration,
     direction: TextDirection,
     training: bool,
+    sizes: ImageSizes,
 ) -> CheckedRows:
     """Measure the images and check the labels. The arguments are those of `put_samples`."""
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     paths = [files[source].resolve(row.path) for source, row in pairs]
     shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
     checked = CheckedRows(UnusualImages(shape))
-    for number, ((source, row), path, size) in enumerate(zip(pairs, paths, _measure_all(paths), strict=True)):
+    for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes.measure(paths), strict=True)):
         try:
             units = _units(row, alphabet, settings.data, direction, training)
             if isinstance(size, Rejected):
                 raise size
-            # The size of an image behind a URI is unknown: a request for each would take longer than padding costs.
-            width = shape[1] if size is None else image.fitted_width(size, shape)
-            if size is not None:
-                checked.unusual.add(row.path, size, len(units))
+            width = image.fitted_width(size, shape)
+            checked.unusual.add(row.path, size, len(units))
             frames = csv_files.min_frames(units)
             if training:
                 check_frames(len(units), frames, width)
@@ -151,7 +152,7 @@ def _check_rows(
         for column, value in zip(checked.columns.values(), values, strict=True):
             column.append(value)
         checked.labels.append(units)
-        checked.decoded_pixels += image.decoded_pixels(size or (2 * shape[1], 2 * shape[0]), shape, augmented)
+        checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)
     return checked
 
 
@@ -191,30 +192,6 @@ def _unknown_units(labels: Sequence[Sequence[str]], alphabet: Alphabet) -> list[
         f"{rows:,} of {len(labels):,} evaluation rows have units that the alphabet lacks ({listed}{more}): the model "
         "cannot read these units, and each counts as an error: add training rows with them"
     ]
-
-
-Size = tuple[int, int]
-
-
-def _measure_all(paths: Sequence[str]) -> list[Size | Rejected | None]:
-    """Return the width and height of each image in pixels, None behind a URI, or the reason why it cannot be used."""
-    if len(paths) <= ROWS_PER_MEASURING_TASK:
-        return _measure(paths)
-    starts = range(0, len(paths), ROWS_PER_MEASURING_TASK)
-    # A whole CPU, Ray's default, may not be free. With 0 CPUs, tasks would also run on a head node that has none.
-    measure = ray.remote(num_cpus=0.1)(_measure)
-    chunks = [measure.remote(paths[start : start + ROWS_PER_MEASURING_TASK]) for start in starts]
-    return [size for chunk in chunks for size in ray.get(chunk)]
-
-
-def _measure(paths: Sequence[str]) -> list[Size | Rejected | None]:
-    sizes: list[Size | Rejected | None] = []
-    for path in paths:
-        try:
-            sizes.append(None if storage.is_uri(path) else image.measure(path))
-        except Rejected as rejected:
-            sizes.append(rejected)
-    return sizes
 
 
 def check_frames(units: int, needed: int, width: int) -> None:

@@ -54,6 +54,8 @@ class BatchStream:
     pin_memory: bool = False
     get_image_cache: Callable[[], ImageCache | None] = lambda: None
     """Returns the decoded images that are in memory by now."""
+    report_changed: Callable[[str], None] = lambda uri: None
+    """Called once, with the URI of the first image whose width is not the measured one."""
     waited: float = 0.0
     """Seconds that the consumer has waited for batches."""
     pixels: int = 0
@@ -62,14 +64,21 @@ class BatchStream:
     """Columns of padding in the batches so far."""
     rejected: dict[int, Rejection] = field(default_factory=dict)
     """Samples that were left out so far, by row number."""
+    problem: str | None = None
+    """Why object storage did not deliver the images of a batch, which was therefore empty."""
+    _is_change_reported: bool = False
     _images_per_task: int = IMAGES_PER_TASK
 
     def __iter__(self) -> "Generator[Batch]":
         prefetcher = Prefetcher(self._read, TENSOR_BATCHES)
         try:
-            for batch, rejected in prefetcher:
+            for batch, notes in prefetcher:
                 self.waited += prefetcher.waited
-                self.rejected.update(rejected)
+                self.rejected.update(notes.rejected)
+                self.problem = self.problem or notes.problem
+                if notes.changed and not self._is_change_reported:
+                    self.report_changed(notes.changed)
+                    self._is_change_reported = True
                 if len(batch):
                     pixels = len(batch) * batch.images_BCHW.shape[3]
                     self.pixels += pixels
@@ -78,7 +87,7 @@ class BatchStream:
         finally:
             prefetcher.close()
 
-    def _read(self) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
+    def _read(self) -> "Iterator[tuple[Batch, BatchNotes]]":
         executions = Prefetcher(self._executions, depth=1)
         try:
             yield from self._to_batches(batches.make_block(self._current_spec(), self.first, self._first_stop))
@@ -113,12 +122,24 @@ class BatchStream:
             yield map_ranges.map_ranges(partial(batches.make_block, self._current_spec()), ranges, self.allocation)
             first = stop
 
-    def _to_batches(self, block: pa.Table) -> "Iterator[tuple[Batch, dict[int, Rejection]]]":
+    def _to_batches(self, block: pa.Table) -> "Iterator[tuple[Batch, BatchNotes]]":
         return (_to_batch(block, row, self.pin_memory) for row in range(len(block)))
 
 
-def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict[int, Rejection]]":
-    """Return a batch and its rejected samples by row number, of a row of a block with the schema `batches.BLOCK`."""
+@dataclass(frozen=True)
+class BatchNotes:
+    """What a decoding task notes about a batch."""
+
+    rejected: dict[int, Rejection]
+    """Samples that were left out, by row number."""
+    changed: str | None
+    """URI of an image whose width is not the measured one."""
+    problem: str | None
+    """Why object storage did not deliver the images."""
+
+
+def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, BatchNotes]":
+    """Return a batch and the notes about it, of a row of a block with the schema `batches.BLOCK`."""
     # Imported here, because decoding tasks import this module and need neither torch's memory nor its import time.
     import torch
 
@@ -131,5 +152,6 @@ def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, dict
     images_BCHW = tensor("images", np.uint8).view(block["shape"][row].as_py())
     integers = [tensor(name, np.int64) for name in ("widths", "codes", "lengths", "rows")]
     batch = Batch(images_BCHW.pin_memory() if pin_memory else images_BCHW, *integers)
-    rejected = json.loads(block["rejected"][row].as_py())
-    return batch, {number: Rejection(*fields) for number, *fields in rejected}
+    rejected, changed, problem = (block[name][row].as_py() for name in ("rejected", "changed", "problem"))
+    rejections = {number: Rejection(*fields) for number, *fields in json.loads(rejected)}
+    return batch, BatchNotes(rejections, changed, problem)

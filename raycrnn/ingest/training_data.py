@@ -13,6 +13,7 @@ from raycrnn.data.csv_files import CsvFile
 from raycrnn.data.rejections import check_rejections, write_rejected
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.ingest import sample_table
+from raycrnn.ingest.image_sizes import ImageSizes
 from raycrnn.ingest.sample_table import SampleTable
 from raycrnn.storage import Directory
 
@@ -97,19 +98,29 @@ def digest_rows(file: CsvFile) -> str:
     return digest.hexdigest()
 
 
-def put(csvs: LabelledCsvs, configuration: Configuration, output: Directory) -> TrainingData:
+def put(
+    csvs: LabelledCsvs, configuration: Configuration, output: Directory, search: Directory | None = None
+) -> TrainingData:
     """Measure the images, encode the labels and put the rows into the object store.
 
     If no alphabet is configured, it is built from the usable training rows: a row that is left out adds no units.
 
+    Args:
+        csvs: The rows.
+        configuration: The run's configuration.
+        output: The run's output directory. It keeps the sizes of images in object storage.
+        search: The output directory of the run's search, which has measured images as well.
+
     Raises:
         RaycrnnError: More than `data.max_rejected` of a data set is unusable; `rejected.csv` is written to `output`.
+        StorageError: Object storage fails while images are measured.
     """
+    sizes = ImageSizes(output, *filter(None, [search]))
     direction = csvs.text_direction
-    train, alphabet = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, direction, training=True)
+    train, alphabet = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, direction, True, sizes)
     sets = {"train": train}
     if csvs.eval:
-        sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, direction, training=False)
+        sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, direction, False, sizes)
     try:
         for name, samples in sets.items():
             check_rejections(name, samples.rejections, samples.rows, configuration.data)

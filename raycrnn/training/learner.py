@@ -82,12 +82,14 @@ class StepSignals:
     """There is time for an evaluation besides the last one. Only worker 0 sets it."""
     write_failed: bool = False
     """Worker 0 could not write to the run's logs."""
+    read_failed: bool = False
+    """Object storage did not deliver the images of a worker's share."""
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> "StepSignals":
         """Return the signals of all workers, given the sums of their fields."""
-        stop, steps_left, new_rejections, may_evaluate, write_failed = sums
-        return cls(stop > 0, int(steps_left), new_rejections > 0, may_evaluate > 0, write_failed > 0)
+        stop, steps_left, *flags = sums
+        return cls(stop > 0, int(steps_left), *(flag > 0 for flag in flags))
 
 
 @dataclass(frozen=True)

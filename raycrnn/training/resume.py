@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config
 from raycrnn.config import Training
+from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint
@@ -27,8 +28,8 @@ def resume_state(output: Directory, restore: bool) -> RunState | None:
     if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
     entries = output.entries()
-    # A run that was refused because of its data leaves only rejected.csv.
-    if entries <= {"rejected.csv"}:
+    # A run that was refused because of its data, or whose storage failed, leaves only these.
+    if entries <= {"rejected.csv", SIZES_FILE}:
         return None
     if not entries & {"run.json", "checkpoints"}:
         raise UsageError(f"{output}: is not empty and contains no run: choose another output_model_dir")

@@ -6,6 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from raycrnn import storage
+from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 
@@ -13,7 +14,15 @@ if TYPE_CHECKING:
     from raycrnn.ingest.training_data import TrainingData
     from raycrnn.training.job import TrainingJob
 
-UNFINISHED = (".ray-*", ".model.*", ".run.json.*", ".metrics.jsonl.*", ".rejected.csv.*", "checkpoints/.step_*")
+UNFINISHED = (
+    ".ray-*",
+    ".model.*",
+    ".run.json.*",
+    ".metrics.jsonl.*",
+    ".rejected.csv.*",
+    f".{SIZES_FILE}.*",
+    "checkpoints/.step_*",
+)
 """Names of files and folders that are still being written. Nothing else in an output directory may be deleted."""
 
 SECONDS_BETWEEN_RESIZES = 30.0

@@ -33,6 +33,7 @@ class RejectingBatches(Protocol):
     """Batches, and the samples that are missing from them."""
 
     rejected: dict[int, Rejection]
+    problem: str | None
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -45,6 +46,8 @@ class EvaluationBatches:
         self._cached: list[Batch] | None = None
         self.rejected: dict[int, Rejection] = {}
         """The samples that were rejected in the last pass that read images, by row number."""
+        self.problem: str | None = None
+        """Why object storage did not deliver images in the last pass, which therefore ended early."""
 
     def __iter__(self) -> Iterator[Batch]:
         if self._cached is not None:
@@ -54,6 +57,9 @@ class EvaluationBatches:
         batches: list[Batch] | None = []
         for batch in stream:
             yield batch
+            if stream.problem is not None:
+                self.problem = stream.problem
+                return
             if batches is not None:
                 batches.append(batch)
                 if sum(each.images_BCHW.nbytes for each in batches) > MAX_CACHED_BYTES:

@@ -8,11 +8,13 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 
 import ray
 import torch
 
+from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.data.rejections import Rejection
 from raycrnn.errors import RaycrnnError, StorageError, WriteError
 from raycrnn.ingest.batches import eval_batch_spec, train_batch_spec
@@ -93,6 +95,24 @@ def restored_progress(job: TrainingJob, state: checkpoint.RunState) -> TrainingS
     return progress
 
 
+def raise_if_storage_failed(problem: str | None) -> None:
+    """Raise a `StorageError` if object storage did not deliver the images of a worker. All workers must call it."""
+    problems = [problem for problem in collectives.gather(problem) if problem is not None]
+    if problems:
+        raise StorageError(
+            f"{problems[0]}. The last checkpoint and the model are unchanged: continue with restore_model=true once "
+            "the storage responds"
+        )
+
+
+def describe_changed(uri: str, output: str) -> str:
+    """Return the warning about an image whose width is not the measured one."""
+    return (
+        f"{uri}: the width of the image is not the one in {output}/{SIZES_FILE}. If images were replaced, batches are "
+        "padded more than necessary: stop the run, delete this file and continue with restore_model=true"
+    )
+
+
 class Worker:
     """The state of a worker during a run."""
 
@@ -164,6 +184,7 @@ class Worker:
             self.last_step,
             pin_memory=self.device.type == "cuda",
             get_image_cache=lambda: ray.get(self.job.image_cache_registry.get_image_cache.remote()),
+            report_changed=lambda uri: self.reporter.warning(describe_changed(uri, self.job.output)),
         )
         # The run may have been stopped after the last step of an epoch, before its evaluation.
         stopped = self._evaluation_is_due() and not self._evaluate()
@@ -174,6 +195,8 @@ class Worker:
                 and (batch := self._next(batches)) is not None
             ):
                 signals = self._step(batch, stream).signals
+                if signals.read_failed:
+                    raise_if_storage_failed(stream.problem)
                 if signals.write_failed:
                     raise self.output.failure("logs", self.write_problem, self.progress.step)
                 if signals.new_rejections:
@@ -205,14 +228,14 @@ class Worker:
     def _step(self, batch: Batch, stream: BatchStream) -> StepResult:
         # The signals describe the time up to this step; the other workers receive them with its loss.
         signals = StepSignals(
-            new_rejections=self.rejected.has_new("train", stream.rejected), write_failed=self.write_problem is not None
+            new_rejections=self.rejected.has_new("train", stream.rejected),
+            write_failed=self.write_problem is not None,
+            read_failed=stream.problem is not None,
         )
         if self.rank == 0:
             left = self.time_budget.steps_left(self.progress.step + 1)
             may_evaluate = self.time_budget.has_time_to_evaluate(self.throughput.seconds_per_step())
-            signals = StepSignals(
-                self.reporter.stop_requested, left, signals.new_rejections, may_evaluate, signals.write_failed
-            )
+            signals = replace(signals, stop=self.reporter.stop_requested, steps_left=left, may_evaluate=may_evaluate)
         step = self.learner.train_step(batch, self.steps_left, signals)
         self.start_times.setdefault("first step", time.time())
         self.steps_left = step.signals.steps_left
@@ -250,6 +273,7 @@ class Worker:
             result = validation.evaluate(
                 network, self.eval_batches, alphabet, precision, self.device, self.reporter.check_stop
             )
+            raise_if_storage_failed(self.eval_batches.problem)
             if result is None:
                 return False
             self._share_rejections("eval", self.eval_batches.rejected)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
 from raycrnn.console import defer_stop
+from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import Directory
 from raycrnn.tuning.search_space import Search
@@ -125,8 +126,8 @@ def _check_output(output: Directory, resume: bool) -> None:
         return
     if "search.json" in entries:
         raise UsageError(f"{output}: contains a search: --resume continues it, or choose another output_model_dir")
-    # A search that was refused because of its data leaves only rejected.csv.
-    if entries - {"rejected.csv"}:
+    # A search that was refused because of its data, or whose storage failed, leaves only these.
+    if entries - {"rejected.csv", SIZES_FILE}:
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
 
 

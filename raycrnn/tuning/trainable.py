@@ -172,7 +172,8 @@ class TrainingTrainable(tune.Trainable):
         if self._shared.shares_data(configuration):
             read = self._shared.data
         else:
-            read = training_data.put(training_data.read(configuration), configuration, self._output)
+            search = Directory(self._shared.output)
+            read = training_data.put(training_data.read(configuration), configuration, self._output, search)
             image_cache_registry, cache_images = monitor, False
         job = TrainingJob(
             configuration,

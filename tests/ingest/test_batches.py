@@ -12,10 +12,11 @@ from raycrnn.data import batch_order, csv_files, image_files
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import WIDTH_STEP, collate, fitted_width, measure, prepare
+from raycrnn.errors import StorageError
 from raycrnn.ingest import prefetch, sample_table
 from raycrnn.ingest.batches import eval_batch_spec, make_block, train_batch_spec
 from raycrnn.ingest.stream import BatchStream
-from tests.conftest import GLYPHS, words, write_set
+from tests.conftest import GLYPHS, draw, words, write_set
 
 pytestmark = pytest.mark.ray
 ALPHABET = Alphabet(tuple(GLYPHS))
@@ -176,6 +177,37 @@ def test_a_stream_counts_its_padding(local_ray, tmp_path):
     real = sum(int(batch.widths_B.sum()) for batch in batches)
     padded = sum(batch.images_BCHW.shape[3] * len(batch) for batch in batches)
     assert (stream.pixels, stream.padding) == (padded, padded - real)
+
+
+def test_a_batch_that_object_storage_does_not_deliver_is_empty_and_says_why(local_ray, tmp_path, monkeypatch):
+    configuration = settings(write_set(tmp_path, words(20)))
+    samples, prefetch_images = put(configuration), image_files.prefetching_reader
+
+    def fail_once(paths):
+        monkeypatch.setattr(image_files, "prefetching_reader", prefetch_images)
+        raise StorageError("s3://lines/a.png: object storage does not deliver it: SLOW_DOWN")
+
+    monkeypatch.setattr(image_files, "prefetching_reader", fail_once)
+    found, stream = read(configuration, samples, 0, 3)
+    assert [len(batch) > 0 for batch in found] == [False, True, True]
+    assert found[0].images_BCHW.shape == (1, 1, 32, WIDTH_STEP)
+    assert stream.problem.endswith("SLOW_DOWN") and not stream.rejected
+
+
+def test_images_behind_uris_are_batched_like_local_ones_and_replaced_ones_reported_once(local_ray, tmp_path):
+    csv = write_set(tmp_path, words(20))
+    local = settings(csv)
+    (tmp_path / "uris.csv").write_text(csv.read_text().replace("images/", f"file://{tmp_path}/images/"))
+    remote = settings(tmp_path / "uris.csv")
+    samples, reported = put(remote), []
+    stream = BatchStream(train_batch_spec(remote, samples, 0, 1), ALLOCATION, 0, 3, report_changed=reported.append)
+    for batch, expected in zip(list(stream), read(local, put(local), 0, 3)[0], strict=True):
+        assert torch.equal(batch.images_BCHW, expected.images_BCHW)
+    assert reported == []
+    for number in (3, 5):
+        draw("a much longer line").save(tmp_path / "images" / f"labels_{number}.png")
+    assert sum(map(len, stream)) == 20
+    assert len(reported) == 1 and reported[0] in {f"file://{tmp_path}/images/labels_{n}.png" for n in (3, 5)}
 
 
 def test_making_blocks_leaks_no_memory(local_ray, tmp_path):

@@ -8,7 +8,7 @@ from raycrnn import config, storage
 from raycrnn.data import csv_files, rejections
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.ingest import sample_table, training_data
+from raycrnn.ingest import image_sizes, sample_table, training_data
 from tests.conftest import words, write_set
 from tests.ingest.test_batches import put, settings
 
@@ -55,7 +55,7 @@ def test_a_set_of_pages_is_refused_with_the_warning_that_explains_it(local_ray, 
 def test_tasks_measure_images_with_the_same_result(local_ray, tmp_path, monkeypatch):
     configuration = settings(write_set(tmp_path, words(25)))
     alone = ray.get(put(configuration).table)
-    monkeypatch.setattr(sample_table, "ROWS_PER_MEASURING_TASK", 10)
+    monkeypatch.setattr(image_sizes, "ROWS_PER_MEASURING_TASK", 10)
     assert ray.get(put(configuration).table).equals(alone)
 
 

@@ -87,7 +87,7 @@ def test_several_workers_compute_the_gradients_statistics_and_scores_of_one(work
         for key, buffer in one["buffers"].items():
             assert torch.allclose(worker["buffers"][key], buffer, rtol=0, atol=1e-5 * buffer.abs().max()), key
             assert torch.equal(worker["buffers"][key], several[0]["buffers"][key]), key
-        assert worker["signals"] == (True, 7, False, False, False)
+        assert worker["signals"] == (True, 7, False, False, False, False)
         assert worker["counts"][0] == one["counts"][0] == len(SETS[name])
         assert worker["counts"][3] == one["counts"][3] == sum(map(len, SETS[name]))
 
@@ -95,8 +95,8 @@ def test_several_workers_compute_the_gradients_statistics_and_scores_of_one(work
 class Stream:
     """Evaluation batches of which one sample cannot be read, or none."""
 
-    def __init__(self, batches: list[Batch], rejected: dict[int, Rejection]):
-        self.batches, self.rejected = batches, rejected
+    def __init__(self, batches: list[Batch], rejected: dict[int, Rejection], problem: str | None = None):
+        self.batches, self.rejected, self.problem = batches, rejected, problem
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self.batches
@@ -148,3 +148,12 @@ def test_workers_that_keep_their_evaluation_images_wait_for_those_that_read_them
         assert worker["scores"] == [workers[0]["scores"][0]] * 3
         assert worker["scores"][0][0][0] == len(LABELS)
         assert worker["scores"][0][1] == 1
+
+
+def test_an_evaluation_ends_early_and_keeps_no_images_if_storage_fails():
+    streams = iter(
+        [Stream([share(LABELS, 0, 1)] * 3, {}, "s3://lines: no answer"), Stream([share(LABELS, 0, 1)] * 3, {})]
+    )
+    batches = validation.EvaluationBatches(lambda: next(streams))
+    assert len(list(batches)) == 1 and batches.problem == "s3://lines: no answer"
+    assert len(list(batches)) == 3
