@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,10 +15,12 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import Field
 from torch.utils.data import DataLoader
 
-from raycrnn import bench, cluster, config
+from raycrnn import bench, cluster, config, storage
+from raycrnn.bench import remote_images
 from raycrnn.cli import Command
 from raycrnn.data import csv_files, image, image_files
 from raycrnn.data.augment import Augmenter
+from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import sample_table, stream
 from raycrnn.ingest.batches import train_batch_spec
 from raycrnn.model.cpus import usable_cpus
@@ -34,6 +37,9 @@ class Ingest(Command):
 
     All three call the same decoding function. The DataLoader has one persistent worker per core. The first epoch is not
     measured. The limit: Ray Data ≥ 1.1 × the DataLoader.
+
+    With --uri, the images are in object storage and of different widths, and only Ray Data is measured: images and
+    requests per second, and the ratio of padded to real pixels beside that of the same images on a disk.
     """
 
     rows: int = Field(20_000, ge=BATCH)
@@ -46,11 +52,18 @@ class Ingest(Command):
     """Augment the images, as training does by default."""
     rounds: int = Field(3, ge=1)
     """Number of measurements of each side."""
+    uri: str | None = None
+    """Folder in object storage to which the images are written, or `local` for a stand-in for S3 on this machine."""
+    delay: float = Field(20.0, ge=0)
+    """Milliseconds that the stand-in takes for each request."""
     json_line: bool = Field(False, validation_alias="json")
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
         cores = usable_cpus()
+        if self.uri is not None:
+            self._run_remote(self.uri, cores)
+            return
         figures = []
         with tempfile.TemporaryDirectory() as name, cluster.connect("local"):
             for kind in ("png", "jpeg"):
@@ -60,14 +73,47 @@ class Ingest(Command):
         title = f"ingest: {self.rows:,} images of {self.height}×{self.width}, batches of {BATCH}, {cores} cores"
         bench.report(title + (", augmented" if self.augment else ""), figures, self.json_line)
 
-    def _measure(self, csv: Path, kind: str, cores: int) -> list[bench.Figure]:
-        settings = config.parse(
+    def _settings(self, csv: str) -> config.Configuration:
+        return config.parse(
             {
-                "data": {"csv_files_train": str(csv)},
+                "data": {"csv_files_train": csv},
                 "augmentation": {"data_augmentation": self.augment},
                 "training": {"train_batch_size": BATCH},
             }
         )
+
+    def _run_remote(self, uri: str, cores: int) -> None:
+        with (
+            tempfile.TemporaryDirectory() as name,
+            remote_images.serve(Path(name), self.delay / 1000) if uri == "local" else nullcontext() as store,
+            cluster.connect("local"),
+        ):
+            csv = write_images(Path(name) / "images", "png", (self.width, self.height), self.rows, varied=True)
+            place = store.uri("images") if store else uri
+            if store is None:
+                remote_images.upload(csv.parent, place)
+            count = store.count if store else None
+            sizes = remote_images.measure_sizes(csv, place, count)
+            local = RayData(self._settings(str(csv)), cores)
+            for _ in local.batches(1):
+                pass
+            figures = [*sizes, bench.Figure("padded over real pixels, local files", local.padded_ratio(), "", "≤ 1.1")]
+            remote = RayData(self._settings(storage.join(place, csv.name)), cores)
+            rates, requests = [], []
+            for _ in range(self.rounds):
+                before, start = count() if count else 0, time.perf_counter()
+                rates.append(measure(remote, self.rows)[0])
+                requests.append((count() - before) / (time.perf_counter() - start) if count else 0)
+            figures.append(bench.Figure("Ray Data, object storage", statistics.median(rates), "img/s"))
+            if count:
+                figures.append(bench.Figure("Ray Data, requests", statistics.median(requests), "req/s"))
+            figures.append(bench.Figure("padded over real pixels", remote.padded_ratio(), "", "≤ 1.1"))
+        where = f"a stand-in that answers after {self.delay:g} ms" if uri == "local" else storage.redacted(uri)
+        title = f"ingest: {self.rows:,} images {self.height} high in {where}, batches of {BATCH}, {cores} cores"
+        bench.report(title, figures, self.json_line)
+
+    def _measure(self, csv: Path, kind: str, cores: int) -> list[bench.Figure]:
+        settings = self._settings(str(csv))
         loader = TorchLoader(settings, cores)
         sides: dict[str, PlainLoop | TorchLoader | RayData] = {
             "loop": PlainLoop(settings),
@@ -96,7 +142,7 @@ class Ingest(Command):
         ]
 
 
-def write_images(folder: Path, kind: str, size: tuple[int, int], rows: int) -> Path:
+def write_images(folder: Path, kind: str, size: tuple[int, int], rows: int, varied: bool = False) -> Path:
     """Draw images of text, and write a CSV that lists them repeatedly.
 
     Args:
@@ -104,6 +150,7 @@ def write_images(folder: Path, kind: str, size: tuple[int, int], rows: int) -> P
         kind: Extension of the files.
         size: Width and height in pixels.
         rows: Number of rows of the CSV.
+        varied: Give the images different widths, from half to three times the width in `size`.
 
     Returns:
         The path of the CSV.
@@ -114,7 +161,8 @@ def write_images(folder: Path, kind: str, size: tuple[int, int], rows: int) -> P
     labels = []
     for number in range(min(rows, FILES)):
         labels.append("".join(random.choice(list("abcdefgh"), 5)))
-        drawn = Image.new("L", size, 255)
+        width = int(random.integers(size[0] // 2, 3 * size[0])) if varied else size[0]
+        drawn = Image.new("L", (width, size[1]), 255)
         ImageDraw.Draw(drawn).text((2, 2), labels[-1], fill=0, font=font)
         drawn.save(folder / f"{number}.{kind}")
     lines = [f"{row % len(labels)}.{kind};{labels[row % len(labels)]}\n" for row in range(rows)]
@@ -213,7 +261,15 @@ class RayData:
         self.allocation = cluster.TrainingAllocation(1, False, 0, 1, decode_tasks=cores, cpus_per_decode_task=1)
 
     def batches(self, epochs: int) -> Iterator[object]:
-        return iter(stream.BatchStream(self.spec, self.allocation, 0, epochs * self.spec.batches_per_epoch))
+        self.stream = stream.BatchStream(self.spec, self.allocation, 0, epochs * self.spec.batches_per_epoch)
+        for batch in self.stream:
+            if self.stream.problem is not None:
+                raise RaycrnnError(self.stream.problem)
+            yield batch
+
+    def padded_ratio(self) -> float:
+        """Return the ratio of all pixels to those of the images, in the last batches."""
+        return self.stream.pixels / (self.stream.pixels - self.stream.padding)
 
 
 if __name__ == "__main__":
