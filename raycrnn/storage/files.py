@@ -31,10 +31,10 @@ Returned = TypeVar("Returned")
 CHUNK = 8 * 2**20
 """Bytes copied at a time."""
 
-REQUESTS_AT_A_TIME = 16
+REQUESTS_AT_A_TIME = 32
 """Parallel requests to object storage, which answers after about 20 ms, be it one request or many."""
 
-CONNECTIONS = 64
+CONNECTIONS = 128
 """Connections to object storage that a process may open at a time."""
 
 
