@@ -38,6 +38,13 @@ class Batch:
             rows_B=self.rows_B,
         )
 
+    def split(self, size: int) -> "list[Batch]":
+        """Return the samples in parts of at most `size`, which are views of this batch; the padding stays as it is."""
+        lengths = self.lengths_B.split(size)
+        codes = self.codes_S.split([int(lengths_P.sum()) for lengths_P in lengths])
+        tensors = (self.images_BCHW.split(size), self.widths_B.split(size), codes, lengths, self.rows_B.split(size))
+        return [Batch(*part) for part in zip(*tensors, strict=True)]
+
     def labels(self) -> list[list[int]]:
         """Return the codes of each label."""
         return [codes.tolist() for codes in self.codes_S.split(self.lengths_B.tolist())]

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import logical_order
 from raycrnn.data.csv_files import UNKNOWN
@@ -27,6 +28,11 @@ UNKNOWN_UNIT = "\0"
 
 MAX_CACHED_BYTES = 256 * 2**20
 """Largest size of the evaluation images of a worker, in bytes, at which they are kept in memory."""
+
+MAX_OUTPUT_BYTES = 128 * 2**20
+"""Size of the network's outputs for a batch, in bytes, above which the batch is evaluated in several parts. They grow
+with the alphabet: 64 lines of 1,000 pixels have 5 MB with 80 units, and 510 MB with 8,000. While they are computed,
+PyTorch needs about three times as much."""
 
 
 class RejectingBatches(Protocol):
@@ -117,7 +123,7 @@ def evaluate(
     """Score this worker's batches and sum the scores over all workers. All workers must call it.
 
     Args:
-        check_stop: Called before each batch; returns whether to stop the evaluation.
+        check_stop: Called before each batch, or part of one; returns whether to stop the evaluation.
 
     Returns:
         The scores; None on all workers if one of them stopped.
@@ -126,7 +132,7 @@ def evaluate(
     counts, fitter, loss_sum, learnable, seconds = Counts(), CalibrationFitter(), 0.0, 0, 0.0
     shown: list[ValidationExample] = []
     stopped = False
-    for batch in (batch for batch in batches if len(batch)):
+    for batch in _parts(batches, len(alphabet) + 1):
         if stopped := check_stop():
             break
         start = time.perf_counter()
@@ -139,6 +145,8 @@ def evaluate(
         loss_sum, learnable = loss_sum + batch_loss, learnable + batch_learnable
         exact = [list(path.codes) == codes for path, codes in zip(paths, batch.labels(), strict=True)]
         fitter.add(log_probs_TBK, frames_B, [path.codes for path in paths], exact)
+        # Before those of the next part are computed.
+        del log_probs_TBK
         for i, (path, codes) in enumerate(zip(paths, batch.labels(), strict=True)):
             reference, transcription = reference_units(codes, alphabet), alphabet.decode(path.codes)
             counts += score(reference, transcription)
@@ -160,6 +168,19 @@ def evaluate(
     # The workers transcribe at the same time.
     speed = counts.samples * collectives.world_size() / seconds if seconds else 0.0
     return ValidationResult(counts, loss_sum / max(1, learnable), speed, fitter.fit(), tuple(shown))
+
+
+def _parts(batches: Iterable[Batch], classes: int) -> Iterator[Batch]:
+    """Yield the batches that have samples, divided so that their outputs have at most `MAX_OUTPUT_BYTES`.
+
+    A part has at least one sample, however large its output is.
+    """
+    for batch in (batch for batch in batches if len(batch)):
+        bytes_of_a_sample = FLOAT32_BYTES * classes * image.frames(batch.images_BCHW.shape[3])
+        yield from batch.split(max(1, MAX_OUTPUT_BYTES // bytes_of_a_sample))
+
+
+FLOAT32_BYTES = 4
 
 
 def _loss_of_learnable(log_probs_TBK: Tensor, frames_B: Tensor, batch: Batch) -> tuple[float, int]:
