@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-long test-extended test-multinode lint
+.PHONY: demo docs test test-gpu test-long test-extended test-multinode lint
 
 # A stamp file: an interrupted installation also leaves a new directory behind.
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -55,6 +55,10 @@ test-long: .venv/ready
 # Long tests that CI leaves out, because other tests cover most of what they check.
 test-extended: .venv/ready
 	$(BIN)/python -m pytest -q -m "extended and not cluster"
+
+# What needs a GPU, and some of it two. The same tests run on the CPU in `make test`.
+test-gpu: .venv/ready
+	$(BIN)/python -m pytest -q -m gpu
 
 # Tests with several machines. They need root, openssh-server, openssh-client, rsync, iproute2, buildah and mmdebstrap;
 # tests that cannot run on this machine are skipped, with the reason.

@@ -56,7 +56,9 @@ class DecodeBench(Command):
     and frame; it is left out if two frames do not fit into 2 GiB.
     """
 
-    classes: Annotated[str, Metavar("N,N,...")] = Field("80,800,8000", pattern=r"^([2-9]|[1-9]\d+)(,([2-9]|[1-9]\d+))*$")
+    classes: Annotated[str, Metavar("N,N,...")] = Field(
+        "80,800,8000", pattern=r"^([2-9]|[1-9]\d+)(,([2-9]|[1-9]\d+))*$"
+    )
     """Numbers of classes, with the blank, separated by commas."""
     frames: Annotated[str, Metavar("N,N,...")] = Field("60,250", pattern=r"^[1-9]\d*(,[1-9]\d*)*$")
     """Numbers of frames of a line, separated by commas."""

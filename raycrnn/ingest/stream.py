@@ -150,8 +150,8 @@ def _to_batch(block: pa.Table, row: int, pin_memory: bool) -> "tuple[Batch, Batc
         return torch.from_numpy(np.frombuffer(block[name][row].as_buffer(), dtype).copy())
 
     images_BCHW = tensor("images", np.uint8).view(block["shape"][row].as_py())
-    integers = [tensor(name, np.int64) for name in ("widths", "codes", "lengths", "rows")]
-    batch = Batch(images_BCHW.pin_memory() if pin_memory else images_BCHW, *integers)
+    tensors = [images_BCHW, *(tensor(name, np.int64) for name in ("widths", "codes", "lengths", "rows"))]
+    batch = Batch(*(each.pin_memory() if pin_memory else each for each in tensors))
     rejected, changed, problem = (block[name][row].as_py() for name in ("rejected", "changed", "problem"))
     rejections = {number: Rejection(*fields) for number, *fields in json.loads(rejected)}
     return batch, BatchNotes(rejections, changed, problem)

@@ -91,6 +91,13 @@ class CRNN(nn.Module):
         logits_BTK = self.output(self.dropout(x_BTD))
         return F.log_softmax(logits_BTK.float(), dim=-1).transpose(0, 1), widths_B
 
+    def frames(self, widths_B: Tensor) -> Tensor:
+        """Return the number of frames of images, on the device of their widths."""
+        for convolution in self.convolutions:
+            assert isinstance(convolution, ConvolutionLayer)
+            _, widths_B = convolution.widths(widths_B)
+        return widths_B
+
 
 def standardise(images_BCHW: Tensor, widths_B: Tensor) -> Tensor:
     """Scale each image to mean 0 and standard deviation 1 over its pixels; return float32, with padding 0."""
@@ -125,19 +132,22 @@ class ConvolutionLayer(nn.Module):
         self.convolution = nn.Conv2d(inputs, outputs, 2 if last else 3, padding=0 if last else 1, bias=not normalised)
         self.norm = MaskedBatchNorm(outputs) if normalised else None
 
+    def widths(self, widths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the widths of images after the convolution and after the pooling."""
+        convolved_B = widths_B - 1 if self.last else widths_B
+        return convolved_B, convolved_B if self.pool is None else convolved_B // self.pool[1]
+
     def forward(self, x_BCHW: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the layer's output and the widths in it."""
+        convolved_B, pooled_B = self.widths(widths_B)
         x_BCHW = self.convolution(x_BCHW)
-        if self.last:
-            widths_B = widths_B - 1
         if self.norm is not None:
-            x_BCHW = self.norm(x_BCHW, width_mask(widths_B, x_BCHW.shape[-1]).bool())
+            x_BCHW = self.norm(x_BCHW, width_mask(convolved_B, x_BCHW.shape[-1]).bool())
         x_BCHW = F.relu(x_BCHW)
         if self.pool is not None:
             x_BCHW = F.max_pool2d(x_BCHW, self.pool)
-            widths_B = widths_B // self.pool[1]
         # After pooling, which merges the last column of an odd width with padding: alone, an image lacks that column.
-        return x_BCHW * width_mask(widths_B, x_BCHW.shape[-1]).to(x_BCHW.dtype), widths_B
+        return x_BCHW * width_mask(pooled_B, x_BCHW.shape[-1]).to(x_BCHW.dtype), pooled_B
 
 
 class BidirectionalLSTM(nn.Module):

@@ -31,9 +31,9 @@ def loss(log_probs_TBK: Tensor, frames_B: Tensor, codes_S: Tensor, lengths_B: Te
 
     Args:
         log_probs_TBK: Log-probabilities.
-        frames_B: Frames of each image.
-        codes_S: Codes of all labels, concatenated.
-        lengths_B: Number of units in each label.
+        frames_B: Frames of each image, on the CPU: PyTorch reads them there, and would wait for a GPU.
+        codes_S: Codes of all labels, concatenated, on the device of the log-probabilities.
+        lengths_B: Number of units in each label, on the CPU.
     """
     blank = log_probs_TBK.shape[2] - 1
     return F.ctc_loss(log_probs_TBK.float(), codes_S, frames_B, lengths_B, blank=blank, reduction="sum")

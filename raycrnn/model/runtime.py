@@ -1,12 +1,14 @@
-"""PyTorch's run-time settings: precision, device and memory."""
+"""PyTorch's run-time settings: precision, device and memory; copies that do not wait for a device."""
 
 import ctypes
 import os
 import platform
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.crnn import CRNN
@@ -56,6 +58,30 @@ def to_device(network: CRNN, device: torch.device) -> CRNN:
     """Move a network to a device, in the memory layout that is fastest for its convolutions."""
     # PyTorch's stub lacks the parameter.
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def to_device_async(values: Sequence[float], device: torch.device) -> Tensor:
+    """Return numbers as float64 on a device, without waiting for it."""
+    pinned = torch.tensor(values, dtype=torch.float64, pin_memory=device.type == "cuda")
+    return pinned.to(device, non_blocking=True)
+
+
+class HostCopy:
+    """A copy of a tensor in the memory of the host, which is available once the device has computed the tensor."""
+
+    def __init__(self, tensor: Tensor):
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._ready: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            # A blocking event lets the thread sleep, which leaves its CPU to the decoding of images.
+            self._ready = torch.cuda.Event(blocking=True)
+            self._ready.record()
+
+    def read(self) -> list[float]:
+        """Wait for the device, and return the numbers of the tensor, which has one axis."""
+        if self._ready is not None:
+            self._ready.synchronize()
+        return self._copy.tolist()
 
 
 def limit_threads() -> None:

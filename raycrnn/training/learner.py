@@ -1,10 +1,15 @@
 """The training step. It needs no cluster.
 
 With several workers, each has a share of the batch, and losses, gradients and signals are summed over the workers.
+
+A GPU works through a queue. Nothing between two steps may wait for it, or it idles until the host has queued more work.
+A step is therefore queued as a whole, including the decision whether to skip it, and its result is read after the next
+step has been queued.
 """
 
 import inspect
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any
@@ -114,6 +119,18 @@ def divergence(symptom: str, settings: Training) -> RaycrnnError:
     )
 
 
+@dataclass(frozen=True)
+class QueuedStep:
+    """A step that the device may not have finished."""
+
+    learning_rate: float
+    schedule: float
+    """Completed fraction of the schedule after the step."""
+    result: runtime.HostCopy
+    """Whether the step was taken (0 or 1), the sum of the losses, the number of samples, and the sums of the fields of
+    `StepSignals`, all of them over the workers."""
+
+
 class Learner:
     """A network in training. With several workers each has a copy, and DDP keeps the copies equal."""
 
@@ -134,74 +151,92 @@ class Learner:
             )
         self.optimizer = optimizer.make_optimizer(self.network, settings)
         self.progress = TrainingState()
+        self._queued: deque[QueuedStep] = deque()
 
     def train_step(self, batch: Batch, steps_left: int, signals: StepSignals | None = None) -> StepResult:
-        """Take one step on one batch, together with the other workers.
+        """Take one step and wait for its result: `queue_step` and `read_step`."""
+        self.queue_step(batch, steps_left, signals)
+        return self.read_step()
+
+    def queue_step(self, batch: Batch, steps_left: int, signals: StepSignals | None = None) -> None:
+        """Start one step on one batch, together with the other workers, without waiting for a GPU.
+
+        `read_step` must be called for each step, in the order of the steps. Until then, `progress` does not include it.
 
         Args:
-            batch: This worker's share of the global batch.
+            batch: This worker's share of the global batch, in the memory of the host.
             steps_left: Estimate of the steps left, this one included. The schedule ends with the last of them.
             signals: The signals of this worker.
-
-        Raises:
-            RaycrnnError: `MOST_BAD_STEPS` consecutive steps had no finite loss and gradient.
         """
-        progress = self.progress
-        rate = optimizer.learning_rate(self.settings, progress.step, progress.schedule)
+        step, schedule = self.next_step, self._queued[-1].schedule if self._queued else self.progress.schedule
+        rate = optimizer.learning_rate(self.settings, step, schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Dropout depends only on seed, step and rank, so a resumed run needs no random state.
-        torch.manual_seed(hash((self.settings.seed, progress.step, collectives.rank())) & 0x7FFFFFFFFFFFFFFF)
+        torch.manual_seed(hash((self.settings.seed, step, collectives.rank())) & 0x7FFFFFFFFFFFFFFF)
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
         local_loss = self._loss(batch)
         local_loss.backward()
-        totals = torch.tensor(
-            [local_loss.item(), len(batch), *astuple(signals or StepSignals())], dtype=torch.float64, device=self.device
-        )
-        loss_sum, samples, *sums = collectives.all_reduce(totals).tolist()
+        own = runtime.to_device_async([len(batch), *astuple(signals or StepSignals())], self.device)
+        totals = collectives.all_reduce(torch.cat([local_loss.detach().double()[None], own]))
+        loss_sum, samples = totals[0], totals[1]
         # The gradient of the mean over the samples of the global batch. It is scaled here and not before the backward
         # pass, where numbers of low precision could become 0. DDP has divided it by the number of workers.
-        for parameter in self.network.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(collectives.world_size() / max(1.0, samples))
-        self._update(loss_sum)
+        factor = (collectives.world_size() / samples.clamp(min=1)).float()
+        norm = optimizer.scale_gradients(self.network.parameters(), factor, self.settings.gradient_clip)
+        # The loss and the gradient are the same on every worker.
+        usable = torch.isfinite(loss_sum) & torch.isfinite(norm)
+        optimizer.step_if(self.optimizer, usable)
+        result = runtime.HostCopy(torch.cat([usable.double()[None], totals]))
+        self._queued.append(QueuedStep(rate, schedule + (1 - schedule) / max(1, steps_left), result))
+
+    @property
+    def next_step(self) -> int:
+        """The index of the next step to queue."""
+        return self.progress.step + len(self._queued)
+
+    @property
+    def unread_steps(self) -> int:
+        """The number of steps that are queued and whose results have not been read."""
+        return len(self._queued)
+
+    def read_step(self) -> StepResult:
+        """Wait for the first queued step, add it to `progress`, and return its result.
+
+        Raises:
+            RaycrnnError: `MOST_BAD_STEPS` consecutive steps had no finite loss and gradient.
+        """
+        queued, progress = self._queued.popleft(), self.progress
+        usable, loss_sum, samples, *sums = queued.result.read()
         loss = loss_sum / max(1.0, samples)
         progress.loss_sum = 0.99 * progress.loss_sum + 0.01 * (loss if math.isfinite(loss) else progress.mean_loss)
         progress.step += 1
-        progress.schedule += (1 - progress.schedule) / max(1, steps_left)
-        return StepResult(loss, rate, int(samples), StepSignals.from_sums(sums))
+        progress.schedule = queued.schedule
+        progress.bad_steps = 0 if usable else progress.bad_steps + 1
+        progress.skipped += not usable
+        if progress.bad_steps >= MOST_BAD_STEPS:
+            raise divergence(
+                f"the loss or gradient was not finite for {MOST_BAD_STEPS} steps in a row, up to step {progress.step} "
+                "(the last checkpoint has the weights from before them)",
+                self.settings,
+            )
+        return StepResult(loss, queued.learning_rate, int(samples), StepSignals.from_sums(sums))
 
     def _loss(self, batch: Batch) -> Tensor:
         """Return the loss, summed over the samples of this worker's share."""
-        batch = batch.to(self.device)
+        on_device = batch.to(self.device)
         # The blank image of a share without samples must not change the batch-norm statistics: it gets no width.
-        widths_B = batch.widths_B if len(batch) else torch.zeros_like(batch.widths_B)
+        widths_B = on_device.widths_B if len(batch) else torch.zeros_like(on_device.widths_B)
         with runtime.autocast(self.precision, self.device):
-            log_probs_TBK, frames_B = self.parallel(batch.images_BCHW, widths_B)
+            log_probs_TBK, _ = self.parallel(on_device.images_BCHW, widths_B)
         if not len(batch):
             return log_probs_TBK.sum() * 0
-        return ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B)
-
-    def _update(self, loss_sum: float) -> None:
-        """Step the optimizer unless the loss or the gradient, which are the same on every worker, is not finite."""
-        limit = self.settings.gradient_clip or math.inf
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        if math.isfinite(loss_sum) and torch.isfinite(norm):
-            self.optimizer.step()
-            self.progress.bad_steps = 0
-            return
-        self.progress.bad_steps += 1
-        self.progress.skipped += 1
-        if self.progress.bad_steps >= MOST_BAD_STEPS:
-            raise divergence(
-                f"the loss or gradient was not finite for {MOST_BAD_STEPS} steps in a row, "
-                f"up to step {self.progress.step + 1} (the last checkpoint has the weights from before them)",
-                self.settings,
-            )
+        return ctc.loss(log_probs_TBK, self.network.frames(batch.widths_B), on_device.codes_S, batch.lengths_B)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Return the tensors of the network and of the optimizer."""
+        """Return the tensors of the network and of the optimizer. All steps must have been read."""
+        assert not self._queued, "`progress` lags behind the tensors"
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in values.items()}
@@ -222,4 +257,12 @@ class Learner:
             self.network.load_state_dict(network)
         except RuntimeError as error:
             raise RaycrnnError(f"the checkpoint is from a different network: {error}") from None
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, values in state.items():
+            # The fused kernels need the memory layout of the parameters, which files do not keep.
+            layout = parameters[number].detach()
+            state[number] = {
+                name: torch.empty_like(layout).copy_(tensor) if tensor.shape == layout.shape else tensor
+                for name, tensor in values.items()
+            }
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})

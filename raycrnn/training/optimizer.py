@@ -1,10 +1,11 @@
 """The optimizer and the learning-rate schedule."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raycrnn.config import Training
 
@@ -13,20 +14,61 @@ def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimi
     """Return the optimizer that `training.optimizer` names, over all parameters of a network."""
     rate = settings.learning_rate
     parameters = list(network.parameters())
+    # On a GPU, this keeps the optimizer's step counters there, so that the GPU can decide whether a step counts.
+    capturable = parameters[0].is_cuda
     match settings.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, rate, betas=(0.5, 0.999))
+            return torch.optim.Adam(parameters, rate, betas=(0.5, 0.999), fused=True)
         case "rms":
-            return torch.optim.RMSprop(parameters, rate)
+            return torch.optim.RMSprop(parameters, rate, capturable=capturable)
         case "ada":
-            return torch.optim.Adadelta(parameters, rate)
+            return torch.optim.Adadelta(parameters, rate, capturable=capturable)
         case "adamw":
             # Biases and normalisation gains are vectors and are not decayed (Loshchilov and Hutter 2019).
             matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
             vectors = [parameter for parameter in parameters if parameter.ndim < 2]
             groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-            return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay)
+            return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=True)
     raise ValueError(f"unknown optimizer {settings.optimizer!r}")
+
+
+@torch.no_grad()
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor, clip: float | None) -> Tensor:
+    """Multiply the gradients by a factor, and limit their total norm; return the norm before it is limited.
+
+    The host does not wait for the numbers: factor and norm are tensors on the device of the parameters.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients) * factor
+    if clip is not None:
+        factor = factor * (clip / (norm + 1e-6)).clamp(max=1)
+    for gradient in gradients:
+        gradient.mul_(factor)
+    return norm
+
+
+@torch.no_grad()
+def step_if(optimizer: torch.optim.Optimizer, usable: Tensor) -> None:
+    """Step the optimizer if `usable`, a bool on the device, is True; otherwise change neither parameters nor state.
+
+    The host does not wait for the decision.
+    """
+    if optimizer.defaults.get("fused"):
+        # The fused kernels read this flag, which is how `torch.amp.GradScaler` skips a step.
+        optimizer.found_inf = (~usable).float()  # type: ignore[attr-defined]
+        optimizer.step()
+        return
+    before = {tensor: tensor.clone() for tensor in _tensors(optimizer)}
+    optimizer.step()
+    for tensor in _tensors(optimizer):
+        # The state that the first step creates starts at 0.
+        tensor.copy_(torch.where(usable, tensor, before.get(tensor, torch.zeros_like(tensor))))
+
+
+def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the parameters of an optimizer and the tensors of its state."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return parameters + [tensor for parameter in parameters for tensor in optimizer.state[parameter].values()]
 
 
 def learning_rate(settings: Training, step: int, progress: float) -> float:

@@ -11,7 +11,7 @@ from raycrnn.config import Configuration
 from raycrnn.console import StopRequest, defer_stop
 from raycrnn.errors import RaycrnnError
 from raycrnn.storage import Directory
-from raycrnn.training import resume, trainer
+from raycrnn.training import batch_size, resume, trainer
 
 if TYPE_CHECKING:
     from raycrnn.ingest.training_data import LabelledCsvs
@@ -104,7 +104,8 @@ def _make_job(
     monitor = start_monitor()
     threads.start(lambda: batches.warm_up(allocation))
     data = training_data.put(csvs, configuration, output)
-    for warning in (*data.warnings, *filter(None, [allocation.warning])):
+    small_share = batch_size.small_share_warning(configuration.training, allocation)
+    for warning in (*data.warnings, *filter(None, [allocation.warning, small_share])):
         logger.warning(warning)
     if not cluster.is_local():
         trainer.check_shared(output, data)

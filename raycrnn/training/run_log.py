@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from raycrnn.training.monitor import ProgressReport
 
 
+STEPS_BETWEEN_SCALARS = 10
+"""Steps between two points of the training curves in TensorBoard."""
+
+
 def write_run(path: Path, configuration: dict[str, object], csv_digests: dict[str, str]) -> None:
     """Write run.json, which describes how to repeat the run. Raises `OSError`."""
     packages = ("torch", "ray", "numpy", "pillow", "pyarrow")
@@ -114,9 +118,7 @@ def describe(record: MetricsRecord, result: ValidationResult | None) -> str:
     return "  ".join(parts + (["best"] if record["best"] and result else []))
 
 
-def progress_report(
-    epoch: float, progress: TrainingState, throughput: Throughput, seconds_left: float
-) -> "ProgressReport":
+def progress_report(epoch: float, progress: TrainingState, throughput: Throughput, steps_left: int) -> "ProgressReport":
     """Return what a progress bar shows."""
     return {
         "epoch": f"{epoch:.1f}",
@@ -124,26 +126,31 @@ def progress_report(
         "share": progress.schedule,
         "loss": progress.mean_loss,
         "images_per_second": throughput.images_per_second(),
-        "seconds_left": seconds_left,
+        "seconds_left": max(0, steps_left) * throughput.seconds_per_step(),
     }
 
 
 class RunLog:
-    """The files metrics.jsonl and logs/ of a run.
+    """The files metrics.jsonl and logs/ of a run. Only worker 0 opens them.
 
-    All methods raise `OSError` if they cannot write, for example because the disk is full.
+    All methods but `step` raise `OSError` if they cannot write, for example because the disk is full.
     """
 
-    def __init__(self, output: Path, step: int):
+    def __init__(self, output: Path):
+        self.problem: str | None = None
+        """Why `step` could not write. The other workers must learn of it before training can fail."""
+        self._output, self._metrics = output, output / "metrics.jsonl"
+        self._events: EventsWriter
+
+    def open(self, step: int) -> None:
         """Open the files, and remove what an interrupted run recorded after a step."""
-        self._metrics = output / "metrics.jsonl"
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
             write_text(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
-        (output / "logs").mkdir(exist_ok=True)
+        (self._output / "logs").mkdir(exist_ok=True)
         # Not SummaryWriter: it writes in a thread, which ends when the disk is full, and training would wait for it
         # forever. PID and step distinguish the file from that of another run that started in the same second.
-        self._events = EventsWriter(str(output / "logs" / "events"), f".{os.getpid()}.{step}")
+        self._events = EventsWriter(str(self._output / "logs" / "events"), f".{os.getpid()}.{step}")
         if step:
             self._add(step + 1, session_log=SessionLog(status=SessionLog.START))
 
@@ -153,7 +160,9 @@ class RunLog:
             self._add(step, summary=summary.scalar(name, value))
 
     def step(self, step: StepResult, progress: TrainingState, throughput: Throughput) -> None:
-        """Add the scalars of a training step."""
+        """Add the scalars of a training step, every `STEPS_BETWEEN_SCALARS` steps."""
+        if progress.step % STEPS_BETWEEN_SCALARS:
+            return
         values = {
             "train/loss": step.loss,
             "train/mean_loss": progress.mean_loss,
@@ -163,7 +172,10 @@ class RunLog:
             "train/padding_percent": 100 * throughput.padding(),
             "train/skipped_steps": progress.skipped,
         }
-        self.scalars(progress.step, values)
+        try:
+            self.scalars(progress.step, values)
+        except OSError as error:
+            self.problem = error.strerror or str(error)
 
     def evaluation(self, record: MetricsRecord, result: ValidationResult | None) -> None:
         """Add an evaluation: its line, its scores and its examples."""

@@ -1,7 +1,8 @@
 """A training worker: take batches, train, evaluate, and write the model directory and checkpoints.
 
 All workers stop, evaluate or fail in the same step: they decide from signals that are summed over the workers with the
-step's loss. Only worker 0 writes files.
+step's loss. They read the result of a step after they have queued the next one; before an evaluation or a checkpoint,
+they read all results. Only worker 0 writes files.
 """
 
 import math
@@ -26,7 +27,7 @@ from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.training import checkpoint, collectives, run_log, validation
 from raycrnn.training.job import TrainingJob
-from raycrnn.training.learner import Learner, StepResult, StepSignals, TrainingState, divergence
+from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
 from raycrnn.training.output import RunOutput
 from raycrnn.training.rejected_samples import RejectedSamples
@@ -36,9 +37,6 @@ from raycrnn.training.validation import EvaluationBatches, ValidationResult
 
 SECONDS_BETWEEN_SAVES = 30.0
 """Least seconds between two checkpoints after evaluations: epochs of a small data set are shorter than a checkpoint."""
-
-STEPS_BETWEEN_SCALARS = 10
-"""Steps between two points of the training curves in TensorBoard."""
 
 ReportMetrics = Callable[[dict[str, object]], None]
 """Receives the metrics of an evaluation. All workers call it equally often."""
@@ -139,12 +137,13 @@ class Worker:
         self._restore()
         self.progress = self.learner.progress
         self.last_step = self.settings.n_epochs * self.spec.batches_per_epoch
+        self.steps_between_evaluations = self.settings.evaluate_every_epoch * self.spec.batches_per_epoch
         self.time_budget = make_time_budget(job, self.last_step, self.seconds_before)
         self.steps_left = collectives.from_worker_0(self.time_budget.steps_left(self.progress.step), device)
-        self.write_problem: str | None = None
-        """Why worker 0 could not write to the logs. The other workers learn of it with the next step."""
-        self.run_log: RunLog | None = None
-        self._write("logs", self._open_run_log)
+        self.signals = StepSignals()
+        """The signals of the last step that was read."""
+        self.run_log = RunLog(self.output.path)
+        self._write("logs", lambda: self.run_log.open(self.progress.step))
         self.throughput = Throughput()
         # The first evaluation is always followed by a checkpoint.
         self.last_save = -math.inf
@@ -166,9 +165,6 @@ class Worker:
         if self.rank == 0:
             epoch = self.learner.progress.step / self.spec.batches_per_epoch
             self.reporter.log(f"resuming from {found.path.name}, epoch {epoch:.2f}")
-
-    def _open_run_log(self) -> None:
-        self.run_log = RunLog(self.output.path, self.progress.step)
 
     @property
     def epoch(self) -> float:
@@ -194,20 +190,19 @@ class Worker:
                 and not self.progress.has_stopped_improving(self.settings.early_stopping)
                 and (batch := self._next(batches)) is not None
             ):
-                signals = self._step(batch, stream).signals
-                if signals.read_failed:
-                    raise_if_storage_failed(stream.problem)
-                if signals.write_failed:
-                    raise self.output.failure("logs", self.write_problem, self.progress.step)
-                if signals.new_rejections:
-                    self._share_rejections("train", stream.rejected)
-                stopped = signals.stop
+                self._queue_step(batch, stream)
+                self._read_steps(stream, unread=0 if self._reads_at_once() else 1)
+                stopped = self.signals.stop
                 if stopped or self.steps_left <= 0:
                     break
-                if self._evaluation_is_due() and signals.may_evaluate and not self._evaluate():
+                if self.learner.unread_steps:
+                    continue
+                if self._evaluation_is_due() and self.signals.may_evaluate and not self._evaluate():
                     stopped = True
                 elif self.progress.step % self.settings.save_interval == 0:
                     self._save()
+        self._read_steps(stream, unread=0)
+        stopped = stopped or self.signals.stop
         if not stopped and self.progress.evaluated_at != self.progress.step:
             stopped = not self._evaluate()
         if stopped:
@@ -218,39 +213,54 @@ class Worker:
         self._finish()
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        step = self.progress.step + 1
+        step = self.learner.next_step + 1
         self.reporter.set_activity(f"waiting for the images of step {step}")
         batch = next(batches, None)
         self.start_times.setdefault("first batch", time.time())
         self.reporter.set_activity(f"computing step {step}, or waiting for other workers in it")
         return batch
 
-    def _step(self, batch: Batch, stream: BatchStream) -> StepResult:
+    def _queue_step(self, batch: Batch, stream: BatchStream) -> None:
         # The signals describe the time up to this step; the other workers receive them with its loss.
         signals = StepSignals(
             new_rejections=self.rejected.has_new("train", stream.rejected),
-            write_failed=self.write_problem is not None,
+            write_failed=self.run_log.problem is not None,
             read_failed=stream.problem is not None,
         )
         if self.rank == 0:
-            left = self.time_budget.steps_left(self.progress.step + 1)
+            left = self.time_budget.steps_left(self.learner.next_step + 1)
             may_evaluate = self.time_budget.has_time_to_evaluate(self.throughput.seconds_per_step())
             signals = replace(signals, stop=self.reporter.stop_requested, steps_left=left, may_evaluate=may_evaluate)
-        step = self.learner.train_step(batch, self.steps_left, signals)
-        self.start_times.setdefault("first step", time.time())
-        self.steps_left = step.signals.steps_left
-        self.throughput.add(step.samples, stream.waited, stream.pixels, stream.padding)
-        if self.rank == 0:
-            left_seconds = max(0, self.steps_left) * self.throughput.seconds_per_step()
-            self.reporter.progress(
-                lambda: run_log.progress_report(self.epoch, self.progress, self.throughput, left_seconds)
-            )
-            if self.run_log is not None and self.progress.step % STEPS_BETWEEN_SCALARS == 0:
-                try:
-                    self.run_log.step(step, self.progress, self.throughput)
-                except OSError as error:
-                    self.write_problem = error.strerror or str(error)
-        return step
+        self.learner.queue_step(batch, self.steps_left, signals)
+        self.steps_left -= 1
+
+    def _reads_at_once(self) -> bool:
+        """Return whether the last result is needed before the next step. It is the same on all workers.
+
+        Otherwise it is read after the next step has been queued, so that a GPU does not wait for the host.
+        """
+        step, intervals = self.learner.next_step, (self.steps_between_evaluations, self.settings.save_interval)
+        return "first step" not in self.start_times or any(step % interval == 0 for interval in intervals)
+
+    def _read_steps(self, stream: BatchStream, unread: int) -> None:
+        """Read the results of the queued steps, except the last `unread` ones, and act on them."""
+        while self.learner.unread_steps > unread:
+            step = self.learner.read_step()
+            self.start_times.setdefault("first step", time.time())
+            self.signals = step.signals
+            self.steps_left = step.signals.steps_left - self.learner.unread_steps
+            self.throughput.add(step.samples, stream.waited, stream.pixels, stream.padding)
+            if self.rank == 0:
+                self.reporter.progress(
+                    lambda: run_log.progress_report(self.epoch, self.progress, self.throughput, self.steps_left)
+                )
+                self.run_log.step(step, self.progress, self.throughput)
+            if self.signals.read_failed:
+                raise_if_storage_failed(stream.problem)
+            if self.signals.write_failed:
+                raise self.output.failure("logs", self.run_log.problem, self.progress.step)
+            if self.signals.new_rejections:
+                self._share_rejections("train", stream.rejected)
 
     def _share_rejections(self, name: str, own: dict[int, Rejection]) -> None:
         try:
@@ -260,8 +270,8 @@ class Worker:
             raise
 
     def _evaluation_is_due(self) -> bool:
-        step, interval = self.progress.step, self.settings.evaluate_every_epoch * self.spec.batches_per_epoch
-        return step > 0 and step % interval == 0 and step != self.progress.evaluated_at
+        step = self.progress.step
+        return step > 0 and step % self.steps_between_evaluations == 0 and step != self.progress.evaluated_at
 
     def _evaluate(self) -> bool:
         """Evaluate, and return whether the evaluation was completed: a request to stop ends it."""
@@ -316,13 +326,10 @@ class Worker:
         record = run_log.metrics_record(
             result, progress, self.throughput, self.epoch, seconds, self.world_size, rejected, best
         )
-        self._write("metrics.jsonl", lambda: self._log_evaluation(record, result))
+        self._write("metrics.jsonl", lambda: self.run_log.evaluation(record, result))
+        if self.rank == 0:
+            self.reporter.log(run_log.describe(record, result))
         return record
-
-    def _log_evaluation(self, record: MetricsRecord, result: ValidationResult | None) -> None:
-        if self.run_log is not None:
-            self.run_log.evaluation(record, result)
-        self.reporter.log(run_log.describe(record, result))
 
     def _seconds(self) -> float:
         return self.seconds_before + time.time() - self.job.started
@@ -359,4 +366,4 @@ class Worker:
     def _close(self) -> None:
         self._save()
         self._write_rejected()
-        self._write("logs", self.run_log.close if self.run_log else lambda: None)
+        self._write("logs", self.run_log.close)

@@ -10,19 +10,38 @@ import pytest
 import torch
 
 from raycrnn import bench
-from raycrnn.bench import other_decoders, scale
+from raycrnn.bench import other_decoders, scale, step
 from raycrnn.bench.decode import DecodeBench, cut_lines, random_log_probs
 from raycrnn.bench.step import Step
+from tests.devices import DEVICES
 
 
-def test_step_prints_figures_limits_and_json(capsys):
-    arguments = ["--size", "quarter", "--batch", "2", "--width", "32", "--rounds", "1", "--json"]
-    assert Step.call(arguments, "bench step") == 0
+@pytest.mark.parametrize("device", DEVICES)
+def test_step_prints_figures_limits_and_json(device, capsys):
+    arguments = ["--size", "quarter", "--batch", "2", "--width", "32", "--rounds", "1", "--json", "--profile"]
+    assert Step.call([*arguments, "--device", device], "bench step") == 0
     out = capsys.readouterr().out.splitlines()
-    assert "≥ 1.7" in out[-2]
+    assert any("≥ 1.7" in line for line in out)
     figures = json.loads(out[-1])
     assert figures["plain_fp32"] > 0
     assert figures["ratio_auto_to_fp32"] > 0
+    expected = figures["fp32:_training_step"] / figures["fp32:_matrix_product,_2048²"]
+    assert figures["fp32:_ratio_step_to_matrix_product"] == pytest.approx(expected)
+    assert figures["waits_of_the_host_for_the_device_in_a_step"] == 1
+    assert figures["operators_in_a_step"] > 100
+
+
+def test_the_operations_of_a_step_are_those_of_its_layers():
+    learner, batch = step.make_learner("quarter", "fp32", torch.device("cpu")), step.random_batch(2, 32)
+    channels = [1, 16, 32, 64, 64, 128, 128, 128]
+    pixels = [32 * 32, 16 * 16, 8 * 8, 8 * 8, 4 * 8, 4 * 8, 7]
+    forward = [2 * 9 * channels[i] * channels[i + 1] * pixels[i] for i in range(7)]
+    forward[6] = 2 * 4 * 128 * 128 * 7
+    units, classes = learner.network.lstms[0].forwards.hidden_size, step.CLASSES
+    lstms = sum(2 * 2 * 4 * units * (inputs + units) * 7 for inputs in (128, 2 * units))
+    output = 2 * 2 * units * classes * 7
+    # Backward takes twice as many, but there is no gradient of the images.
+    assert step.operations_of_step(learner, batch) == 2 * (3 * (sum(forward) + lstms + output) - forward[0])
 
 
 def test_decode_prints_figures_and_limits(capsys):

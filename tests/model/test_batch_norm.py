@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from raycrnn.model.batch_norm import MaskedBatchNorm
+from tests.devices import DEVICES
 
 WIDTHS = [7, 12, 3]
 MASK = (torch.arange(12) < torch.tensor(WIDTHS)[:, None])[:, None, None, :]
@@ -92,18 +93,17 @@ def test_the_result_in_bfloat16_is_that_in_float32_rounded():
     assert torch.allclose(pixels(rounded).float(), pixels(exact), rtol=0.01, atol=0.01)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.05)])
-def test_gpus_compute_what_cpus_do(dtype, tolerance):
+def test_gpus_compute_what_cpus_do(device, dtype, tolerance):
     norm, _ = norms()
     gradient = torch.randn(3, 5, 4, 12) * MASK
     results = []
-    for device in ("cpu", "cuda"):
-        copied = copy.deepcopy(norm).to(device)
-        x = values(dtype=dtype).to(device).requires_grad_()
-        y = copied(x, MASK.to(device))
-        y.backward(gradient.to(device, dtype))
+    for used in ("cpu", device):
+        copied = copy.deepcopy(norm).to(used)
+        x = values(dtype=dtype).to(used).requires_grad_()
+        y = copied(x, MASK.to(used))
+        y.backward(gradient.to(used, dtype))
         tensors = [pixels(y.cpu()), x.grad, copied.weight.grad, copied.bias.grad, *statistics(copied)]
         results.append([tensor.detach().float().cpu() for tensor in tensors])
     for on_cpu, on_gpu in zip(*results, strict=True):

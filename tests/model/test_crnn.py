@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from raycrnn.config import Image, Model
 from raycrnn.data.image import MIN_WIDTH, frames
-from raycrnn.model import runtime
+from raycrnn.model import ctc, runtime
 from raycrnn.model.crnn import CRNN, reversal, standardise
+from tests.devices import DEVICES
 
 TINY = (8, 8, 16, 16, 16, 16, 16)
 
@@ -103,16 +104,7 @@ def test_backward_lstm_reads_each_sequence_from_its_own_end():
         assert torch.allclose(out[i, :length], expected[i, :length], atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param(
-            "cuda",
-            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
-        ),
-    ],
-)
+@pytest.mark.parametrize("device", DEVICES)
 def test_lstms_do_not_compute_in_float16(device):
     """PyTorch's autocast to bfloat16 runs the LSTM of cuDNN in float16, in which these gradients would be 0."""
     network = tiny().train().to(device)
@@ -129,6 +121,32 @@ def test_lstms_do_not_compute_in_float16(device):
     (log_probs[:, :, 0].sum() * 1e-12).backward()
     for name, parameter in network.lstms.named_parameters():
         assert parameter.grad.abs().max() > 0, name
+
+
+def outputs_and_gradients(device: str, precision: str) -> dict[str, torch.Tensor]:
+    """Return the log-probabilities of a batch and the gradients of its loss."""
+    network = runtime.to_device(tiny().train(), torch.device(device))
+    widths_B, lengths_B, codes_S = torch.tensor([40, 33, 8]), torch.tensor([3, 2, 1]), torch.tensor([1, 1, 2, 0, 4, 5])
+    with runtime.autocast(precision, torch.device(device)):
+        log_probs_TBK, _ = network(images([40, 33, 8]).to(device), widths_B.to(device))
+    ctc.loss(log_probs_TBK, network.frames(widths_B), codes_S.to(device), lengths_B).backward()
+    found = {name: parameter.grad.cpu() for name, parameter in network.named_parameters()}
+    return {"log_probs": log_probs_TBK.detach().cpu(), **found}
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.4)])
+def test_outputs_and_gradients_are_those_of_a_cpu_in_float32(device, precision, tolerance):
+    # In float32, and not in TensorFloat-32.
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        found = outputs_and_gradients(device, precision)
+    for name, expected in outputs_and_gradients("cpu", "fp32").items():
+        assert (found[name] - expected).norm() <= tolerance * expected.norm(), name
+
+
+def test_the_number_of_frames_is_known_before_the_network_has_run():
+    widths_B = torch.arange(MIN_WIDTH, 60)
+    assert tiny().frames(widths_B).tolist() == [frames(width) for width in widths_B.tolist()]
 
 
 def test_standardise_gives_mean_0_and_deviation_1_and_keeps_empty_images_empty():

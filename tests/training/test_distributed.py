@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raycrnn.bench.host_reads import HostReads
 from raycrnn.config import Data, Training
 from raycrnn.data.rejections import Rejection
 from raycrnn.model.batch import Batch
@@ -18,6 +19,7 @@ from raycrnn.training import validation
 from raycrnn.training.learner import Learner, StepSignals
 from raycrnn.training.rejected_samples import RejectedSamples
 from tests.conftest import words
+from tests.devices import DEVICES
 from tests.training.test_learner import ALPHABET, CPU, EMPTY, make_batch, network
 
 LABELS = words(10)
@@ -30,17 +32,21 @@ def share(labels: list[str], rank: int, world_size: int) -> Batch:
     return make_batch(own) if own else EMPTY
 
 
-def step_and_evaluate(rank: int, world_size: int, labels: list[str]) -> dict:
+def step_and_evaluate(rank: int, world_size: int, labels: list[str], device: torch.device = CPU) -> dict:
     """Take one training step and one evaluation as a worker, and return the results."""
-    learner = Learner(network(), Training(precision="fp32", gradient_clip=None), CPU)
+    torch.backends.cudnn.allow_tf32 = False
+    learner = Learner(network(), Training(precision="fp32", gradient_clip=None), device)
     batch = share(labels, rank, world_size)
-    step = learner.train_step(batch, 10, signals=StepSignals(stop=rank == 1, steps_left=7 * (rank == 0)))
-    evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU)
+    with HostReads() as reads:
+        learner.queue_step(batch, 10, signals=StepSignals(stop=rank == 1, steps_left=7 * (rank == 0)))
+    step = learner.read_step()
+    evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", device)
     # Every worker learns that one of them was asked to stop.
-    assert validation.evaluate(learner.network, [batch], ALPHABET, "fp32", CPU, lambda: rank == 0) is None
+    assert validation.evaluate(learner.network, [batch], ALPHABET, "fp32", device, lambda: rank == 0) is None
     return {
-        "gradients": {name: p.grad for name, p in learner.network.named_parameters()},
-        "buffers": dict(learner.network.named_buffers()),
+        "gradients": {name: p.grad.cpu() for name, p in learner.network.named_parameters()},
+        "buffers": {name: buffer.cpu() for name, buffer in learner.network.named_buffers()},
+        "reads": reads.count,
         "loss": step.loss,
         "signals": astuple(step.signals),
         "counts": evaluation.counts.as_tuple(),
@@ -48,12 +54,15 @@ def step_and_evaluate(rank: int, world_size: int, labels: list[str]) -> dict:
     }
 
 
-def save_results(rank: int, world_size: int, folder: str) -> None:
-    """Save the results of each of `SETS` as a worker."""
+def save_results(rank: int, world_size: int, folder: str, backend: str) -> None:
+    """Save the results of each of `SETS` as a worker, with nccl on a GPU of its own."""
     torch.set_num_threads(1)
     warnings.simplefilter("error", FutureWarning)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
-    results = {name: step_and_evaluate(rank, world_size, labels) for name, labels in SETS.items()}
+    device = torch.device("cuda", rank) if backend == "nccl" else CPU
+    if backend == "nccl":
+        torch.cuda.set_device(device)
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    results = {name: step_and_evaluate(rank, world_size, labels, device) for name, labels in SETS.items()}
     torch.save(results, f"{folder}/{rank} of {world_size}.pt")
     leave()
 
@@ -67,29 +76,51 @@ def leave() -> None:
     os._exit(0)
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["two workers", "three workers"])
+TWO_GPUS = pytest.param(
+    (2, "nccl"),
+    marks=[pytest.mark.gpu, pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")],
+    id="two GPUs",
+)
+
+WORKERS = [pytest.param((2, "gloo"), id="two workers"), pytest.param((3, "gloo"), id="three workers"), TWO_GPUS]
+
+
+@pytest.fixture(scope="module", params=WORKERS)
 def workers(request, tmp_path_factory) -> list[dict]:
     """The results of each worker, by the name of the set."""
     folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(save_results, (request.param, str(folder)), nprocs=request.param)
-    return [torch.load(folder / f"{rank} of {request.param}.pt", weights_only=True) for rank in range(request.param)]
+    count, backend = request.param
+    mp.spawn(save_results, (count, str(folder), backend), nprocs=count)
+    return [torch.load(folder / f"{rank} of {count}.pt", weights_only=True) for rank in range(count)]
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_several_workers_compute_the_gradients_statistics_and_scores_of_one(workers, name):
     one, several = step_and_evaluate(0, 1, SETS[name]), [worker[name] for worker in workers]
     for worker in several:
-        assert worker["loss"] == pytest.approx(one["loss"], rel=1e-5)
-        assert worker["eval_loss"] == pytest.approx(one["eval_loss"], rel=1e-4)
-        for key, gradient in one["gradients"].items():
-            # Float32 rounds sums over parts of a batch differently.
-            assert (worker["gradients"][key] - gradient).norm() <= 3e-5 * gradient.norm(), key
-        for key, buffer in one["buffers"].items():
-            assert torch.allclose(worker["buffers"][key], buffer, rtol=0, atol=1e-5 * buffer.abs().max()), key
+        assert worker["reads"] == 0
+        assert_same_results(worker, one)
+        for key in one["buffers"]:
             assert torch.equal(worker["buffers"][key], several[0]["buffers"][key]), key
         assert worker["signals"] == (True, 7, False, False, False, False)
         assert worker["counts"][0] == one["counts"][0] == len(SETS[name])
         assert worker["counts"][3] == one["counts"][3] == sum(map(len, SETS[name]))
+
+
+def assert_same_results(found: dict, expected: dict, gradient_error: float = 3e-5) -> None:
+    """Compare the results of a step and an evaluation; float32 rounds sums over parts of a batch differently."""
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
+    assert found["eval_loss"] == pytest.approx(expected["eval_loss"], rel=1e-4)
+    for key, gradient in expected["gradients"].items():
+        assert (found["gradients"][key] - gradient).norm() <= gradient_error * gradient.norm(), key
+    for key, buffer in expected["buffers"].items():
+        assert torch.allclose(found["buffers"][key], buffer, rtol=0, atol=1e-5 * buffer.abs().max()), key
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_step_on_a_gpu_is_that_on_a_cpu(device):
+    expected = step_and_evaluate(0, 1, LABELS)
+    assert_same_results(step_and_evaluate(0, 1, LABELS, torch.device(device)), expected, gradient_error=1e-3)
 
 
 class Stream:

@@ -1,24 +1,28 @@
 """Training steps, schedules, skipped steps, restored states, and the scores of an evaluation."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 import torch
 
+from raycrnn.bench.host_reads import HostReads
 from raycrnn.config import Training
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.csv_files import UNKNOWN
+from raycrnn.data.rejections import Rejection
 from raycrnn.errors import RaycrnnError
 from raycrnn.metrics.error_rates import Counts
-from raycrnn.model import runtime
+from raycrnn.model import ctc, runtime
 from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.training import validation
 from raycrnn.training.learner import Learner, TrainingState
 from raycrnn.training.optimizer import learning_rate, make_optimizer
 from tests.conftest import GLYPHS, draw, words
+from tests.devices import DEVICES
 
 CPU = torch.device("cpu")
 ALPHABET = Alphabet(tuple(GLYPHS))
@@ -36,7 +40,7 @@ def make_batch(labels: list[str], rows: list[int] | None = None) -> Batch:
     return Batch(
         images_BCHW=torch.from_numpy(images_BCHW),
         widths_B=torch.from_numpy(widths_B),
-        codes_S=torch.tensor([code for label in codes for code in label]),
+        codes_S=torch.tensor([code for label in codes for code in label], dtype=torch.int64),
         lengths_B=torch.tensor([len(label) for label in codes]),
         rows_B=torch.tensor(rows or list(range(len(labels)))),
     )
@@ -131,6 +135,103 @@ def test_steps_without_a_finite_loss_are_skipped_and_twenty_in_a_row_end_the_run
             learner.train_step(impossible, 100)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam", "rms", "ada"])
+def test_a_skipped_step_changes_neither_parameters_nor_the_state_of_the_optimizer(name):
+    settings = Training(optimizer=name, precision="fp32")
+    impossible = replace(make_batch(["a"]), codes_S=torch.zeros(40, dtype=torch.int64), lengths_B=torch.tensor([40]))
+    learner = Learner(network(), settings, CPU)
+
+    def tensors() -> dict[str, torch.Tensor]:
+        buffers = {f"network.{name}" for name, _ in learner.network.named_buffers()}
+        return {name: tensor.clone() for name, tensor in learner.state_tensors().items() if name not in buffers}
+
+    before = tensors()
+    learner.train_step(impossible, 10)
+    for name, tensor in tensors().items():
+        # An optimizer creates its state, which is 0, in the first step.
+        assert torch.equal(tensor, before.get(name, torch.zeros_like(tensor))), name
+    learner.train_step(make_batch(words(4)), 10)
+    taken = tensors()
+    learner.train_step(impossible, 10)
+    for name, tensor in tensors().items():
+        assert torch.equal(tensor, taken[name]), name
+    assert not torch.equal(taken["network.output.weight"], before["network.output.weight"])
+    assert learner.progress.skipped == 2
+
+
+BATCHES = [make_batch(words(count, seed)) for seed, count in enumerate([4, 3, 5, 4])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", ["adamw", "adam", "rms", "ada"])
+def test_the_host_reads_from_the_device_once_a_step_after_the_next_step_is_queued(name, device):
+    learner = Learner(network(), Training(optimizer=name, precision="fp32"), torch.device(device))
+    learner.queue_step(BATCHES[0], 10)
+    with HostReads() as queueing:
+        learner.queue_step(BATCHES[1], 9)
+    with HostReads() as reading:
+        learner.read_step()
+    assert (queueing.count, reading.count) == (0, 1)
+
+
+def test_host_reads_are_counted():
+    numbers = torch.arange(4)
+    with HostReads() as reads:
+        numbers[numbers > 1].sum().item()
+        bool(numbers.any())
+        numbers.tolist()
+    assert reads.count == 4
+
+
+def losses_in_the_order_of_the_text_book(settings: Training, steps: int) -> list[float]:
+    """Train with PyTorch's optimizer step by step, and read each loss at once."""
+    net = runtime.to_device(network(dropout=0.2), CPU)
+    groups = [{"params": [p for p in net.parameters() if p.ndim >= 2]}]
+    groups.append({"params": [p for p in net.parameters() if p.ndim < 2], "weight_decay": 0.0})
+    adamw = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    losses, progress = [], 0.0
+    for step in range(steps):
+        batch = BATCHES[step % len(BATCHES)]
+        for group in adamw.param_groups:
+            group["lr"] = learning_rate(settings, step, progress)
+        torch.manual_seed(hash((settings.seed, step, 0)) & 0x7FFFFFFFFFFFFFFF)
+        adamw.zero_grad()
+        log_probs_TBK, frames_B = net.train()(batch.images_BCHW, batch.widths_B)
+        loss = ctc.loss(log_probs_TBK, frames_B, batch.codes_S, batch.lengths_B) / len(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), settings.gradient_clip)
+        adamw.step()
+        losses.append(loss.item())
+        progress += (1 - progress) / (steps - step)
+    return losses
+
+
+def test_reading_results_late_changes_no_loss_and_no_weight():
+    settings, steps = Training(precision="fp32"), 20
+    at_once, late = (Learner(network(dropout=0.2), settings, CPU) for _ in range(2))
+    losses_at_once = [at_once.train_step(BATCHES[step % 4], steps - step).loss for step in range(steps)]
+    losses_late = []
+    for step in range(steps):
+        late.queue_step(BATCHES[step % 4], steps - step)
+        assert late.next_step == step + 1
+        if step:
+            losses_late.append(late.read_step().loss)
+            assert late.progress.step == step
+    losses_late.append(late.read_step().loss)
+    assert losses_late == losses_at_once
+    assert losses_late == pytest.approx(losses_in_the_order_of_the_text_book(settings, steps), rel=1e-4)
+    assert vars(late.progress) == vars(at_once.progress)
+    for name, tensor in at_once.state_tensors().items():
+        assert torch.equal(tensor, late.state_tensors()[name]), name
+
+
+def test_the_state_is_not_given_away_before_all_steps_are_read():
+    learner = Learner(network(), Training(precision="fp32"), CPU)
+    learner.queue_step(EMPTY, 10)
+    with pytest.raises(AssertionError, match="lags behind"):
+        learner.state_tensors()
+
+
 def test_gradients_are_divided_by_the_batch_only_after_the_backward_pass():
     """Divided before it, small gradients could become 0 in numbers of low precision."""
 
@@ -166,7 +267,8 @@ def test_the_seed_determines_the_weights():
     assert not torch.equal(weights(1), weights(2))
 
 
-def test_training_from_a_restored_state_gives_identical_weights():
+@pytest.mark.parametrize("device", DEVICES)
+def test_training_from_a_restored_state_gives_identical_weights(device):
     batches = [make_batch(words(6, seed)) for seed in range(8)]
 
     def steps(learner: Learner, some: list[Batch]) -> None:
@@ -174,16 +276,24 @@ def test_training_from_a_restored_state_gives_identical_weights():
             learner.train_step(batch, 8 - learner.progress.step)
 
     settings = Training(precision="fp32")
-    straight = Learner(network(dropout=0.3), settings, CPU)
+    straight = Learner(network(dropout=0.3), settings, torch.device(device))
     steps(straight, batches)
-    first = Learner(network(dropout=0.3), settings, CPU)
+    first = Learner(network(dropout=0.3), settings, torch.device(device))
     steps(first, batches[:4])
-    second = Learner(network(seed=9, dropout=0.3), settings, CPU)
-    second.load_state_tensors({name: tensor.clone() for name, tensor in first.state_tensors().items()})
+    second = Learner(network(seed=9, dropout=0.3), settings, torch.device(device))
+    # As in a file, which does not keep the memory layout.
+    stored = {
+        name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in first.state_tensors().items()
+    }
+    second.load_state_tensors(stored)
     second.progress = TrainingState(**vars(first.progress))
+    for name, tensor in first.state_tensors().items():
+        assert torch.equal(tensor, second.state_tensors()[name]), name
     steps(second, batches[4:])
     for name, tensor in straight.state_tensors().items():
-        assert torch.equal(tensor, second.state_tensors()[name]), name
+        # Some kernels of GPUs add in any order.
+        tolerance = 0 if device == "cpu" else 1e-4
+        assert torch.allclose(tensor, second.state_tensors()[name], rtol=tolerance, atol=tolerance), name
 
 
 def test_the_state_of_a_different_network_is_refused():
@@ -193,13 +303,51 @@ def test_the_state_of_a_different_network_is_refused():
         learner.load_state_tensors(other.state_tensors())
 
 
-def test_an_empty_batch_changes_no_weights_but_counts_as_a_step():
-    learner = Learner(network(), Training(precision="fp32", weight_decay=0.0), CPU)
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_empty_batch_changes_no_weights_but_counts_as_a_step(device):
+    learner = Learner(network(), Training(precision="fp32", weight_decay=0.0), torch.device(device))
     before = [p.clone() for p in learner.network.parameters()]
     step = learner.train_step(EMPTY, 10)
     assert step.samples == 0
     assert learner.progress.step == 1
     assert all(torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_empty_labels_are_trained_and_evaluated_on(device):
+    batch = replace(
+        make_batch(["ab", "cab"]), codes_S=torch.zeros(0, dtype=torch.int64), lengths_B=torch.tensor([0, 0])
+    )
+    learner = Learner(network(), Training(precision="fp32"), torch.device(device))
+    with torch.no_grad():
+        log_probs_TBK, frames_B = runtime.to_device(network(), CPU)(batch.images_BCHW, batch.widths_B)
+    # The only alignment of an empty label has a blank in every frame.
+    blanks = [log_probs_TBK[:frames, i, -1].sum().item() for i, frames in enumerate(frames_B)]
+    assert learner.train_step(batch, 10).loss == pytest.approx(-sum(blanks) / 2, rel=1e-3)
+    assert learner.progress.skipped == 0
+    result = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", torch.device(device))
+    assert (result.counts.samples, result.counts.units) == (2, 0)
+    assert math.isfinite(result.loss)
+
+
+class Rejecting:
+    """Evaluation batches without a sample that could not be read."""
+
+    def __init__(self) -> None:
+        self.rejected = {1: Rejection("eval.csv", 2, "1.png", "damaged image", "truncated")}
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield make_batch(["abc"], rows=[0])
+        yield EMPTY
+        yield make_batch(["de"], rows=[2])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_image_that_cannot_be_read_is_left_out_of_every_evaluation(device):
+    batches, net = validation.EvaluationBatches(Rejecting), runtime.to_device(network(), torch.device(device))
+    for _ in range(2):
+        result = validation.evaluate(net, batches, ALPHABET, "fp32", torch.device(device))
+        assert (result.counts.samples, list(batches.rejected)) == (2, [1])
 
 
 def test_unknown_units_count_as_errors_but_not_in_the_loss():

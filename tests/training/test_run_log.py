@@ -23,7 +23,8 @@ def scalars(folder) -> dict[str, list[int]]:
 
 
 def test_tensorboard_reads_the_scalars_and_evaluations(tmp_path):
-    log = RunLog(tmp_path, 0)
+    log = RunLog(tmp_path)
+    log.open(0)
     log.scalars(10, {"train/loss": 1.5})
     example = ValidationExample(torch.zeros(1, 32, 40, dtype=torch.uint8), "a|b", "ab")
     result = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 2.0, examples=(example,))
@@ -72,14 +73,16 @@ def test_an_unknown_unit_is_shown_as_a_replacement_character():
 
 
 def test_records_after_the_step_of_the_checkpoint_are_removed(tmp_path):
-    log = RunLog(tmp_path, 0)
+    log = RunLog(tmp_path)
+    log.open(0)
     for step in (5, 10, 15):
         log.scalars(step, {"train/loss": 1.0})
         log.evaluation({"step": step, "cer": 1.0}, RESULT)
     log.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1')
-    again = RunLog(tmp_path, 10)
+    again = RunLog(tmp_path)
+    again.open(10)
     again.evaluation({"step": 15, "cer": 0.5}, RESULT)
     again.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -89,7 +92,8 @@ def test_records_after_the_step_of_the_checkpoint_are_removed(tmp_path):
 
 def test_a_full_disk_raises_an_error_in_the_writing_thread(tmp_path):
     """The log is /dev/full. With a writer in another thread this test would hang."""
-    log = RunLog(tmp_path, 0)
+    log = RunLog(tmp_path)
+    log.open(0)
     writer = log._events._py_recordio_writer
     writer.close()
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
