@@ -333,6 +333,8 @@ def test_empty_labels_are_trained_and_evaluated_on(device):
 class Rejecting:
     """Evaluation batches without a sample that could not be read."""
 
+    problem = None
+
     def __init__(self) -> None:
         self.rejected = {1: Rejection("eval.csv", 2, "1.png", "damaged image", "truncated")}
 
