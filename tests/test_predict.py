@@ -415,7 +415,7 @@ def test_the_output_is_the_same_wherever_images_are_read(
     monkeypatch.setattr(local, "RAY_START_SECONDS", seconds)
     assert Predict.call([*arguments, str(tmp_path / "here.jsonl")], "predict") == 0
     said = capsys.readouterr().err
-    assert ("72 images are left: Ray is started to read them in parallel" in said) == (seconds < 0)
+    assert ("136 images are left: Ray is started to read them in parallel" in said) == (seconds < 0)
     assert (tmp_path / "here.jsonl").read_bytes() == (tmp_path / "ray.jsonl").read_bytes()
 
 
