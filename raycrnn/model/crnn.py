@@ -143,11 +143,13 @@ class ConvolutionLayer(nn.Module):
         x_BCHW = self.convolution(x_BCHW)
         if self.norm is not None:
             x_BCHW = self.norm(x_BCHW, width_mask(convolved_B, x_BCHW.shape[-1]).bool())
-        x_BCHW = F.relu(x_BCHW)
+        # Pooling before ReLU has the same result and gradient as after it, and leaves ReLU fewer values.
         if self.pool is not None:
             x_BCHW = F.max_pool2d(x_BCHW, self.pool)
         # After pooling, which merges the last column of an odd width with padding: alone, an image lacks that column.
-        return x_BCHW * width_mask(pooled_B, x_BCHW.shape[-1]).to(x_BCHW.dtype), pooled_B
+        # Autograd need not know, because ReLU passes no gradient to the zeros.
+        x_BCHW.detach().mul_(width_mask(pooled_B, x_BCHW.shape[-1]).to(x_BCHW.dtype))
+        return F.relu_(x_BCHW), pooled_B
 
 
 class BidirectionalLSTM(nn.Module):
