@@ -1,9 +1,150 @@
-"""What the workers of a run decide together."""
+"""The loop of a worker, without Ray: its steps, evaluations, checkpoints, and how it stops."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from raycrnn.errors import StorageError
-from raycrnn.training import collectives, worker
+from raycrnn import config
+from raycrnn.errors import StorageError, WriteError
+from raycrnn.model.batch import Batch
+from raycrnn.training import checkpoint, collectives, run_log, worker
+from raycrnn.training.worker import Worker
+from tests.conftest import words
+from tests.training.test_learner import ALPHABET, CPU, SMALL, make_batch
+
+BATCHES_PER_EPOCH = 4
+
+BATCHES = [make_batch(words(2, seed)) for seed in range(3 * BATCHES_PER_EPOCH)]
+
+
+class Reporter:
+    """The worker's side of a monitor, without the monitor."""
+
+    def __init__(self) -> None:
+        self.stop_requested = False
+        self.evaluated: list[dict] = []
+        self.ended: dict = {}
+
+    def set_activity(self, description: str) -> None: ...
+
+    def log(self, text: str) -> None: ...
+
+    def progress(self, make: Callable[[], object]) -> None:
+        make()
+
+    def evaluation(self, record: dict) -> None:
+        self.evaluated.append(record)
+
+    def result(self, result: dict) -> None:
+        self.ended = result
+
+
+class Stream:
+    """Batches from memory."""
+
+    waited, pixels, padding, problem = 0.0, 1, 0, None
+
+    def __init__(self, first: int, stop: int, before_batch: Callable[[int], None]):
+        self.rejected: dict = {}
+        self._numbers, self._before_batch = range(first, stop), before_batch
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in self._numbers:
+            self._before_batch(number)
+            yield BATCHES[number]
+
+
+@pytest.fixture
+def train(monkeypatch, tmp_path):
+    """Train in a folder of the test, and return the reporter and the last checkpoint."""
+
+    def train(
+        name: str, before_batch: Callable[[Reporter, int], None] = lambda *_: None, **settings: object
+    ) -> tuple[Reporter, checkpoint.Checkpoint]:
+        reporter, output = Reporter(), tmp_path / name
+        configuration = config.parse(
+            {
+                "data": {"csv_files_train": ["train.csv"]},
+                "model": {"cnn_channels": SMALL, "lstm_size": 32},
+                "training": {"n_epochs": 3, "precision": "fp32", **settings},
+            }
+        )
+        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
+        spec = SimpleNamespace(batches_per_epoch=BATCHES_PER_EPOCH)
+        monkeypatch.setattr(worker, "train_batch_spec", lambda *_: spec)
+        monkeypatch.setattr(
+            worker,
+            "BatchStream",
+            lambda spec, allocation, first, stop, **_: Stream(
+                first, stop, lambda number: before_batch(reporter, number)
+            ),
+        )
+        Worker(make_job(configuration, output), reporter, CPU, None).run()
+        return reporter, checkpoint.latest(output / "checkpoints")[0]
+
+    return train
+
+
+def make_job(configuration: config.Configuration, output: Path) -> SimpleNamespace:
+    """Return the parts of a job that a worker without Ray and without evaluation rows needs."""
+    samples = SimpleNamespace(rows=len(BATCHES), rejections=())
+    data = SimpleNamespace(
+        alphabet=ALPHABET, train=samples, eval=None, sets={"train": samples}, csv_digests={}, csv_row_digests={}
+    )
+    return SimpleNamespace(
+        configuration=configuration,
+        data=data,
+        output=str(output),
+        owner=None,
+        allocation=SimpleNamespace(threads=torch.get_num_threads()),
+        started=0.0,
+        counts_all_minutes=False,
+        taken_over=False,
+        trains_on=False,
+        exchanges_weights=False,
+    )
+
+
+def test_all_steps_are_taken_and_read_before_each_evaluation_and_checkpoint(train):
+    reporter, last = train("all", save_interval=5)
+    assert [record["step"] for record in reporter.evaluated] == [4, 8, 12]
+    assert reporter.ended["steps"] == 12
+    assert last.state["progress"]["step"] == 12
+    assert last.state["progress"]["schedule"] == pytest.approx(1)
+    assert last.tensors["optimizer.0.step"] == 12
+
+
+@pytest.mark.parametrize(("asked_before", "stopped_at"), [(6, 7), (8, 8)])
+def test_a_request_to_stop_acts_at_most_one_step_later_and_the_run_resumes_with_the_same_weights(
+    train, asked_before, stopped_at
+):
+    """Results are read at once before an evaluation, else after the next step has been queued."""
+
+    def ask(reporter: Reporter, number: int) -> None:
+        reporter.stop_requested = number + 1 >= asked_before
+
+    reporter, stopped = train("stopped", ask)
+    assert reporter.ended == {"stopped": stopped_at}
+    assert stopped.state["progress"]["step"] == stopped_at == stopped.tensors["optimizer.0.step"]
+    _, resumed = train("stopped")
+    _, straight = train("straight")
+    for name, tensor in straight.tensors.items():
+        assert tensor.equal(resumed.tensors[name]), name
+    assert resumed.state["progress"] == straight.state["progress"]
+
+
+def test_a_failure_to_write_the_logs_ends_the_run_with_the_reason(train, monkeypatch):
+    monkeypatch.setattr(run_log, "STEPS_BETWEEN_SCALARS", 2)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_log.RunLog, "scalars", fail)
+    with pytest.raises(WriteError, match="No space left on device"):
+        train("full")
 
 
 def test_all_workers_end_if_the_storage_of_one_fails(monkeypatch):
