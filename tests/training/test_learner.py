@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -172,6 +172,24 @@ def test_the_host_reads_from_the_device_once_a_step_after_the_next_step_is_queue
     with HostReads() as reading:
         learner.read_step()
     assert (queueing.count, reading.count) == (0, 1)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_queueing_a_step_does_not_synchronise_with_a_gpu(device, monkeypatch):
+    """PyTorch's CTC loss does, because it copies the lengths to the GPU and waits for that; it is replaced here."""
+    monkeypatch.setattr(ctc, "loss", lambda log_probs_TBK, *_: -log_probs_TBK[:, :, -1].sum())
+    learner = Learner(network(), Training(precision="fp32"), torch.device(device))
+    learner.train_step(BATCHES[0], 10)
+    batch = BATCHES[0]
+    if device == "cuda":
+        batch = Batch(*(getattr(batch, part.name).pin_memory() for part in fields(batch)))
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.queue_step(batch, 9)
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert learner.read_step().samples == len(batch)
 
 
 def test_host_reads_are_counted():
