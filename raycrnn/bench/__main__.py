@@ -14,7 +14,7 @@ BENCHMARKS = {
     "scale": ("Scale", "Forecast of images per second and cost on GPU nodes and decoding nodes."),
     "serve": ("ServeBench", "Requests per second and latency, compared with a plain web server."),
     "start": ("Start", "Seconds from commands to their first results, compared with imports."),
-    "step": ("Step", "The training step in auto precision, compared with plain fp32."),
+    "step": ("Step", "The training step in each precision, compared with a matrix product."),
     "train": ("TrainBench", "Training with Ray, compared with the same loop on tensors in memory."),
 }
 """The class and one line of help of each benchmark; its name is also the name of its module."""
