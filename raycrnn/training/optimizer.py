@@ -62,7 +62,7 @@ def step_if(optimizer: torch.optim.Optimizer, usable: Tensor) -> None:
     optimizer.step()
     for tensor in _tensors(optimizer):
         # The state that the first step creates starts at 0.
-        tensor.copy_(torch.where(usable, tensor, before.get(tensor, torch.zeros_like(tensor))))
+        tensor.copy_(torch.where(usable, tensor, before[tensor] if tensor in before else torch.zeros_like(tensor)))
 
 
 def _tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
