@@ -183,6 +183,11 @@ def mangling(head: bytes) -> str | None:
     return None
 
 
+def is_text(head: bytes) -> bool:
+    """Return whether the first bytes of a file are text in ASCII or an encoding that extends it."""
+    return TEXT_BYTES.issuperset(head)
+
+
 def _start_of_text(head: bytes) -> bytes:
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()
 
@@ -202,7 +207,7 @@ def _describe_text(head: bytes, size: int) -> str | None:
     """Return which kind of text a file is, and what to do; None if it is not text."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return f"a text file in UTF-16 ({size:,} bytes)"
-    if not TEXT_BYTES.issuperset(head):
+    if not is_text(head):
         return None
     text = _start_of_text(head)
     lower = text.lower()

@@ -3,16 +3,17 @@
 import itertools
 import logging
 import os
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from raycrnn import storage
 from raycrnn.config import Data
-from raycrnn.data import csv_files
+from raycrnn.data import csv_files, file_kinds
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
 
@@ -93,13 +94,17 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
 
 @dataclass
 class SkippedNames:
-    """The hidden files and folders that were left out of a folder."""
+    """The files and folders that were left out of a folder: hidden ones, and files not named like images."""
 
     count: int = 0
+    """Number of hidden files and folders."""
     example: str = ""
+    others: Counter[str] = field(default_factory=Counter)
+    """Number of files whose names do not end like those of images, by suffix."""
+    example_of: dict[str, str] = field(default_factory=dict)
 
     def skips(self, path: str) -> bool:
-        """Return whether to leave out a file or folder, and count it if so.
+        """Return whether to leave out a hidden file or folder, and count it if so.
 
         Hidden names begin with a dot, such as the `._scan.png` that macOS adds to archives and `.ipynb_checkpoints`.
         `__MACOSX` and `@eaDir` hold copies and thumbnails as well.
@@ -111,11 +116,40 @@ class SkippedNames:
             self.example = self.example or path
         return hidden
 
+    def add_other(self, path: str) -> None:
+        """Count a file that is not named like an image."""
+        suffix = os.path.splitext(path)[1].lower()
+        self.others[suffix] += 1
+        self.example_of.setdefault(suffix, path)
+
     def log(self, folder: str) -> None:
         """Log how many names were left out, if any."""
         if self.count:
             what = "file or folder was" if self.count == 1 else "files and folders were"
             logger.info(f"{folder}: {self.count:,} hidden {what} left out, for example {self.example}")
+        for suffix, count in self.others.most_common(SUFFIXES_TO_LOG):
+            kind = f"with the suffix {suffix}" if suffix else "without a suffix"
+            what = "file" if count == 1 else "files"
+            logger.info(f"{folder}: {count:,} {what} {kind} left out, {_describe(self.example_of[suffix])}")
+
+
+SUFFIXES_TO_LOG = 8
+"""Number of suffixes of other files in a folder that are logged, the most frequent ones first."""
+
+
+def _describe(path: str) -> str:
+    """Return an example of files that were left out, and what it is unless it is text or behind a URI."""
+    example = f"for example {printable(path)}"
+    if not os.path.isfile(path):
+        return example
+    try:
+        with open(path, "rb") as file:
+            head, size = file.read(file_kinds.HEAD_BYTES), os.fstat(file.fileno()).st_size
+    except OSError:
+        return example
+    if head.startswith(file_kinds.IMAGES):
+        return f"{example}: an image: give its name a suffix of its format, such as .png"
+    return example if file_kinds.is_text(head) else f"{example}: {file_kinds.describe(head, size).detail}"
 
 
 def _images_below(uri: str) -> Iterator[str]:
@@ -127,8 +161,12 @@ def _images_below(uri: str) -> Iterator[str]:
     skipped = SkippedNames()
     for name in names:
         parts = name.split("/")
-        if not any(skipped.skips(part) for part in parts) and has_image_suffix(name):
+        if any(skipped.skips(part) for part in parts):
+            continue
+        if has_image_suffix(name):
             yield storage.join(uri, *parts)
+        else:
+            skipped.add_other(storage.join(uri, *parts))
     skipped.log(uri)
 
 
@@ -150,6 +188,8 @@ def _images_in(folder: Path, skipped: SkippedNames) -> Iterator[str]:
             yield from _images_in(folder / name, skipped)
         elif has_image_suffix(name):
             yield str(folder / name)
+        else:
+            skipped.add_other(str(folder / name))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:

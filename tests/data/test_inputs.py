@@ -7,6 +7,7 @@ import pytest
 
 from raycrnn import config
 from raycrnn.data.inputs import is_one_of, list_inputs
+from raycrnn.errors import UsageError
 
 SETTINGS = config.Data(csv_files_train="none.csv")
 
@@ -96,3 +97,27 @@ def test_folders_and_lists_are_found_in_another_unicode_normal_form(tmp_path):
     given = unicodedata.normalize("NFC", str(folder))
     assert listed(given) == [f"{folder}/a.png"]
     assert listed(f"{given}/liste é.csv") == ["a.png"]
+
+
+def test_files_not_named_like_images_are_left_out_counted_and_described(tmp_path, caplog):
+    files = {
+        "a.png": b"",
+        "a.xml": b"<PcGts/>",
+        "b/IMG_1.HEIC": b"\0\0\0\x18ftypheic",
+        "IMG_2.heic": b"\0\0\0\x18ftypheic",
+        "scan": b"\x89PNG\r\n\x1a\n",
+    }
+    (tmp_path / "b").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with caplog.at_level("INFO"):
+        assert listed(tmp_path) == [f"{tmp_path}/a.png"]
+    left_out = f"{tmp_path}: 2 files with the suffix .heic left out, for example {tmp_path}/IMG_2.heic: a HEIC image"
+    assert f"{left_out} (HEIF): convert it to PNG, JPEG or TIFF" in caplog.text
+    assert f"{tmp_path}: 1 file with the suffix .xml left out, for example {tmp_path}/a.xml\n" in caplog.text
+    assert "1 file without a suffix left out" in caplog.text and "an image: give its name a suffix" in caplog.text
+    (tmp_path / "a.png").unlink()
+    caplog.clear()
+    with caplog.at_level("INFO"), pytest.raises(UsageError, match="no images in"):
+        listed(f"file://{tmp_path}")
+    assert f"2 files with the suffix .heic left out, for example file://{tmp_path}/IMG_2.heic\n" in caplog.text
