@@ -107,6 +107,8 @@ def locate(uri: str) -> tuple["fs.FileSystem", str]:
         # The colon also finds keys with a slash in them, where urlsplit sees no password: bucket names have no colon.
         if parts.password or (parts.scheme in STORES and ":" in parts.netloc):
             raise ValueError("keys in a URI end up in logs and in models: put them into the environment")
+        if parts.scheme in ("http", "https"):
+            raise ValueError("files on the web are not read: download them first")
         filesystem = _filesystem(parts.scheme, parts.netloc, parts.query)
     except (OSError, ValueError, NotImplementedError) as error:
         # NotImplementedError: pyarrow was built without this scheme.

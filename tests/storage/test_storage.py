@@ -66,6 +66,8 @@ def test_unknown_schemes_and_refused_options_are_os_errors():
     for uri in ("gopher://host/a", "s3://bucket/a?colour=red", "nothing://"):
         with pytest.raises(OSError, match="URI"):
             storage.read(uri)
+    with pytest.raises(OSError, match="files on the web are not read: download them first"):
+        storage.read("https://example.org/a.png")
 
 
 # S3
