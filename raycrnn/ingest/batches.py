@@ -124,8 +124,18 @@ class BlockRow(TypedDict):
 
 
 def make_block(spec: BatchSpec, first: int, stop: int) -> pa.Table:
-    """Return one worker's shares of the batches `first` … `stop` − 1."""
-    return pa.Table.from_pylist([make_batch(spec, number) for number in range(first, stop)], BLOCK)
+    """Return one worker's shares of the batches `first` … `stop` − 1, or up to one that storage does not deliver."""
+    rows = []
+    for number in range(first, stop):
+        rows.append(make_batch(spec, number))
+        if rows[-1]["problem"] is not None:
+            break
+    return pa.Table.from_pylist(rows, BLOCK)
+
+
+def has_problem(block: pa.Table) -> bool:
+    """Return whether a block ends with a batch that object storage did not deliver."""
+    return len(block) > 0 and block["problem"][len(block) - 1].is_valid
 
 
 def make_batch(spec: BatchSpec, number: int) -> BlockRow:

@@ -15,7 +15,12 @@ MakeBlock = Callable[[int, int], pa.Table]
 """Makes the block of a range."""
 
 
-def map_ranges(make: MakeBlock, ranges: Sequence[Range], allocation: TrainingAllocation) -> list[pa.Table]:
+def map_ranges(
+    make: MakeBlock,
+    ranges: Sequence[Range],
+    allocation: TrainingAllocation,
+    is_last: Callable[[pa.Table], bool] = lambda block: False,
+) -> list[pa.Table]:
     """Make the blocks of some ranges in Ray's decoding tasks, one task for each range.
 
     The execution runs to its end before this function returns. If a consumer were slower than the tasks, Ray would
@@ -26,6 +31,7 @@ def map_ranges(make: MakeBlock, ranges: Sequence[Range], allocation: TrainingAll
         make: Makes a block; must be picklable.
         ranges: The ranges.
         allocation: CPUs of the decoding tasks.
+        is_last: Returns whether the blocks after a block are not needed.
 
     Returns:
         The blocks, in the order of the ranges, mapped from the object store. Empty blocks are left out.
@@ -51,7 +57,12 @@ def map_ranges(make: MakeBlock, ranges: Sequence[Range], allocation: TrainingAll
     dataset.context.execution_options.preserve_order = True
     # A block is a range, however large it is.
     dataset.context.target_max_block_size = None
-    return list(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=len(ranges)))
+    blocks = []
+    for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=len(ranges)):
+        blocks.append(block)
+        if is_last(block):
+            break
+    return blocks
 
 
 def _decode_range(row: pa.Table, make: MakeBlock) -> pa.Table:

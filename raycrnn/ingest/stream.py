@@ -45,7 +45,11 @@ time."""
 
 @dataclass
 class BatchStream:
-    """One worker's shares of the batches `first` … `stop` − 1, in order. Close its iterator to end the decoding."""
+    """One worker's shares of the batches `first` … `stop` − 1, in order. Close its iterator to end the decoding.
+
+    If object storage fails, the stream says so in `problem` and yields empty batches from then on, without end: the
+    worker takes part in the steps until all workers know.
+    """
 
     spec: BatchSpec
     allocation: TrainingAllocation
@@ -65,7 +69,7 @@ class BatchStream:
     rejected: dict[int, Rejection] = field(default_factory=dict)
     """Samples that were left out so far, by row number."""
     problem: str | None = None
-    """Why object storage did not deliver the images of a batch, which was therefore empty."""
+    """Why object storage does not deliver images."""
     _is_change_reported: bool = False
     _images_per_task: int = IMAGES_PER_TASK
 
@@ -75,7 +79,7 @@ class BatchStream:
             for batch, notes in prefetcher:
                 self.waited += prefetcher.waited
                 self.rejected.update(notes.rejected)
-                self.problem = self.problem or notes.problem
+                self.problem = notes.problem
                 if notes.changed and not self._is_change_reported:
                     self.report_changed(notes.changed)
                     self._is_change_reported = True
@@ -84,6 +88,8 @@ class BatchStream:
                     self.pixels += pixels
                     self.padding += pixels - int(batch.widths_B.sum())
                 yield batch
+                while self.problem is not None:
+                    yield batch
         finally:
             prefetcher.close()
 
@@ -119,7 +125,8 @@ class BatchStream:
             tasks = min(tasks, max(1, MAX_EXECUTION_BYTES // (batch_bytes * step)))
             stop = min(first + tasks * step, self.stop)
             ranges = [(start, min(start + step, stop)) for start in range(first, stop, step)]
-            yield map_ranges.map_ranges(partial(batches.make_block, self._current_spec()), ranges, self.allocation)
+            make = partial(batches.make_block, self._current_spec())
+            yield map_ranges.map_ranges(make, ranges, self.allocation, batches.has_problem)
             first = stop
 
     def _to_batches(self, block: pa.Table) -> "Iterator[tuple[Batch, BatchNotes]]":

@@ -135,6 +135,19 @@ def test_ingest_compares_three_ways_for_both_formats(local_ray, capsys):
         assert figures[f"ratio_to_dataloader_{kind}"] == pytest.approx(ratio)
 
 
+@pytest.mark.ray
+@pytest.mark.extended
+def test_ingest_makes_the_same_batches_of_images_in_object_storage(local_ray, capsys):
+    from raycrnn.bench.ingest import Ingest
+
+    arguments = ["--rows", "300", "--rounds", "1", "--uri", "local", "--delay", "1", "--json"]
+    assert Ingest.call(arguments, "bench ingest") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert figures["padded_over_real_pixels"] == figures["padded_over_real_pixels,_local_files"]
+    assert figures["measuring_sizes,_requests"] == pytest.approx(2 * figures["measuring_sizes"])
+    assert figures["Ray_Data,_requests"] > 0
+
+
 @pytest.mark.extended
 def test_start_measures_commands_beside_the_import_of_their_libraries(capsys):
     from raycrnn.bench.start import Start

@@ -1,6 +1,8 @@
 """From CSV to batches: every row once an epoch, the same for any number of workers, only unusable rows left out."""
 
 import tracemalloc
+from contextlib import closing
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -13,13 +15,14 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import WIDTH_STEP, collate, fitted_width, measure, prepare
 from raycrnn.errors import StorageError
-from raycrnn.ingest import prefetch, sample_table
+from raycrnn.ingest import batches, prefetch, sample_table
 from raycrnn.ingest.batches import eval_batch_spec, make_block, train_batch_spec
 from raycrnn.ingest.stream import BatchStream
 from tests.conftest import GLYPHS, draw, words, write_set
 
 pytestmark = pytest.mark.ray
 ALPHABET = Alphabet(tuple(GLYPHS))
+MAKE_BATCH = batches.make_batch
 ALLOCATION = TrainingAllocation(
     num_workers=1, use_gpu=False, cpus_per_worker=1, threads=1, decode_tasks=1, cpus_per_decode_task=0.25
 )
@@ -179,19 +182,32 @@ def test_a_stream_counts_its_padding(local_ray, tmp_path):
     assert (stream.pixels, stream.padding) == (padded, padded - real)
 
 
-def test_a_batch_that_object_storage_does_not_deliver_is_empty_and_says_why(local_ray, tmp_path, monkeypatch):
-    configuration = settings(write_set(tmp_path, words(20)))
-    samples, prefetch_images = put(configuration), image_files.prefetching_reader
+@pytest.mark.parametrize("failing", [1, 5])
+def test_batches_are_empty_from_the_one_that_object_storage_does_not_deliver(local_ray, tmp_path, monkeypatch, failing):
+    """The worker makes the first four batches itself, and decoding tasks the others."""
 
-    def fail_once(paths):
-        monkeypatch.setattr(image_files, "prefetching_reader", prefetch_images)
-        raise StorageError("s3://lines/a.png: object storage does not deliver it: SLOW_DOWN")
+    def deliver_nothing(paths):
+        raise StorageError("s3://lines/a.png: SLOW_DOWN")
 
-    monkeypatch.setattr(image_files, "prefetching_reader", fail_once)
-    found, stream = read(configuration, samples, 0, 3)
-    assert [len(batch) > 0 for batch in found] == [False, True, True]
-    assert found[0].images_BCHW.shape == (1, 1, 32, WIDTH_STEP)
-    assert stream.problem.endswith("SLOW_DOWN") and not stream.rejected
+    def make_batch(spec, number):
+        with pytest.MonkeyPatch.context() as patch:
+            if number >= failing:
+                patch.setattr(image_files, "prefetching_reader", deliver_nothing)
+            return MAKE_BATCH(spec, number)
+
+    def make_block_in_outage(spec, first, stop):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(batches, "make_batch", make_batch)
+            return make_block(spec, first, stop)
+
+    monkeypatch.setattr(batches, "make_block", make_block_in_outage)
+    configuration = settings(write_set(tmp_path, words(80)))
+    stream = BatchStream(train_batch_spec(configuration, put(configuration), 0, 1), ALLOCATION, 0, 10)
+    with closing(iter(stream)) as found:
+        assert all(len(batch) for batch in islice(found, failing)) and stream.problem is None
+        for batch in islice(found, 12):
+            assert len(batch) == 0 and batch.images_BCHW.shape == (1, 1, 32, WIDTH_STEP)
+    assert stream.problem == "s3://lines/a.png: SLOW_DOWN" and not stream.rejected
 
 
 def test_images_behind_uris_are_batched_like_local_ones_and_replaced_ones_reported_once(local_ray, tmp_path):
@@ -200,6 +216,7 @@ def test_images_behind_uris_are_batched_like_local_ones_and_replaced_ones_report
     (tmp_path / "uris.csv").write_text(csv.read_text().replace("images/", f"file://{tmp_path}/images/"))
     remote = settings(tmp_path / "uris.csv")
     samples, reported = put(remote), []
+    assert samples.decoded_bytes == put(local).decoded_bytes
     stream = BatchStream(train_batch_spec(remote, samples, 0, 1), ALLOCATION, 0, 3, report_changed=reported.append)
     for batch, expected in zip(list(stream), read(local, put(local), 0, 3)[0], strict=True):
         assert torch.equal(batch.images_BCHW, expected.images_BCHW)

@@ -21,6 +21,14 @@ def test_there_is_one_block_for_each_range_in_order(local_ray):
     assert [block["number"].to_pylist() for block in blocks] == [list(range(*numbers)) for numbers in ranges]
 
 
+def test_blocks_after_the_last_that_is_needed_are_left_out(local_ray):
+    def make(first: int, stop: int) -> pa.Table:
+        return pa.table({"number": range(first, stop)})
+
+    blocks = map_ranges(make, [(0, 1), (1, 2), (2, 3)], ALLOCATION, lambda block: block["number"][0].as_py() == 1)
+    assert [block["number"].to_pylist() for block in blocks] == [[0], [1]]
+
+
 def test_an_error_in_a_task_is_raised(local_ray):
     import ray
 
