@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raycrnn.config import Image, Model
+from raycrnn.data.image import frames
 from raycrnn.model.batch_norm import MaskedBatchNorm
 
 POOLS = ((2, 2), (2, 2), None, (2, 1), None, (2, 1), None)
@@ -97,6 +98,11 @@ class CRNN(nn.Module):
             assert isinstance(convolution, ConvolutionLayer)
             _, widths_B = convolution.widths(widths_B)
         return widths_B
+
+
+def output_bytes(width: int, classes: int) -> int:
+    """Return the size in bytes of the log-probabilities of an image, float32 [T, K], given its width in pixels."""
+    return 4 * frames(width) * classes
 
 
 def standardise(images_BCHW: Tensor, widths_B: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import logical_order
 from raycrnn.data.csv_files import UNKNOWN
@@ -20,7 +19,7 @@ from raycrnn.metrics.error_rates import Counts, score
 from raycrnn.model import ctc, runtime
 from raycrnn.model.batch import Batch
 from raycrnn.model.calibration import Calibration, CalibrationFitter
-from raycrnn.model.crnn import CRNN
+from raycrnn.model.crnn import CRNN, output_bytes
 from raycrnn.training import collectives
 
 UNKNOWN_UNIT = "\0"
@@ -176,11 +175,7 @@ def _parts(batches: Iterable[Batch], classes: int) -> Iterator[Batch]:
     A part has at least one sample, however large its output is.
     """
     for batch in (batch for batch in batches if len(batch)):
-        bytes_of_a_sample = FLOAT32_BYTES * classes * image.frames(batch.images_BCHW.shape[3])
-        yield from batch.split(max(1, MAX_OUTPUT_BYTES // bytes_of_a_sample))
-
-
-FLOAT32_BYTES = 4
+        yield from batch.split(max(1, MAX_OUTPUT_BYTES // output_bytes(batch.images_BCHW.shape[3], classes)))
 
 
 def _loss_of_learnable(log_probs_TBK: Tensor, frames_B: Tensor, batch: Batch) -> tuple[float, int]:

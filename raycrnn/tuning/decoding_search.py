@@ -2,8 +2,12 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+import numpy as np
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
@@ -13,6 +17,7 @@ from raycrnn.errors import UsageError
 from raycrnn.metrics import error_rates
 from raycrnn.metrics.error_rates import Counts
 from raycrnn.model import runtime
+from raycrnn.model.crnn import output_bytes
 from raycrnn.model.decoding import Outputs, decode
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
@@ -24,20 +29,43 @@ from raycrnn.tuning.search_space import Search
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class NetworkOutputs:
-    """The output of the network for a set of images, and their labels."""
+MAX_KEPT_BYTES = 2 * 2**30
+"""Size of the network's outputs for all images, in bytes, above which they are not kept for the next trial."""
 
-    batches: list[Outputs]
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The images and labels that the trials are scored on."""
+
+    recognizer: Recognizer
+    images: list[np.ndarray]
+    """uint8 [H, W, C], as the network reads them."""
     references: list[tuple[str, ...]]
     """The units of each image's label."""
 
     def __len__(self) -> int:
         return len(self.references)
 
+    @property
+    def total_bytes(self) -> int:
+        """Size of the network's outputs, without padding."""
+        classes = len(self.recognizer.alphabet) + 1
+        return sum(output_bytes(array.shape[1], classes) for array in self.images)
+
+    @cached_property
+    def kept(self) -> list[Outputs] | None:
+        """The network's outputs in batches; None if they have more than `MAX_KEPT_BYTES`."""
+        return list(self.recognizer.log_probs(self.images)) if self.total_bytes <= MAX_KEPT_BYTES else None
+
+    def outputs(self) -> Iterable[Outputs]:
+        """Return the network's outputs in batches. If they are not kept, they are computed as they are read."""
+        return self.recognizer.log_probs(self.images) if self.kept is None else self.kept
+
 
 def search(space: Search, base: dict[str, object], model: str) -> results.SearchResult:
-    """Run the network once on the evaluation images, then decode its output with the values of each trial.
+    """Decode the network's output for the evaluation images with the values of each trial.
+
+    The network runs once, unless its output is too large to keep.
 
     Args:
         base: The grouped configuration, with the values that the search fixes.
@@ -55,12 +83,16 @@ def search(space: Search, base: dict[str, object], model: str) -> results.Search
     runtime.limit_threads()
     recognizer = Recognizer.load(model)
     experiment = Experiment(output, space, base)
-    outputs = _run_network(recognizer, configuration)
-    seconds = time.time() - started
-    logger.info(
-        f"the network took {seconds:.1f} s for {len(outputs):,} images; {space.trials} trials and the base decode "
-        "its output"
-    )
+    evaluation_set = _read_images(recognizer, configuration)
+    if evaluation_set.kept is None:
+        size = f"its output for {len(evaluation_set):,} images has {evaluation_set.total_bytes / 2**30:.1f} GiB"
+        logger.info(f"the network runs again for each trial, because {size}")
+    else:
+        seconds = time.time() - started
+        logger.info(
+            f"the network took {seconds:.1f} s for {len(evaluation_set):,} images; {space.trials} trials and the base "
+            "decode its output"
+        )
     sampler = Sampler(space, configuration.training.seed)
     for number in range(space.trials + 1):
         trial = Trial(str(number) if number else BASE, sampler.ask(number) if number else {})
@@ -68,7 +100,7 @@ def search(space: Search, base: dict[str, object], model: str) -> results.Search
             trial.status = CUT_OFF
         else:
             try:
-                _run_trial(trial, experiment, recognizer, outputs)
+                _run_trial(trial, experiment, evaluation_set)
             except UsageError as error:
                 # Values that are valid one by one may be invalid together.
                 trial.status, trial.error = FAILED, str(error)
@@ -92,8 +124,8 @@ def _configuration(experiment: Experiment, trial: Trial) -> Configuration:
     return config.parse(config.with_values(experiment.tree, trial.values))
 
 
-def _run_network(recognizer: Recognizer, configuration: Configuration) -> NetworkOutputs:
-    """Run the network on the evaluation images. Raises `RaycrnnError` if too many cannot be read."""
+def _read_images(recognizer: Recognizer, configuration: Configuration) -> EvaluationSet:
+    """Read the evaluation images. Raises `RaycrnnError` if too many cannot be read."""
     settings = configuration.data
     rows = [
         (file, row) for file in csv_files.read_labelled_csvs(settings.csv_files_eval, settings) for row in file.rows
@@ -111,20 +143,20 @@ def _run_network(recognizer: Recognizer, configuration: Configuration) -> Networ
     check_rejections("evaluation", rejections, len(rows), settings)
     if rejections:
         logger.info(rejection_table(rejections))
-    return NetworkOutputs(list(recognizer.log_probs(images)), references)
+    return EvaluationSet(recognizer, images, references)
 
 
-def _run_trial(trial: Trial, experiment: Experiment, recognizer: Recognizer, outputs: NetworkOutputs) -> None:
+def _run_trial(trial: Trial, experiment: Experiment, evaluation_set: EvaluationSet) -> None:
     """Decode with a trial's values and score the transcriptions. Raises `UsageError` for invalid values."""
-    decoding = _configuration(experiment, trial).decoding
-    start = time.perf_counter()
-    decoded = [(batch, decode(batch, decoding)) for batch in outputs.batches]
-    seconds = time.perf_counter() - start
-    counts = Counts()
-    for batch, paths in decoded:
+    decoding, alphabet = _configuration(experiment, trial).decoding, evaluation_set.recognizer.alphabet
+    counts, seconds = Counts(), 0.0
+    for batch in evaluation_set.outputs():
+        start = time.perf_counter()
+        paths = decode(batch, decoding)
+        seconds += time.perf_counter() - start
         for index, (best, *_) in zip(batch.indices, paths, strict=True):
-            codes = [code for _, code in recognizer.alphabet.in_logical_order(best.codes)]
-            counts += error_rates.score(outputs.references[index], recognizer.alphabet.decode(codes))
+            codes = [code for _, code in alphabet.in_logical_order(best.codes)]
+            counts += error_rates.score(evaluation_set.references[index], alphabet.decode(codes))
     scores = {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
     speed = round(counts.samples / seconds, 1)
     trial.evaluations = [{"best": True, "epoch": 0, "step": 0, "share": 1.0, **scores, "speed": speed}]

@@ -10,6 +10,7 @@ from raycrnn import evaluate
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training.run import train
 from raycrnn.tune import Tune
+from raycrnn.tuning import decoding_search
 from tests.conftest import words, write_set
 from tests.test_train import configuration
 
@@ -49,6 +50,23 @@ def test_each_trial_has_the_scores_of_evaluate(trained, tmp_path, capsys):
             *['"greedy"'] * 2,
             *['"beam"'] * 2,
         ]
+
+
+def test_outputs_that_are_too_large_to_keep_are_computed_for_each_trial(trained, tmp_path, capsys, monkeypatch):
+    runs, scores = [], []
+    original = Recognizer.log_probs
+    monkeypatch.setattr(Recognizer, "log_probs", lambda *given: runs.append(1) or original(*given))
+    for limit, expected in ((2**30, 1), (0, 3)):
+        monkeypatch.setattr(decoding_search, "MAX_KEPT_BYTES", limit)
+        runs.clear()
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        assert run_search(trained, folder, "search:\n  decoding.beam_width: {grid: [2, 50]}\n", "--json") == 0
+        captured = capsys.readouterr()
+        assert len(runs) == expected
+        assert ("runs again for each trial" in captured.err) == (limit == 0)
+        scores.append([trial["cer"] for trial in json.loads(captured.out.splitlines()[-1])["trials"]])
+    assert scores[0] == scores[1]
 
 
 def test_the_best_model_differs_only_in_its_decoding(trained, tmp_path, capsys):
