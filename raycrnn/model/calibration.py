@@ -1,11 +1,12 @@
 """Calibrate confidences by logistic regression (Platt 1999).
 
 The confidence of a transcription is the probability that it is exact. The network's own CTC probability is a poor
-estimate of it, and one temperature for all frames (Guo et al. 2017, arXiv:1706.04599), as in calibrations of version
-0.1, does not mend that for long lines: most of their frames are blanks, of which the network is nearly certain, and
-which lose probability at every temperature above 1. Therefore the confidence is fitted to whole transcriptions: the
-log-odds that one is exact are a linear function of the log-odds of its CTC probability, and of its numbers of units and
-of frames, on data that the network was not trained on.
+estimate of it. Calibrations of version 0.1 have one temperature for all frames (Guo et al. 2017, arXiv:1706.04599).
+Most frames of a line are blanks, of which the network is nearly certain; at a temperature above 1, each of them lowers
+the probability of the line, and long lines lose nearly all of it. Fitting a temperature also takes a CTC pass for each
+one that is tried. Therefore the confidence is fitted to whole transcriptions: the log-odds that one is exact are a
+linear function of the log-odds of its CTC probability, and of its numbers of units and of frames, on data that the
+network was not trained on.
 """
 
 import json
