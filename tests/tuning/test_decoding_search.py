@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from raycrnn import evaluate
+from raycrnn import config, evaluate
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training.run import train
 from raycrnn.tune import Tune
 from raycrnn.tuning import decoding_search
-from tests.conftest import words, write_set
+from tests.conftest import GLYPHS, words, write_set
 from tests.test_train import configuration
 
 pytestmark = pytest.mark.ray
@@ -52,7 +54,12 @@ def test_each_trial_has_the_scores_of_evaluate(trained, tmp_path, capsys):
         ]
 
 
-def test_outputs_that_are_too_large_to_keep_are_computed_for_each_trial(trained, tmp_path, capsys, monkeypatch):
+def test_outputs_that_are_too_large_to_keep_are_computed_for_each_trial(tmp_path, capsys, monkeypatch):
+    csv_file = write_set(tmp_path, words(6))
+    settings = config.parse({"data": {"csv_files_train": str(csv_file)}, "model": {"size": "quarter"}})
+    alphabet = Alphabet(tuple(GLYPHS))
+    network = CRNN.from_settings(settings.model, settings.image, len(alphabet) + 1)
+    Recognizer(network, settings, alphabet, {"cer": 1.0}).save(tmp_path / "output" / "model")
     runs, scores = [], []
     original = Recognizer.log_probs
     monkeypatch.setattr(Recognizer, "log_probs", lambda *given: runs.append(1) or original(*given))
@@ -61,7 +68,7 @@ def test_outputs_that_are_too_large_to_keep_are_computed_for_each_trial(trained,
         runs.clear()
         folder = tmp_path / str(limit)
         folder.mkdir()
-        assert run_search(trained, folder, "search:\n  decoding.beam_width: {grid: [2, 50]}\n", "--json") == 0
+        assert run_search(tmp_path, folder, "search:\n  decoding.beam_width: {grid: [2, 50]}\n", "--json") == 0
         captured = capsys.readouterr()
         assert len(runs) == expected
         assert ("runs again for each trial" in captured.err) == (limit == 0)
