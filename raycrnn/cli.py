@@ -30,6 +30,18 @@ from raycrnn import console
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import with_home
 
+VERBS = {
+    "train": ("train", "Train", "Train a recogniser from CSV files of images and labels."),
+    "evaluate": ("evaluate", "Evaluate", "Score a model on labelled images."),
+    "tune": ("tune", "Tune", "Search for a better configuration."),
+    "predict": ("predict", "Predict", "Transcribe images."),
+    "export": ("export", "Export", "Write a model as one file for ONNX Runtime or PyTorch."),
+    "serve": ("serve", "Serve", "Transcribe images over HTTP, with a web page."),
+    "split": ("tools.split", "Split", "Divide a CSV into training and evaluation rows."),
+    "numbers": ("tools.mnist_numbers", "Numbers", "Make images of numbers from MNIST digits."),
+}
+"""The module, the class and one line of help of each verb. A module is imported when its verb is called."""
+
 METAVARS = {"str": "TEXT", "int": "N", "float": "NUMBER", "Path": "FILE", "list[str]": "TEXT"}
 
 

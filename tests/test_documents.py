@@ -17,9 +17,8 @@ import yaml
 from PIL import Image, ImageFilter
 
 from raycrnn import config
-from raycrnn.__main__ import VERBS
 from raycrnn.bench.__main__ import BENCHMARKS
-from raycrnn.cli import Command
+from raycrnn.cli import VERBS, Command
 from raycrnn.data import csv_files, rejections
 from raycrnn.tuning import search_file
 

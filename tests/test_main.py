@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from raycrnn import __version__, config
-from raycrnn.__main__ import VERBS
 from raycrnn.bench.__main__ import BENCHMARKS
 from raycrnn.bench.__main__ import main as bench
+from raycrnn.cli import VERBS
 
 
 def raycrnn(*arguments: str) -> subprocess.CompletedProcess:

@@ -13,11 +13,10 @@ from typing import Literal
 from pydantic import Field
 
 from raycrnn import bench
-from raycrnn.__main__ import VERBS
 from raycrnn.bench.predict import save_model
 from raycrnn.bench.serve import free_port, running
 from raycrnn.bench.train import settings_of, write_images
-from raycrnn.cli import Command
+from raycrnn.cli import VERBS, Command
 from raycrnn.errors import RaycrnnError
 
 Part = Literal["help", "predict", "evaluate", "serve", "train"]

@@ -21,8 +21,8 @@ class Background:
         except BaseException as error:
             self.error = error
 
-    def join(self, seconds: float = SECONDS_TO_END) -> None:
-        """Wait until the function has returned, or until the time is over."""
+    def join(self, seconds: float | None = SECONDS_TO_END) -> None:
+        """Wait until the function has returned, or until the time is over; None is no limit."""
         self._thread.join(seconds)
 
     @property

@@ -5,8 +5,14 @@ fails if a Ray release removes or changes the private name. Checked with Ray 2.6
 """
 
 import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from raycrnn.errors import UsageError
+
+if TYPE_CHECKING:
+    from ray.train import PreemptionInfo
 
 HEAD_RESOURCE = "node:__internal_head__"
 """A resource of which the head node has 1.0 and no other node has any. `ray.nodes()` does not say otherwise which node
@@ -116,6 +122,38 @@ def attempt_number() -> int:
 
     # `core_worker` is set when Ray starts a process, so type checkers do not see it.
     return global_worker.core_worker.get_current_task_attempt_number()  # type: ignore[attr-defined]
+
+
+def preemption_notice() -> "PreemptionInfo | None":
+    """Return the last notice that this run of Ray Train loses nodes of its workers, or None. Call it in a worker.
+
+    Missing in Ray: a way to read it at every step. `ray.train.get_preemption_info` waits for all other workers.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info
+
+
+def preemption_deadline(notice: "PreemptionInfo") -> float:
+    """Return when Ray Train restarts the workers after a notice that has just come, in seconds since 1970.
+
+    Missing in Ray: the time that Ray Train waits if the notice has no deadline.
+    """
+    from ray.train.v2._internal.constants import DEFAULT_PREEMPTION_DEADLINE_S
+
+    return notice.deadline_ms / 1000 if notice.deadline_ms else time.time() + DEFAULT_PREEMPTION_DEADLINE_S
+
+
+def run_in_main_thread(function: Callable[[], None]) -> None:
+    """Run a function of a module in the main thread of this process, and wait for it. Call it in a worker of Ray Train.
+
+    Missing in Ray: a hook of Ray Train that runs there, where alone Python sets signal handlers. The training function
+    runs in another thread. The methods of the worker's actor run in the main thread.
+    """
+    import ray
+
+    actor = ray.get_runtime_context().current_actor
+    ray.get(actor.__ray_call__.remote(lambda _: function()))
 
 
 def listening_address() -> tuple[str, int, str]:

@@ -250,6 +250,8 @@ class Training(Group):
     save_interval: Positive = 1000
     """Number of steps between two checkpoints. A checkpoint is also saved at the end, and after an evaluation if the
     last one is more than 30 seconds old."""
+    save_minutes: Annotated[float, Field(gt=0)] = 5.0
+    """Minutes after which a checkpoint is saved in any case: a run that is killed loses no more than that."""
     early_stopping: Positive | None = None
     """Number of evaluations without improvement after which training stops. By default it never stops early."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -145,6 +145,32 @@ def check_same(names: Sequence[str | None], directory: object) -> None:
             f"{directory}/checkpoints: the workers see different last checkpoints ({found}): output_model_dir must be "
             "on a disk that all nodes share"
         )
+
+
+def copy_tensors(tensors: "dict[str, Tensor]") -> "Callable[[], dict[str, Tensor]]":
+    """Copy tensors to the memory of the CPU as they are now, without waiting for a GPU.
+
+    Returns:
+        A function that waits for the copy and returns it. Another thread may call it.
+    """
+    import torch
+
+    copies, devices = {}, set()
+    for name, tensor in tensors.items():
+        # A GPU copies to pinned memory in the order of its other work: after the last step and before the next one.
+        is_on_gpu = tensor.device.type == "cuda"
+        copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=is_on_gpu, requires_grad=False)
+        copies[name].copy_(tensor.detach(), non_blocking=is_on_gpu)
+        if is_on_gpu:
+            devices.add(tensor.device)
+    copied = [torch.cuda.current_stream(device).record_event() for device in devices]
+
+    def wait() -> "dict[str, Tensor]":
+        for event in copied:
+            event.synchronize()
+        return copies
+
+    return wait
 
 
 def save(directory: Path, step: int, state: RunState, tensors: "dict[str, Tensor]") -> Path:

@@ -89,6 +89,10 @@ class StepSignals:
     """Worker 0 could not write to the run's logs."""
     read_failed: bool = False
     """Object storage did not deliver the images of a worker's share."""
+    save: bool = False
+    """A checkpoint is due, for which all workers wait: a worker or a node is about to be lost."""
+    save_in_background: bool = False
+    """A checkpoint is due by time. Only worker 0 sets it."""
 
     @classmethod
     def from_sums(cls, sums: Sequence[float]) -> "StepSignals":

@@ -1,10 +1,13 @@
 """Use the output directory of a training run from several workers."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import NoReturn
 
 import torch
 
 from raycrnn import storage
+from raycrnn.cluster.background import Background
 from raycrnn.errors import StorageError, WriteError
 from raycrnn.storage import Directory
 from raycrnn.training import collectives
@@ -18,6 +21,8 @@ class RunOutput:
     def __init__(self, directory: Directory, reporter: Reporter, device: torch.device):
         self.directory, self.path = directory, directory.path
         self._reporter, self._device = reporter, device
+        self._writing: Background | None = None
+        self._failure: Exception | None = None
 
     def fetch(self, *names: str) -> None:
         """Download files and folders from object storage to this worker. All workers must call it.
@@ -44,22 +49,64 @@ class RunOutput:
             step: The current step, for messages.
 
         Raises:
-            WriteError: Worker 0 cannot write. All workers raise it.
+            WriteError: Worker 0 cannot write it, or could not write another one in the background. All workers raise
+                it.
         """
         self._reporter.set_activity(f"writing {name}, or waiting for worker 0 to write it")
-        problem = None
         if collectives.rank() == 0:
-            try:
-                write()
-                self.directory.sync()
-            except OSError as error:
-                problem = storage.describe(error)
-        if collectives.from_worker_0(problem is not None, self._device):
-            raise self.failure(name, problem, step)
+            self._wait()
+            if not self.has_failed:
+                self._attempt(name, write, step)
+        if collectives.from_worker_0(self.has_failed, self._device):
+            self.raise_failure(name, step)
 
-    def failure(self, name: str, problem: str | None, step: int) -> WriteError:
-        """Return the error to raise when a file or folder cannot be written."""
-        return WriteError(
-            f"{self.directory}/{name}: cannot be written at step {step}: {problem}. The last checkpoint and the model "
-            "are unchanged: free some space and continue with restore_model=true"
+    def write_in_background(self, name: str, write: Callable[[], None], step: int) -> None:
+        """Write as `write` does, but in a thread, after the end of the previous one. Only worker 0 may call it.
+
+        If it fails, `has_failed` is set, and the next `write` raises the error.
+        """
+        self._reporter.set_activity(f"waiting for the end of writing before {name} is written")
+        self._wait()
+        self._writing = Background(partial(self._attempt, name, write, step))
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether this worker is writing in the background."""
+        return self._writing is not None and not self._writing.ended
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether this worker could not write something, and `raise_failure` has not been called since."""
+        return self._failure is not None
+
+    def fail(self, name: str, error: OSError, step: int) -> None:
+        """Set `has_failed`, because of an error of this worker. The arguments are as in `write`."""
+        self._failure = WriteError(
+            f"{self.directory}/{name}: cannot be written at step {step}: {storage.describe(error)}. The last "
+            "checkpoint and the model are unchanged: free some space and continue with restore_model=true"
         )
+
+    def raise_failure(self, name: str, step: int) -> NoReturn:
+        """Raise the error of worker 0. All workers must call it; the others know less: a name and a step."""
+        failure, self._failure = self._failure, None
+        raise failure or WriteError(f"{self.directory}/{name}: cannot be written at step {step} by worker 0")
+
+    def close(self) -> None:
+        """Wait until nothing is written in the background any more, and report an error that was not raised."""
+        self._wait()
+        if self._failure is not None:
+            self._reporter.warning(str(self._failure))
+
+    def _attempt(self, name: str, write: Callable[[], None], step: int) -> None:
+        try:
+            write()
+            self.directory.sync()
+        except OSError as error:
+            self.fail(name, error, step)
+        except Exception as error:
+            # For `raise_failure`, because the other workers would wait for this one.
+            self._failure = error
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.join(None)

@@ -137,16 +137,21 @@ class RunLog:
     """
 
     def __init__(self, output: Path):
-        self.problem: str | None = None
+        self.problem: OSError | None = None
         """Why `step` could not write. The other workers must learn of it before training can fail."""
         self._output, self._metrics = output, output / "metrics.jsonl"
         self._events: EventsWriter
 
-    def open(self, step: int) -> None:
-        """Open the files, and remove what an interrupted run recorded after a step."""
+    def open(self, progress: TrainingState) -> None:
+        """Open the files, and remove what an interrupted run recorded after a checkpoint.
+
+        Args:
+            progress: The progress at the checkpoint. An evaluation of its last step may be missing from it.
+        """
+        step = progress.step
         if self._metrics.exists():
             lines = self._metrics.read_text(encoding="utf-8").splitlines()
-            write_text(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= step))
+            write_text(self._metrics, "".join(f"{line}\n" for line in lines if _step_of(line) <= progress.evaluated_at))
         (self._output / "logs").mkdir(exist_ok=True)
         # Not SummaryWriter: it writes in a thread, which ends when the disk is full, and training would wait for it
         # forever. PID and step distinguish the file from that of another run that started in the same second.
@@ -175,7 +180,7 @@ class RunLog:
         try:
             self.scalars(progress.step, values)
         except OSError as error:
-            self.problem = error.strerror or str(error)
+            self.problem = error
 
     def evaluation(self, record: MetricsRecord, result: ValidationResult | None) -> None:
         """Add an evaluation: its line, its scores and its examples."""

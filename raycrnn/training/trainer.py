@@ -100,8 +100,9 @@ def _run_worker(settings: dict) -> None:
     import ray.train
     import ray.train.torch
 
-    from raycrnn.training import worker
+    from raycrnn.training import preemption, worker
 
+    preemption.handle_sigterm()
     worker.run(settings["job"], ray.train.torch.get_device(), ray.train.report)
 
 

@@ -5,7 +5,6 @@ step's loss. They read the result of a step after they have queued the next one;
 they read all results. Only worker 0 writes files.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,13 +29,12 @@ from raycrnn.training.job import TrainingJob
 from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
 from raycrnn.training.output import RunOutput
+from raycrnn.training.preemption import PreemptionNotices
 from raycrnn.training.rejected_samples import RejectedSamples
 from raycrnn.training.run_log import MetricsRecord, RunLog
+from raycrnn.training.saver import CheckpointSaver
 from raycrnn.training.time_budget import Throughput, TimeBudget
 from raycrnn.training.validation import EvaluationBatches, ValidationResult
-
-SECONDS_BETWEEN_SAVES = 30.0
-"""Least seconds between two checkpoints after evaluations: epochs of a small data set are shorter than a checkpoint."""
 
 ReportMetrics = Callable[[dict[str, object]], None]
 """Receives the metrics of an evaluation. All workers call it equally often."""
@@ -52,7 +50,9 @@ def run(job: TrainingJob, device: torch.device, report_metrics: ReportMetrics | 
     reporter = Reporter(job.monitor)
     try:
         with reporter.heartbeats(collectives.rank()):
-            Worker(job, reporter, device, report_metrics).run()
+            worker = Worker(job, reporter, device, report_metrics)
+            with closing(worker.output):
+                worker.run()
     except RaycrnnError as error:
         # All workers raise it in the same step, and worker 0 has the full message. Ray Train must not see it: it would
         # start the workers again.
@@ -141,12 +141,12 @@ class Worker:
         self.time_budget = make_time_budget(job, self.last_step, self.seconds_before)
         self.steps_left = collectives.from_worker_0(self.time_budget.steps_left(self.progress.step), device)
         self.signals = StepSignals()
-        """The signals of the last step that was read."""
+        """The signals of the last step that was read since a step was queued."""
         self.run_log = RunLog(self.output.path)
-        self._write("logs", lambda: self.run_log.open(self.progress.step))
+        self._write("logs", lambda: self.run_log.open(self.progress))
         self.throughput = Throughput()
-        # The first evaluation is always followed by a checkpoint.
-        self.last_save = -math.inf
+        notices = PreemptionNotices(reporter) if report_metrics else None  # Only in workers of Ray Train.
+        self.saver = CheckpointSaver(job, self.output, self.learner, self.rejected, self.seconds_before, notices)
         self.start_times["network"] = time.time()
 
     def _restore(self) -> None:
@@ -192,15 +192,20 @@ class Worker:
             ):
                 self._queue_step(batch, stream)
                 self._read_steps(stream, unread=0 if self._reads_at_once() else 1)
+                if self.signals.save or self.signals.save_in_background:
+                    self._read_steps(stream, unread=0)
                 stopped = self.signals.stop
                 if stopped or self.steps_left <= 0:
                     break
                 if self.learner.unread_steps:
                     continue
+                # Before an evaluation, which may take longer than a node that is drained has left.
+                if self.signals.save:
+                    self.saver.save()
                 if self._evaluation_is_due() and self.signals.may_evaluate and not self._evaluate():
                     stopped = True
-                elif self.progress.step % self.settings.save_interval == 0:
-                    self._save()
+                elif self.signals.save_in_background or self.progress.step % self.settings.save_interval == 0:
+                    self.saver.save_in_background()
         self._read_steps(stream, unread=0)
         stopped = stopped or self.signals.stop
         if not stopped and self.progress.evaluated_at != self.progress.step:
@@ -222,23 +227,24 @@ class Worker:
 
     def _queue_step(self, batch: Batch, stream: BatchStream) -> None:
         # The signals describe the time up to this step; the other workers receive them with its loss.
+        if self.run_log.problem is not None:
+            self.output.fail("logs", self.run_log.problem, self.progress.step)
         signals = StepSignals(
             new_rejections=self.rejected.has_new("train", stream.rejected),
-            write_failed=self.run_log.problem is not None,
+            write_failed=self.output.has_failed,
             read_failed=stream.problem is not None,
+            save=self.saver.is_due_at_once(),
         )
         if self.rank == 0:
             left = self.time_budget.steps_left(self.learner.next_step + 1)
             may_evaluate = self.time_budget.has_time_to_evaluate(self.throughput.seconds_per_step())
-            signals = replace(signals, stop=self.reporter.stop_requested, steps_left=left, may_evaluate=may_evaluate)
+            stop, save = self.reporter.stop_requested, self.saver.is_due_by_time()
+            signals = replace(signals, stop=stop, steps_left=left, may_evaluate=may_evaluate, save_in_background=save)
         self.learner.queue_step(batch, self.steps_left, signals)
-        self.steps_left -= 1
+        self.signals, self.steps_left = StepSignals(), self.steps_left - 1
 
     def _reads_at_once(self) -> bool:
-        """Return whether the last result is needed before the next step. It is the same on all workers.
-
-        Otherwise it is read after the next step has been queued, so that a GPU does not wait for the host.
-        """
+        """Return whether the last result is needed before the next step is queued. It is the same on all workers."""
         step, intervals = self.learner.next_step, (self.steps_between_evaluations, self.settings.save_interval)
         return "first step" not in self.start_times or any(step % interval == 0 for interval in intervals)
 
@@ -258,7 +264,7 @@ class Worker:
             if self.signals.read_failed:
                 raise_if_storage_failed(stream.problem)
             if self.signals.write_failed:
-                raise self.output.failure("logs", self.run_log.problem, self.progress.step)
+                self.output.raise_failure("logs or checkpoints", self.progress.step)
             if self.signals.new_rejections:
                 self._share_rejections("train", stream.rejected)
 
@@ -276,8 +282,7 @@ class Worker:
     def _evaluate(self) -> bool:
         """Evaluate, and return whether the evaluation was completed: a request to stop ends it."""
         self.reporter.set_activity("evaluating")
-        start = time.monotonic()
-        result = None
+        start, result = time.monotonic(), None
         if self.job.data.eval is not None:
             network, precision, alphabet = self.learner.network, self.learner.precision, self.job.data.alphabet
             result = validation.evaluate(
@@ -290,9 +295,11 @@ class Worker:
         self.progress.evaluated_at = self.progress.step
         record = self._record(result)
         self._write_rejected()
-        save_is_due = time.monotonic() - self.last_save > SECONDS_BETWEEN_SAVES
-        if self.job.exchanges_weights or collectives.from_worker_0(save_is_due, self.device):
-            self._save()
+        if self.job.exchanges_weights:
+            # The search copies it.
+            self.saver.save()
+        elif self.saver.is_due_after_evaluation():
+            self.saver.save_in_background()
         if self.rank == 0:
             self.reporter.evaluation(dict(record))
             if self.job.exchanges_weights:
@@ -322,7 +329,7 @@ class Worker:
                 result.calibration if result else None,
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
-        seconds, rejected = self._seconds(), self.rejected.counts()
+        seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
         record = run_log.metrics_record(
             result, progress, self.throughput, self.epoch, seconds, self.world_size, rejected, best
         )
@@ -331,9 +338,6 @@ class Worker:
             self.reporter.log(run_log.describe(record, result))
         return record
 
-    def _seconds(self) -> float:
-        return self.seconds_before + time.time() - self.job.started
-
     # All workers must call the following methods: they wait for worker 0 to write.
 
     def _write(self, name: str, write: Callable[[], None]) -> None:
@@ -341,16 +345,6 @@ class Worker:
 
     def _write_rejected(self) -> None:
         self._write("rejected.csv", lambda: self.rejected.write(self.output.path / "rejected.csv"))
-
-    def _save(self) -> None:
-        """Write a checkpoint."""
-        self._write(f"checkpoints, step {self.progress.step}", self._write_checkpoint)
-        self.last_save = time.monotonic()
-
-    def _write_checkpoint(self) -> None:
-        seconds = checkpoint.ElapsedSeconds(command=self.job.started, earlier=self.seconds_before, all=self._seconds())
-        state = checkpoint.make_state(self.job, self.progress, seconds, self.rejected)
-        checkpoint.save(self.output.path / "checkpoints", self.progress.step, state, self.learner.state_tensors())
 
     def _finish(self) -> None:
         if not self.progress.best:
@@ -364,6 +358,6 @@ class Worker:
             )
 
     def _close(self) -> None:
-        self._save()
+        self.saver.save()
         self._write_rejected()
         self._write("logs", self.run_log.close)

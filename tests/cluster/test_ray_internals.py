@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from raycrnn.cluster import ray_internals
 from raycrnn.errors import UsageError
+from raycrnn.training import preemption
 
 pytestmark = pytest.mark.ray
 
@@ -199,6 +203,63 @@ def test_attempt_number_counts_the_restarts_of_an_actor(local_ray):
 
     actor = ray.remote(num_cpus=0, max_restarts=1)(Fragile).remote()
     assert ray.get(actor.get.remote(), timeout=60) == 1
+
+
+def test_preemption_notice_is_the_last_one_that_ray_train_gave_this_worker(monkeypatch):
+    from ray.train import PreemptionInfo
+    from ray.train.v2._internal.execution import context
+    from ray.train.v2._internal.execution.preemption import PreemptionContext
+    from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
+
+    own = SimpleNamespace(preemption_context=PreemptionContext(), get_world_rank=lambda: 0)
+    monkeypatch.setattr(context, "_train_context", own)
+    assert ray_internals.preemption_notice() is None
+    for deadline in (10_000, None):
+        notice = PreemptionInfo(deadline, {"node": [0]})
+        RayTrainWorker().mark_preempt(notice)
+        assert ray_internals.preemption_notice() == notice
+
+
+def test_preemption_deadline_is_that_of_the_notice_or_the_time_that_ray_train_waits(monkeypatch):
+    from ray.train import PreemptionInfo
+    from ray.train.v2._internal.execution.controller import controller
+
+    monkeypatch.setattr(ray_internals.time, "time", lambda: 1000.0)
+    for milliseconds, seconds in ((1_060_000, 1060.0), (None, 1120.0)):
+        notice = PreemptionInfo(milliseconds, {"node": [0]})
+        assert ray_internals.preemption_deadline(notice) == seconds
+        for after, is_over in ((-1, False), (0, True)):
+            monkeypatch.setattr(controller, "time_seconds", lambda now=seconds + after: now)
+            assert controller.TrainController._is_preemption_deadline_exceeded(notice, 1000.0) == is_over
+
+
+def test_run_in_main_thread_lets_a_training_thread_handle_sigterm_once(local_ray):
+    import ray
+
+    class Trainer:
+        def start(self):
+            thread = threading.Thread(target=preemption.handle_sigterm)
+            thread.start()
+            return os.getpid()
+
+        def has_handler(self):
+            return "raycrnn" in signal.getsignal(signal.SIGTERM).__module__
+
+        def has_received(self):
+            return preemption.SIGTERM_RECEIVED.is_set()
+
+    actor = ray.remote(num_cpus=0)(Trainer).remote()
+    pid = ray.get(actor.start.remote(), timeout=60)
+    while not ray.get(actor.has_handler.remote(), timeout=60):
+        time.sleep(0.01)
+    assert not ray.get(actor.has_received.remote(), timeout=60)
+    os.kill(pid, signal.SIGTERM)
+    while not ray.get(actor.has_received.remote(), timeout=60):
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGTERM)
+    with pytest.raises(ray.exceptions.RayActorError):
+        while True:
+            ray.get(actor.has_received.remote(), timeout=60)
 
 
 def test_listening_address_is_that_of_the_running_serve(local_ray):

@@ -23,6 +23,30 @@ def test_save_and_latest_round_trip(tmp_path):
     assert all(torch.equal(found.tensors[name], TENSORS[name]) for name in TENSORS)
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")],
+        ),
+    ],
+)
+def test_a_copy_of_tensors_does_not_change_with_them(device):
+    kernels = torch.randn(64, 8, 3, 3).to(memory_format=torch.channels_last)
+    expected = {"kernels": kernels, "weight": torch.randn(512, 512), "step": torch.tensor(7.0)}
+    tensors = {name: tensor.to(device, copy=True).requires_grad_() for name, tensor in expected.items()}
+    copied = checkpoint.copy_tensors(tensors)
+    with torch.no_grad():
+        for tensor in tensors.values():
+            tensor.add_(1)
+    assert copied().keys() == expected.keys()
+    for name, tensor in copied().items():
+        assert (tensor.device.type, tensor.requires_grad) == ("cpu", False)
+        assert torch.equal(tensor, expected[name])
+
+
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):
     for step in (1, 20, 300):
         checkpoint.save(tmp_path, step, {"step": step}, TENSORS)

@@ -37,10 +37,9 @@ def step_and_evaluate(rank: int, world_size: int, labels: list[str], device: tor
     torch.backends.cudnn.allow_tf32 = False
     learner = Learner(network(), Training(precision="fp32", gradient_clip=None), device)
     batch = share(labels, rank, world_size)
+    signals = StepSignals(stop=rank == 1, steps_left=7 * (rank == 0), read_failed=rank == 1, save=rank == 1)
     with HostReads() as reads:
-        learner.queue_step(
-            batch, 10, signals=StepSignals(stop=rank == 1, steps_left=7 * (rank == 0), read_failed=rank == 1)
-        )
+        learner.queue_step(batch, 10, signals=signals)
     step = learner.read_step()
     evaluation = validation.evaluate(learner.network, [batch], ALPHABET, "fp32", device)
     # Every worker learns that one of them was asked to stop.
@@ -104,7 +103,7 @@ def test_several_workers_compute_the_gradients_statistics_and_scores_of_one(work
         assert_same_results(worker, one)
         for key in one["buffers"]:
             assert torch.equal(worker["buffers"][key], several[0]["buffers"][key]), key
-        assert worker["signals"] == (True, 7, False, False, False, True)
+        assert worker["signals"] == (True, 7, False, False, False, True, True, False)
         assert worker["counts"][0] == one["counts"][0] == len(SETS[name])
         assert worker["counts"][3] == one["counts"][3] == sum(map(len, SETS[name]))
 

@@ -6,6 +6,7 @@ Training continues, with the weights of an undisturbed run, or reports why it ca
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -160,6 +161,28 @@ def test_a_killed_training_worker_loses_no_step(local_ray, images, tmp_path, und
     assert_same_end(output, undisturbed)
     # Ray must print nothing between the results.
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.extended
+def test_a_training_worker_that_gets_sigterm_saves_a_checkpoint_and_ends(
+    local_ray, images, tmp_path, undisturbed, capsys
+):
+    output = tmp_path / "output"
+
+    def act() -> None:
+        wait_until(lambda: last_step(output) > 0)
+        os.kill(newest("RayTrainWorker"), signal.SIGTERM)
+
+    # The only checkpoint before the signal is that of the first evaluation.
+    training = {"save_interval": 10**6}
+    with running_in_thread(act):
+        train(configuration(images, output, training=training, cluster={"num_workers": [1, 1]}))
+    err = capsys.readouterr().err
+    assert "worker 0 received SIGTERM: it ends after a checkpoint" in err
+    resumed = re.search(r"resuming from step_(\d+)", err)
+    assert resumed is not None
+    assert int(resumed[1]) > 10 * STEPS_AN_EPOCH
+    assert_same_end(output, undisturbed)
 
 
 def test_killed_decoding_workers_lose_no_row(local_ray, images, tmp_path, undisturbed):
@@ -430,6 +453,59 @@ def lose_a_node_and_get_another(source: str, output: str) -> None:
     assert outcome["stopped"] > 0
     ray.shutdown()
     nodes.shutdown()
+
+
+def drain_a_node(source: str, output: str) -> None:
+    """Train on two nodes with one CPU each and drain one, as a provider that takes a spot instance back does."""
+    import ray
+    from ray._raylet import GcsClient
+    from ray.cluster_utils import Cluster
+    from ray.core.generated import autoscaler_pb2
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = nodes.add_node(num_cpus=1)
+    saved: list[int] = []
+    """The steps of all checkpoints, of which only the last two are kept."""
+
+    def workers() -> int:
+        path = Path(output) / "metrics.jsonl"
+        records = metrics(Path(output)) if path.exists() else []
+        return records[-1]["workers"] if records else 0
+
+    def has_saved(count: int) -> bool:
+        if last_step(Path(output)) not in [0, *saved[-1:]]:
+            saved.append(last_step(Path(output)))
+        return len(saved) >= count
+
+    def act() -> None:
+        try:
+            wait_until(lambda: has_saved(1))
+            deadline = time.time() + 20
+            reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+            GcsClient(address=nodes.address).drain_node(second.node_id, reason, "test", int(1000 * deadline))
+            wait_until(lambda: has_saved(3) or time.time() > deadline)
+            assert len(saved) == 3
+            assert time.time() < deadline
+            wait_until(lambda: workers() == 1)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings = configuration(
+        Path(source),
+        Path(output),
+        epochs=100_000,
+        cluster={"num_workers": [1, 2]},
+        training={"evaluate_every_epoch": 5, "save_interval": 10**6},
+    )
+    with running_in_thread(act):
+        assert train(settings, nodes.address)["stopped"] > saved[-1]
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.mark.extended
+def test_a_node_that_is_drained_costs_only_the_steps_after_the_checkpoint_before_its_deadline(images, tmp_path):
+    run_in_new_process(drain_a_node, str(images), str(tmp_path / "output"))
 
 
 def test_an_elastic_run_loses_no_epoch_when_nodes_leave_and_join(images, tmp_path):

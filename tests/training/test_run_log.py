@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from raycrnn.metrics.error_rates import Counts
-from raycrnn.training.run_log import RunLog, _table
+from raycrnn.training.learner import TrainingState
+from raycrnn.training.run_log import RunLog, _table, read_metrics
 from raycrnn.training.validation import UNKNOWN_UNIT, ValidationExample, ValidationResult
 
 RESULT = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 1.0)
@@ -24,7 +25,7 @@ def scalars(folder) -> dict[str, list[int]]:
 
 def test_tensorboard_reads_the_scalars_and_evaluations(tmp_path):
     log = RunLog(tmp_path)
-    log.open(0)
+    log.open(TrainingState())
     log.scalars(10, {"train/loss": 1.5})
     example = ValidationExample(torch.zeros(1, 32, 40, dtype=torch.uint8), "a|b", "ab")
     result = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 2.0, examples=(example,))
@@ -74,7 +75,7 @@ def test_an_unknown_unit_is_shown_as_a_replacement_character():
 
 def test_records_after_the_step_of_the_checkpoint_are_removed(tmp_path):
     log = RunLog(tmp_path)
-    log.open(0)
+    log.open(TrainingState())
     for step in (5, 10, 15):
         log.scalars(step, {"train/loss": 1.0})
         log.evaluation({"step": step, "cer": 1.0}, RESULT)
@@ -82,18 +83,35 @@ def test_records_after_the_step_of_the_checkpoint_are_removed(tmp_path):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1')
     again = RunLog(tmp_path)
-    again.open(10)
+    again.open(TrainingState(step=12, evaluated_at=10))
     again.evaluation({"step": 15, "cer": 0.5}, RESULT)
     again.close()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["cer"]) for line in lines] == [(5, 1.0), (10, 1.0), (15, 0.5)]
+    assert [(line["step"], line["cer"]) for line in read_metrics(tmp_path / "metrics.jsonl")] == [
+        (5, 1.0),
+        (10, 1.0),
+        (15, 0.5),
+    ]
     assert scalars(tmp_path)["eval/cer"] == [5, 10, 15]
+
+
+def test_an_evaluation_after_a_checkpoint_of_the_same_step_is_recorded_once(tmp_path):
+    log = RunLog(tmp_path)
+    log.open(TrainingState())
+    for step in (5, 10):
+        log.evaluation({"step": step}, RESULT)
+    log.close()
+    # The checkpoint was saved before the evaluation of step 10, which the resumed run repeats.
+    again = RunLog(tmp_path)
+    again.open(TrainingState(step=10, evaluated_at=5))
+    again.evaluation({"step": 10}, RESULT)
+    again.close()
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [5, 10]
 
 
 def test_a_full_disk_raises_an_error_in_the_writing_thread(tmp_path):
     """The log is /dev/full. With a writer in another thread this test would hang."""
     log = RunLog(tmp_path)
-    log.open(0)
+    log.open(TrainingState())
     writer = log._events._py_recordio_writer
     writer.close()
     with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
