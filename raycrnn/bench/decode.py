@@ -91,7 +91,7 @@ class DecodeBench(Command):
                 log_probs_TBK = random_log_probs(frames, self.lines, classes, self.data == "peaks")
                 figures += self._measure(log_probs_TBK.to(device))
         where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-        bench.report(f"decode: {self.data}, beam width {self.width}, {where}", figures, self.json_line)
+        bench.report(f"decode, per frame: {self.data}, beam width {self.width}, {where}", figures, self.json_line)
 
     def _measure(self, log_probs_TBK: Tensor) -> Iterator[bench.Figure]:
         """Yield the figures for some lines."""
@@ -115,13 +115,13 @@ class DecodeBench(Command):
                 times[other.name].append(1e6 * per_frame)
         case = f"K={classes} T={frames}"
         limit = "≤ 1300" if classes >= LARGE else ""
-        yield bench.Figure(f"{case} beam search", statistics.median(times["beam search"]), "µs/frame", limit)
-        yield bench.Figure(f"{case} greedy", statistics.median(times["greedy"]), "µs/frame")
+        yield bench.Figure(f"{case} beam search", statistics.median(times["beam search"]), "µs", limit)
+        yield bench.Figure(f"{case} greedy", statistics.median(times["greedy"]), "µs")
         for other in others:
             frames, lines, _ = other.log_probs_TBK.shape
             time = statistics.median(times[other.name])
             ratio = bench.median_ratio(times[other.name], times["beam search"])
-            yield bench.Figure(f"{case} {other.name}", time, "µs/frame", f"({lines} × {frames} frames)")
+            yield bench.Figure(f"{case} {other.name}", time, "µs", f"({lines} × {frames} frames)")
             yield bench.Figure(f"{case} speed over {other.name}", ratio, "", RATIOS[other.name])
             yield bench.Figure(f"{case} same text as {other.name}", 100 * same[other.name], "%", "100")
 

@@ -5,7 +5,7 @@ prefixes in a beam, S states of an alignment: the units of a label with a blank 
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -156,35 +156,33 @@ class Frame:
     """Log-probabilities of the most likely units, in decreasing order, in float32."""
     unit_BM: Tensor
     """The most likely units."""
+    rank_BK: Tensor
+    """The number of each unit among these, from 0; M for units that are not among them, and for the blank."""
 
-    def log_prob(self, unit_BN: Tensor) -> Tensor:
-        """Return the log-probabilities of units or of the blank, in float32."""
-        return self.log_probs_BK.gather(1, unit_BN).float()
-
-    def rank(self, unit_BN: Tensor) -> Tensor:
-        """Return the ranks of units, from 0; M for units that are not ranked."""
-        batch, ranks = self.unit_BM.shape
-        order_BM = torch.arange(ranks, device=unit_BN.device).expand(batch, ranks)
-        rank_BK = torch.full(self.log_probs_BK.shape, ranks, device=unit_BN.device).scatter_(1, self.unit_BM, order_BM)
-        return rank_BK.gather(1, unit_BN)
+    @classmethod
+    def of(cls, log_probs_TBK: Tensor, ranks: int) -> "Iterator[Frame]":
+        """Yield the frames of some images, in which a number of units is ranked."""
+        ranked_TBM, unit_TBM = log_probs_TBK[:, :, :-1].topk(ranks, dim=2)
+        order_TBM = torch.arange(ranks, dtype=torch.int32, device=unit_TBM.device).expand_as(unit_TBM)
+        rank_TBK = torch.full_like(log_probs_TBK, ranks, dtype=torch.int32).scatter_(2, unit_TBM, order_TBM)
+        return map(cls, log_probs_TBK, ranked_TBM.float(), unit_TBM, rank_TBK)
 
 
 def _bytes_of_an_image(frames: int, classes: int, candidates: Candidates) -> int:
     """Return the memory that the search needs for each image, in bytes."""
-    # For each frame, the ranked units twice in float32 and once in int64, and two int64 numbers for each prefix, which
-    # _read_back stacks again. The candidates three times in float32, and once more as pairs of a number and an index
-    # within topk; the rank of each class; a table of which prefix is another's parent.
+    # For each frame: the rank of each class in int32, the ranked units twice in float32 and once in int64, and for each
+    # prefix two int64 numbers, which _read_back stacks again. Once: the candidates three times in float32, and as pairs
+    # of a number and an index within topk; about thirty numbers for each prefix while the beam advances.
     width = candidates.width
-    return frames * (16 * candidates.ranks + 24 * width) + 28 * len(candidates.rank_C) + 8 * classes + width**2
+    return frames * (4 * classes + 16 * candidates.ranks + 24 * width) + 28 * len(candidates.rank_C) + 240 * width
 
 
 def _search_together(log_probs_TBK: Tensor, frames_B: Tensor, candidates: Candidates, paths: int) -> list[list[Path]]:
     own_frames = frames_B.tolist()
-    ranked_TBM, unit_TBM = log_probs_TBK[: max(own_frames), :, :-1].topk(candidates.ranks, dim=2)
     beam = Beam.start(len(frames_B), candidates.width, log_probs_TBK.device)
     kept_BN = candidates.prefix_C[: candidates.width].expand_as(beam.last_BN)
     trail = []
-    for t, frame in enumerate(map(Frame, log_probs_TBK, ranked_TBM.float(), unit_TBM)):
+    for t, frame in enumerate(Frame.of(log_probs_TBK[: max(own_frames)], candidates.ranks)):
         moved, source_BN, unit_BN = beam.advance(frame, candidates)
         if t >= min(own_frames):
             running_B1 = (frames_B > t)[:, None]
@@ -236,7 +234,8 @@ class Beam:
             −1 for none.
         """
         width = candidates.width
-        last_log_prob_BN, rank_BN = frame.log_prob(self.last_BN), frame.rank(self.last_BN)
+        last_log_prob_BN = frame.log_probs_BK.gather(1, self.last_BN).float()
+        rank_BN = frame.rank_BK.gather(1, self.last_BN)
         # Those of the first N, which stay, are set below.
         candidate_BC = self.total_BN.index_select(1, candidates.prefix_C)
         candidate_BC += frame.ranked_BM.index_select(1, candidates.rank_C)
@@ -245,9 +244,9 @@ class Beam:
         candidate_BC.scatter_(1, repeated_BN, self.blank_BN + last_log_prob_BN)
         # Extensions that result in a prefix of the beam are merged into it, also by units that are not ranked. At most
         # one is merged into each prefix, because only its parent can be extended to it.
-        has_parent_BN, parent_BN = self._parents()
-        merged_BN = candidates.index(parent_BN.where(has_parent_BN, width), rank_BN)
-        candidate_BC.scatter_(1, merged_BN, -torch.inf)
+        found_BN = self._parents()
+        has_parent_BN, parent_BN = found_BN < width, found_BN.clamp(max=width - 1)
+        candidate_BC.scatter_(1, candidates.index(found_BN, rank_BN), -torch.inf)
         repeats_BN = self.last_BN.gather(1, parent_BN) == self.last_BN
         before_BN = self.blank_BN.gather(1, parent_BN).where(repeats_BN, self.total_BN.gather(1, parent_BN))
         extension_BN = (before_BN + last_log_prob_BN).where(has_parent_BN, -torch.inf)
@@ -270,11 +269,18 @@ class Beam:
         )
         return beam, source_BN, unit_BN
 
-    def _parents(self) -> tuple[Tensor, Tensor]:
-        """Return whether the parent of each prefix is in the beam, and its place, which is arbitrary if it is not."""
-        hash_BN, place_BN = self.hash_BN.sort(dim=1)
-        index_BN = torch.searchsorted(hash_BN, self.parent_hash_BN).clamp(max=hash_BN.shape[1] - 1)
-        return hash_BN.gather(1, index_BN) == self.parent_hash_BN, place_BN.gather(1, index_BN)
+    def _parents(self) -> Tensor:
+        """Return the place of each prefix's parent in the beam, N if it is not there."""
+        width = self.hash_BN.shape[1]
+        # Equal hashes are next to each other after sorting, and those of the beam precede those of parents. This takes
+        # less time than comparing all pairs. torch.searchsorted would divide it between threads for 200 numbers, which
+        # is slow if other programs use the cores.
+        hash_BS, place_BS = torch.cat([self.hash_BN, self.parent_hash_BN], dim=1).sort(dim=1, stable=True)
+        order_S = torch.arange(2 * width, device=place_BS.device)
+        nearest_BS = order_S.where(place_BS < width, 0).cummax(dim=1).values
+        parent_BS = place_BS.gather(1, nearest_BS).where(hash_BS.gather(1, nearest_BS) == hash_BS, width)
+        # The first one may be a parent too, if no hash of the beam precedes it.
+        return torch.empty_like(place_BS).scatter_(1, place_BS, parent_BS.clamp(max=width))[:, width:]
 
 
 NO_PREFIX = 0

@@ -185,11 +185,11 @@ def test_the_likely_candidates_contain_the_best_ones(frames, classes, width, see
     """To the bit. Which of several prefixes of the same probability is kept is arbitrary."""
     few, complete = ctc.Candidates.make(width, classes - 1, torch.device("cpu")), all_candidates(width, classes - 1)
     beam = ctc.Beam.start(3, width, torch.device("cpu"))
-    for log_probs in repetitive_log_probs(frames, 3, classes, seed, sharpness):
-        found, expected = (
-            beam.advance(ctc.Frame(log_probs, *log_probs[:, :-1].topk(candidates.ranks, dim=1)), candidates)[0]
-            for candidates in (few, complete)
-        )
+    log_probs = repetitive_log_probs(frames, 3, classes, seed, sharpness)
+    for ranked, all_ranked in zip(
+        ctc.Frame.of(log_probs, few.ranks), ctc.Frame.of(log_probs, classes - 1), strict=True
+    ):
+        found, expected = beam.advance(ranked, few)[0], beam.advance(all_ranked, complete)[0]
         assert found.total_BN.equal(expected.total_BN)
         beam = found
 
