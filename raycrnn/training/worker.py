@@ -98,8 +98,8 @@ def raise_if_storage_failed(problem: str | None) -> None:
     problems = [problem for problem in collectives.gather(problem) if problem is not None]
     if problems:
         raise StorageError(
-            f"{problems[0]}. The last checkpoint and the model are unchanged: continue with restore_model=true once "
-            "the storage responds"
+            f"{problems[0].rstrip('.')}. The last checkpoint and the model are unchanged: continue with "
+            "restore_model=true once the storage responds"
         )
 
 
