@@ -412,7 +412,7 @@ def test_the_output_is_the_same_wherever_images_are_read(
     assert Predict.call([*arguments, str(tmp_path / "ray.jsonl")], "predict") == 0
     assert "Ray is started" not in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "_ray_is_running", lambda: False)
-    monkeypatch.setattr(local, "RAY_START_SECONDS", seconds)
+    monkeypatch.setattr(local, "ray_start_seconds", lambda: seconds)
     assert Predict.call([*arguments, str(tmp_path / "here.jsonl")], "predict") == 0
     said = capsys.readouterr().err
     assert ("136 images are left: Ray is started to read them in parallel" in said) == (seconds < 0)

@@ -13,8 +13,10 @@ from raycrnn.prediction.decoder_process import Decoder
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
 
-RAY_START_SECONDS = 10.0
-"""Seconds in which Ray and the replicas start, about."""
+LEAST_RAY_START_SECONDS = 10.0
+
+RAY_START_FACTOR = 4.0
+"""Seconds until Ray and its replicas have started, for each second of CPU time that the imports took here."""
 
 MAX_IMAGES_ON_GPU = 2048
 """Images that a GPU transcribes in this process. More go to Ray at once, whose replicas could not use a GPU that allows
@@ -32,6 +34,7 @@ class LocalReader:
     def __init__(self, job: PredictionJob, decoder: Decoder):
         self._job = job
         self._decoder = decoder
+        self._ray_start_seconds = ray_start_seconds()
 
     @cached_property
     def _transcribe(self) -> Transcriber:
@@ -63,5 +66,13 @@ class LocalReader:
             yield block
             left = seconds / len(block) * (len(inputs) - bounds[number][1])
             # The first block is slower than the others.
-            if left > RAY_START_SECONDS and (number > 0 or seconds > RAY_START_SECONDS):
+            if left > self._ray_start_seconds and (number > 0 or seconds > self._ray_start_seconds):
                 return
+
+
+def ray_start_seconds() -> float:
+    """Return about how long Ray and the replicas of the model take to start, by the CPU time of this process so far.
+
+    Most of that time they import the same libraries, several times in a row.
+    """
+    return max(LEAST_RAY_START_SECONDS, RAY_START_FACTOR * time.process_time())

@@ -16,6 +16,11 @@ class Passing:
         return iter(blocks)
 
 
+def test_ray_starts_slower_where_imports_are_slower(monkeypatch):
+    monkeypatch.setattr(local.time, "process_time", lambda: 6.0)
+    assert local.ray_start_seconds() == 24
+
+
 @pytest.mark.parametrize(
     ("images", "seconds", "read"),
     [
@@ -42,6 +47,7 @@ def test_ray_takes_over_when_the_rest_takes_longer_than_its_start(monkeypatch, i
 
     monkeypatch.setattr(local, "Transcriber", Transcriber)
     monkeypatch.setattr(local.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(local.time, "process_time", lambda: 2.2)
     monkeypatch.setattr(local.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(local, "usable_cpus", lambda: 2)
     inputs = pa.table({"path": pa.array([b"x"] * images), "problem": pa.nulls(images, pa.string())})
