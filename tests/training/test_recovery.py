@@ -486,6 +486,8 @@ def drain_a_node(source: str, output: str) -> None:
             wait_until(lambda: has_saved(3) or time.time() > deadline)
             assert len(saved) == 3
             assert time.time() < deadline
+            time.sleep(deadline - time.time())
+            nodes.remove_node(second)
             wait_until(lambda: workers() == 1)
         finally:
             os.kill(os.getpid(), signal.SIGINT)
