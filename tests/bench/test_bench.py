@@ -159,7 +159,9 @@ def test_start_measures_commands_beside_the_import_of_their_libraries(capsys):
     assert figures["predict,_5_image(s),_to_import_torch"] == pytest.approx(ratio)
     total = figures.pop("train,_1_worker:_command_to_first_step")
     assert total == pytest.approx(sum(value for name, value in figures.items() if name.startswith("train,_1_worker")))
-    assert figures["first_step,_2_workers_to_1"] == pytest.approx(figures["train,_2_workers:_command_to_first_step"] / total)
+    assert figures["first_step,_2_workers_to_1"] == pytest.approx(
+        figures["train,_2_workers:_command_to_first_step"] / total
+    )
 
 
 @pytest.mark.ray
