@@ -355,9 +355,17 @@ def test_wrong_usage_is_reported_and_exits_with_2(local_ray, tmp_path, capsys, a
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_a_checkpoint_and_stop(tmp_path, number):
-    settings = configuration(tmp_path, training={"n_epochs": 5000})
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 1), pytest.param(signal.SIGTERM, 2, marks=pytest.mark.extended)],
+)
+def test_ctrl_c_and_sigterm_save_a_checkpoint_and_stop(tmp_path, number, workers):
+    """Schedulers send SIGTERM to all processes of a job, also to those of Ray."""
+    # Ray contains it, and makes it importable.
+    import ray  # noqa: F401
+    import psutil  # isort: skip
+
+    settings = configuration(tmp_path, training={"n_epochs": 5000}, cluster={"num_workers": workers})
     path = tmp_path / "config.json"
     path.write_text(settings.model_dump_json())
     command = [sys.executable, "-m", "raycrnn.train", str(path), "data.csv_files_eval=[]"]
@@ -368,8 +376,14 @@ def test_ctrl_c_and_sigterm_save_a_checkpoint_and_stop(tmp_path, number):
         while not model.exists() and time.monotonic() < deadline:
             time.sleep(0.5)
         assert model.exists(), "no epoch ended within two minutes"
+        ray_processes = psutil.Process(process.pid).children(recursive=True)
+        assert "raylet" in {each.name() for each in ray_processes}
+        if number == signal.SIGTERM:
+            for each in ray_processes:
+                each.send_signal(number)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=60)
+        assert psutil.wait_procs(ray_processes, timeout=30)[1] == []
     finally:
         process.kill()
     assert process.returncode == 130

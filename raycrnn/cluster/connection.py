@@ -4,13 +4,14 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,12 @@ def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
 
     try:
         # Ray sets handlers of its own for SIGTERM. They end the process without a checkpoint.
-        with _native_stderr_silenced(), _encodable_arguments(), keep_stop_handlers():
+        with (
+            _sigterm_blocked() if local else nullcontext(),
+            _native_stderr_silenced(),
+            _encodable_arguments(),
+            keep_stop_handlers(),
+        ):
             if local:
                 ray.init(
                     "local",
@@ -191,6 +197,21 @@ def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
             hint = " (is the machine overloaded?)" if "timed out" in str(error) else ""
             raise RaycrnnError(f"Ray did not start{hint}: {error}") from None
         raise UsageError(f"no Ray cluster at {address!r}: {error}{TOKEN_HINT}") from None
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM in this thread for the duration of a `with` block; processes that it starts block it forever.
+
+    Job schedulers send SIGTERM to all processes of a job at once. Without its local Ray, a command could not save a
+    checkpoint. A SIGTERM that is pending at the end of the block is handled then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with ray_internals.kill_at_shutdown():
+            yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_answers(address: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from raycrnn.bench.serve import free_port
 from raycrnn.cluster import connect, connection, ray_internals
 from raycrnn.cluster.connection import MAX_SOCKET_PATH, SHORT_FOLDERS, SOCKET, _short_folders, object_store_bytes
+from raycrnn.console import stop_on_sigterm
 from raycrnn.errors import UsageError
 from tests.training.test_recovery import run_in_new_process
 
@@ -138,7 +139,8 @@ def test_the_handler_of_sigterm_is_kept_when_ray_sets_its_own(monkeypatch, addre
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_sigterm_while_ray_starts_stops_the_command(monkeypatch):
+@pytest.mark.parametrize("address", ["local", "127.0.0.1:6379"])
+def test_sigterm_while_ray_starts_stops_the_command(monkeypatch, address):
     import ray
 
     def init(*_, **__) -> None:
@@ -146,5 +148,17 @@ def test_sigterm_while_ray_starts_stops_the_command(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(ray, "init", init)
-    with pytest.raises(KeyboardInterrupt):
-        connection._init("local", True, {})
+    with pytest.raises(KeyboardInterrupt), stop_on_sigterm():
+        connection._init(address, address == "local", {})
+
+
+def test_only_the_processes_of_a_local_ray_block_sigterm(monkeypatch):
+    import ray
+
+    masks = []
+    monkeypatch.setattr(ray, "init", lambda *_, **__: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, ())))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    connection._init("local", True, {})
+    connection._init("127.0.0.1:6379", False, {})
+    assert masks == [before | {signal.SIGTERM}, before]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

@@ -1,6 +1,7 @@
 """Contracts with Ray's private names: each test fails on a Ray release that removes or changes one."""
 
 import dataclasses
+import inspect
 import json
 import os
 import signal
@@ -146,6 +147,30 @@ def test_silence_error_messages_replaces_what_prints_them(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_kill_at_shutdown_ends_the_processes_of_a_node_and_their_children_without_sigterm():
+    from ray._private import node, worker
+
+    assert "kill_all_processes" in inspect.unwrap(worker.shutdown).__code__.co_names
+    # `ray.init` looks the class up in its module.
+    assert {"node", "Node"} <= set(inspect.unwrap(worker.init).__code__.co_names)
+    original = node.Node
+    with ray_internals.kill_at_shutdown():
+        killed = node.Node
+    assert node.Node is original
+    assert issubclass(killed, original)
+    deaf = ["sh", "-c", "trap '' TERM; sleep 60 & echo started; wait"]
+    with subprocess.Popen(deaf, stdout=subprocess.PIPE, text=True) as process:
+        process.stdout.readline()
+        started = killed.__new__(killed)
+        info = SimpleNamespace(process=process, use_valgrind=False, use_valgrind_profiler=False)
+        started.all_processes, started.removal_lock = {"raylet": [info]}, threading.Lock()
+        started.kill_all_processes(check_alive=False, allow_graceful=True, wait=False)
+        assert process.wait() == -signal.SIGKILL
+        # The end of the pipe: no process has it open any more.
+        assert process.stdout.read() == ""
+    assert started.all_processes == {}
+
+
 @pytest.mark.parametrize("second", [False, True])
 def test_count_starting_nodes_reads_the_status_of_both_autoscalers(local_ray, monkeypatch, second):
     from ray.autoscaler.v2 import utils
@@ -238,6 +263,8 @@ def test_run_in_main_thread_lets_a_training_thread_handle_sigterm_once(local_ray
 
     class Trainer:
         def start(self):
+            # The processes of a local Ray block it.
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             thread = threading.Thread(target=preemption.handle_sigterm)
             thread.start()
             return os.getpid()

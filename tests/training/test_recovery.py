@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from raycrnn import config, storage
+from raycrnn import config, console, storage
 from raycrnn.errors import RaycrnnError
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training import checkpoint
@@ -163,21 +163,31 @@ def test_a_killed_training_worker_loses_no_step(local_ray, images, tmp_path, und
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.extended
-def test_a_training_worker_that_gets_sigterm_saves_a_checkpoint_and_ends(
-    local_ray, images, tmp_path, undisturbed, capsys
-):
-    output = tmp_path / "output"
+def send_sigterm_to_a_worker(source: str, output: str) -> None:
+    """Train on a cluster, whose processes do not block SIGTERM, as those of a local Ray do."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
 
     def act() -> None:
-        wait_until(lambda: last_step(output) > 0)
+        wait_until(lambda: last_step(Path(output)) > 0)
         os.kill(newest("RayTrainWorker"), signal.SIGTERM)
 
     # The only checkpoint before the signal is that of the first evaluation.
-    training = {"save_interval": 10**6}
-    with running_in_thread(act):
-        train(configuration(images, output, training=training, cluster={"num_workers": [1, 1]}))
-    err = capsys.readouterr().err
+    settings = configuration(
+        Path(source), Path(output), training={"save_interval": 10**6}, cluster={"num_workers": [1, 1]}
+    )
+    with running_in_thread(act), console.logging_to_stderr():
+        train(settings, nodes.address)
+    ray.shutdown()
+    nodes.shutdown()
+
+
+@pytest.mark.extended
+def test_a_training_worker_that_gets_sigterm_saves_a_checkpoint_and_ends(images, tmp_path, undisturbed):
+    output = tmp_path / "output"
+    err = run_in_new_process(send_sigterm_to_a_worker, str(images), str(output))
     assert "worker 0 received SIGTERM: it ends after a checkpoint" in err
     resumed = re.search(r"resuming from step_(\d+)", err)
     assert resumed is not None
@@ -389,8 +399,8 @@ def test_a_stall_on_slow_storage_is_reported(local_ray, images, tmp_path, monkey
 # The following tests need clusters of their own, in new processes, because this one is connected to the local Ray.
 
 
-def run_in_new_process(function: Callable, *arguments: object, timeout: float = 400) -> None:
-    """Call a function of a test file in a new Python process, in which it must not fail."""
+def run_in_new_process(function: Callable, *arguments: object, timeout: float = 400) -> str:
+    """Call a function of a test file in a new Python process, in which it must not fail, and return its stderr."""
     code = f"from {function.__module__} import {function.__name__} as call; call(*{arguments!r})"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     found = subprocess.run(
@@ -403,6 +413,7 @@ def run_in_new_process(function: Callable, *arguments: object, timeout: float = 
         check=False,
     )
     assert found.returncode == 0, found.stderr
+    return found.stderr
 
 
 def lose_a_node_and_get_another(source: str, output: str) -> None:
