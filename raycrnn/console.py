@@ -208,6 +208,20 @@ def keep_stop_handlers() -> Iterator[None]:
                     signal.signal(number, handler)
 
 
+@contextmanager
+def sigterm_blocked() -> Iterator[None]:
+    """Block SIGTERM in this thread for the duration of a `with` block; processes that it starts block it forever.
+
+    Job schedulers send SIGTERM to all processes of a job at once. The command ends the processes that it has started. A
+    SIGTERM that is pending at the end of the block is handled then.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _is_main_thread() -> bool:
     """Return whether this thread may set signal handlers."""
     return threading.current_thread() is threading.main_thread()

@@ -4,7 +4,6 @@ import importlib
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from raycrnn.cluster import nodes, ray_internals
-from raycrnn.console import keep_stop_handlers
+from raycrnn.console import keep_stop_handlers, sigterm_blocked
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.cpus import usable_cpus
 
@@ -169,7 +168,7 @@ def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
     try:
         # Ray sets handlers of its own for SIGTERM. They end the process without a checkpoint.
         with (
-            _sigterm_blocked() if local else nullcontext(),
+            _without_sigterm() if local else nullcontext(),
             _native_stderr_silenced(),
             _encodable_arguments(),
             keep_stop_handlers(),
@@ -200,18 +199,13 @@ def _init(address: str, local: bool, folders: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM in this thread for the duration of a `with` block; processes that it starts block it forever.
+def _without_sigterm() -> Iterator[None]:
+    """Let a local Ray that starts in a `with` block go on after a SIGTERM to the whole job.
 
-    Job schedulers send SIGTERM to all processes of a job at once. Without its local Ray, a command could not save a
-    checkpoint. A SIGTERM that is pending at the end of the block is handled then.
+    Without it, the command could not save a checkpoint.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        with ray_internals.kill_at_shutdown():
-            yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with sigterm_blocked(), ray_internals.kill_at_shutdown():
+        yield
 
 
 def _check_answers(address: str) -> None:

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 import pyarrow as pa
 
 from raycrnn.config import Image
+from raycrnn.console import sigterm_blocked
 from raycrnn.errors import RaycrnnError
 from raycrnn.prediction import image_stage
 from raycrnn.prediction.tables import DECODED
@@ -28,7 +29,8 @@ class Decoder:
         context = multiprocessing.get_context("spawn")
         self._connection, other_end = context.Pipe()
         self._process = context.Process(target=_answer, args=(other_end, self._settings), daemon=True)
-        self._process.start()
+        with sigterm_blocked():
+            self._process.start()
         # The connection breaks when the process ends only if it alone has this end.
         other_end.close()
         self._is_ready = False

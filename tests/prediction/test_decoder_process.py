@@ -78,6 +78,17 @@ def test_only_images_that_kill_the_process_are_lost(images):
     assert [row["pixels"] for row in found if row["pixels"]] == [row["pixels"] for row in expected]
 
 
+def test_a_signal_to_the_whole_job_does_not_end_the_process(images):
+    decoder = Decoder(SETTINGS)
+    try:
+        os.kill(decoder._process.pid, signal.SIGTERM)
+        (found,) = decoder.decode_ahead([block(images / "0.png")])
+    finally:
+        decoder.close()
+    assert found["rejected"].to_pylist() == [None]
+    assert not decoder._process.is_alive()
+
+
 def end_at_once(connection, settings):
     os._exit(3)
 
