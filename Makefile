@@ -46,11 +46,11 @@ lint: .venv/ready
 # then: on two cores with one other busy process, a training step takes 96 ms instead of 170 to 390 ms.
 test: lint
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n 2 --dist loadgroup \
-		-m "not long and not extended and not cluster"
+		--durations=15 -m "not long and not extended and not cluster"
 
 # The long tests, and the property tests with more examples than in `make test`.
 test-long: .venv/ready
-	$(BIN)/python -m pytest -q -m "(long or hypothesis) and not extended and not cluster" --hypothesis-profile=long
+	$(BIN)/python -m pytest -q --durations=15 -m "(long or hypothesis) and not extended and not cluster" --hypothesis-profile=long
 
 # Long tests that CI leaves out, because other tests cover most of what they check.
 test-extended: .venv/ready
