@@ -184,14 +184,14 @@ class Batcher:
                 task.add_done_callback(self._batch_tasks.discard)
 
     def _take_batch(self) -> list[QueuedLine]:
-        """Remove the next batch from the queue."""
+        """Move the next batch from the queue to the lines that are being read, at once: `waiting` counts each line."""
         batch = choose_batch(self._queue, self.recognizer.max_batch_pixels)
         taken = set(batch)
         self._queue = [line for line in self._queue if line not in taken]
+        self._being_read += batch
         return batch
 
     async def _run_batch(self, reader: Executor, batch: list[QueuedLine], threads: int) -> None:
-        self._being_read += batch
         try:
             await self._read_batch(reader, batch, threads)
         finally:

@@ -69,6 +69,23 @@ def test_each_request_gets_only_what_it_asked_for():
     assert [each[0].units is not None for each in results] == [False, True, False]
 
 
+def test_lines_are_counted_at_all_times_until_they_are_read():
+    async def run():
+        recognizer_ = GatedRecognizer()
+        batcher = Batcher(recognizer_, 100, READERS)
+        task = asyncio.create_task(batcher.read([line(100), line(110)], 1, False))
+        counts = []
+        for _ in range(20):
+            await asyncio.sleep(0)
+            counts.append(batcher.waiting)
+        recognizer_.gate.set()
+        await task
+        await batcher.close()
+        return counts
+
+    assert set(asyncio.run(run())) == {2}
+
+
 def test_lines_of_similar_width_are_read_together():
     async def run():
         recognizer_ = GatedRecognizer()
