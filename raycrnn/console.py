@@ -148,6 +148,10 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """Signals that ask a command to stop: Ctrl-C, and what schedulers send (SLURM, Docker, Kubernetes)."""
 
 
+SECONDS_OF_ONE_REQUEST = 0.5
+"""Seconds within which several signals are one request to stop."""
+
+
 class StopRequest:
     """Whether a signal has asked the command to stop."""
 
@@ -155,6 +159,7 @@ class StopRequest:
         # Not an Event: its lock may be held by the thread that a signal interrupts, and the handler would wait for it.
         self.requested = False
         """Whether a stop was requested."""
+        self._since = 0.0
 
     def wait(self, seconds: float = math.inf) -> bool:
         """Wait until a stop is requested, or until the time is over, and return whether it was requested."""
@@ -164,10 +169,14 @@ class StopRequest:
         return self.requested
 
     def request(self, number: int, _: object = None) -> None:
-        """Handle a signal. The second one raises `KeyboardInterrupt`, which stops at once."""
-        if self.requested:
+        """Handle a signal. The second one raises `KeyboardInterrupt`, which stops at once.
+
+        Signals within `SECONDS_OF_ONE_REQUEST` count as one: GNU timeout sends one to the process and one to its group.
+        """
+        if not self.requested:
+            self._since, self.requested = time.monotonic(), True
+        elif time.monotonic() - self._since > SECONDS_OF_ONE_REQUEST:
             raise KeyboardInterrupt
-        self.requested = True
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pytest
 from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
+from raycrnn import console
 from raycrnn.cli import Command
 from raycrnn.console import defer_stop
 from raycrnn.errors import RaycrnnError, UsageError
@@ -241,8 +242,9 @@ def test_a_stream_that_is_full_closed_or_narrow_causes_no_stack_trace(shell, cod
     assert (found.returncode, found.stderr.strip()) == (code, said)
 
 
-def test_ctrl_c_is_noted_even_in_a_callback_and_the_second_one_raises():
+def test_ctrl_c_is_noted_even_in_a_callback_and_the_second_one_raises(monkeypatch):
     """An exception that comes in a finaliser is printed and lost."""
+    monkeypatch.setattr(console, "SECONDS_OF_ONE_REQUEST", -1.0)
 
     class Finalised:
         def __del__(self) -> None:
@@ -258,13 +260,22 @@ def test_ctrl_c_is_noted_even_in_a_callback_and_the_second_one_raises():
 
 
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_sigterm_requests_a_stop_and_a_second_signal_raises(second):
+def test_sigterm_requests_a_stop_and_a_second_signal_raises(monkeypatch, second):
+    monkeypatch.setattr(console, "SECONDS_OF_ONE_REQUEST", -1.0)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt), defer_stop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(0)
         os.kill(os.getpid(), second)
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_that_come_together_are_one_request(monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_OF_ONE_REQUEST", 60.0)
+    with defer_stop() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
 
 
 def test_sigterm_ends_a_command_that_does_not_defer_it_as_ctrl_c_does(capsys):
