@@ -92,7 +92,7 @@ def kill_at_shutdown() -> Iterator[None]:
     Missing in Ray: an option of `ray.shutdown` for it. Ray sends SIGTERM to one process after the other, waits for a
     second, and then sends SIGKILL.
     """
-    # Ray contains it.
+    # Ray brings psutil, which has no annotations.
     import psutil  # type: ignore[import-untyped]
     from ray._private import node
 
@@ -110,6 +110,7 @@ def kill_at_shutdown() -> Iterator[None]:
                 with suppress(psutil.NoSuchProcess):
                     child.kill()
 
+    # `ray.init` finds the class by this name. Type checkers forbid to replace a class.
     original = node.Node
     node.Node = KilledNode  # type: ignore[misc]
     try:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -22,18 +23,24 @@ class Decoder:
     def __init__(self, settings: Image):
         self._settings = settings
         self._closed = False
+        # Another thread may close the decoder while this one starts its process again.
+        self._lock = threading.Lock()
         self._start()
 
     def _start(self) -> None:
+        """Start the process, unless the decoder is closed."""
         # A forked process could inherit a lock that another thread holds.
         context = multiprocessing.get_context("spawn")
-        self._connection, other_end = context.Pipe()
-        self._process = context.Process(target=_answer, args=(other_end, self._settings), daemon=True)
-        with sigterm_blocked():
-            self._process.start()
-        # The connection breaks when the process ends only if it alone has this end.
-        other_end.close()
-        self._is_ready = False
+        with self._lock:
+            if self._closed:
+                return
+            self._connection, other_end = context.Pipe()
+            self._process = context.Process(target=_answer, args=(other_end, self._settings), daemon=True)
+            with sigterm_blocked():
+                self._process.start()
+            # The connection breaks when the process ends only if it alone has this end.
+            other_end.close()
+            self._is_ready = False
 
     def decode_ahead(self, blocks: Sequence[pa.Table]) -> Iterator[pa.Table]:
         """Yield a table of `tables.DECODED` for each block, and decode the next block meanwhile.
@@ -85,7 +92,7 @@ class Decoder:
 
     def _decode_alone(self, row: pa.Table) -> pa.Table:
         for _ in range(image_stage.TRIES_ALONE):
-            if not self._process.is_alive() and not self._closed:
+            if not self._process.is_alive():
                 self._start()
             with suppress(EOFError, ConnectionError):
                 self._send(row)
@@ -94,9 +101,10 @@ class Decoder:
         return pa.Table.from_pylist([image_stage.DECODER_DIED], DECODED)
 
     def close(self) -> None:
-        """End the process."""
-        self._closed = True
-        self._process.kill()
+        """End the process, for which Python would wait without end otherwise."""
+        with self._lock:
+            self._closed = True
+            self._process.kill()
         self._process.join()
 
 

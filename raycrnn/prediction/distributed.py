@@ -1,9 +1,9 @@
 """Transcribe images through Ray Data, with decoding tasks and replicas of the model."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -51,7 +51,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
         num_cpus=allocation.decode_cpus,
     ).map_batches(
         TranscriberActor,
-        fn_constructor_args=(storage.absolute(job.model), job.overrides, allocation.threads, job.spans, job.digests),
+        fn_constructor_args=(replace(job, model=storage.absolute(job.model)), allocation.threads),
         compute=ray.data.ActorPoolStrategy(size=allocation.count),
         num_cpus=allocation.cpus,
         num_gpus=allocation.gpus,
@@ -111,16 +111,9 @@ def _decode_alone(path: str, settings: Image) -> dict:
 class TranscriberActor(Transcriber):
     """A copy of the model in an actor of Ray."""
 
-    def __init__(
-        self,
-        model: str,
-        overrides: tuple[str, ...],
-        threads: int,
-        spans: bool,
-        expected: Mapping[str, str] | None = None,
-    ):
+    def __init__(self, job: PredictionJob, threads: int):
         _check_deaths("a replica of the model", "it may need more memory than its machine has: set fewer --replicas")
-        super().__init__(model, overrides, threads, spans, expected)
+        super().__init__(job, threads)
 
 
 MAX_DEATHS = 8

@@ -38,8 +38,7 @@ class LocalReader:
 
     @cached_property
     def _transcribe(self) -> Transcriber:
-        job = self._job
-        return Transcriber(job.model, job.overrides, usable_cpus(), job.spans, job.digests)
+        return Transcriber(self._job, usable_cpus())
 
     def read_blocks(self, inputs: pa.Table) -> Iterator[pa.Table]:
         """Yield tables of `tables.RESULTS` in the order of the inputs.

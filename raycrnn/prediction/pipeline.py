@@ -65,8 +65,8 @@ class Executor:
         self._stack = ExitStack()
         self._wants_ray = bool(address or os.environ.get("RAY_ADDRESS")) or _ray_is_running()
         self._is_connected = False
-        self._decoder: Decoder | None = None
-        self._local: tuple[PredictionJob, LocalReader] | None = None
+        self._local: tuple[PredictionJob, Decoder] | None = None
+        self._reader: LocalReader | None = None
 
     def __enter__(self) -> "Executor":
         return self
@@ -105,7 +105,8 @@ class Executor:
         """
         done = 0
         if len(inputs) and not self._wants_ray and job.replicas is None:
-            for block in _with_pauses(lambda: self._local_reader(job).read_blocks(inputs)):
+            decoder = self._decoder(job)
+            for block in _with_pauses(lambda: self._local_reader(job, decoder).read_blocks(inputs)):
                 done += len(block)
                 yield block
         if done < len(inputs):
@@ -114,21 +115,24 @@ class Executor:
 
             yield from _with_pauses(lambda: distributed.read_blocks(job, inputs, done))
 
-    def _local_reader(self, job: PredictionJob) -> "LocalReader":
-        if self._local is not None and self._local[0] == job:
-            return self._local[1]
-        self._close_local()
-        # Its process starts while this one imports torch.
-        self._decoder = Decoder(job.image)
-        from raycrnn.prediction.local import LocalReader
-
-        self._local = job, LocalReader(job, self._decoder)
+    def _decoder(self, job: PredictionJob) -> Decoder:
+        """Return the decoder of a job. Its process starts while the thread that reads imports torch."""
+        if self._local is None or self._local[0] != job:
+            self._close_local()
+            self._local = job, Decoder(job.image)
         return self._local[1]
 
+    def _local_reader(self, job: PredictionJob, decoder: Decoder) -> "LocalReader":
+        from raycrnn.prediction.local import LocalReader
+
+        if self._reader is None:
+            self._reader = LocalReader(job, decoder)
+        return self._reader
+
     def _close_local(self) -> None:
-        if self._decoder is not None:
-            self._decoder.close()
-        self._decoder = self._local = None
+        if self._local is not None:
+            self._local[1].close()
+        self._local = self._reader = None
 
     def _connect(self, left: int) -> None:
         if self._is_connected:

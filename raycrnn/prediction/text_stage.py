@@ -1,7 +1,5 @@
 """The second stage of a prediction run: from decoded images to transcriptions."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -10,33 +8,31 @@ from raycrnn.data import image
 from raycrnn.errors import RaycrnnError
 from raycrnn.model import model_files, runtime
 from raycrnn.model.recognizer import Recognizer
+from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.tables import RESULTS
 
 
 class Transcriber:
     """The stage from a table of `DECODED` to one of `RESULTS`: a copy of the model.
 
+    Args:
+        job: The model.
+        threads: CPU threads of the network.
+
     Raises:
         UsageError: There is no model directory, or an override is invalid.
         RaycrnnError: The model cannot be read, or is not the expected one.
     """
 
-    def __init__(
-        self,
-        model: str,
-        overrides: tuple[str, ...],
-        threads: int,
-        spans: bool,
-        expected: Mapping[str, str] | None = None,
-    ):
+    def __init__(self, job: PredictionJob, threads: int):
         torch.set_num_threads(threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
-        self.recognizer = Recognizer.load(model, "auto", overrides)
+        self.recognizer = Recognizer.load(job.model, "auto", job.overrides)
         # Not before loading, when the model could still be replaced.
-        if expected is not None and model_files.file_digests(model) != expected:
-            raise RaycrnnError(f"{model}: the model was replaced after the command started; run it again")
-        self.spans = spans
+        if job.digests is not None and model_files.file_digests(job.model) != job.digests:
+            raise RaycrnnError(f"{job.model}: the model was replaced after the command started; run it again")
+        self.spans = job.spans
 
     def __call__(self, table: pa.Table) -> pa.Table:
         rejected = table["rejected"].to_pylist()

@@ -89,6 +89,15 @@ def test_a_signal_to_the_whole_job_does_not_end_the_process(images):
     assert not decoder._process.is_alive()
 
 
+def test_a_closed_decoder_starts_no_process_again(images):
+    decoder = Decoder(SETTINGS)
+    blocks = decoder.decode_ahead([block(images / "0.png"), block(images / "1.png")])
+    next(blocks)
+    decoder.close()
+    assert [row["rejected"] for row in next(blocks).to_pylist()] == [["damaged image", "its decoder died"]]
+    assert not decoder._process.is_alive()
+
+
 def end_at_once(connection, settings):
     os._exit(3)
 
