@@ -519,19 +519,34 @@ def many(images, tmp_path):
     return str(tmp_path / "many.csv")
 
 
+KILLED_AFTER_ONE_SHARD = """
+import os, signal
+from raycrnn.predict import Predict
+from raycrnn.prediction.shards import ShardStore
+
+add = ShardStore.add
+
+def add_and_die(*arguments):
+    add(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+ShardStore.add = add_and_die
+Predict.main()
+"""
+
+
 @pytest.mark.ray
 @pytest.mark.long
 def test_a_killed_command_resumes_and_writes_the_same_output(model, images, many, tmp_path):
     (folder := tmp_path / "out").mkdir()
-    out, parts = str(folder / "out.jsonl"), str(folder / ".out.jsonl.parts")
-    command = [sys.executable, "-m", "raycrnn.predict", model, many, "--address", "local", "-o", out]
-    process = subprocess.Popen(command)
-    wait_until(lambda: any(name.startswith("0") for name in storage.Directory(parts).entries()))
-    process.kill()
-    process.wait()
+    out = str(folder / "out.jsonl")
+    arguments = [model, many, "--address", "local", "-o", out]
+    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_ONE_SHARD, *arguments])
+    assert killed.returncode == -signal.SIGKILL
     assert names_in(folder) == [".out.jsonl.parts"]
-    done = subprocess.run([*command, "--resume"], check=True, capture_output=True, text=True)
-    assert "images were read before" in done.stderr
+    command = [sys.executable, "-m", "raycrnn.predict", *arguments, "--resume"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert f" of {MANY:,} images were read before" in done.stderr
     assert names_in(folder) == ["out.jsonl"]
     found = [json.loads(line) for line in storage.read(out).splitlines()]
     assert len(found) == MANY

@@ -178,8 +178,7 @@ def predict(
                 return _stream(file, executor, job, inputs, layout, stop)
         identity = _identity(job, configuration, inputs)
         with shards.open_shards(output.place, identity, len(inputs), output.resume, output.overwrite) as store:
-            missing = store.missing()
-            if missing and not _fill(store, missing, executor, job, inputs, stop):
+            if not _fill(store, executor, job, inputs, stop):
                 return None
             return store.finish(layout)
 
@@ -197,13 +196,13 @@ def _stream(
 
 def _fill(
     store: shards.ShardStore,
-    missing: Sequence[tuple[int, int]],
     executor: Executor,
     job: PredictionJob,
     inputs: pa.Table,
     stop: StopRequest,
 ) -> bool:
     """Write the missing shards; return False if a signal stopped it."""
+    missing = store.missing()
     done = len(inputs) - sum(end - first for first, end in missing)
     if done:
         logger.info(f"{done:,} of {len(inputs):,} images were read before")
