@@ -209,7 +209,7 @@ def images_of(settings: config.Configuration) -> Images:
     """Return the images of the training CSV."""
     file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
-    return Images([file.resolve(row.path) for row in file.rows], settings.image, augmenter)
+    return Images([file.resolve(row) for row in file.rows], settings.image, augmenter)
 
 
 class PlainLoop:

@@ -52,7 +52,7 @@ def evaluate_all(
             logger.warning(warning)
     pairs = [(file, row) for file in files for row in file.rows]
     unusual = [UnusualImages(image.input_shape) for image in images]
-    paths = [file.resolve(row.path) for file, row in pairs if not row.problem]
+    paths = [file.resolve(row) for file, row in pairs if not row.problem]
     readings = []
     with Executor(address) as executor:
         for model, recognizer, image, own, found in zip(models, recognizers, images, digests, unusual, strict=True):
@@ -128,7 +128,7 @@ def _line(file: CsvFile, row: Row, transcription: Transcription, recognizer: Rec
         csv=file.path,
         number=row.line,
         path=row.path,
-        place=file.resolve(row.path),
+        place=file.resolve(row),
         reference=reference,
         units=units,
         confidence=transcription.confidence,

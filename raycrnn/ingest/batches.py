@@ -22,7 +22,7 @@ from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import StorageError
-from raycrnn.ingest import map_ranges
+from raycrnn.ingest import map_ranges, packed_files
 from raycrnn.ingest.image_cache import ImageCache
 from raycrnn.ingest.sample_table import SampleTable, check_frames
 
@@ -184,9 +184,8 @@ class DecodedShare:
 def _decode(spec: BatchSpec, rows: "_Rows", indices: np.ndarray, passes: np.ndarray, share: DecodedShare) -> None:
     """Decode the images of some rows of the sample table into a share. Raises `StorageError`."""
     paths = rows.paths(indices)
-    read = image_files.prefetching_reader(
-        [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
-    )
+    missing = [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
+    read = image_files.prefetching_reader(missing, packed_files.finder(spec.samples.packed))
     for index, path, times in zip(indices.tolist(), paths, passes.tolist(), strict=True):
         try:
             image = _load(spec, rows, index, partial(read, path), times)

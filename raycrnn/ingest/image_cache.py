@@ -7,20 +7,20 @@ same with the cache as without it.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from raycrnn.cluster import TrainingAllocation
+from raycrnn.cluster import TrainingAllocation, nodes
 from raycrnn.config import Configuration
 from raycrnn.data import image, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
-from raycrnn.ingest import map_ranges
+from raycrnn.ingest import map_ranges, packed_files
 from raycrnn.ingest.sample_table import SampleTable
 
 logger = logging.getLogger(__name__)
@@ -70,13 +70,8 @@ def images_per_chunk(samples: SampleTable) -> int:
 
 
 def max_bytes() -> int:
-    """Return the largest size of the cache in bytes, by the smallest object store of the nodes that offer CPUs.
-
-    A head node that offers none decodes no images, and its object store may be small.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    stores = [node.get("object_store_memory", 0.0) for node in nodes if node.get("CPU")]
-    return int(MAX_STORE_FRACTION * min(stores, default=0.0))
+    """Return the largest size of the cache in bytes."""
+    return int(MAX_STORE_FRACTION * nodes.smallest_object_store())
 
 
 def should_cache(samples: SampleTable, configuration: Configuration) -> bool:
@@ -126,7 +121,7 @@ def fill(
     size = images_per_chunk(samples)
     chunks = [(start, min(start + size, samples.usable)) for start in range(0, samples.usable, size)]
     shape, channels = settings.image.input_shape, settings.image.input_channels
-    make = partial(make_chunk, samples.table, shape, channels, is_augmented(settings))
+    make = partial(make_chunk, replace(samples, rejections=(), warnings=()), shape, channels, is_augmented(settings))
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_PER_EXECUTION):
         ranges = chunks[number : number + CHUNKS_PER_EXECUTION]
@@ -143,13 +138,13 @@ CHUNK = pa.schema({"pixels": pa.large_binary(), "shape": pa.list_(pa.int32())})
 
 
 def make_chunk(
-    table: ray.ObjectRef, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
+    samples: SampleTable, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
 ) -> pa.Table:
     """Decode the images of rows `first` … `stop` − 1 of a sample table into a table with the schema `CHUNK`."""
     pixels: list[bytes | None] = []
     shapes: list[tuple[int, ...] | None] = []
-    paths = ray.get(table)["path"].slice(first, stop - first).to_pylist()
-    for _, read in image_files.iter_readers(paths):
+    paths = ray.get(samples.table)["path"].slice(first, stop - first).to_pylist()
+    for _, read in image_files.iter_readers(paths, packed_files.finder(samples.packed)):
         try:
             decoded = image.decode_and_limit(read(), input_shape, channels, augmented)
             pixels.append(decoded.tobytes())

@@ -14,7 +14,9 @@ from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
 from raycrnn.data.rejections import Rejected, Rejection
 from raycrnn.data.unusual_images import UnusualImages
+from raycrnn.ingest import packed_files
 from raycrnn.ingest.image_sizes import ImageSizes
+from raycrnn.ingest.packed_files import PackedFiles
 
 SAMPLES = pa.schema(
     {
@@ -49,6 +51,8 @@ class SampleTable:
     """Mean width of the fitted images in pixels."""
     decoded_bytes: int
     """Bytes that all images take after `image.decode_and_limit`."""
+    packed: PackedFiles
+    """The files of packed data sets that are in the object store."""
     rejections: tuple[Rejection, ...]
     """Rows that cannot be used, by their label or by the header of their image."""
     warnings: tuple[str, ...]
@@ -99,6 +103,7 @@ def put_samples(
         usable=len(table),
         mean_width=pc.mean(table["width"]).as_py() or 0.0,
         decoded_bytes=rows.decoded_pixels * settings.image.input_channels,
+        packed=packed_files.put(table["path"].to_pylist()),
         rejections=tuple(rows.rejections),
         warnings=tuple(warnings),
     )
@@ -131,10 +136,12 @@ def _check_rows(
 ) -> CheckedRows:
     """Measure the images and check the labels. The arguments are those of `put_samples`."""
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
-    paths = [files[source].resolve(row.path) for source, row in pairs]
+    paths = [files[source].resolve(row) for source, row in pairs]
     shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
     checked = CheckedRows(UnusualImages(shape))
-    for number, ((source, row), path, size) in enumerate(zip(pairs, paths, sizes.measure(paths), strict=True)):
+    measured = iter(sizes.measure([path for (_, row), path in zip(pairs, paths, strict=True) if row.size is None]))
+    for number, ((source, row), path) in enumerate(zip(pairs, paths, strict=True)):
+        size = row.size or next(measured)
         try:
             units = _units(row, alphabet, settings.data, direction, training)
             if isinstance(size, Rejected):
