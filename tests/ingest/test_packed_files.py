@@ -94,5 +94,5 @@ def test_storage_that_fails_is_named(local_ray, csv, tmp_path):
         configuration = settings(store.uri("bucket", file.name))
         files = csv_files.read_labelled_csvs(configuration.data.train_csvs, configuration.data)
         store.fault = lambda path: "denied"
-        with pytest.raises(StorageError, match="00000.parquet.*cannot be read"):
+        with pytest.raises(StorageError, match=r"00000\.parquet.*cannot be read"):
             packed_files.put([files[0].resolve(row) for row in files[0].rows])
