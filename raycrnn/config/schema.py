@@ -76,9 +76,11 @@ class Data(Group):
 
     csv_files_train: Annotated[Csvs, Field(min_length=1)] | Weights
     """CSV files to train on, with rows `path;label`: one path, a list of paths, or {path: weight}. With weights, each
-    batch draws from the files in these proportions."""
+    batch draws from the files in these proportions. A packed data set (a .parquet file or a folder of them) or a recipe
+    of synthetic lines (a .json file) may stand in place of a CSV."""
     csv_files_eval: Csvs = ()
-    """CSV files to evaluate on: one path or a list of paths. Without any, the last model is exported, not the best."""
+    """CSV files or packed data sets to evaluate on: one path or a list of paths. Without any, the last model is
+    exported, not the best."""
     csv_delimiter: Delimiter = ";"
     """Character between path and label; tab or \\t for a tab. The first one in a row separates them; the label may
     contain more."""

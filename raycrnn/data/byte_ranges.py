@@ -40,12 +40,6 @@ def parse_reference(path: str) -> ByteRange | None:
     return ByteRange(match["file"], int(match["start"]), int(match["length"])) if match else None
 
 
-def file_of(path: str) -> str:
-    """Return the file that an image is in: its own, or that of a packed data set."""
-    reference = parse_reference(path)
-    return path if reference is None else reference.file
-
-
 def read_many(references: Sequence[ByteRange], find_file: FindFile) -> dict[ByteRange, bytes | OSError]:
     """Return the bytes of images, or why they cannot be read. Neighbours in a file are read together.
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raycrnn import config, storage
-from raycrnn.data import characters, file_kinds
+from raycrnn.data import characters, file_kinds, generated_lines
 from raycrnn.data.alphabet import UnicodeForm
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
@@ -51,10 +51,10 @@ class Row:
     """Line number in the file, from 1."""
     problem: str | None = None
     """Why the row is malformed; None if it is well-formed."""
-    packed: str | None = None
-    """The path of an image in a packed data set (`byte_ranges`)."""
+    reference: str | None = None
+    """The path of an image that is not a file of its own, for `image_files`."""
     size: tuple[int, int] | None = None
-    """Upright width and height in pixels of an image in a packed data set."""
+    """The upright width and height in pixels, if they are known."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class CsvFile:
 
     def resolve(self, row: Row) -> str:
         """Return the absolute path or the URI of a row's image: relative paths are relative to the CSV's folder."""
-        return row.packed or storage.resolve_relative(self.path, row.path)
+        return row.reference or storage.resolve_relative(self.path, row.path)
 
 
 def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:
@@ -250,12 +250,12 @@ def min_frames(codes: Sequence[Hashable]) -> int:
 
 
 def read_labelled_csvs(csvs: Sequence[str], settings: config.Data) -> list[CsvFile]:
-    """Read CSV files or packed data sets, each of which must have rows and at least one label.
+    """Read CSV files, packed data sets or recipes, each of which must have rows and at least one label.
 
     Raises:
         UsageError: A file cannot be read, has no rows, or has no labels.
     """
-    files = [_read_packed(path) or read_csv(path, settings.csv_delimiter, settings.encoding) for path in csvs]
+    files = [_read_source(path, settings) for path in csvs]
     for file in files:
         if not file.rows:
             raise UsageError(f"{file.path}: the CSV has no rows; a row is path{settings.csv_delimiter}label")
@@ -273,7 +273,7 @@ def read_labelled_csvs(csvs: Sequence[str], settings: config.Data) -> list[CsvFi
 def find_packed(path: str) -> list[str]:
     """Return the files of a packed data set, or none if a path or URI is that of a CSV. Raises `UsageError`."""
     name = path.partition("?")[0] if storage.is_uri(path) else path
-    if name.lower().endswith(LIST_SUFFIXES):
+    if name.lower().endswith(LIST_SUFFIXES) or generated_lines.is_recipe(name):
         return []
     from raycrnn.data import packed_images
 
@@ -283,11 +283,14 @@ def find_packed(path: str) -> list[str]:
         raise UsageError(f"{path}: cannot be read: {storage.describe(error)}") from None
 
 
-def _read_packed(path: str) -> CsvFile | None:
-    """Return the rows of a packed data set, numbered from 1, or None if a path is that of a CSV."""
+def _read_source(path: str, settings: config.Data) -> CsvFile:
+    """Read a CSV, a packed data set, or a recipe, whose rows are numbered from 1."""
+    if generated_lines.is_recipe(path):
+        lines = enumerate(generated_lines.read_rows(path), 1)
+        return CsvFile(path, [Row(name, label, line, None, name, size) for line, (name, label, size) in lines])
     files = find_packed(path)
     if not files:
-        return None
+        return read_csv(path, settings.csv_delimiter, settings.encoding)
     from raycrnn.data import packed_images
 
     rows = enumerate(packed_images.read_rows(files), 1)
@@ -295,7 +298,7 @@ def _read_packed(path: str) -> CsvFile | None:
 
 
 def digest(path: str) -> str:
-    """Return the SHA-256 of a CSV file, or of the images and labels in a packed data set. Raises `UsageError`."""
+    """Return the SHA-256 of a CSV or recipe, or of the images and labels in a packed data set. Raises `UsageError`."""
     if files := find_packed(path):
         from raycrnn.data import packed_images
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from raycrnn import storage
-from raycrnn.data import byte_ranges, file_kinds, image_files, image_guards, image_modes, tiff_layouts
+from raycrnn.data import file_kinds, image_files, image_guards, image_modes, tiff_layouts
 from raycrnn.data.rejections import Rejected
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
@@ -147,7 +147,7 @@ def measure(path: str) -> tuple[int, int]:
     Raises:
         Rejected: The file cannot be read, or its header is not that of a usable image.
     """
-    if byte_ranges.parse_reference(path):
+    if not image_files.is_whole_file(path):
         return size_of(io.BytesIO(image_files.read_bytes(path)))
     try:
         with open(path, "rb") as file:

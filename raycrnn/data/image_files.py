@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from raycrnn import storage
-from raycrnn.data import byte_ranges, characters
+from raycrnn.data import byte_ranges, characters, generated_lines
 from raycrnn.data.byte_ranges import FindFile
 from raycrnn.data.rejections import Rejected
 
@@ -25,8 +25,21 @@ def has_image_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def file_of(path: str) -> str:
+    """Return the file that an image comes from: its own, that of its packed data set, or its recipe."""
+    if packed := byte_ranges.parse_reference(path):
+        return packed.file
+    line = generated_lines.parse_reference(path)
+    return path if line is None else line.recipe
+
+
+def is_whole_file(path: str) -> bool:
+    """Return whether an image is a file of its own."""
+    return file_of(path) == path
+
+
 def read_bytes(path: str) -> bytes:
-    """Return the bytes at a path, at a URI that pyarrow's filesystems can read, or of an image in a packed data set.
+    """Return the bytes of an image: at a path or a URI, in a packed data set, or those of a generated line.
 
     A local file is also found if its name is in another Unicode normal form.
 
@@ -37,6 +50,8 @@ def read_bytes(path: str) -> bytes:
     try:
         if reference := byte_ranges.parse_reference(path):
             return storage.read_range(*reference)
+        if line := generated_lines.parse_reference(path):
+            return generated_lines.draw(line)
         if not storage.is_uri(path) and Path(path).is_fifo():
             raise Rejected("cannot be read", f"{path}: a named pipe, not a file")
         return storage.read(path)

@@ -17,7 +17,7 @@ import ray
 
 from raycrnn import config, storage
 from raycrnn.cluster import TrainingAllocation
-from raycrnn.data import batch_order, image_files
+from raycrnn.data import batch_order, generated_lines, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
 from raycrnn.data.rejections import Rejected
@@ -49,7 +49,8 @@ class BatchSpec:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return batch_order.batch_count(self.samples.usable, self.batch_size)
+        draws = batch_order.count_draws(self.samples.rows_of_source, self.weights, self.samples.endless)
+        return batch_order.batch_count(draws, self.batch_size)
 
 
 def train_batch_spec(settings: config.Configuration, samples: SampleTable, rank: int, world_size: int) -> BatchSpec:
@@ -183,7 +184,7 @@ class DecodedShare:
 
 def _decode(spec: BatchSpec, rows: "_Rows", indices: np.ndarray, passes: np.ndarray, share: DecodedShare) -> None:
     """Decode the images of some rows of the sample table into a share. Raises `StorageError`."""
-    paths = rows.paths(indices)
+    paths = [generated_lines.with_variant(path, times) for path, times in zip(rows.paths(indices), passes, strict=True)]
     missing = [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
     read = image_files.prefetching_reader(missing, packed_files.finder(spec.samples.packed))
     for index, path, times in zip(indices.tolist(), paths, passes.tolist(), strict=True):
@@ -228,7 +229,7 @@ def _epoch(spec: BatchSpec, epoch: int) -> batch_order.Epoch:
     table, size = spec.samples.table, spec.batch_size
     if spec.augmenter is None:
         return _eval_epoch(table, size)
-    return _train_epoch(table, size, spec.by_area, spec.weights, spec.seed, epoch)
+    return _train_epoch(table, size, spec.by_area, spec.weights, spec.samples.endless, spec.seed, epoch)
 
 
 @lru_cache(maxsize=1)
@@ -238,10 +239,16 @@ def _eval_epoch(table: ray.ObjectRef, batch_size: int) -> batch_order.Epoch:
 
 @lru_cache(maxsize=2)
 def _train_epoch(
-    table: ray.ObjectRef, batch_size: int, by_area: bool, weights: tuple[float, ...] | None, seed: int, epoch: int
+    table: ray.ObjectRef,
+    batch_size: int,
+    by_area: bool,
+    weights: tuple[float, ...] | None,
+    endless: tuple[bool, ...],
+    seed: int,
+    epoch: int,
 ) -> batch_order.Epoch:
     rows = _rows(table)
-    sources = batch_order.Sources(rows.source, weights) if weights else None
+    sources = batch_order.Sources(rows.source, weights, endless) if weights else None
     return batch_order.train_epoch(rows.width, batch_size, seed, epoch, by_area, sources)
 
 

@@ -16,7 +16,7 @@ import ray
 
 from raycrnn.cluster import TrainingAllocation, nodes
 from raycrnn.config import Configuration
-from raycrnn.data import image, image_files
+from raycrnn.data import generated_lines, image, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
@@ -134,22 +134,23 @@ def fill(
 
 
 CHUNK = pa.schema({"pixels": pa.large_binary(), "shape": pa.list_(pa.int32())})
-"""One row per image: uint8 pixels and [h, w, C]. Null where the file could not be read: the reason may be temporary."""
+"""One row per image: uint8 pixels and [h, w, C]. Null for generated lines, and where the file could not be
+read: the reason may be temporary."""
 
 
 def make_chunk(
     samples: SampleTable, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
 ) -> pa.Table:
     """Decode the images of rows `first` … `stop` − 1 of a sample table into a table with the schema `CHUNK`."""
-    pixels: list[bytes | None] = []
-    shapes: list[tuple[int, ...] | None] = []
+    images: list[np.ndarray | None] = []
     paths = ray.get(samples.table)["path"].slice(first, stop - first).to_pylist()
-    for _, read in image_files.iter_readers(paths, packed_files.finder(samples.packed)):
+    for path, read in image_files.iter_readers(paths, packed_files.finder(samples.packed)):
         try:
-            decoded = image.decode_and_limit(read(), input_shape, channels, augmented)
-            pixels.append(decoded.tobytes())
-            shapes.append(decoded.shape)
+            # A generated line looks different in each epoch.
+            is_generated = generated_lines.parse_reference(path) is not None
+            images.append(None if is_generated else image.decode_and_limit(read(), input_shape, channels, augmented))
         except Rejected:
-            pixels.append(None)
-            shapes.append(None)
+            images.append(None)
+    pixels = [None if each is None else each.tobytes() for each in images]
+    shapes = [None if each is None else each.shape for each in images]
     return pa.table({"pixels": pixels, "shape": shapes}, CHUNK)

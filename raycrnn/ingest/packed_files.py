@@ -38,8 +38,8 @@ def put(paths: Iterable[str]) -> PackedFiles:
     Raises:
         StorageError: Object storage fails.
     """
-    packed = (byte_ranges.file_of(path) for path in paths if storage.is_uri(path) and byte_ranges.parse_reference(path))
-    files = list(dict.fromkeys(packed))
+    references = (byte_ranges.parse_reference(path) for path in paths if storage.is_uri(path))
+    files = list(dict.fromkeys(reference.file for reference in references if reference))
     if not files:
         return {}
     size = sum(map(_size, files))

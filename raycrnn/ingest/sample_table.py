@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from raycrnn import config
-from raycrnn.data import bidi, csv_files, csv_warnings, image
+from raycrnn.data import bidi, csv_files, csv_warnings, generated_lines, image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
@@ -47,10 +48,14 @@ class SampleTable:
     """Number of rows in the CSVs."""
     usable: int
     """Number of rows in the table, without the rejected ones."""
+    rows_of_source: tuple[int, ...]
+    """Number of rows of each CSV in the table."""
+    endless: tuple[bool, ...]
+    """Whether each CSV is a recipe, whose rows are generated."""
     mean_width: float
     """Mean width of the fitted images in pixels."""
     decoded_bytes: int
-    """Bytes that all images take after `image.decode_and_limit`."""
+    """Bytes that all images take after `image.decode_and_limit`, without generated ones."""
     packed: PackedFiles
     """The files of packed data sets that are in the object store."""
     rejections: tuple[Rejection, ...]
@@ -101,6 +106,8 @@ def put_samples(
         csv_paths=tuple(file.path for file in files),
         rows=sum(len(file.rows) for file in files),
         usable=len(table),
+        rows_of_source=tuple(np.bincount(table["source"].to_numpy(), minlength=len(files)).tolist()),
+        endless=tuple(generated_lines.is_recipe(file.path) for file in files),
         mean_width=pc.mean(table["width"]).as_py() or 0.0,
         decoded_bytes=rows.decoded_pixels * settings.image.input_channels,
         packed=packed_files.put(table["path"].to_pylist()),
@@ -123,7 +130,7 @@ class CheckedRows:
     """The units of each usable row in display order."""
     rejections: list[Rejection] = field(default_factory=list)
     decoded_pixels: int = 0
-    """Pixels that all images have after `image.decode_and_limit`."""
+    """Pixels that all images have after `image.decode_and_limit`, without generated ones."""
 
 
 def _check_rows(
@@ -159,7 +166,8 @@ def _check_rows(
         for column, value in zip(checked.columns.values(), values, strict=True):
             column.append(value)
         checked.labels.append(units)
-        checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)
+        if not generated_lines.is_recipe(files[source].path):
+            checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)
     return checked
 
 
