@@ -186,7 +186,7 @@ def test_a_stream_counts_its_padding(local_ray, tmp_path):
 def test_batches_are_empty_from_the_one_that_object_storage_does_not_deliver(local_ray, tmp_path, monkeypatch, failing):
     """The worker makes the first four batches itself, and decoding tasks the others."""
 
-    def deliver_nothing(paths):
+    def deliver_nothing(*arguments):
         raise StorageError("s3://lines/a.png: SLOW_DOWN")
 
     def make_batch(spec, number):
