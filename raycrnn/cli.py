@@ -38,6 +38,7 @@ VERBS = {
     "export": ("export", "Export", "Write a model as one file for ONNX Runtime or PyTorch."),
     "serve": ("serve", "Serve", "Transcribe images over HTTP, with a web page."),
     "split": ("tools.split", "Split", "Divide a CSV into training and evaluation rows."),
+    "words": ("tools.words", "Words", "Draw synthetic text lines with labels."),
     "numbers": ("tools.mnist_numbers", "Numbers", "Make images of numbers from MNIST digits."),
 }
 """The module, the class and one line of help of each verb. A module is imported when its verb is called."""
