@@ -20,6 +20,7 @@ from raycrnn.cluster import TrainingAllocation
 from raycrnn.data import batch_order, generated_lines, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import StorageError
 from raycrnn.ingest import map_ranges, packed_files
@@ -33,6 +34,8 @@ class BatchSpec:
 
     samples: SampleTable
     image: config.Image
+    orientation: LineOrientation
+    """How the lines run in the images."""
     batch_size: int
     """Images in a batch, over all workers."""
     by_area: bool
@@ -59,6 +62,7 @@ def train_batch_spec(settings: config.Configuration, samples: SampleTable, rank:
         # Tasks do not need the lists, which may be long.
         samples=replace(samples, rejections=(), warnings=()),
         image=settings.image,
+        orientation=settings.data.line_orientation,
         batch_size=settings.training.train_batch_size,
         by_area=settings.training.batch_by == "area",
         weights=settings.data.train_weights,
@@ -260,14 +264,14 @@ def _load(spec: BatchSpec, rows: _Rows, index: int, read: Callable[[], bytes], t
     """Return an image [H, W, C], augmented if the spec says so."""
     shape, channels = spec.image.input_shape, spec.image.input_channels
     if spec.augmenter is None:
-        return prepare(read(), shape, channels)
+        return prepare(read(), shape, channels, None, spec.orientation)
     augment = spec.augmenter.for_sample(times, int(rows.row[index]))
     decoded = _cached(spec, index)
     if decoded is None:
-        decoded = decode_and_limit(read(), shape, channels, augment is not None)
+        decoded = decode_and_limit(read(), shape, channels, augment is not None, spec.orientation)
     fitted = augment_and_fit(decoded, shape, augment)
     if rows.frames[index] > frames(fitted.shape[1]):
         # Augmentation may make an image too narrow for its label; the image is then used without it.
-        fitted = prepare(read(), shape, channels)
+        fitted = prepare(read(), shape, channels, None, spec.orientation)
         check_frames(len(rows.codes(index)), int(rows.frames[index]), fitted.shape[1])
     return fitted

@@ -15,9 +15,10 @@ import pyarrow as pa
 import ray
 
 from raycrnn.cluster import TrainingAllocation, nodes
-from raycrnn.config import Configuration
+from raycrnn.config import Configuration, Image
 from raycrnn.data import generated_lines, image, image_files
 from raycrnn.data.augment import Augmenter
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import map_ranges, packed_files
@@ -120,8 +121,8 @@ def fill(
     """
     size = images_per_chunk(samples)
     chunks = [(start, min(start + size, samples.usable)) for start in range(0, samples.usable, size)]
-    shape, channels = settings.image.input_shape, settings.image.input_channels
-    make = partial(make_chunk, replace(samples, rejections=(), warnings=()), shape, channels, is_augmented(settings))
+    table = replace(samples, rejections=(), warnings=())
+    make = partial(make_chunk, table, settings.image, settings.data.line_orientation, is_augmented(settings))
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_PER_EXECUTION):
         ranges = chunks[number : number + CHUNKS_PER_EXECUTION]
@@ -139,16 +140,19 @@ read: the reason may be temporary."""
 
 
 def make_chunk(
-    samples: SampleTable, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
+    samples: SampleTable, settings: Image, orientation: LineOrientation, augmented: bool, first: int, stop: int
 ) -> pa.Table:
     """Decode the images of rows `first` … `stop` − 1 of a sample table into a table with the schema `CHUNK`."""
     images: list[np.ndarray | None] = []
+    shape, channels = settings.input_shape, settings.input_channels
     paths = ray.get(samples.table)["path"].slice(first, stop - first).to_pylist()
     for path, read in image_files.iter_readers(paths, packed_files.finder(samples.packed)):
         try:
+            decoded = None
             # A generated line looks different in each epoch.
-            is_generated = generated_lines.parse_reference(path) is not None
-            images.append(None if is_generated else image.decode_and_limit(read(), input_shape, channels, augmented))
+            if generated_lines.parse_reference(path) is None:
+                decoded = image.decode_and_limit(read(), shape, channels, augmented, orientation)
+            images.append(decoded)
         except Rejected:
             images.append(None)
     pixels = [None if each is None else each.tobytes() for each in images]

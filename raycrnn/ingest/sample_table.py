@@ -13,6 +13,7 @@ from raycrnn.data import bidi, csv_files, csv_warnings, generated_lines, image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
+from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected, Rejection
 from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.ingest import packed_files
@@ -145,7 +146,8 @@ def _check_rows(
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     paths = [files[source].resolve(row) for source, row in pairs]
     shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
-    checked = CheckedRows(UnusualImages(shape))
+    orientation = settings.data.line_orientation
+    checked = CheckedRows(UnusualImages(shape, orientation))
     measured = iter(sizes.measure([path for (_, row), path in zip(pairs, paths, strict=True) if row.size is None]))
     for number, ((source, row), path) in enumerate(zip(pairs, paths, strict=True)):
         size = row.size or next(measured)
@@ -153,7 +155,7 @@ def _check_rows(
             units = _units(row, alphabet, settings.data, direction, training)
             if isinstance(size, Rejected):
                 raise size
-            width = image.fitted_width(size, shape)
+            width = image.fitted_width(horizontal_size(size, orientation), shape)
             checked.unusual.add(row.path, size, len(units))
             frames = csv_files.min_frames(units)
             if training:
@@ -167,7 +169,7 @@ def _check_rows(
             column.append(value)
         checked.labels.append(units)
         if not generated_lines.is_recipe(files[source].path):
-            checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)
+            checked.decoded_pixels += image.decoded_pixels(horizontal_size(size, orientation), shape, augmented)
     return checked
 
 
