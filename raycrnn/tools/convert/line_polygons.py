@@ -107,7 +107,8 @@ def cut(page: Image.Image, outline: Points) -> bytes:
     """
     if len(outline) < 3:
         raise UnusableLine("no outline", f"{len(outline)} points; an area has at least three")
-    xs, ys = zip(*outline, strict=True)
+    # Coordinates that were computed may be off by a rounding error, which must not add a row of pixels.
+    xs, ys = (tuple(round(number, 3) for number in numbers) for numbers in zip(*outline, strict=True))
     left, top = max(0, math.floor(min(xs))), max(0, math.floor(min(ys)))
     right, bottom = min(page.width, math.ceil(max(xs)) + 1), min(page.height, math.ceil(max(ys)) + 1)
     if left >= right or top >= bottom:
@@ -116,7 +117,7 @@ def cut(page: Image.Image, outline: Points) -> bytes:
         raise UnusableLine("no outline", f"{shown(outline)} has no area")
     part = page.crop((left, top, right, bottom))
     mask = Image.new("L", part.size)
-    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in outline], fill=255, outline=255)
+    ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in zip(xs, ys, strict=True)], fill=255, outline=255)
     inside = np.asarray(part)[np.asarray(mask) > 0]
     if not len(inside):
         raise UnusableLine("the outline is outside the page", f"{shown(outline)} on {page.width} × {page.height}")
