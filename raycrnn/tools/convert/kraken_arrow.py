@@ -36,13 +36,14 @@ def read(file: Path, options: ImportOptions) -> Items:
                 logger.info(f"{file}: the division in {', '.join(splits)} is not kept: use raycrnn split")
             for number in range(table.num_record_batches):
                 column = table.get_batch(number)[COLUMN]
-                images, texts = arrow_columns.field(column, "im"), arrow_columns.field(column, "text")
-                for image, text in zip(images, arrow_columns.texts(texts), strict=True):
+                images = arrow_columns.values(arrow_columns.field(column, "im"))
+                texts = arrow_columns.texts(arrow_columns.field(column, "text"))
+                for image, text in zip(images, texts, strict=True):
                     row += 1
-                    if image.as_py() is None:
-                        yield LeftOut(file, f"row {row}", "no image in the row")
+                    if isinstance(image, bytes):
+                        yield LabelledImage(file, f"row {row}", f"{file.stem}_{row:06d}", image, text)
                     else:
-                        yield LabelledImage(file, f"row {row}", f"{file.stem}_{row:06d}", image.as_py(), text)
+                        yield LeftOut(file, f"row {row}", "no image in the row")
     except (pa.ArrowException, OSError) as error:
         message = str(error).partition("\n")[0]
         yield LeftOut(file, f"after row {row}" if row else "", "not an Arrow file, or a damaged one", message)

@@ -68,6 +68,9 @@ def _members(file: Path) -> Iterator[tuple[str, bytes] | LeftOut]:
                 yield LeftOut(file, shown(member.name), "a file that is too large", f"{member.size:,} bytes")
             elif (stream := archive.extractfile(member)) is not None:
                 yield member.name, stream.read()
+        # tarfile ends at a header that is incomplete as it does at the two empty blocks that end an archive.
+        if archive.fileobj is not None and len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+            yield LeftOut(file, "", "an archive without an end", "it may be incomplete: copy it again")
 
 
 def _sample(file: Path, key: str, members: dict[str, bytes]) -> Items:
