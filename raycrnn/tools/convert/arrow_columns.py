@@ -8,7 +8,12 @@ if TYPE_CHECKING:
 
 
 def values(column: "pa.Array") -> Iterator[object]:
-    """Yield the values one after the other, so that only one image is copied at a time."""
+    """Yield the values one after the other, so that only one image is copied at a time. Raises `pa.ArrowException`."""
+    import pyarrow as pa
+
+    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+        # In a damaged file, a value may lie outside the memory.
+        column.validate(full=True)
     return (value.as_py() for value in column)
 
 

@@ -69,6 +69,8 @@ def check_output(output: Path, sources: Sequence[Path], overwrite: bool) -> None
         return
     if not output.is_dir():
         raise UsageError(f"{output}: is a file; name a folder")
+    if output.samefile(os.curdir):
+        raise UsageError(f"{output}: is the current folder, which would be replaced: name a new one")
     names = sorted(path.name for path in output.iterdir())
     if names and not overwrite:
         raise UsageError(f"{output}: is not empty; use --overwrite to replace it, or another folder")
@@ -88,12 +90,15 @@ def convert(job: ConversionJob) -> ConversionResult:
         RaycrnnError: No line can be used, or the output cannot be written.
     """
     try:
-        with storage.replacing_directory(Path(os.path.abspath(job.output))) as folder:
+        # The target of a link is replaced, not the link.
+        with storage.replacing_directory(Path(os.path.realpath(job.output)), flush=False) as folder:
             result = _convert_to(folder, job)
             if not result.lines:
                 # Raised here, so that the folder is not written.
                 raise RaycrnnError(f"no line that can be used in {', '.join(map(str, job.sources))}")
-            return result
+            # There may be millions of images. To flush each would take longer than everything else.
+            os.sync()
+        return result
     except OSError as error:
         raise RaycrnnError(f"{job.output}: cannot be written: {storage.describe(error)}") from None
 
@@ -140,10 +145,18 @@ def _add(item: LabelledImage, output: outputs.LabelsCsv | outputs.PackedParquet)
         Rejected: The image cannot be used.
     """
     label = row_label(item)
-    image = item.image
-    size = images.measure(str(image)) if isinstance(image, Path) else images.size_of(io.BytesIO(image))
-    output.add(image, label, item.name, size)
+    output.add(item.image, label, item.name, _measure(item.image))
     return label
+
+
+def _measure(image: Path | bytes) -> tuple[int, int]:
+    """Return the upright width and height in pixels of an image. Raises `Rejected` if it is none."""
+    if isinstance(image, bytes):
+        return images.size_of(io.BytesIO(image))
+    if image.is_fifo():
+        # Opening it would wait for a writer.
+        raise Rejected("cannot be read", f"{image}: a named pipe, not a file")
+    return images.measure(str(image))
 
 
 def _items(job: ConversionJob, options: ImportOptions) -> Items:
@@ -154,6 +167,9 @@ def _items(job: ConversionJob, options: ImportOptions) -> Items:
             raise UsageError(f"{source}: is a folder; name a file of the format {job.format}")
         is_whole = module.FILES is None or job.format in formats.READ_AS_FOLDERS
         for file in [source] if is_whole else files_in(source, module.FILES):
+            if file.exists() and not file.is_file() and not is_whole:
+                yield LeftOut(file, "", "not a regular file")
+                continue
             try:
                 yield from module.read(file, options)
             except UnusableLine as error:

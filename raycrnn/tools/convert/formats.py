@@ -106,6 +106,9 @@ def _formats_in_folders(file: Path) -> list[str]:
 
 def _format_of_file(file: Path, names: Sequence[str] | dict[str, tuple[str, str]]) -> str | None:
     """Return the first of the formats that a file has. Raises `UsageError` if it cannot be read."""
+    if file.exists() and not file.is_file():
+        # A named pipe cannot be read twice.
+        return None
     try:
         with file.open("rb") as stream:
             head = stream.read(HEAD_BYTES)

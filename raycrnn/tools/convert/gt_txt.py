@@ -6,8 +6,9 @@ The image is `NAME.png`, or another image of the same line such as `NAME.bin.png
 from collections.abc import Callable
 from pathlib import Path
 
+from raycrnn import storage
 from raycrnn.data.image_files import SUFFIXES, has_image_suffix
-from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut
+from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine
 from raycrnn.tools.convert.source_files import MAX_LINE_BYTES, is_file, walk
 
 ENDING = ".gt.txt"
@@ -41,6 +42,18 @@ def read(source: Path, options: ImportOptions) -> Items:
                 yield LeftOut(folder / name, "", "no text for the image", f"there is no {Path(name).stem}{ENDING}")
 
 
+def _read(text: Path) -> bytes:
+    """Return the contents of a text without a byte order mark and without the line end that editors add."""
+    try:
+        with text.open("rb") as file:
+            data = file.read(MAX_LINE_BYTES)
+    except OSError as error:
+        raise UnusableLine("cannot be read", storage.describe(error)) from None
+    if len(data) == MAX_LINE_BYTES:
+        raise UnusableLine("not a text of one line", f"more than {MAX_LINE_BYTES:,} bytes")
+    return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r")
+
+
 def _images_of(text: str, exists: Callable[[str], bool]) -> list[str]:
     """Return the names of the images of a text, the original first."""
     stem = text.removesuffix(ENDING)
@@ -53,12 +66,10 @@ def _pair(text: Path, exists: Callable[[str], bool]) -> Items:
     if not images:
         stem = text.name.removesuffix(ENDING)
         yield LeftOut(text, "", "no image for the text", f"there is no {stem}.png or other image of that name")
-    elif text.stat().st_size > MAX_LINE_BYTES:
-        yield LeftOut(text, "", "not a text of one line", f"more than {MAX_LINE_BYTES:,} bytes")
     else:
-        data = text.read_bytes().removeprefix(b"\xef\xbb\xbf")
-        # The line end that editors add is not part of the line.
-        label = data.removesuffix(b"\n").removesuffix(b"\r")
-        yield LabelledImage(text, "", images[0], text.parent / images[0], label)
+        try:
+            yield LabelledImage(text, "", images[0], text.parent / images[0], _read(text))
+        except UnusableLine as error:
+            yield LeftOut.because(error, text)
     for other in images[1:]:
         yield LeftOut(text.parent / other, "", "another image of the same line", f"{images[0]} is used")

@@ -49,14 +49,21 @@ def _line(element: Element, count: int) -> PageLine:
 
 def _text(element: Element) -> str | None:
     """Return the text of a line, or else of its words with spaces between; None if there is none."""
+    text = _own_text(element)
+    if text is None:
+        words = [found for word in children(element, "Word") if (found := _own_text(word))]
+        text = " ".join(words) or None
+    return text
+
+
+def _own_text(element: Element) -> str | None:
     equivalents = children(element, "TextEquiv")
-    if equivalents:
-        # Several are alternatives, and the one with the lowest index is the best.
-        best = min(equivalents, key=lambda found: number(found, "index") or 0)
-        unicode = children(best, "Unicode")
-        return (unicode[0].text or "") if unicode else None
-    words = [text for word in children(element, "Word") if (text := _text(word))]
-    return " ".join(words) or None
+    if not equivalents:
+        return None
+    # Several are alternatives, and the one with the lowest index is the best.
+    best = min(equivalents, key=lambda found: number(found, "index") or 0)
+    unicode = children(best, "Unicode")
+    return (unicode[0].text or "") if unicode else None
 
 
 def _points(element: Element, name: str) -> Points:

@@ -1,6 +1,7 @@
 """The verb convert: import images and labels of other tools."""
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -12,7 +13,7 @@ from raycrnn.cli import Command, Metavar
 from raycrnn.config.schema import Delimiter, Encoding
 from raycrnn.errors import UsageError
 from raycrnn.tools.convert import formats
-from raycrnn.tools.convert.records import ImportOptions
+from raycrnn.tools.convert.records import SPLIT_DELIMITER, ImportOptions
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +29,10 @@ def _local_path(value: str) -> Path:
 
 
 LocalPath = Annotated[Path, BeforeValidator(_local_path)]
+
+
+# Not __name__, which is "__main__" under python -m.
+logger = logging.getLogger("raycrnn.tools.convert")
 
 
 class Convert(Command):
@@ -89,6 +94,13 @@ class Convert(Command):
             raise ValueError(f"must be one of {', '.join(formats.FORMATS)}")
         return name
 
+    @field_validator("delimiter")
+    @classmethod
+    def _delimits_no_units(cls, delimiter: str) -> str:
+        if delimiter == SPLIT_DELIMITER:
+            raise ValueError(f"must not be {SPLIT_DELIMITER}, which separates the units of a label")
+        return delimiter
+
     @classmethod
     def _parser(cls, name: str) -> "argparse.ArgumentParser":
         parser = super()._parser(name)
@@ -106,6 +118,7 @@ class Convert(Command):
                 raise UsageError(f"{path}: no such file or folder")
         conversion.check_output(self.output, self.inputs, self.overwrite)
         name = self.source_format or formats.recognise(self.inputs)
+        logger.info(f"format {name}: {formats.FORMATS[name][1].partition(';')[0]}")
         options = ImportOptions(
             self.images,
             None,

@@ -41,7 +41,13 @@ def local_name(element: ElementTree.Element) -> str:
 
 def descendants(element: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
     """Yield the element and those below it that have a local name, in the order of the file."""
-    return (found for found in element.iter() if local_name(found) == name)
+    # Not iter(), which fails on deeply nested elements.
+    left = [element]
+    while left:
+        found = left.pop()
+        if local_name(found) == name:
+            yield found
+        left += reversed(list(found))
 
 
 def children(element: ElementTree.Element, name: str) -> list[ElementTree.Element]:

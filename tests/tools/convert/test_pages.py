@@ -1,12 +1,11 @@
 """Pages: where their images are found, their sizes and orientation, and the text of their lines."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from raycrnn.data.csv_files import read_csv
+from raycrnn.tools.convert import pages
 from raycrnn.tools.convert.pages import find_page_image
 from raycrnn.tools.convert.records import UnusableLine
 from tests.tools.convert import sources
@@ -166,10 +165,13 @@ def test_polygons_and_rotated_rectangles_of_label_studio(tmp_path):
     assert "another annotation of the same image" in (tmp_path / "out" / "left_out.csv").read_text(encoding="utf-8")
 
 
-def test_a_large_page_is_cut(tmp_path):
-    # More pixels than Pillow's limit for a warning and than raycrnn's limit for a line.
-    file = io.BytesIO()
-    Image.new("1", (12_000, 8_000), 1).save(file, "PNG")
-    (tmp_path / "scan.png").write_bytes(file.getvalue())
-    [(pixels, _)] = cut_out(tmp_path, page_xml("scan.png", (12_000, 8_000), page_line("a", "x", points_of(BOX))))
+def test_pages_may_be_larger_than_lines(tmp_path, monkeypatch, recwarn):
+    gradient().save(tmp_path / "scan.png")
+    # Pillow warns of larger images, and raycrnn rejects larger images of lines.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    xml = page_xml("scan.png", SIZE, page_line("a", "x", points_of(BOX)))
+    [(pixels, _)] = cut_out(tmp_path, xml)
     assert pixels.shape == (40, 100)
+    assert not recwarn
+    monkeypatch.setattr(pages, "MAX_PAGE_PIXELS", 50_000)
+    assert call(tmp_path / "p.xml", tmp_path / "out", "--overwrite") == 1

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -108,16 +109,32 @@ def test_what_is_left_out_is_summarised_and_listed(tmp_path, capsys):
 
 
 def test_a_file_that_cannot_be_read_does_not_stop_the_others(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
     for name, size in (("a", 0), ("b", 100), ("c", None)):
-        [path] = (
-            sources.hugging_face(tmp_path / "in" / name, LINES)
-            if (tmp_path / "in").mkdir(exist_ok=True) is None
-            else []
-        )
+        [path] = sources.hugging_face(tmp_path / "in" / name, LINES)
         path.write_bytes(path.read_bytes()[:size])
     assert call(tmp_path / "in", tmp_path / "out", "--from", "hugging-face") == 0
     assert len(read_csv(tmp_path / "out" / "labels.csv").rows) == 3
     assert "2  not a Parquet file, or a damaged one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda path: path.symlink_to("nowhere"), lambda path: os.mkfifo(path), lambda path: path.mkdir()],
+    ids=["broken link", "named pipe", "folder"],
+)
+def test_what_is_no_file_neither_stops_nor_blocks(tmp_path, make):
+    source = write_set(tmp_path / "in", ["x", "y"])
+    for name in ("in/images/labels_1.png", "gt/b.png", "gt/b.gt.txt", "xml/a.xml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).unlink(missing_ok=True)
+        make(tmp_path / name)
+    assert call(source, tmp_path / "out") == 0
+    assert len(read_csv(tmp_path / "out" / "labels.csv").rows) == 1
+    for name in ("a.png", "a.gt.txt"):
+        (tmp_path / "gt" / name).write_bytes(PNG if name == "a.png" else b"x")
+    assert call(tmp_path / "gt", tmp_path / "pairs", "--from", "gt-txt") == 0
+    assert call(tmp_path / "xml", tmp_path / "pages", "--from", "page") == 1
 
 
 # Recognition
@@ -155,6 +172,7 @@ def test_files_that_are_not_recognised(tmp_path, capsys, name, content, message)
     [
         (["s3://bucket/x.tar", "out"], "INPUT: must be on a local disk"),
         (["x", "out", "--from", "word"], "--from: must be one of dtrb"),
+        (["x", "out", "--delimiter", "|"], "--delimiter: must not be |"),
         (["x"], "the following arguments are required"),
         (["{source}", "{tmp}/out", "--dictionary", "{source}"], "the format csv has no dictionary"),
         (["{tmp}", "{tmp}/out", "--from", "csv"], "is a folder; name a file of the format csv"),
@@ -174,8 +192,9 @@ def test_wrong_usage(tmp_path, capsys, arguments, message):
 # The output folder
 
 
-def test_an_output_is_replaced_only_if_this_command_wrote_it(tmp_path, capsys):
+def test_an_output_is_replaced_only_if_this_command_wrote_it(tmp_path, capsys, monkeypatch):
     source = write_set(tmp_path / "in", ["x"])
+    (tmp_path / "empty").mkdir()
     output = tmp_path / "out"
     output.mkdir()
     assert call(source, output) == 0
@@ -186,6 +205,9 @@ def test_an_output_is_replaced_only_if_this_command_wrote_it(tmp_path, capsys):
     (output / "thesis.txt").touch()
     assert call(source, output, "--overwrite") == 2
     assert "contains thesis.txt, which `convert` does not write" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path / "empty")
+    assert call(source, ".") == 2
+    assert ".: is the current folder" in capsys.readouterr().err
     assert call(source, source) == 2
     assert "is a file; name a folder" in capsys.readouterr().err
 
