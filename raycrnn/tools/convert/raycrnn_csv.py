@@ -24,7 +24,7 @@ def read(file: Path, options: ImportOptions) -> Items:
     csv = csv_files.CsvFile(str(file), [])
     rows = csv_files.iter_list(file, settings)
     while group := list(itertools.islice(rows, image_files.IMAGES_READ_AHEAD)):
-        places = ["" if row.problem else csv.resolve(row.path) for row in group]
+        places = ["" if row.problem else csv.resolve(row) for row in group]
         read_bytes = image_files.prefetching_reader(places)
         for row, place in zip(group, places, strict=True):
             where = f"line {row.line}"
