@@ -44,6 +44,8 @@ def read(source: Path, options: ImportOptions) -> Items:
 
 def _read(text: Path) -> bytes:
     """Return the contents of a text without a byte order mark and without the line end that editors add."""
+    if text.exists() and not text.is_file():
+        raise UnusableLine("not a regular file")
     try:
         with text.open("rb") as file:
             data = file.read(MAX_LINE_BYTES)
