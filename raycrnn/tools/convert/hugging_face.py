@@ -3,7 +3,7 @@
 An image is a struct of `bytes` and `path`, or only its bytes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from raycrnn.tools.convert.source_files import inside
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet
 
 FILES = "*.parquet"
 
@@ -23,7 +24,7 @@ LABEL_COLUMNS = ("text", "label", "transcription", "ground_truth", "gt", "words"
 PACKED_COLUMNS = ["image", "label", "path", "width", "height"]
 """First columns of a packed data set, whose labels are in the form of raycrnn's CSV files."""
 
-ROWS_AT_A_TIME = 64
+ROWS_AT_A_TIME = 16
 
 
 def recognises(file: Path, head: bytes) -> bool:
@@ -38,13 +39,13 @@ def read(file: Path, options: ImportOptions) -> Items:
 
     row = 0
     try:
-        with parquet.ParquetFile(file) as table:
+        with parquet.ParquetFile(file, pre_buffer=False) as table:
             schema = table.schema_arrow
             image = choose_column(options.image_column, IMAGE_COLUMNS, schema.names, "--image-column", file)
             label = choose_column(options.label_column, LABEL_COLUMNS, schema.names, "--label-column", file)
             _check_types(file, schema, image, label)
             is_packed = schema.names[: len(PACKED_COLUMNS)] == PACKED_COLUMNS
-            for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[image, label, *(["path"] if is_packed else [])]):
+            for batch in _batches(table, [image, label, *(["path"] if is_packed else [])]):
                 names = batch["path"].to_pylist() if is_packed else [None] * len(batch)
                 texts = arrow_columns.texts(batch[label])
                 for name, value, text in zip(names, arrow_columns.values(batch[image]), texts, strict=True):
@@ -57,6 +58,13 @@ def read(file: Path, options: ImportOptions) -> Items:
     except (pa.ArrowException, OSError) as error:
         message = str(error).partition("\n")[0]
         yield LeftOut(file, f"after row {row}" if row else "", "not a Parquet file, or a damaged one", message)
+
+
+def _batches(table: "parquet.ParquetFile", columns: list[str]) -> Iterator["pa.RecordBatch"]:
+    """Yield the rows of a table in small batches."""
+    # One row group at a time: pyarrow keeps all that it has read until an iterator ends.
+    for group in range(table.num_row_groups):
+        yield from table.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=columns, use_threads=False)
 
 
 def choose_column(given: str | None, usual: Sequence[str], names: Sequence[str], option: str, file: Path) -> str:

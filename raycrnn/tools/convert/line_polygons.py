@@ -26,6 +26,9 @@ MAX_POINTS = 10_000
 NEIGHBOURS = 20
 """Baselines below a baseline among which the next one in the same column is searched."""
 
+PNG_LEVEL = 3
+"""Compression of PNG: for scans, twice as fast as the default of 6, and no larger."""
+
 NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
 POINTS = re.compile(rf"\s*(?:{NUMBER}(?:\s*,\s*|\s+|\s*$))*")
 
@@ -118,11 +121,12 @@ def cut(page: Image.Image, outline: Points) -> bytes:
     part = page.crop((left, top, right, bottom))
     mask = Image.new("L", part.size)
     ImageDraw.Draw(mask).polygon([(x - left, y - top) for x, y in zip(xs, ys, strict=True)], fill=255, outline=255)
-    inside = np.asarray(part)[np.asarray(mask) > 0]
-    if not len(inside):
+    if mask.getbbox() is None:
         raise UnusableLine("the outline is outside the page", f"{shown(outline)} on {page.width} × {page.height}")
-    background = np.median(inside, axis=0).astype(np.uint8)
-    colour = int(background) if background.ndim == 0 else tuple(map(int, background))
+    # In the order of the bands, the number of pixels inside of each of 256 levels.
+    counts_CL = np.reshape(part.histogram(mask), (-1, 256))
+    medians_C = (2 * counts_CL.cumsum(axis=1) >= counts_CL.sum(axis=1, keepdims=True)).argmax(axis=1)
+    background = Image.new(part.mode, part.size, tuple(map(int, medians_C)))
     file = io.BytesIO()
-    Image.composite(part, Image.new(part.mode, part.size, colour), mask).save(file, "PNG")
+    Image.composite(part, background, mask).save(file, "PNG", compress_level=PNG_LEVEL)
     return file.getvalue()
