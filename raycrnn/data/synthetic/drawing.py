@@ -1,6 +1,6 @@
 """Draw the ink of a line: its glyphs, those of the lines around it, waves and strokes.
 
-Ink is uint8 [height, width], from 0 for none to 255 for full ink.
+Ink is an image of mode L, from 0 for none to 255 for full ink.
 """
 
 import math
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from raycrnn.data.synthetic.layout import OVERSAMPLING, Box, Layout, TypesetText
+from raycrnn.data.synthetic.layout import OVERSAMPLING, Box, LineLayout, TypesetText
 from raycrnn.data.synthetic.recipe import Strokes
 
 Placed = tuple[TypesetText, float, float]
 """A text, and how far it is moved to the right and down, in typeset coordinates."""
 
 
-def draw_ink(layout: Layout, texts: Sequence[Placed]) -> np.ndarray:
+def draw_ink(layout: LineLayout, texts: Sequence[Placed]) -> Image.Image:
     """Draw texts with the transformation of a line's layout."""
     inverse = layout.transformation.inverse()
     area = inverse.box(Box(0, 0, *layout.size))
@@ -32,8 +32,7 @@ def draw_ink(layout: Layout, texts: Sequence[Placed]) -> np.ndarray:
     if factor > 1:
         image = image.reduce(factor)
     coefficients = inverse.moved(-left, -top).scaled(1 / factor)
-    drawn = image.transform(layout.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
-    return np.asarray(drawn)
+    return image.transform(layout.size, Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
 
 
 def _put_glyphs(canvas: np.ndarray, text: TypesetText, dx: int, dy: int) -> None:
@@ -51,7 +50,7 @@ def _put_glyphs(canvas: np.ndarray, text: TypesetText, dx: int, dy: int) -> None
         np.maximum(part, pixels, out=part)
 
 
-def warp(ink: np.ndarray, amplitude: float, thickness: int, random: random.Random) -> np.ndarray:
+def warp(ink: Image.Image, amplitude: float, thickness: int, random: random.Random) -> Image.Image:
     """Move columns up and down and rows to the left and right, in waves.
 
     Args:
@@ -60,35 +59,33 @@ def warp(ink: np.ndarray, amplitude: float, thickness: int, random: random.Rando
         thickness: Height of the line in pixels, about which the waves' length is chosen.
         random: The random generator.
     """
+    pixels = np.asarray(ink)
     for _ in range(2):
         length = random.uniform(1.5, 4) * thickness
         phase = random.uniform(0, 2 * math.pi)
-        shifts = amplitude * np.sin(2 * math.pi / length * np.arange(ink.shape[1]) + phase)
-        ink = _shift_columns(ink, shifts).T
-    return ink
+        shifts = amplitude * np.sin(2 * math.pi / length * np.arange(pixels.shape[1]) + phase)
+        pixels = _shift_columns(pixels, shifts).T
+    return Image.fromarray(pixels)
 
 
-def _shift_columns(ink: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def _shift_columns(pixels: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     """Move each column down by a number of pixels, float64 [width], with interpolation."""
-    places = np.arange(ink.shape[0])[:, None] - shifts
+    places = np.arange(pixels.shape[0])[:, None] - shifts
     above = np.floor(places).astype(np.intp)
     share = (places - above).astype(np.float32)
-    padded = np.pad(ink, ((1, 1), (0, 0)))
+    padded = np.pad(pixels, ((1, 1), (0, 0)))
     last = padded.shape[0] - 1
     first = np.take_along_axis(padded, np.clip(above + 1, 0, last), axis=0)
     second = np.take_along_axis(padded, np.clip(above + 2, 0, last), axis=0)
     return (first * (1 - share) + second * share + 0.5).astype(np.uint8)
 
 
-def add_strokes(ink: np.ndarray, settings: Strokes, random: random.Random) -> np.ndarray:
-    """Draw lines from one end to the other."""
-    image = Image.fromarray(ink)
-    height, width = ink.shape
-    pen = ImageDraw.Draw(image)
+def add_strokes(ink: Image.Image, settings: Strokes, random: random.Random) -> None:
+    """Draw lines from one end to the other onto the ink."""
+    width, height = ink.size
+    pen = ImageDraw.Draw(ink)
     for _ in range(random.randint(*settings.count)):
-        ends = (0, random.uniform(0.1, 0.9) * height, width, random.uniform(0.1, 0.9) * height)
-        if height > width:
-            ends = (random.uniform(0.1, 0.9) * width, 0, random.uniform(0.1, 0.9) * width, height)
+        start, end = random.uniform(0.1, 0.9), random.uniform(0.1, 0.9)
+        ends = (0, start * height, width, end * height) if width >= height else (start * width, 0, end * width, height)
         thickness = random.uniform(*settings.width) * min(height, width)
         pen.line(ends, fill=round(255 * random.uniform(0.6, 1)), width=max(1, round(thickness)))
-    return np.asarray(image)

@@ -99,10 +99,6 @@ class FontFile:
             return False
         return character == " " or not face(self, BLANK_SIZE).glyph(character).is_blank
 
-    def has_all(self, text: str) -> bool:
-        """Return whether the font has all characters of a text."""
-        return all(map(self.has, text))
-
 
 class FontSet:
     """The fonts of a recipe.
@@ -248,23 +244,23 @@ class Face:
         self._font = ImageFont.truetype(source, size, font.index, layout_engine=engine)
         self.size = size
         self.ascent, self.descent = self._font.getmetrics()
-        self._glyphs: dict[tuple[str, bool], Glyph] = {}
+        self._glyphs: dict[str, Glyph] = {}
+        self._vertical_glyphs: dict[str, Glyph] = {}
         self._kerning: dict[str, float] = {}
 
-    def measure_kerning(self, pair: str) -> float:
-        """Return by how much the font moves the second of two letters, in ems, without a look at other sizes."""
-        # Without ligatures, whose width is another one.
-        features = ["-liga", "-clig", "-dlig"] if has_raqm() else None
-        together = self._font.getlength(pair, features=features)
-        return (together - self.glyph(pair[0]).advance - self.glyph(pair[1]).advance) / self.size
-
-    def glyph(self, letters: str, is_vertical: bool = False) -> Glyph:
-        """Return the glyph of a letter or a ligature; for vertical lines in the form that the font has for them."""
-        key = letters, is_vertical
-        glyph = self._glyphs.get(key)
+    def glyph(self, letters: str) -> Glyph:
+        """Return the glyph of a letter or a ligature."""
+        glyph = self._glyphs.get(letters)
         if glyph is None:
-            features = ["vert"] if is_vertical and has_raqm() else None
-            glyph = self._glyphs[key] = Glyph(self._font, letters, None, features)
+            glyph = self._glyphs[letters] = Glyph(self._font, letters, None, None)
+        return glyph
+
+    def vertical_glyph(self, letters: str) -> Glyph:
+        """Return the glyph of a letter in the form that the font has for vertical lines."""
+        glyph = self._vertical_glyphs.get(letters)
+        if glyph is None:
+            features = ["vert"] if has_raqm() else None
+            glyph = self._vertical_glyphs[letters] = Glyph(self._font, letters, None, features)
         return glyph
 
     def shaped(self, text: str, direction: TextDirection) -> Glyph:
@@ -277,11 +273,18 @@ class Face:
         return Glyph(self._font, text, direction, None)
 
     def kerning(self, pair: str) -> float:
-        """Return by how much the font moves the second of two letters, in ems."""
+        """Return by how many pixels the font moves the second of two letters."""
         kerning = self._kerning.get(pair)
         if kerning is None:
-            kerning = self._kerning[pair] = _kerning(self._file, pair)
+            kerning = self._kerning[pair] = _kerning(self._file, pair) * self.size
         return kerning
+
+    def measure_kerning(self, pair: str) -> float:
+        """Return the kerning of two letters in ems, as measured at this size."""
+        # Without ligatures, whose width is another one.
+        features = ["-liga", "-clig", "-dlig"] if has_raqm() else None
+        together = self._font.getlength(pair, features=features)
+        return (together - self.glyph(pair[0]).advance - self.glyph(pair[1]).advance) / self.size
 
 
 @lru_cache(maxsize=1 << 16)

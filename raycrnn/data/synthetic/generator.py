@@ -5,12 +5,12 @@ import random
 from functools import cached_property
 from typing import Literal
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from raycrnn.data.bidi import TextDirection, direction_of
 from raycrnn.data.synthetic import drawing
 from raycrnn.data.synthetic.degradations import render
-from raycrnn.data.synthetic.layout import Layout, lay_out, typeset
+from raycrnn.data.synthetic.layout import LineLayout, lay_out, typeset
 from raycrnn.data.synthetic.recipe import Line, Recipe, Warp
 from raycrnn.data.synthetic.texts import TextSource, text_source
 from raycrnn.errors import UsageError
@@ -44,6 +44,7 @@ class LineGenerator:
 
     def __init__(self, recipe: Recipe, seed: int, part: Part = "train"):
         self.recipe, self.seed, self.part = recipe, seed, part
+        self._last: tuple[int, str] | None = None
         if part == "eval" and not recipe.text.eval_share:
             raise UsageError("text.eval_share is 0, so that no texts are reserved for evaluation")
 
@@ -57,7 +58,11 @@ class LineGenerator:
 
     def label(self, row: int) -> str:
         """Return the text of a line, in logical order."""
-        return self.source.draw(self._random(LABEL, row), self.part == "eval")
+        # It is often needed for the size, the image and the CSV, one after the other.
+        last = self._last
+        if last is None or last[0] != row:
+            last = self._last = row, self.source.draw(self._random(LABEL, row), self.part == "eval")
+        return last[1]
 
     def size(self, row: int) -> tuple[int, int]:
         """Return the width and the height in pixels of a line's images, without drawing one."""
@@ -75,7 +80,7 @@ class LineGenerator:
         if layout.warp:
             ink = drawing.warp(ink, layout.warp, layout.thickness, random)
         if random.random() < recipe.strokes.share:
-            ink = drawing.add_strokes(ink, recipe.strokes, random)
+            drawing.add_strokes(ink, recipe.strokes, random)
         verso = None
         if random.random() < recipe.bleed_through.share:
             place = random.uniform(-0.6, 0.6)
@@ -89,7 +94,7 @@ class LineGenerator:
             "warp": Warp(share=0),
         }
         layout = self._layout(row, self.recipe.model_copy(update=plain))
-        return Image.fromarray(255 - drawing.draw_ink(layout, [(layout.typeset, 0.0, 0.0)]))
+        return ImageOps.invert(drawing.draw_ink(layout, [(layout.typeset, 0.0, 0.0)]))
 
     @cached_property
     def _direction(self) -> TextDirection:
@@ -101,20 +106,20 @@ class LineGenerator:
         # Numbers of 64 bits side by side: no two combinations have the same key.
         return random.Random(((self.seed << 64 | row) << 64 | variant) << 3 | purpose << 1 | is_eval)
 
-    def _layout(self, row: int, recipe: Recipe | None = None) -> Layout:
+    def _layout(self, row: int, recipe: Recipe | None = None) -> LineLayout:
         text = self.label(row)
         random = self._random(LAYOUT, row)
         fonts = self.source.fonts
         font = random.choice(fonts.of(fonts.mask(text)))
         return lay_out(text, font, self._direction, recipe or self.recipe, random)
 
-    def _neighbours(self, layout: Layout, random: random.Random) -> list[drawing.Placed]:
+    def _neighbours(self, layout: LineLayout, random: random.Random) -> list[drawing.Placed]:
         """Return the lines before and after a line, or one of them."""
         sides = random.choice([(-1,), (1,), (-1, 1)])
         pitch = 1 + random.uniform(*self.recipe.neighbours.gap)
         return [self._other_text(layout, side * max(pitch, layout.least_pitch(side)), random) for side in sides]
 
-    def _other_text(self, layout: Layout, place: float, random: random.Random) -> drawing.Placed:
+    def _other_text(self, layout: LineLayout, place: float, random: random.Random) -> drawing.Placed:
         """Return another text in the same style, as long as a line.
 
         Args:
@@ -122,10 +127,10 @@ class LineGenerator:
             place: How far it is below the line, or right of it if lines are vertical, in line heights.
             random: The random generator.
         """
-        text = layout.text
+        text, fonts = layout.text, self.source.fonts
         for _ in range(TRIES):
             other = self.source.draw(random, self.part == "eval")
-            if layout.style.font.has_all(other):
+            if layout.style.font in fonts.of(fonts.mask(other)):
                 text = other
                 break
         box = layout.typeset.box

@@ -32,7 +32,7 @@ MIN_CONTRAST = 50
 
 
 @dataclass(frozen=True)
-class Limits:
+class RangeLimits:
     """Marks a [minimum, maximum] whose values lie between two limits. A single number stands for both."""
 
     least: float
@@ -91,9 +91,9 @@ class Text(Group):
     pattern: Patterns = ()
     """Regular expression that whole lines match, such as [A-Z]{2}-[0-9]{4}, or a list of them. * and + repeat at most
     until characters is reached."""
-    words: Annotated[IntegerRange, Limits(1, 100)] = (1, 6)
+    words: Annotated[IntegerRange, RangeLimits(1, 100)] = (1, 6)
     """Number of words in a line, for language and for take=words."""
-    characters: Annotated[IntegerRange, Limits(1, 1000)] = (1, 60)
+    characters: Annotated[IntegerRange, RangeLimits(1, 1000)] = (1, 60)
     """Number of characters in a line."""
     capitals: Share = 0.15
     """Fraction of the words of the language that begin with a capital."""
@@ -127,25 +127,25 @@ class Line(Group):
     direction: Literal["horizontal", "vertical"] = "horizontal"
     """Direction of the line. horizontal: from left to right or right to left, as the script demands. vertical: upright
     characters below each other, as in Chinese and Japanese columns."""
-    height: Annotated[IntegerRange, Limits(8, 512)] = (32, 32)
+    height: Annotated[IntegerRange, RangeLimits(8, 512)] = (32, 32)
     """Height of the image in pixels; its width if direction is vertical."""
-    text_height: Annotated[Range, Limits(0.1, 2)] = (0.7, 0.95)
+    text_height: Annotated[Range, RangeLimits(0.1, 2)] = (0.7, 0.95)
     """Height of the text from the font's ascender to its descender. Text that does not fit is made smaller."""
-    margin: Annotated[Range, Limits(0, 1)] = (0.05, 0.4)
+    margin: Annotated[Range, RangeLimits(0, 1)] = (0.05, 0.4)
     """Empty space before the line and after it."""
-    letter_spacing: Annotated[Range, Limits(-0.1, 1)] = (0.0, 0.0)
+    letter_spacing: Annotated[Range, RangeLimits(-0.1, 1)] = (0.0, 0.0)
     """Space between letters in addition to the font's, as a fraction of the font size. With any, ligatures are not
     used. Scripts whose letters are connected are never spaced."""
-    word_spacing: Annotated[Range, Limits(0.5, 4)] = (0.9, 1.4)
+    word_spacing: Annotated[Range, RangeLimits(0.5, 4)] = (0.9, 1.4)
     """Factor of the width of spaces."""
-    stretch: Annotated[Range, Limits(0.5, 2)] = (0.92, 1.08)
+    stretch: Annotated[Range, RangeLimits(0.5, 2)] = (0.92, 1.08)
     """Factor of the length of the whole line."""
-    slant: Annotated[Range, Limits(-45, 45)] = (-2.0, 4.0)
+    slant: Annotated[Range, RangeLimits(-45, 45)] = (-2.0, 4.0)
     """Angle in degrees by which strokes lean to the right. Not for vertical lines."""
-    skew: Annotated[Range, Limits(-20, 20)] = (-0.7, 0.7)
+    skew: Annotated[Range, RangeLimits(-20, 20)] = (-0.7, 0.7)
     """Angle in degrees by which the line descends. A long line is turned less: its ends differ by at most a quarter of
     the image's height."""
-    bounce: Annotated[Range, Limits(0, 0.5)] = (0.0, 0.0)
+    bounce: Annotated[Range, RangeLimits(0, 0.5)] = (0.0, 0.0)
     """Greatest shift of single letters up or down, as a fraction of the font size. Connected letters do not move."""
 
 
@@ -154,18 +154,18 @@ class Warp(Group):
 
     share: Share = 0.0
     """Fraction of the lines."""
-    strength: Annotated[Range, Limits(0, 0.25)] = (0.02, 0.06)
+    strength: Annotated[Range, RangeLimits(0, 0.25)] = (0.02, 0.06)
     """Height of the waves, as a fraction of the image's height."""
 
 
 class Ink(Group):
     """The print."""
 
-    grey: Annotated[Range, Limits(0, 255)] = (0, 90)
+    grey: Annotated[Range, RangeLimits(0, 255)] = (0, 90)
     """Grey level from 0, black, to 255, white."""
-    weight: Annotated[Range, Limits(-1, 1)] = (-0.2, 0.4)
+    weight: Annotated[Range, RangeLimits(-1, 1)] = (-0.2, 0.4)
     """How far ink spreads: below 0 strokes are thinner, above 0 they are bolder."""
-    fading: Annotated[Range, Limits(0, 0.8)] = (0.0, 0.3)
+    fading: Annotated[Range, RangeLimits(0, 0.8)] = (0.0, 0.3)
     """How much of the ink is missing in patches."""
     inverted: Share = 0.0
     """Fraction of the lines that are light on dark."""
@@ -174,11 +174,11 @@ class Ink(Group):
 class Paper(Group):
     """The background."""
 
-    grey: Annotated[Range, Limits(0, 255)] = (190, 255)
+    grey: Annotated[Range, RangeLimits(0, 255)] = (190, 255)
     """Grey level from 0, black, to 255, white."""
-    texture: Annotated[Range, Limits(0, 0.3)] = (0.0, 0.04)
+    texture: Annotated[Range, RangeLimits(0, 0.3)] = (0.0, 0.04)
     """Strength of clouds and fibres, as a fraction of the range of grey levels."""
-    shading: Annotated[Range, Limits(0, 0.5)] = (0.0, 0.12)
+    shading: Annotated[Range, RangeLimits(0, 0.5)] = (0.0, 0.12)
     """How much darker one side of the image is than the other, as a fraction of the range of grey levels."""
 
 
@@ -187,7 +187,7 @@ class Neighbours(Group):
 
     share: Share = 0.25
     """Fraction of the lines; each has a line above, below or both."""
-    gap: Annotated[Range, Limits(-0.3, 1)] = (-0.12, 0.15)
+    gap: Annotated[Range, RangeLimits(-0.3, 1)] = (-0.12, 0.15)
     """Space between the descenders of one line and the ascenders of the next, as a fraction of the text's height. Below
     0 the lines can touch."""
 
@@ -197,7 +197,7 @@ class BleedThrough(Group):
 
     share: Share = 0.12
     """Fraction of the lines."""
-    strength: Annotated[Range, Limits(0, 0.6)] = (0.06, 0.2)
+    strength: Annotated[Range, RangeLimits(0, 0.6)] = (0.06, 0.2)
     """How dark it is, as a fraction of the ink's darkness."""
 
 
@@ -206,9 +206,9 @@ class Stains(Group):
 
     share: Share = 0.1
     """Fraction of the lines."""
-    count: Annotated[IntegerRange, Limits(1, 20)] = (1, 3)
+    count: Annotated[IntegerRange, RangeLimits(1, 20)] = (1, 3)
     """Number of stains."""
-    strength: Annotated[Range, Limits(0, 0.8)] = (0.05, 0.25)
+    strength: Annotated[Range, RangeLimits(0, 0.8)] = (0.05, 0.25)
     """How much light they absorb."""
 
 
@@ -217,9 +217,9 @@ class Strokes(Group):
 
     share: Share = 0.0
     """Fraction of the lines."""
-    count: Annotated[IntegerRange, Limits(1, 20)] = (1, 3)
+    count: Annotated[IntegerRange, RangeLimits(1, 20)] = (1, 3)
     """Number of strokes."""
-    width: Annotated[Range, Limits(0, 0.2)] = (0.02, 0.05)
+    width: Annotated[Range, RangeLimits(0, 0.2)] = (0.02, 0.05)
     """Width as a fraction of the image's height, at least one pixel."""
 
 
@@ -228,7 +228,7 @@ class Blur(Group):
 
     share: Share = 0.5
     """Fraction of the lines."""
-    radius: Annotated[Range, Limits(0, 0.2)] = (0.006, 0.022)
+    radius: Annotated[Range, RangeLimits(0, 0.2)] = (0.006, 0.022)
     """Standard deviation as a fraction of the image's height."""
 
 
@@ -237,7 +237,7 @@ class Noise(Group):
 
     share: Share = 0.6
     """Fraction of the lines."""
-    strength: Annotated[Range, Limits(0, 0.5)] = (0.01, 0.05)
+    strength: Annotated[Range, RangeLimits(0, 0.5)] = (0.01, 0.05)
     """Standard deviation as a fraction of the range of grey levels."""
 
 

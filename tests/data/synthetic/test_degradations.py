@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from raycrnn.data.synthetic import paper, recipe
 from raycrnn.data.synthetic.degradations import render
@@ -14,13 +15,16 @@ from tests.data.synthetic.test_generator import PLAIN
 
 INK = np.zeros((40, 200), np.uint8)
 INK[12:28, 20:180] = 255
+"""A bar in the middle of an image."""
+
 ON, OFF = (slice(15, 25), slice(30, 170)), (slice(0, 8), slice(None))
 
 
 def image(verso: np.ndarray | None = None, seed: int = 0, **groups: dict) -> np.ndarray:
     merged = PLAIN | {name: PLAIN.get(name, {}) | values for name, values in groups.items()}
     settings = recipe.parse({"text": {"pattern": "a"}, **merged})
-    return np.asarray(render(INK, verso, 40, settings, random.Random(seed))).astype(int)
+    other_side = None if verso is None else Image.fromarray(verso)
+    return np.asarray(render(Image.fromarray(INK), other_side, 40, settings, random.Random(seed))).astype(int)
 
 
 def test_without_defects_ink_and_paper_have_their_grey_levels():
@@ -77,7 +81,7 @@ def test_noise_has_the_given_deviation():
 
 @pytest.mark.parametrize(("weight", "sign"), [(0.5, 1), (-0.5, -1)])
 def test_weight_spreads_or_thins_the_edges_of_strokes(weight, sign):
-    soft = np.full((20, 20), 128, np.uint8)
+    soft = Image.new("L", (20, 20), 128)
     means = []
     for each in (0, weight):
         tree = {"text": {"pattern": "a"}, **PLAIN, "ink": {"grey": 0, "weight": each, "fading": 0}}
@@ -105,7 +109,7 @@ def test_textures_cover_any_shape(height, width, seed):
 def test_waves_move_ink_by_no_more_than_their_height(amplitude, seed):
     dot = np.zeros((40, 60), np.uint8)
     dot[20, 30] = 255
-    y, x = np.nonzero(warp(dot, amplitude, 40, random.Random(seed)))
+    y, x = np.nonzero(np.asarray(warp(Image.fromarray(dot), amplitude, 40, random.Random(seed))))
     assert len(y) > 0
     assert np.abs(y - 20).max() <= amplitude + 1
     assert np.abs(x - 30).max() <= amplitude + 1
@@ -114,7 +118,9 @@ def test_waves_move_ink_by_no_more_than_their_height(amplitude, seed):
 @pytest.mark.parametrize("shape", [(30, 120), (120, 30)])
 def test_strokes_cross_the_whole_line(shape):
     settings = recipe.parse({"text": {"pattern": "a"}, "strokes": {"count": 2, "width": 0.05}}).strokes
-    drawn = add_strokes(np.zeros(shape, np.uint8), settings, random.Random(0))
+    image = Image.new("L", shape[::-1])
+    add_strokes(image, settings, random.Random(0))
+    drawn = np.asarray(image)
     along = 1 if shape[1] > shape[0] else 0
     assert np.all(drawn.max(axis=1 - along) > 100)
     assert 0 < (drawn > 0).mean() < 0.2

@@ -94,7 +94,7 @@ def test_the_ink_and_its_waves_stay_inside_the_image(groups, row):
         transformation=layout.transformation.moved(room, room),
         size=(layout.size[0] + 2 * room, layout.size[1] + 2 * room),
     )
-    whole = drawing.draw_ink(roomy, [(layout.typeset, 0.0, 0.0)]).copy()
+    whole = np.array(drawing.draw_ink(roomy, [(layout.typeset, 0.0, 0.0)]))
     inside = slice(room + wave, -room - wave)
     assert whole.max() > 0
     whole[inside, inside] = 0
