@@ -33,8 +33,8 @@ class Words(Command):
         "Examples:\n"
         "  raycrnn words plates text.pattern='[A-Z]{2}-[0-9]{4}'\n"
         "  raycrnn words captcha examples/captcha.json --count 5000 --eval-count 500\n"
-        "  raycrnn words --contact-sheet look.png text.language=el fonts.files=/usr/share/fonts\n\n"
-        "Keys of a recipe; a range is a number or [minimum, maximum]:\n\n" + describe_keys(recipe.Recipe)
+        "  raycrnn words --contact-sheet look.png text.language=el fonts.files=fonts\n\n"
+        "Keys of a recipe; a range is a number or [minimum, maximum]:\n\n" + describe_keys(recipe.Recipe).strip("\n")
     )
 
     arguments: CliPositionalArg[Annotated[list[str], Metavar("ARGUMENT")]] = Field(min_length=1)
@@ -63,6 +63,7 @@ class Words(Command):
         from raycrnn.tools import word_sets
 
         generator = LineGenerator(settings, self.seed)
+        left_out = self._left_out(generator)
         if self.contact_sheet:
             word_sets.write_contact_sheet(self.contact_sheet, generator, self.overwrite)
             result: dict = {"contact_sheet": str(self.contact_sheet)}
@@ -75,9 +76,8 @@ class Words(Command):
             result = word_sets.write_sets(Path(output), generators, self.overwrite, self.address)
             for each in result.values():
                 print("{file}: {lines:,} lines, {texts:,} different texts, {characters:,} characters".format(**each))
-        result |= self._left_out(generator)
         if self.as_json:
-            print(json.dumps(result))
+            print(json.dumps(result | left_out))
 
     def _parsed(self) -> tuple[str | None, recipe.Recipe]:
         """Return OUTPUT, which is None if only a contact sheet is wanted, and the recipe."""

@@ -113,7 +113,7 @@ def test_words_that_cannot_be_drawn_are_reported(capsys):
     options = ("text.eval_share=0", "--count", 4, "--eval-count", 0, "--json")
     assert call("set", "text.files=book.txt", *options) == 0
     out, err = capsys.readouterr()
-    assert "1 words are left out: no font has 'Ж' (U+0416 CYRILLIC CAPITAL LETTER ZHE) (1)" in err
+    assert "1 word is left out: no font has 'Ж' (U+0416 CYRILLIC CAPITAL LETTER ZHE) (1)" in err
     assert json.loads(out.splitlines()[-1])["left_out"]["examples"] == ["Жук"]
 
 

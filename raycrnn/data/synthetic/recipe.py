@@ -117,8 +117,8 @@ class Fonts(Group):
 
     files: Several = ()
     """Font files (.ttf, .otf, .ttc, .otc), or folders that are searched for them at any depth: one path or a list of
-    paths, relative to the folder of the recipe. By default the font that Pillow includes, which has Latin letters
-    only."""
+    paths, relative to the folder of the recipe. By default the font that Pillow includes, which has the letters of
+    English only."""
 
 
 class Line(Group):

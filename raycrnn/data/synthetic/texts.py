@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from raycrnn import storage
 from raycrnn.data.bidi import RIGHT_TO_LEFT
-from raycrnn.data.characters import invisible_characters, name_of
+from raycrnn.data.characters import JOINERS, invisible_characters, name_of
 from raycrnn.data.synthetic.fonts import FontSet, font_set, has_raqm, needs_shaping
 from raycrnn.data.synthetic.patterns import pattern_source
 from raycrnn.data.synthetic.recipe import Recipe
@@ -59,7 +59,8 @@ class Refusals:
 
     def __str__(self) -> str:
         reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.reasons.most_common(MAX_EXAMPLES))
-        return f"{self.count:,} words are left out: {reasons}; the first are {', '.join(map(repr, self.examples))}"
+        words = "word is" if self.count == 1 else "words are"
+        return f"{self.count:,} {words} left out: {reasons}; for example {', '.join(map(repr, self.examples))}"
 
 
 class Drawable:
@@ -75,6 +76,8 @@ class Drawable:
 
     def problem(self, text: str) -> str | None:
         """Return why a text cannot be drawn, or None if it can."""
+        if not text.strip(JOINERS + " "):
+            return "it has no visible character"
         if self._fonts.mask(text) == 0:
             return self._missing(text)
         if not text.isascii():
@@ -150,8 +153,8 @@ class TextSource:
             counts = Counter(itertools.chain.from_iterable(line.split(" ") for line in lines))
             return self._words(counts, self._settings.files[0])
         kept = list(self._drawable_parts(lines))
-        if not kept:
-            raise self._nothing_left(", ".join(self._settings.files))
+        words = sum(line.count(" ") + 1 for line in lines)
+        self._check_left(", ".join(self._settings.files), sum(line.count(" ") + 1 for line in kept), words)
         most = self._settings.characters[1]
         weights = list(itertools.accumulate(max(1.0, len(line) / most) for line in kept))
 
@@ -209,8 +212,7 @@ class TextSource:
                 self.refusals.add(word, problem)
             else:
                 kept[word] = count
-        if not kept:
-            raise self._nothing_left(origin)
+        self._check_left(origin, sum(kept.values()), sum(counts.values()))
         words, weights = list(kept), list(itertools.accumulate(kept.values()))
         least, most = self._settings.words
 
@@ -219,10 +221,25 @@ class TextSource:
 
         return draw
 
-    def _nothing_left(self, origin: str) -> UsageError:
-        detail = f": {self.refusals}" if self.refusals.count else ", because it is empty"
-        return UsageError(f"{origin}: no word can be drawn{detail}; name fonts that have the script in fonts.files")
+    def _check_left(self, origin: str, kept: float, total: float) -> None:
+        """Raise `UsageError` if there is no text, or if the fonts lack most of it.
 
+        Args:
+            origin: Where the text comes from.
+            kept: Number of words, or their frequency, that can be drawn.
+            total: The same for all words.
+        """
+        if not total:
+            raise UsageError(f"{origin}: there is no text in it")
+        if kept < MIN_KEPT * total:
+            raise UsageError(
+                f"{origin}: only {kept / total:.0%} of the text can be drawn. {self.refusals}. Name fonts that have the "
+                "script in fonts.files"
+            )
+
+
+MIN_KEPT = 0.5
+"""Fraction of a text that must remain without the words that cannot be drawn: less is another text."""
 
 MAX_TRIES = 2_000
 """Number of texts that are drawn before none is considered possible."""

@@ -116,6 +116,7 @@ def test_labels_are_read_back_as_the_same_units():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ({"pattern": "\u200d{1,3}"}, "it has no visible character"),
         ({"pattern": "Ж+"}, "none of .* no font has 'Ж'"),
         ({"pattern": "a{3}", "characters": [5, 9]}, r"length 3, not 5 to 9 \(text.characters\)"),
         ({"pattern": r"\|a"}, "starts with |"),
@@ -133,8 +134,9 @@ def test_recipes_without_a_text_are_refused(text, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("Жук\n", "no word can be drawn: 1 words are left out: no font has"),
-        ("\n \n", "it is empty"),
+        ("Жук\n", "only 0% of the text can be drawn. 1 word is left out: no font has"),
+        ("Жук Жук good", r"only 33% of the text can be drawn\. 2 words"),
+        ("\n \n", "there is no text in it"),
         (b"a\nb\xe9\n", "line 2: not UTF-8"),
     ],
 )
@@ -149,7 +151,10 @@ def test_scripts_that_need_shaping_are_refused_without_libraqm(tmp_path, monkeyp
     make_font(folder / "a.ttf", "abمرن\u0303")
     monkeypatch.setattr(texts, "has_raqm", lambda: False)
     monkeypatch.setattr(fonts, "has_raqm", lambda: False)
-    tree = {"text": {"files": write(tmp_path, "ab\nمرن\na\u0303\n"), "eval_share": 0}, "fonts": {"files": str(folder)}}
+    tree = {
+        "text": {"files": write(tmp_path, "ab\nab\nمرن\na\u0303\n"), "eval_share": 0},
+        "fonts": {"files": str(folder)},
+    }
     made = TextSource(recipe.parse(tree))
     # NFC has a letter for a with a tilde, which the font lacks.
     assert set(draw(made)) == {"ab"}
