@@ -100,6 +100,8 @@ class Labels(Command):
         self._check_options()
         rewriting = Rewriting(self._steps(), self.split_delimiter, self.to_split_delimiter or self.split_delimiter)
         csv = read_csv(self.csv, self.delimiter, self.encoding)
+        if not any(row.label for row in csv.rows):
+            raise UsageError(f"{csv.path}: no row has a label; a row is path{self.delimiter}label (--delimiter)")
         for row in csv.rows:
             rewriting.add(row)
         _print(rewriting)
@@ -203,7 +205,12 @@ def _print(rewriting: Rewriting) -> None:
     if rewriting.examples:
         print()
     for row, text in rewriting.examples:
-        print(f"line {row.line}: {row.label} -> {text}")
+        print(f"line {row.line}: {_printable(row.label or '')} -> {_printable(text)}")
+
+
+def _printable(text: str) -> str:
+    """Return a text for a terminal, which could obey its control characters."""
+    return text if text.isprintable() else repr(text)
 
 
 def _log_malformed(path: str, rewriting: Rewriting) -> None:

@@ -1,6 +1,7 @@
 """The exported files: they compute what the model computes, without raycrnn."""
 
 import ast
+import importlib.util
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from raycrnn.exporting.formats import FORMATS, describe
 from raycrnn.exporting.run import export
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
+from tests.conftest import draw
 from tests.model.test_recognizer import ALPHABET, TREE, recognizer
 
 ROOT = Path(__file__).parents[2]
@@ -152,6 +154,19 @@ def test_the_example_reads_real_images_like_greedy_decoding(exported, data_folde
     expected = recognizer(method="greedy", num_beam_paths=1)(paths)
     assert done.stdout.splitlines() == [f"{path}\t{found.text}" for path, found in zip(paths, expected, strict=True)]
     assert len({found.text for found in expected}) > 10
+
+
+@pytest.mark.parametrize("orientation", ["top_to_bottom", "bottom_to_top"])
+def test_the_example_turns_lines_like_the_model(tmp_path, orientation):
+    model = recognizer()
+    data = model.configuration.data.model_copy(update={"line_orientation": orientation})
+    model.configuration = model.configuration.model_copy(update={"data": data})
+    draw("abba").rotate(90, expand=True).save(tmp_path / "a.png")
+    specification = importlib.util.spec_from_file_location("onnx_predict", EXAMPLE)
+    example = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(example)
+    prepared = example.prepare(tmp_path / "a.png", {key: str(value) for key, value in describe(model).items()})
+    assert np.array_equal(prepared[0].transpose(1, 2, 0), model.prepare(tmp_path / "a.png").pixels)
 
 
 def test_the_example_needs_neither_raycrnn_nor_torch():

@@ -86,7 +86,10 @@ def test_an_image_is_read_as_by_the_recognizer(client):
     answer = client.post("/predict?n_best=3&spans=true", content=png(draw("abba"))).json()
     assert answer["text"] == expected["text"]
     assert [each["text"] for each in answer["alternatives"]] == [each["text"] for each in expected["alternatives"]]
-    assert [(u["text"], u["left"]) for u in answer["units"]] == [(u["text"], u["left"]) for u in expected["units"]]
+    edges = ("text", "left", "top", "right", "bottom")
+    assert [[unit[edge] for edge in edges] for unit in answer["units"]] == [
+        [unit[edge] for edge in edges] for unit in expected["units"]
+    ]
     assert answer["confidence"] == pytest.approx(expected["confidence"], abs=1e-3)
     bare = client.post("/predict", content=png(draw("abba"))).json()
     assert bare["alternatives"] == []

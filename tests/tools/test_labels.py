@@ -121,13 +121,21 @@ bracketed = st.lists(st.one_of(plain, abbreviation.map("[{}]".format)), max_size
 def test_labels_survive_splitting_and_joining_and_another_delimiter(tmp_path_factory, texts, delimiter):
     folder = tmp_path_factory.mktemp("labels")
     csv, split, joined = (folder / name for name in ("in.csv", "split.csv", "joined.csv"))
-    csv.write_bytes("".join(f"images/{number}.png;{text}\n" for number, text in enumerate(texts)).encode())
+    # At least one label must not be empty.
+    rows = [f"images/{number}.png;{text}\n" for number, text in enumerate(["a", *texts])]
+    csv.write_bytes("".join(rows).encode())
     assert call(csv, split, "--split-brackets", "--to-delimiter", delimiter, "--unicode-form", "NFC") == 0
     options = ["--delimiter", delimiter, "--to-delimiter", ";"]
     assert call(split, joined, "--add-brackets", "--join", *options) == 0
     normalised = folder / "normalised.csv"
     assert call(csv, normalised) == 0
     assert joined.read_bytes() == normalised.read_bytes()
+
+
+def test_control_characters_are_printed_escaped(tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("1.png;a\x1b[31m\n")
+    assert call(tmp_path / "in.csv", tmp_path / "out.csv", "--split-characters") == 0
+    assert "line 1: 'a\\x1b[31m' -> '|a|\\x1b|[|3|1|m|'\n" in capsys.readouterr().out
 
 
 def test_a_dry_run_writes_nothing(csv, tmp_path, capsys):
@@ -145,6 +153,7 @@ def test_a_dry_run_writes_nothing(csv, tmp_path, capsys):
         (["--split-by", "gone.json"], "gone.json: no such alphabet file"),
         (["--map", "MAP"], "'a': 1 must be text that replaces other text"),
         (["--encoding", "klingon"], "unknown encoding"),
+        (["--delimiter", "#"], "in.csv: no row has a label; a row is path#label (--delimiter)"),
     ],
 )
 def test_wrong_usage_is_refused(csv, tmp_path, capsys, arguments, said):
