@@ -74,6 +74,6 @@ DESCRIPTIONS = {
 
 LYING = (
     "are wider than high or as large as a page, but raycrnn reads an image as one line that stands upright, by "
-    "data.line_orientation={orientation}: cut the lines out of pages, and train another model on horizontal lines"
+    "data.line_orientation={orientation}: cut the lines out of pages; for horizontal lines, set it to horizontal"
 )
 """The same of pages, where lines stand upright."""

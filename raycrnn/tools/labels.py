@@ -184,7 +184,10 @@ def _read_map(path: Path, form: UnicodeForm) -> dict[str, str]:
     for old, new in table.items():
         if not old or not isinstance(new, str):
             raise UsageError(f'{path}: {old!r}: {new!r} must be text that replaces other text: {{"æ": "ae"}}')
-    return {unicodedata.normalize(form, old): unicodedata.normalize(form, str(new)) for old, new in table.items()}
+    normalised = {unicodedata.normalize(form, old): unicodedata.normalize(form, str(new)) for old, new in table.items()}
+    if len(normalised) < len(table):
+        raise UsageError(f"{path}: two of its keys are equal after normalisation to {form}: keep one of them")
+    return normalised
 
 
 def _print(rewriting: Rewriting) -> None:

@@ -152,13 +152,16 @@ def test_a_dry_run_writes_nothing(csv, tmp_path, capsys):
         (["--to-delimiter", "|"], "must be different characters"),
         (["--split-by", "gone.json"], "gone.json: no such alphabet file"),
         (["--map", "MAP"], "'a': 1 must be text that replaces other text"),
+        (["--map", "TWO"], "two of its keys are equal after normalisation to NFC"),
         (["--encoding", "klingon"], "unknown encoding"),
         (["--delimiter", "#"], "in.csv: no row has a label; a row is path#label (--delimiter)"),
     ],
 )
 def test_wrong_usage_is_refused(csv, tmp_path, capsys, arguments, said):
-    (tmp_path / "map.json").write_text('{"a": 1}')
-    arguments = [str(tmp_path / "map.json") if each == "MAP" else each for each in arguments]
+    maps = {"MAP": '{"a": 1}', "TWO": '{"\\u00e9": "x", "e\\u0301": "y"}'}
+    for name, content in maps.items():
+        (tmp_path / name).write_text(content)
+    arguments = [str(tmp_path / each) if each in maps else each for each in arguments]
     assert call(csv, tmp_path / "out.csv", *arguments) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out.csv").exists()
