@@ -25,7 +25,7 @@ def converted(output):
     csv = read_csv(output / "labels.csv")
     assert csv.header is None
     assert not [row for row in csv.rows if row.problem]
-    return [(open(csv.resolve(row.path), "rb").read(), row.label) for row in csv.rows]
+    return [(open(csv.resolve(row), "rb").read(), row.label) for row in csv.rows]
 
 
 def test_every_format_has_a_writer():

@@ -26,7 +26,7 @@ def cut_out(tmp_path, xml: str, *options: object) -> list[tuple[np.ndarray, str]
     (tmp_path / "p.xml").write_text(xml, encoding="utf-8")
     assert call(tmp_path / "p.xml", tmp_path / "out", *options) == 0
     csv = read_csv(tmp_path / "out" / "labels.csv")
-    return [(np.asarray(Image.open(csv.resolve(row.path))), row.label) for row in csv.rows]
+    return [(np.asarray(Image.open(csv.resolve(row))), row.label) for row in csv.rows]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_polygons_and_rotated_rectangles_of_label_studio(tmp_path):
     # Rotated clockwise around (150, 50): 60 pixels of width point down, 20 of height to the left.
     boxes = [(130, 50, 151, 111), (30, 20, 61, 61)]
     for row, (left, top, right, bottom) in zip(csv.rows, boxes, strict=True):
-        found = np.asarray(Image.open(csv.resolve(row.path)))
+        found = np.asarray(Image.open(csv.resolve(row)))
         assert np.array_equal(found, np.asarray(image)[top:bottom, left:right])
     assert "another annotation of the same image" in (tmp_path / "out" / "left_out.csv").read_text(encoding="utf-8")
 
