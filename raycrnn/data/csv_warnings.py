@@ -15,6 +15,8 @@ ROWS_FOR_A_PATTERN = 10
 
 CHARACTERS_PER_WARNING = 5
 
+REMEDY_FOR_INVISIBLE = "replace or delete them, because the network must learn each as a unit of its own"
+
 LABELS_TO_RESTORE = 1000
 """Number of right-to-left labels whose order is checked, which takes up to two milliseconds each."""
 
@@ -27,13 +29,18 @@ class LabelWarning:
     """A short name, the same for all CSVs."""
     rows: Sequence[Row]
     """The rows with such labels, in the order of the file."""
-    text: str
-    """What is wrong, with the number of labels and an example, and what to do."""
+    problem: str
+    """What is wrong, with the number of labels and an example."""
+    remedy: str
+    """What to do, or what happens."""
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.remedy}"
 
 
 def warnings_of(file: CsvFile, settings: config.Data, direction: TextDirection = "visual") -> list[str]:
-    """Return the texts of the warnings about the labels of a CSV file, whose text runs in a direction."""
-    return [f"{file.path}: {warning.text}" for warning in find_warnings(file, settings, direction)]
+    """Return the warnings, as texts, about the labels of a CSV file, whose text runs in a direction."""
+    return [f"{file.path}: {warning}" for warning in find_warnings(file, settings, direction)]
 
 
 def find_warnings(file: CsvFile, settings: config.Data, direction: TextDirection = "visual") -> list[LabelWarning]:
@@ -57,11 +64,9 @@ def _mixed_forms(rows: Sequence[Row], split_delimiter: str) -> LabelWarning | No
     fewer = min(forms.values(), key=len)
     if not fewer:
         return None
-    text = (
-        f"some labels begin with {split_delimiter!r} and are split into units there, others are plain text: check that "
-        "this is intended (data.string_split_delimiter)"
-    )
-    return LabelWarning("labels in two forms", fewer, text)
+    problem = f"some labels begin with {split_delimiter!r} and are split into units there, others are plain text"
+    remedy = "check that this is intended (data.string_split_delimiter)"
+    return LabelWarning("labels in two forms", fewer, problem, remedy)
 
 
 def _labelled(rows: Iterable[Row]) -> list[Row]:
@@ -80,10 +85,18 @@ def _common_ending(rows: Sequence[Row], settings: config.Data) -> LabelWarning |
     if not ending:
         return None
     if not ending.strip(settings.csv_delimiter):
-        text = f"every label ends in {ending!r}, as if the file had empty columns: delete these columns"
+        note, remedy = ", as if the file had empty columns", "delete these columns"
     else:
-        text = f"every label ends in {ending!r}: if the images do not, delete it from the labels"
-    return LabelWarning("common ending", labelled, text)
+        note, remedy = "", "if the images do not, delete it from the labels"
+    return LabelWarning("common ending", labelled, f"every label ends in {ending!r}{note}", remedy)
+
+
+def common_beginning(rows: Sequence[Row], settings: config.Data) -> str:
+    """Return the text with which all labels begin; "" if there is none, or too few labels to tell."""
+    labelled = _labelled(rows)
+    if not _is_pattern([row.label for row in labelled]):
+        return ""
+    return "".join(_common_start_of([units_of(row, settings) for row in labelled]))
 
 
 def _common_start_of(sequences: Sequence[str] | Sequence[tuple[str, ...]]) -> list[str]:
@@ -102,8 +115,8 @@ def _common_start(rows: Sequence[Row]) -> LabelWarning | None:
     space = start[: len(start) - len(start.lstrip())]
     if not space:
         return None
-    text = f"every label begins with {space!r}: if a space follows the delimiter in each row, delete it"
-    return LabelWarning("common space at the start", labelled, text)
+    remedy = "if a space follows the delimiter in each row, delete it"
+    return LabelWarning("common space", labelled, f"every label begins with {space!r}", remedy)
 
 
 def _outer_spaces(rows: Sequence[Row]) -> LabelWarning | None:
@@ -112,11 +125,8 @@ def _outer_spaces(rows: Sequence[Row]) -> LabelWarning | None:
     # That all labels do so is told by `_common_start` or `_common_ending`.
     if not found or len(found) == labels:
         return None
-    text = (
-        f"{len(found):,} of {labels:,} labels begin or end with a space, for example line {found[0].line}: delete "
-        "these spaces, which nobody can see in an image"
-    )
-    return LabelWarning("outer space", found, text)
+    problem = f"{len(found):,} of {labels:,} labels begin or end with a space, for example line {found[0].line}"
+    return LabelWarning("outer space", found, problem, "delete these spaces, which nobody can see in an image")
 
 
 def rows_by_invisible_character(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -138,12 +148,11 @@ def _invisible_characters(rows: Sequence[Row]) -> LabelWarning | None:
         for character, own in most
     ]
     more = f" and {len(found) - len(shown)} more" if len(found) > len(shown) else ""
-    text = (
-        f"labels contain characters that look like a space, or like nothing, in an image: {', '.join(shown)}{more}: "
-        "replace or delete them, because the network must learn each as a unit of its own"
+    problem = (
+        f"labels contain characters that look like a space, or like nothing, in an image: {', '.join(shown)}{more}"
     )
     lines = {row.line: row for own in found.values() for row in own}
-    return LabelWarning("invisible character", [lines[line] for line in sorted(lines)], text)
+    return LabelWarning("invisible character", [lines[line] for line in sorted(lines)], problem, REMEDY_FOR_INVISIBLE)
 
 
 def _ambiguous_order(rows: Sequence[Row], settings: config.Data, direction: TextDirection) -> LabelWarning | None:
@@ -152,12 +161,12 @@ def _ambiguous_order(rows: Sequence[Row], settings: config.Data, direction: Text
     lost = [row for row in checked if not _is_restored(units_of(row, settings), direction)]
     if not lost:
         return None
-    text = (
+    problem = (
         f"{len(lost):,} of {len(checked):,} labels with text from right to left mix both directions so that another "
-        f"label looks the same in the image, for example line {lost[0].line}: transcriptions of such lines may have "
-        f"their words in another order (data.text_direction={direction})"
+        f"label looks the same in the image, for example line {lost[0].line}"
     )
-    return LabelWarning("ambiguous order", lost, text)
+    remedy = f"transcriptions of such lines may have their words in another order (data.text_direction={direction})"
+    return LabelWarning("ambiguous order", lost, problem, remedy)
 
 
 def _is_restored(units: tuple[str, ...], direction: TextDirection) -> bool:
