@@ -26,6 +26,8 @@ SAME_LOOK_TAGS = frozenset(
 """Tags of Unicode's compatibility decompositions whose characters look like what they decompose into, unlike
 superscripts or fractions."""
 
+MARK = "a combining mark beside a letter that contains it"
+
 KIND_OF = {
     **dict.fromkeys(DASHES, "two kinds of dashes"),
     **dict.fromkeys(APOSTROPHES, "two kinds of apostrophes"),
@@ -53,19 +55,19 @@ def look_alikes(units: Iterable[str]) -> list[tuple[str, str, str]]:
     units = sorted(set(units))
     groups: dict[str, list[str]] = defaultdict(list)
     for unit in units:
-        groups[_skeleton(unit)].append(unit)
+        groups[skeleton(unit)].append(unit)
     alike = itertools.chain.from_iterable(itertools.combinations(group, 2) for group in groups.values())
     pairs = [(one, other, _reason(one, other)) for one, other in alike]
     marks = [unit for unit in units if unit and all(unicodedata.category(character)[0] == "M" for character in unit)]
     for mark, unit in itertools.product(marks, units):
         if len(unit) < len(decomposed := unicodedata.normalize("NFD", unit)) and decomposed[1:].startswith(mark):
-            pairs.append((min(mark, unit), max(mark, unit), "a combining mark beside a letter that contains it"))
+            pairs.append((min(mark, unit), max(mark, unit), MARK))
     return sorted(pairs)
 
 
-def _skeleton(unit: str) -> str:
-    """Return a text that is the same for all units that look alike."""
-    return "".join(map(_like, unicodedata.normalize("NFD", unit)))
+def skeleton(text: str) -> str:
+    """Return a text that is the same for all texts that look alike."""
+    return "".join(map(_like, unicodedata.normalize("NFD", text)))
 
 
 @cache
