@@ -64,8 +64,8 @@ class Check(Command):
         if self.left_out:
             self._write(self.left_out, lambda path: write_rejected(path, result.rejections))
         if self.report:
-            page = report.render(result, sets)
-            self._write(self.report, lambda path: storage.write_text(path, page))
+            page = report.render(result)
+            self._write(self.report, lambda path: path.write_text(page, encoding="utf-8", errors="backslashreplace"))
         if self.augmentations:
             sheet = contact_sheet.draw(sets[0])
             self._write(self.augmentations, lambda path: sheet.save(path, "PNG"))

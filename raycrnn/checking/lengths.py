@@ -26,8 +26,8 @@ def lengths_section(sets: Sequence[LabelledSet]) -> Section:
     """Return the section on the lengths of the labels, and the input shapes that would keep rows that are left out."""
     train = sets[0]
     shape = train.configuration.image.input_shape
-    lengths = np.array([len(label) for each in sets for label in each.labels], np.int64)
-    shares = np.array([frames / _available(each, at) for each in sets for at, frames in _needs(each)])
+    lengths = np.array([len(label) for label in train.labels], np.int64)
+    shares = np.array([frames / _available(train, number) for number, frames in _needs(train)])
     histograms = [Histogram.of("units in a label", lengths)] if len(lengths) else []
     summary = "no label can be used"
     if len(lengths):

@@ -1,6 +1,7 @@
 """The rows that would be used and those that would be left out, by reason."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from raycrnn.checking.findings import MAX_EXAMPLES, Finding, FindingExample, Section
 from raycrnn.checking.labelled_set import LabelledSet
@@ -45,7 +46,9 @@ def _left_out(data_set: LabelledSet) -> list[Finding]:
 
 def _example(data_set: LabelledSet, rejection: Rejection) -> FindingExample:
     file = next(file for file in data_set.files if file.path == rejection.csv)
-    return data_set.example(data_set.number(file, rejection.line), rejection.detail)
+    example = data_set.example(data_set.number(file, rejection.line))
+    # The detail often begins with the whole path.
+    return replace(example, detail=rejection.detail.removeprefix(example.place).lstrip(": "))
 
 
 def _refusal(data_set: LabelledSet) -> list[str]:

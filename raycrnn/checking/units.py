@@ -10,7 +10,7 @@ from raycrnn.checking.labelled_set import LabelledSet
 from raycrnn.data import csv_warnings
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
-from raycrnn.data.characters import name_of
+from raycrnn.data.characters import invisible_characters, name_of
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.lookalikes import MARK, look_alikes, skeleton
 
@@ -22,6 +22,9 @@ SLIP_SHARE = 0.01
 occurrence of the other one. In labels of two scripts, both occur often."""
 
 UNITS_SHOWN = 20
+
+SLIP_RATIO = 20
+"""A word may be a slip if a word that looks like it is at least this many times as frequent."""
 
 WORDS_SHOWN = 8
 
@@ -44,7 +47,7 @@ def units_section(sets: Sequence[LabelledSet], alphabet: Alphabet | None, direct
     known = alphabet or train.alphabet
     findings = [
         *_rare(train, counts["train"]),
-        *(finding for each in evaluation if known for finding in _unknown(each, known)),
+        *(finding for each in evaluation for finding in _unknown(each, counts["train"])),
         *_slips(sets, sum(counts.values(), Counter())),
         *_misspelt(sets),
         *(finding for each in sets for file in each.files for finding in _of_file(each, file, direction)),
@@ -109,17 +112,17 @@ def _rare(train: LabelledSet, counts: Counter[str]) -> Iterator[Finding]:
     )
 
 
-def _unknown(evaluation: LabelledSet, known: Alphabet) -> Iterator[Finding]:
-    units = sorted(set().union(*evaluation.labels).difference(known.units))
+def _unknown(evaluation: LabelledSet, counts: Counter[str]) -> Iterator[Finding]:
+    units = sorted(set().union(*evaluation.labels).difference(counts))
     if not units:
         return
     numbers = list(_numbers_with(evaluation, units))
     yield Finding(
         kind="unit not in training",
         rows=len(numbers),
-        problem=f"{len(numbers):,} of {len(evaluation.labels):,} evaluation rows have units that the alphabet lacks: "
+        problem=f"{len(numbers):,} of {len(evaluation.labels):,} evaluation rows have units that no training row has: "
         f"{_quoted(units)}",
-        remedy="add training rows with them: the model cannot read these units, and each counts as an error",
+        remedy="add training rows with them: the model cannot learn to read these units, and each counts as an error",
         examples=evaluation.examples(numbers),
         data_set="eval",
     )
@@ -128,7 +131,9 @@ def _unknown(evaluation: LabelledSet, known: Alphabet) -> Iterator[Finding]:
 def _slips(sets: Sequence[LabelledSet], counts: Counter[str]) -> Iterator[Finding]:
     """Yield a finding for each unit that may be a slip, because it looks like a unit that is more frequent."""
     suspects: dict[str, list[tuple[str, str]]] = {}
-    for one, other, why in look_alikes(counts):
+    # Invisible characters are findings of their own.
+    visible = (unit for unit in counts if unit == " " or not any(invisible_characters(unit)))
+    for one, other, why in look_alikes(visible):
         less, more = sorted((one, other), key=lambda unit: counts[unit])
         # A mark and the letter that contains it are two ways to write the same, however frequent both are.
         if MARK in why or counts[less] < max(RARE, SLIP_SHARE * counts[more]):
@@ -162,7 +167,7 @@ def _misspelt(sets: Sequence[LabelledSet]) -> Iterator[Finding]:
     meant: dict[str, str] = {}
     for group in groups.values():
         usual = max(group, key=lambda word: (counts[word], word))
-        others = [word for word in group if RARE * counts[word] <= counts[usual] and word != usual]
+        others = [word for word in group if SLIP_RATIO * counts[word] <= counts[usual] and word != usual]
         meant |= dict.fromkeys(others, usual)
     if not meant:
         return

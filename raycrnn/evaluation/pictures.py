@@ -8,7 +8,7 @@ import PIL.Image
 
 from raycrnn.data import image, image_files
 from raycrnn.data.rejections import Rejected
-from raycrnn.evaluation.analysis import EvaluatedLine, Example
+from raycrnn.evaluation.analysis import Example
 
 HEIGHT, WIDTH = 64, 1200
 """Largest size of a picture on the page, in pixels."""
@@ -41,14 +41,14 @@ class Album:
     def __init__(self, max_bytes: int = MAX_BYTES):
         self._left = max_bytes
 
-    def full(self, line: EvaluatedLine) -> Picture | None:
-        """Return the picture of a line. None if the image cannot be read, or the size limit is reached."""
-        upright = _open(line)
+    def full(self, place: str) -> Picture | None:
+        """Return the picture at a path or URI. None if the image cannot be read, or the size limit is reached."""
+        upright = _open(place)
         return None if upright is None else self._add(upright)
 
     def crop(self, example: Example) -> Picture | None:
         """Return the picture of an edit and its surroundings, with the edit marked."""
-        upright = _open(example.line)
+        upright = _open(example.line.place)
         if upright is None:
             return None
         left, right, *mark = columns(example, upright.width)
@@ -69,9 +69,9 @@ class Album:
         return Picture(uri, round(scale * picture.width), round(scale * picture.height), mark)
 
 
-def _open(line: EvaluatedLine) -> PIL.Image.Image | None:
+def _open(place: str) -> PIL.Image.Image | None:
     try:
-        return image.decode(image_files.read_bytes(line.place), channels=3)
+        return image.decode(image_files.read_bytes(place), channels=3)
     except Rejected:
         return None
 

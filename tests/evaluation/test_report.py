@@ -215,10 +215,10 @@ def test_a_crop_is_within_the_image(reference, units, width):
 
 def test_the_total_size_of_pictures_is_limited(picture, tmp_path):
     album = pictures.Album(max_bytes=3000)
-    shown = [album.full(line("a", "b", place=picture)) for _ in range(20)]
+    shown = [album.full(str(picture)) for _ in range(20)]
     assert shown[0] is not None
     assert shown[-1] is None
-    assert pictures.Album().full(line("a", "b", place=str(tmp_path / "gone.png"))) is None
+    assert pictures.Album().full(str(tmp_path / "gone.png")) is None
 
 
 # --- files
