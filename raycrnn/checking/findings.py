@@ -111,6 +111,8 @@ class CheckResult:
     """In the order in which they are printed."""
     rejections: Sequence[Rejection]
     """The rows that are left out, sorted by CSV and line."""
+    csvs: Sequence[str]
+    """Paths of the CSVs."""
 
     @property
     def findings(self) -> list[Finding]:
@@ -133,4 +135,10 @@ class CheckResult:
             {"section": section.name, **asdict(finding)} for section in self.sections for finding in section.findings
         ]
         left_out = [asdict(rejection) for rejection in self.rejections]
-        return {"costs_samples": self.costs_samples, "findings": findings, "left_out": left_out, **sections}
+        return {
+            "csvs": list(self.csvs),
+            "costs_samples": self.costs_samples,
+            "findings": findings,
+            "left_out": left_out,
+            **sections,
+        }

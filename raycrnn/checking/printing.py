@@ -1,11 +1,11 @@
 """Print the result of a check as plain text."""
 
 import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
 from raycrnn.checking.findings import CheckResult, Finding, Histogram, Section
+from raycrnn.data.characters import with_code_points
 
 WIDTH = 80
 
@@ -19,22 +19,15 @@ MAX_DETAIL = 60
 
 BARS = "▁▂▃▄▅▆▇█"
 
-INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that are printed by their code points: a terminal would obey some of them."""
-
 
 def to_text(result: CheckResult) -> str:
     """Return the result as lines of text, without characters that control a terminal."""
-    lines = [line for section in result.sections for line in _section(section)]
-    return "\n".join(map(printable, [*lines, *_conclusion(result)]))
+    several = len(result.csvs) > 1
+    lines = [line for section in result.sections for line in _section(section, several)]
+    return "\n".join(map(with_code_points, [*lines, *_conclusion(result)]))
 
 
-def printable(text: str) -> str:
-    """Return text with control characters, and others that nobody sees, as their code points."""
-    return "".join(f"<U+{ord(each):04X}>" if unicodedata.category(each) in INVISIBLE else each for each in text)
-
-
-def _section(section: Section) -> Iterator[str]:
+def _section(section: Section, several: bool) -> Iterator[str]:
     yield from _wrapped(f"{section.title}: {section.summary}", "")
     for histogram in section.histograms:
         yield f"  {_sparkline(histogram)}"
@@ -44,13 +37,13 @@ def _section(section: Section) -> Iterator[str]:
     for finding in section.findings:
         shown[finding.kind] += 1
         if shown[finding.kind] <= FINDINGS_SHOWN:
-            yield from _finding(finding)
+            yield from _finding(finding, several)
     for kind, count in shown.items():
         if count > FINDINGS_SHOWN:
             yield f"  … {count - FINDINGS_SHOWN:,} more of the kind {kind!r}: --json and --report list all"
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: Finding, several: bool) -> Iterator[str]:
     mark = "LEFT OUT" if finding.costs_samples else "CHECK"
     rows = f"{finding.rows:,} {finding.data_set} row{'s' * (finding.rows != 1)}".replace("  ", " ")
     yield from _wrapped(f"{mark} {rows}: {finding.problem}", "  ")
@@ -58,7 +51,8 @@ def _finding(finding: Finding) -> Iterator[str]:
     for example in finding.examples[:EXAMPLES_SHOWN]:
         detail = example.detail if len(example.detail) <= MAX_DETAIL else f"{example.detail[: MAX_DETAIL - 1]}…"
         # Paths are not wrapped, so that they can be copied.
-        yield f"      {example.csv}, line {example.line}: {example.path}" + (f": {detail}" if detail else "")
+        place = f"{example.csv}, line {example.line}" if several else f"line {example.line}"
+        yield f"      {place}: {example.path}" + (f": {detail}" if detail else "")
     if finding.rows > EXAMPLES_SHOWN and len(finding.examples) > EXAMPLES_SHOWN:
         yield "      …"
 

@@ -4,7 +4,7 @@ import itertools
 
 from raycrnn import __version__
 from raycrnn.checking.findings import CheckResult, Finding, FindingExample, Histogram
-from raycrnn.data.characters import name_of
+from raycrnn.data.characters import name_of, with_code_points
 from raycrnn.evaluation import page
 from raycrnn.evaluation.pictures import Album, Picture
 
@@ -31,6 +31,7 @@ def render(result: CheckResult) -> str:
         set_names=list(counts),
         left_out=result.rejections[:LEFT_OUT_SHOWN],
         id=id,
+        shown=with_code_points,
         version=__version__,
     )
 

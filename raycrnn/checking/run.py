@@ -44,4 +44,4 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
     rejections = sorted(
         (rejection for each in sets for rejection in each.rejections), key=lambda each: (each.csv, each.line)
     )
-    return CheckResult(sections, rejections), sets
+    return CheckResult(sections, rejections, [file.path for file in files]), sets

@@ -7,17 +7,17 @@ from raycrnn.checking.findings import MAX_EXAMPLES, Finding, FindingExample, Sec
 from raycrnn.checking.labelled_set import LabelledSet
 from raycrnn.data.rejections import REMEDIES, Rejection
 
-PURPOSES = {"train": "would be trained on", "eval": "evaluated on"}
+NAMES = {"train": "training", "eval": "evaluation"}
 
 
 def samples_section(sets: Sequence[LabelledSet]) -> Section:
     """Return the section on the rows that are left out."""
-    used = [f"{len(each.usable):,} of {len(each):,} {PURPOSES[each.name]}" for each in sets]
+    used = [f"{len(each.usable):,} of {len(each):,} {NAMES[each.name]} rows" for each in sets]
     findings = [finding for each in sets for finding in _left_out(each)]
     return Section(
         name="samples",
         title="Rows",
-        summary=", ".join(used),
+        summary=f"{' and '.join(used)} would be used",
         lines=[line for each in sets for line in _refusal(each)],
         findings=findings,
         figures={each.name: {"rows": len(each), "used": len(each.usable)} for each in sets},
@@ -57,6 +57,6 @@ def _refusal(data_set: LabelledSet) -> list[str]:
     if share <= limit and data_set.usable:
         return []
     return [
-        f"Training would not start: {share:.1%} of the {data_set.name} rows are left out, more than "
+        f"Training would not start: {share:.1%} of the {NAMES[data_set.name]} rows are left out, more than "
         f"data.max_rejected={limit:g} allows."
     ]

@@ -39,21 +39,18 @@ def scan_images(paths: Sequence[str], channels: int) -> pa.Table:
         channels: 1 to decode them to grey, 3 to RGB.
     """
     try:
-        rows = [scan_image(read, path, channels) for path, read in image_files.iter_readers(paths)]
+        rows = [scan_image(read, channels) for _, read in image_files.iter_readers(paths)]
     except StorageError as error:
         rows = [{"problem": str(error)}]
     return pa.Table.from_pylist(rows, SCANNED)
 
 
-def scan_image(read: Callable[[], bytes], path: str, channels: int) -> dict[str, Any]:
+def scan_image(read: Callable[[], bytes], channels: int) -> dict[str, Any]:
     """Return the notes on one image, a row of `SCANNED`. `read` returns its bytes. Raises `StorageError`."""
     try:
         data = read()
     except Rejected as rejected:
         return {"header_rejected": rejected.args}
-    except ValueError as error:
-        # The path contains a NUL.
-        return {"header_rejected": Rejected("cannot be read", f"{path}: {error}").args}
     row: dict[str, Any] = {"digest": hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()}
     try:
         row["header_size"] = image.size_of(io.BytesIO(data))
