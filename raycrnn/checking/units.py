@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from raycrnn.checking.findings import Finding, Section
 from raycrnn.checking.labelled_set import LabelledSet
+from raycrnn.config import Data
 from raycrnn.data import csv_warnings
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.characters import invisible_characters, name_of
-from raycrnn.data.csv_files import CsvFile, Row
+from raycrnn.data.csv_files import CsvFile, Row, split_label
 from raycrnn.data.lookalikes import MARK, look_alikes, skeleton
 
 RARE = 10
@@ -229,7 +230,7 @@ def _of_file(data_set: LabelledSet, file: CsvFile, direction: TextDirection) -> 
     if marked:
         problem = f"{name_of(BYTE_ORDER_MARK)}, the byte order mark of UTF-8, in line {marked[0].line}"
         yield found("byte order mark", marked, problem, "delete it: files were joined, and it began one of them")
-    spaced = [row for row in file.rows if row.label and _has_repeated_space(data_set, file, row)]
+    spaced = [row for row in file.rows if row.label and _has_repeated_space(row.label, settings)]
     if spaced:
         problem = f"{_labels(len(spaced))} with two spaces in a row"
         yield found("repeated space", spaced, problem, "write one space, unless the distance means something")
@@ -239,8 +240,8 @@ def _labels(count: int) -> str:
     return f"{count:,} label{'s' * (count != 1)}"
 
 
-def _has_repeated_space(data_set: LabelledSet, file: CsvFile, row: Row) -> bool:
-    if (row.label or "").count(" ") < 2:
-        return False
-    units = data_set.units(data_set.number(file, row.line))
+def _has_repeated_space(label: str, settings: Data) -> bool:
+    if not label.startswith(settings.string_split_delimiter):
+        return "  " in label
+    units = split_label(label, settings.string_split_delimiter, settings.unicode_form)
     return any(one == other == " " for one, other in itertools.pairwise(units))
