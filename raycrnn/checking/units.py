@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from raycrnn.checking.findings import Finding, Section
 from raycrnn.checking.labelled_set import LabelledSet
@@ -46,11 +46,13 @@ def units_section(sets: Sequence[LabelledSet], alphabet: Alphabet | None, direct
     train, *evaluation = sets
     counts = {each.name: Counter(itertools.chain.from_iterable(each.labels)) for each in sets}
     known = alphabet or train.alphabet
+    total = sum(counts.values(), Counter())
+    suspects = _suspects(total)
     findings = [
         *_rare(train, counts["train"]),
         *(finding for each in evaluation for finding in _unknown(each, counts["train"])),
-        *_slips(sets, sum(counts.values(), Counter())),
-        *_misspelt(sets),
+        *_slips(sets, suspects, total),
+        *_misspelt(sets, suspects),
         *(finding for each in sets for file in each.files for finding in _of_file(each, file, direction)),
     ]
     most = counts["train"].most_common(UNITS_SHOWN)
@@ -129,8 +131,8 @@ def _unknown(evaluation: LabelledSet, counts: Counter[str]) -> Iterator[Finding]
     )
 
 
-def _slips(sets: Sequence[LabelledSet], counts: Counter[str]) -> Iterator[Finding]:
-    """Yield a finding for each unit that may be a slip, because it looks like a unit that is more frequent."""
+def _suspects(counts: Counter[str]) -> dict[str, list[tuple[str, str]]]:
+    """Return the units that may be slips, each with the more frequent units that it looks like, and why it does."""
     suspects: dict[str, list[tuple[str, str]]] = {}
     # Invisible characters are findings of their own.
     visible = (unit for unit in counts if unit == " " or not any(invisible_characters(unit)))
@@ -139,6 +141,12 @@ def _slips(sets: Sequence[LabelledSet], counts: Counter[str]) -> Iterator[Findin
         # A mark and the letter that contains it are two ways to write the same, however frequent both are.
         if MARK in why or counts[less] < max(RARE, SLIP_SHARE * counts[more]):
             suspects.setdefault(less, []).append((more, why))
+    return suspects
+
+
+def _slips(
+    sets: Sequence[LabelledSet], suspects: dict[str, list[tuple[str, str]]], counts: Counter[str]
+) -> Iterator[Finding]:
     for unit, others in suspects.items():
         numbers = [list(_numbers_with(each, [unit])) for each in sets]
         shown = ", ".join(f"{other!r} ({_names(other)}), {counts[other]:,} ×" for other, _ in others)
@@ -156,15 +164,17 @@ def _words(label: tuple[str, ...]) -> list[str]:
     return WORD.findall("".join(label))
 
 
-def _misspelt(sets: Sequence[LabelledSet]) -> Iterator[Finding]:
+def _misspelt(sets: Sequence[LabelledSet], suspects: Collection[str]) -> Iterator[Finding]:
     """Yield a finding if words look like a word that is far more frequent, such as `eft` like `eſt`.
 
-    The units of a look-alike pair may both be frequent, as in old print with a long s; then only words show a slip.
+    The units of a look-alike pair may both be frequent, as in old print with a long s; then only words show a slip. The
+    units that are suspects by themselves are findings already.
     """
     counts = Counter(word for each in sets for label in each.labels for word in _words(label))
     groups: dict[str, list[str]] = {}
     for word in counts:
-        groups.setdefault(skeleton(word), []).append(word)
+        if not any(unit in word for unit in suspects):
+            groups.setdefault(skeleton(word), []).append(word)
     meant: dict[str, str] = {}
     for group in groups.values():
         usual = max(group, key=lambda word: (counts[word], word))
