@@ -20,6 +20,9 @@ from PIL import Image, ImageOps
 def prepare(path: str, about: dict[str, str]) -> np.ndarray:
     """Return an image as the model takes it, uint8 [1, C, H, W]: upright, grey or RGB, with the model's height."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("L" if about["channels"] == "1" else "RGB")
+    if about.get("line_orientation", "horizontal") != "horizontal":
+        counterclockwise = about["line_orientation"] == "top_to_bottom"
+        image = image.transpose(Image.Transpose.ROTATE_90 if counterclockwise else Image.Transpose.ROTATE_270)
     height = int(about["height"])
     width = max(round(image.width * height / image.height), int(about["least_width"]))
     size = (min(width, int(about["greatest_width"])), height)

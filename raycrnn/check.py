@@ -64,7 +64,7 @@ class Check(Command):
         if self.left_out:
             self._write(self.left_out, lambda path: write_rejected(path, result.rejections))
         if self.report:
-            page = report.render(result)
+            page = report.render(result, configuration.data.line_orientation)
             self._write(self.report, lambda path: path.write_text(page, encoding="utf-8", errors="backslashreplace"))
         if self.augmentations:
             sheet = contact_sheet.draw(sets[0])

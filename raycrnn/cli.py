@@ -19,16 +19,17 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NoReturn
 
-from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticUndefined
 from pydantic_settings import CliSettingsSource, SettingsConfigDict
 
 from raycrnn import console
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.storage import with_home
+from raycrnn.storage import is_uri, with_home
 
 VERBS = {
     "check": ("check", "Check", "Find what is wrong with data before training."),
@@ -38,12 +39,26 @@ VERBS = {
     "predict": ("predict", "Predict", "Transcribe images."),
     "export": ("export", "Export", "Write a model as one file for ONNX Runtime or PyTorch."),
     "serve": ("serve", "Serve", "Transcribe images over HTTP, with a web page."),
+    "alphabet": ("tools.alphabet", "AlphabetTool", "Build, show, merge and compare alphabets."),
+    "labels": ("tools.labels", "Labels", "Rewrite the labels of a CSV."),
     "split": ("tools.split", "Split", "Divide a CSV into training and evaluation rows."),
+    "words": ("tools.words", "Words", "Draw synthetic text lines with labels."),
     "numbers": ("tools.mnist_numbers", "Numbers", "Make images of numbers from MNIST digits."),
 }
 """The module, the class and one line of help of each verb. A module is imported when its verb is called."""
 
 METAVARS = {"str": "TEXT", "int": "N", "float": "NUMBER", "Path": "FILE", "list[str]": "TEXT"}
+
+
+def _check_local(value: object) -> object:
+    # Path would make s3:/ of s3://.
+    if isinstance(value, str) and is_uri(value):
+        raise ValueError("must be a local file: copy it to a disk first, and upload the result if you need it there")
+    return value
+
+
+LocalPath = Annotated[Path, BeforeValidator(_check_local)]
+"""A path on a local disk; URIs are refused."""
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,15 @@ class Predict(Command):
         layout = output.layout(self.format, configuration.decoding.num_beam_paths, self.confidence, self.spans)
         inputs = list_inputs(names, configuration.data)
         output.check(self.model, names, inputs)
-        job = PredictionJob(self.model, configuration.image, tuple(overrides), self.spans, self.replicas, digests)
+        job = PredictionJob(
+            self.model,
+            configuration.image,
+            tuple(overrides),
+            self.spans,
+            self.replicas,
+            digests,
+            configuration.data.line_orientation,
+        )
         read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:
             return 130

@@ -10,18 +10,22 @@ import time
 from functools import partialmethod
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from raycrnn import config, storage
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import RaycrnnError, StorageError, UsageError
+from raycrnn.evaluate import Evaluate
 from raycrnn.ingest.image_sizes import ImageSizes
 from raycrnn.model.recognizer import Recognizer
+from raycrnn.predict import Predict
 from raycrnn.storage import Directory, files, lock_output
 from raycrnn.train import Train
 from raycrnn.training import checkpoint
 from raycrnn.training.run import train
-from tests.conftest import words, write_set
+from tests.conftest import draw, words, write_set
 
 pytestmark = pytest.mark.ray
 
@@ -111,6 +115,29 @@ def test_images_are_read_with_the_model_directory_alone(local_ray, tmp_path):
     labels = [line.split(";") for line in (tmp_path / "labels.csv").read_text().split()]
     texts = [t.text for t in recognizer([tmp_path / path for path, _ in labels])]
     assert texts == [label for _, label in labels]
+
+
+def test_upright_lines_are_trained_evaluated_and_read_like_those_turned_by_hand(local_ray, tmp_path, capsys):
+    labels = words(16)
+    outputs = {}
+    for name, quarters in (("horizontal", 1), ("top_to_bottom", 0)):
+        (tmp_path / name / "images").mkdir(parents=True)
+        for number, label in enumerate(labels):
+            stacked = np.vstack([np.asarray(draw(letter).resize((32, 24))) for letter in label])
+            Image.fromarray(np.rot90(stacked, quarters)).save(tmp_path / name / "images" / f"{number}.png")
+        csv = tmp_path / name / "labels.csv"
+        csv.write_text("".join(f"images/{number}.png;{label}\n" for number, label in enumerate(labels)))
+        train(configuration(tmp_path / name, data={"line_orientation": name}, augmentation={}))
+        model = str(tmp_path / name / "output" / "model")
+        capsys.readouterr()
+        assert Evaluate.call([model, str(csv), "--json"], "evaluate") == 0
+        assert Predict.call([model, str(csv), "-o", str(tmp_path / name / "read.csv"), "--confidence"], "predict") == 0
+        outputs[name] = [
+            capsys.readouterr(),
+            (tmp_path / name / "read.csv").read_text(),
+            (tmp_path / name / "output" / "model" / "model.safetensors").read_bytes(),
+        ]
+    assert outputs["top_to_bottom"] == outputs["horizontal"]
 
 
 @pytest.mark.long

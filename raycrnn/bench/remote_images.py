@@ -1,5 +1,6 @@
 """Images in object storage for benchmarks: a stand-in for S3 in a process of its own, and measuring of sizes."""
 
+import io
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from raycrnn import bench, storage
 from raycrnn.bench import object_store
+from raycrnn.data import csv_files, image, image_files, packed_images
 from raycrnn.ingest.image_sizes import ImageSizes
 
 
@@ -52,6 +54,17 @@ def upload(folder: Path, uri: str) -> None:
     files = list(folder.iterdir())
     with ThreadPoolExecutor(storage.CONNECTIONS) as writers:
         list(writers.map(lambda file: storage.upload(file, storage.join(uri, file.name)), files))
+
+
+def pack(csv: Path, folder: Path) -> Path:
+    """Write the images of a CSV to a packed data set of one file, and return its path."""
+    folder.mkdir()
+    file = csv_files.read_csv(csv)
+    with packed_images.PackedImagesWriter(folder, sys.maxsize) as writer:
+        for row in file.rows:
+            data = image_files.read_bytes(file.resolve(row))
+            writer.add(data, row.label, row.path, image.size_of(io.BytesIO(data)))
+    return writer.files[0]
 
 
 def measure_sizes(csv: Path, uri: str, count: Callable[[], int] | None) -> list[bench.Figure]:

@@ -221,7 +221,7 @@ def images_decoded(settings: Configuration, seconds: float = 2.0) -> float:
     shape = settings.image.input_shape
     start = time.perf_counter()
     for count, row in enumerate(itertools.cycle(file.rows), 1):
-        image.prepare(image_files.read_bytes(file.resolve(row.path)), shape, 1, augmenter.for_sample(0, count))
+        image.prepare(image_files.read_bytes(file.resolve(row)), shape, 1, augmenter.for_sample(0, count))
         if time.perf_counter() - start > seconds:
             return count / (time.perf_counter() - start)
     raise AssertionError("a CSV without rows")

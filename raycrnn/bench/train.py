@@ -113,7 +113,7 @@ def batches_in_memory(settings: Configuration) -> list[Batch]:
     """Return the batches of one epoch, made by the functions that the decoding tasks use."""
     file = csv_files.read_csv(settings.data.train_csvs[0])
     augmenter = Augmenter(settings.augmentation, 1, settings.training.seed)
-    paths = [file.resolve(row.path) for row in file.rows]
+    paths = [file.resolve(row) for row in file.rows]
     shape = settings.image.input_shape
     widths = np.array([image.fitted_width(image.measure(path), shape) for path in paths])
     epoch = batch_order.train_epoch(widths, settings.training.train_batch_size, settings.training.seed, 0)

@@ -49,9 +49,10 @@ def _versions(data_set: LabelledSet, number: int) -> list[Image.Image]:
     shape, channels = settings.image.input_shape, settings.image.input_channels
     augmenter = Augmenter(settings.augmentation, channels, settings.training.seed)
     file, row = data_set.row(number)
-    data = image_files.read_bytes(file.resolve(row.path))
-    arrays = [prepare(data, shape, channels)]
-    decoded = decode_and_limit(data, shape, channels, augmented=True)
+    data = image_files.read_bytes(file.resolve(row))
+    orientation = settings.data.line_orientation
+    arrays = [prepare(data, shape, channels, orientation=orientation)]
+    decoded = decode_and_limit(data, shape, channels, augmented=True, orientation=orientation)
     for epoch in range(EPOCHS if augmenter.strengths else 0):
         arrays.append(augment_and_fit(decoded, shape, augmenter.for_sample(epoch, number)))
     return [Image.fromarray(array.squeeze(2) if channels == 1 else array) for array in arrays]

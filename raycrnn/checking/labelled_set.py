@@ -59,13 +59,16 @@ class LabelledSet:
             self._add_decoded(int(number), int(frames), units, training)  # type: ignore[call-overload]
 
     def _header_sizes(self) -> Iterator[Size | Rejected]:
+        known = (row.size for file in self.files for row in file.rows)
         columns = (self._notes[name].to_pylist() for name in ("header_size", "header_rejected"))
-        for size, rejected in zip(*columns, strict=True):
-            yield Rejected(*rejected) if rejected else (size[0], size[1])
+        for stated, size, rejected in zip(known, *columns, strict=True):
+            # Training takes the sizes that a packed data set states, and finds the others out while decoding.
+            yield stated or (Rejected(*rejected) if rejected else (size[0], size[1]))
 
     @cached_property
     def _decoding(self) -> list[list[str] | None]:
-        return self._notes["rejected"].to_pylist()
+        columns = (self._notes[name].to_pylist() for name in ("header_rejected", "rejected"))
+        return [header or pixels for header, pixels in zip(*columns, strict=True)]
 
     def _add_decoded(self, number: int, frames: int, units: tuple[str, ...], training: bool) -> None:
         """Add a row with a usable label and header if its image can be decoded; else its rejection."""
@@ -107,14 +110,14 @@ class LabelledSet:
 
     @cached_property
     def _sizes(self) -> np.ndarray:
-        """Width and height of each decoded image, int32 [rows, 2]; 0 if there is none."""
+        """Width and height of each decoded image with a horizontal line, int32 [rows, 2]; 0 if there is none."""
         column = self._notes["size"].combine_chunks()
         sizes = np.zeros((len(self), 2), np.int32)
         sizes[np.asarray(column.is_valid())] = column.drop_null().flatten().to_numpy().reshape(-1, 2)
-        return sizes
+        return sizes if self.configuration.data.line_orientation == "horizontal" else sizes[:, ::-1]
 
     def size(self, number: int) -> Size:
-        """Return the upright width and height in pixels of a decoded image."""
+        """Return the width and height in pixels of a decoded image, turned so that its line is horizontal."""
         width, height = self._sizes[number].tolist()
         return width, height
 
@@ -124,7 +127,7 @@ class LabelledSet:
         return np.flatnonzero(self._sizes[:, 0])
 
     def sizes(self) -> np.ndarray:
-        """Return the upright widths and heights of all images that can be decoded, int32 [n, 2]."""
+        """Return the widths and heights of all decoded images with horizontal lines, int32 [n, 2]."""
         return self._sizes[self.readable]
 
     @cached_property
@@ -140,7 +143,7 @@ class LabelledSet:
     def example(self, number: int, detail: str = "") -> FindingExample:
         """Return a row as an example of a finding."""
         file, row = self.row(number)
-        return FindingExample(file.path, row.line, row.path, file.resolve(row.path), detail)
+        return FindingExample(file.path, row.line, row.path, file.resolve(row), detail)
 
     def examples(self, numbers: Iterable[int]) -> list[FindingExample]:
         """Return the first rows as examples of a finding, with their labels."""

@@ -5,6 +5,7 @@ import itertools
 from raycrnn import __version__
 from raycrnn.checking.findings import CheckResult, Finding, FindingExample, Histogram
 from raycrnn.data.characters import name_of, with_code_points
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.evaluation import page
 from raycrnn.evaluation.pictures import Album, Picture
 
@@ -15,9 +16,9 @@ LEFT_OUT_SHOWN = 200
 """Rows in the table of rows that are left out. `--left-out` writes all of them."""
 
 
-def render(result: CheckResult) -> str:
-    """Return the page as HTML."""
-    album = Album()
+def render(result: CheckResult, orientation: LineOrientation = "horizontal") -> str:
+    """Return the page as HTML. Lines that stand upright are turned."""
+    album = Album(orientation=orientation)
     counts = {section.name: section.figures for section in result.sections}["units"]["counts"]
     assert isinstance(counts, dict)
     costly = [finding for finding in result.findings if finding.costs_samples]

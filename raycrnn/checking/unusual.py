@@ -10,11 +10,15 @@ KINDS = {
     "page": ("as large as a page, but raycrnn reads an image as one line of text", "cut the lines out of the pages"),
     "upright image": (
         "higher than wide, but raycrnn reads an image as one line of text from left to right",
-        "turn lines that stand upright, and cut the lines out of pages",
+        "for lines that stand upright, set data.line_orientation, or turn them; cut the lines out of pages",
     ),
     "blank image": ("blank: all pixels are equal", "export these images again, or delete the rows"),
 }
 """What is wrong with each kind of images, and what to do."""
+
+LYING = "wider than high, but by data.line_orientation={} the lines stand upright"
+REMEDY_FOR_LYING = "train another model on horizontal lines"
+"""The same of an upright image where lines stand upright: it has been turned."""
 
 
 def unusual_section(sets: Sequence[LabelledSet]) -> Section:
@@ -30,6 +34,7 @@ def unusual_section(sets: Sequence[LabelledSet]) -> Section:
 
 
 def _unusual(data_set: LabelledSet) -> Iterator[Finding]:
+    orientation = data_set.configuration.data.line_orientation
     numbers: dict[str, list[int]] = {kind: [] for kind in KINDS}
     blank = set(data_set.blank)
     for number, label in zip(data_set.usable, data_set.labels, strict=True):
@@ -42,6 +47,8 @@ def _unusual(data_set: LabelledSet) -> Iterator[Finding]:
     for kind, own in numbers.items():
         if own:
             problem, remedy = KINDS[kind]
+            if kind == "upright image" and orientation != "horizontal":
+                problem, remedy = LYING.format(orientation), REMEDY_FOR_LYING
             examples = [data_set.example(number, _size(data_set.size(number))) for number in own]
             yield Finding(kind, len(own), problem, remedy, examples, data_set.name)
 

@@ -115,6 +115,17 @@ def _first_missing(paths: Sequence[str]) -> str | None:
     return next((path for path in paths if not os.path.exists(path)), None)
 
 
+def smallest_object_store() -> float:
+    """Return the bytes of the smallest object store of the nodes that offer CPUs.
+
+    A head node that offers none decodes no images, and its object store may be small.
+    """
+    import ray
+
+    resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return min((node.get("object_store_memory", 0.0) for node in resources if node.get("CPU")), default=0.0)
+
+
 def is_local() -> bool:
     """Return whether this process started Ray by `connect`, for itself alone."""
     import ray

@@ -9,10 +9,11 @@ from raycrnn.config.loading import (
     problems_of,
     read_json_object,
     value_at,
+    with_overrides,
     with_values,
 )
-from raycrnn.config.messages import fields, suggestion, to_json
-from raycrnn.config.reference import describe_keys, reference_markdown
+from raycrnn.config.messages import describe_problems, fields, suggestion, to_json
+from raycrnn.config.reference import describe_keys, reference_markdown, tables_markdown
 from raycrnn.config.schema import (
     Augmentation,
     Cluster,
@@ -42,6 +43,7 @@ __all__ = [
     "Positive",
     "Training",
     "describe_keys",
+    "describe_problems",
     "fields",
     "grouped",
     "is_override",
@@ -52,7 +54,9 @@ __all__ = [
     "read_json_object",
     "reference_markdown",
     "suggestion",
+    "tables_markdown",
     "to_json",
     "value_at",
+    "with_overrides",
     "with_values",
 ]

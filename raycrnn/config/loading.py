@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from raycrnn import storage
 from raycrnn.config import messages
-from raycrnn.config.schema import Configuration
+from raycrnn.config.schema import Configuration, Group
 from raycrnn.errors import UsageError
 
 Tree = dict[str, Any]
@@ -74,11 +74,26 @@ def grouped(tree: Tree, overrides: Sequence[str] = (), origin: str = "configurat
         _move(tree, "training", tree.pop("training_params"), origin)
     for key in [key for key in tree if key in GROUP_OF_FLAT_KEY]:
         _move(tree, GROUP_OF_FLAT_KEY[key], {key: tree.pop(key)}, origin)
+    return with_overrides(tree, overrides)
+
+
+def with_overrides(tree: Tree, overrides: Sequence[str], root: type[Group] = Configuration) -> Tree:
+    """Return a copy of a grouped tree with `key=value` overrides applied, without validating it.
+
+    Args:
+        tree: The tree.
+        overrides: The texts `key=value`.
+        root: The model of the tree, whose types decide whether a value is JSON or text.
+
+    Raises:
+        UsageError: An override is not `key=value`, or a part of its key is not a group.
+    """
+    tree = copy.deepcopy(tree)
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise UsageError(f"{override!r}: an override is key=value, such as training.learning_rate=3e-4")
-        _set(tree, key, _override_value(key, text))
+        _set(tree, key, _override_value(messages.fields(root).get(key), text))
     return tree
 
 
@@ -179,9 +194,8 @@ def _set(tree: Tree, key: str, value: object) -> None:
     tree[leaf] = value
 
 
-def _override_value(key: str, text: str) -> object:
+def _override_value(field: FieldInfo | None, text: str) -> object:
     """Parse the text as JSON if the key accepts that value; otherwise return the text itself."""
-    field = messages.fields().get(key)
     try:
         value = json.loads({"True": "true", "False": "false", "None": "null"}.get(text, text))
     except ValueError:

@@ -26,22 +26,30 @@ def meaning(field: FieldInfo) -> str:
     return " ".join((field.description or "").split())
 
 
-def describe_problems(problems: Sequence[ErrorDetails], tree: dict[str, object]) -> list[str]:
-    """Return one line for each key that pydantic refused: its dotted path, its value and what is allowed."""
+def describe_problems(
+    problems: Sequence[ErrorDetails], tree: dict[str, object], root: type[Group] = Configuration
+) -> list[str]:
+    """Return one line for each key that pydantic refused: its dotted path, its value and what is allowed.
+
+    Args:
+        problems: What pydantic found.
+        tree: The values that it refused.
+        root: The model of the tree.
+    """
     messages: dict[str, list[str]] = {}
     for problem in problems:
-        key = _key_of(problem)
+        key = _key_of(problem, root)
         # A key of several types has a problem for each of them.
-        messages.setdefault(key, []).append(_message(problem, key))
-    return [_describe(key, " or ".join(dict.fromkeys(texts)), tree) for key, texts in messages.items()]
+        messages.setdefault(key, []).append(_message(problem, key, root))
+    return [_describe(key, " or ".join(dict.fromkeys(texts)), tree, root) for key, texts in messages.items()]
 
 
-def _key_of(problem: ErrorDetails) -> str:
+def _key_of(problem: ErrorDetails, root: type[Group]) -> str:
     """Return the key of a problem, without the names of union members and validators that pydantic appends."""
     path = [str(part) for part in problem["loc"]]
-    known = fields().keys() | _groups()
+    known = fields(root).keys() | _groups(root)
     for length in range(len(path), 0, -1):
-        if ".".join(path[:length]) in fields():
+        if ".".join(path[:length]) in fields(root):
             return ".".join(path[:length])
     if problem["type"] not in ("extra_forbidden", "missing"):
         while path and ".".join(path) not in known:
@@ -49,36 +57,37 @@ def _key_of(problem: ErrorDetails) -> str:
     return ".".join(path)
 
 
-def _message(problem: ErrorDetails, key: str) -> str:
+def _message(problem: ErrorDetails, key: str, root: type[Group]) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"unknown key{suggestion(key)}"
+        return f"unknown key{suggestion(key, root)}"
     if problem["type"] == "missing" and key == ".".join(map(str, problem["loc"])):
         return "is missing"
     message = problem["msg"].removeprefix("Value error, ")
     return message[0].lower() + message[1:]
 
 
-def _describe(key: str, message: str, tree: dict[str, object]) -> str:
+def _describe(key: str, message: str, tree: dict[str, object], root: type[Group]) -> str:
     value: object = tree
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            return f"{key or 'configuration'}: {message}"
+            return f"{key or root.__name__.lower()}: {message}"
         value = value[part]
-    if key not in fields():
+    if key not in fields(root):
         return f"{key}: {message}"
-    return f"{key} = {to_json(value)}: {message}. {meaning(fields()[key])}"
+    return f"{key} = {to_json(value)}: {message}. {meaning(fields(root)[key])}"
 
 
-def _groups() -> set[str]:
-    return {key.rpartition(".")[0] for key in fields()} - {""}
+def _groups(root: type[Group] = Configuration) -> set[str]:
+    return {key.rpartition(".")[0] for key in fields(root)} - {""}
 
 
-def suggestion(key: str) -> str:
+def suggestion(key: str, root: type[Group] = Configuration) -> str:
     """Return the end of a message on an unknown key: the most similar known one, or how to list all."""
-    same_leaf = [known for known in fields() if known.endswith("." + key.rpartition(".")[2])]
-    candidates = [*fields(), *([] if "." in key else sorted(_groups()))]
+    same_leaf = [known for known in fields(root) if known.endswith("." + key.rpartition(".")[2])]
+    candidates = [*fields(root), *([] if "." in key else sorted(_groups(root)))]
     close = same_leaf or difflib.get_close_matches(key, candidates, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else "; `raycrnn train --help` lists the keys"
+    verb = "train" if root is Configuration else "words"
+    return f"; did you mean {close[0]}?" if close else f"; `raycrnn {verb} --help` lists the keys"
 
 
 def to_json(value: object) -> str:

@@ -45,15 +45,7 @@ def _default_in_help(field: FieldInfo) -> str:
 
 def reference_markdown() -> str:
     """Return the reference of all keys as Markdown: a second-level heading and a table for each group."""
-    tables: dict[str, list[str]] = {}
-    for key, field in fields().items():
-        tables.setdefault(key.partition(".")[0] if "." in key else "", []).append(_row(key, field))
-    sections = []
-    for group, rows in tables.items():
-        title = f"`{group}`" if group else "Top level"
-        text = _group(Configuration, group).__doc__ if group else "These keys belong to no group."
-        table = ["| Key | Type | Default | Meaning | Allowed values |", "| --- | --- | --- | --- | --- |", *rows]
-        sections.append("\n".join([f"## {title}", "", text or "", "", *table]))
+    sections = tables_markdown()
     flat = [f"| `{key}` | `{group}.{key}` |" for key, group in GROUP_OF_FLAT_KEY.items()]
     table = ["| Key of tf-crnn | Key of raycrnn |", "| --- | --- |", "| `training_params` | `training` |", *flat]
     text = "A configuration of tf-crnn is read unchanged: its keys are moved to these groups."
@@ -61,8 +53,27 @@ def reference_markdown() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _row(key: str, field: FieldInfo) -> str:
-    schema = _schema_of(key)
+def tables_markdown(tree: type[Group] = Configuration, level: int = 2) -> list[str]:
+    """Return a heading and a table of the keys as Markdown for each group.
+
+    Args:
+        tree: The model of the keys.
+        level: The level of the headings.
+    """
+    tables: dict[str, list[str]] = {}
+    for key, field in fields(tree).items():
+        tables.setdefault(key.partition(".")[0] if "." in key else "", []).append(_row(key, field, tree))
+    sections = []
+    for group, rows in tables.items():
+        title = f"`{group}`" if group else "Top level"
+        text = _group(tree, group).__doc__ if group else "These keys belong to no group."
+        table = ["| Key | Type | Default | Meaning | Allowed values |", "| --- | --- | --- | --- | --- |", *rows]
+        sections.append("\n".join([f"{'#' * level} {title}", "", text or "", "", *table]))
+    return sections
+
+
+def _row(key: str, field: FieldInfo, root: type[Group]) -> str:
+    schema = _schema_of(key, root)
     variants = schema.get("anyOf", [schema])
     types = " or ".join(filter(None, map(_type, variants)))
     default = "required" if field.is_required() else f"`{to_json(field.default)}`"
@@ -72,8 +83,8 @@ def _row(key: str, field: FieldInfo) -> str:
     return f"| `{key}` | {types} | {default} | {text} | {allowed} |"
 
 
-def _schema_of(key: str) -> JsonSchema:
-    tree = Configuration.model_json_schema()
+def _schema_of(key: str, root: type[Group]) -> JsonSchema:
+    tree = root.model_json_schema()
     schema: JsonSchema = tree
     for part in key.split("."):
         schema = schema["properties"][part]

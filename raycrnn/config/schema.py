@@ -76,9 +76,11 @@ class Data(Group):
 
     csv_files_train: Annotated[Csvs, Field(min_length=1)] | Weights
     """CSV files to train on, with rows `path;label`: one path, a list of paths, or {path: weight}. With weights, each
-    batch draws from the files in these proportions."""
+    batch draws from the files in these proportions. A packed data set (a .parquet file or a folder of them) or a recipe
+    of synthetic lines (a .json file) may stand in place of a CSV."""
     csv_files_eval: Csvs = ()
-    """CSV files to evaluate on: one path or a list of paths. Without any, the last model is exported, not the best."""
+    """CSV files or packed data sets to evaluate on: one path or a list of paths. Without any, the last model is
+    exported, not the best."""
     csv_delimiter: Delimiter = ";"
     """Character between path and label; tab or \\t for a tab. The first one in a row separates them; the label may
     contain more."""
@@ -96,6 +98,10 @@ class Data(Group):
     Hebrew and Arabic. Numbers and words of the other direction within a line are recognised. visual: labels list the
     units as they stand in the image, from left to right. auto: rtl if most letters of the training labels belong to
     scripts that run from right to left, else ltr."""
+    line_orientation: Literal["horizontal", "top_to_bottom", "bottom_to_top"] = "horizontal"
+    """How the lines run in the images. top_to_bottom: columns of Chinese, Japanese or Mongolian, and lines that were
+    turned clockwise; bottom_to_top: lines that were turned counterclockwise. Such images are turned by 90° before the
+    network reads them from left to right. text_direction then says what is left and right after the turn."""
     max_rejected: Share = 0.01
     """Fraction of a set's samples that may be unusable. If there are more, the run fails."""
     input_data_n_parallel_calls: Positive | None = None
@@ -342,7 +348,14 @@ class Configuration(Group):
         identity |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
         identity["model.lstm_layers"] = self.model.lstm_layers
         identity |= {f"image.{name}": value for name, value in self.image}
-        names = ("csv_delimiter", "string_split_delimiter", "encoding", "unicode_form", "text_direction")
+        names = (
+            "csv_delimiter",
+            "string_split_delimiter",
+            "encoding",
+            "unicode_form",
+            "text_direction",
+            "line_orientation",
+        )
         identity |= {f"data.{name}": getattr(self.data, name) for name in names}
         # Without the paths of the CSVs, which may move. What is in them is compared by `training.resume`.
         identity["data.csv_files_train, weights"] = self.data.train_weights

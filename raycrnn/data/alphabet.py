@@ -129,40 +129,47 @@ class Alphabet:
     def load(cls, name_or_path: str | Path, unicode_form: UnicodeForm = "NFC") -> "Alphabet":
         """Read an alphabet from a JSON object {unit: code}, or one that comes with raycrnn.
 
-        Any distinct integers can be codes; they are mapped to 0 … n−1 in ascending order.
-
-        Args:
-            name_or_path: A name in `SHIPPED`, or the path or URI of a JSON file.
-            unicode_form: The Unicode normalisation form that is applied to the units.
-
-        Raises:
-            UsageError: There is no such file, it does not contain such an object, two units have the same code, or
-                two units are equal after normalisation.
+        Any distinct integers can be codes; they are mapped to 0 … n−1 in ascending order. The arguments and the errors
+        are those of `read_codes`.
         """
-        if name_or_path in SHIPPED:
-            with resources.as_file(resources.files("raycrnn.data") / "alphabets" / f"{name_or_path}.json") as path:
-                return cls._from_table(read_json_object(path), str(name_or_path), unicode_form)
-        if not is_uri(name_or_path) and not Path(name_or_path).exists() and not in_other_form(str(name_or_path)):
-            raise UsageError(
-                f"{name_or_path}: no such alphabet file; the alphabets of raycrnn are {', '.join(SHIPPED)}"
-            )
-        return cls._from_table(read_json_object(name_or_path), str(name_or_path), unicode_form)
-
-    @classmethod
-    def _from_table(cls, table: Mapping[str, object], origin: str, unicode_form: UnicodeForm) -> "Alphabet":
-        unit_of: dict[int, str] = {}
-        for unit, code in table.items():
-            if not isinstance(code, int) or isinstance(code, bool):
-                raise UsageError(f"{origin}: the code of {unit!r} is {code!r}, not an integer")
-            if code in unit_of:
-                raise UsageError(f"{origin}: {unit_of[code]!r} and {unit!r} have the same code {code}")
-            unit_of[code] = unicodedata.normalize(unicode_form, unit)
-        try:
-            return cls(tuple(unit_of[code] for code in sorted(unit_of)))
-        except UsageError as error:
-            note = f" (units are normalised to {unicode_form})" if len(set(unit_of.values())) < len(unit_of) else ""
-            raise UsageError(f"{origin}: {error}{note}") from None
+        codes = read_codes(name_or_path, unicode_form)
+        return cls(tuple(sorted(codes, key=codes.__getitem__)))
 
     def to_json(self) -> str:
         """Return the JSON object {unit: code} that `load` reads."""
         return json.dumps(self._code_of, ensure_ascii=False, indent=0)
+
+
+def read_codes(name_or_path: str | Path, unicode_form: UnicodeForm = "NFC") -> dict[str, int]:
+    """Return the codes of an alphabet by unit, as its file has them.
+
+    Args:
+        name_or_path: A name in `SHIPPED`, or the path or URI of a JSON file.
+        unicode_form: The Unicode normalisation form that is applied to the units.
+
+    Raises:
+        UsageError: There is no such file, it does not contain an object {unit: code}, two units have the same code, or
+            two units are equal after normalisation.
+    """
+    if name_or_path in SHIPPED:
+        with resources.as_file(resources.files("raycrnn.data") / "alphabets" / f"{name_or_path}.json") as path:
+            return _normalised(read_json_object(path), str(name_or_path), unicode_form)
+    if not is_uri(name_or_path) and not Path(name_or_path).exists() and not in_other_form(str(name_or_path)):
+        raise UsageError(f"{name_or_path}: no such alphabet file; the alphabets of raycrnn are {', '.join(SHIPPED)}")
+    return _normalised(read_json_object(name_or_path), str(name_or_path), unicode_form)
+
+
+def _normalised(table: Mapping[str, object], origin: str, unicode_form: UnicodeForm) -> dict[str, int]:
+    unit_of: dict[int, str] = {}
+    for unit, code in table.items():
+        if not isinstance(code, int) or isinstance(code, bool):
+            raise UsageError(f"{origin}: the code of {unit!r} is {code!r}, not an integer")
+        if code in unit_of:
+            raise UsageError(f"{origin}: {unit_of[code]!r} and {unit!r} have the same code {code}")
+        unit_of[code] = unicodedata.normalize(unicode_form, unit)
+    try:
+        Alphabet(tuple(unit_of.values()))
+    except UsageError as error:
+        note = f" (units are normalised to {unicode_form})" if len(set(unit_of.values())) < len(unit_of) else ""
+        raise UsageError(f"{origin}: {error}{note}") from None
+    return {unit: code for code, unit in unit_of.items()}

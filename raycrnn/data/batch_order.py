@@ -5,6 +5,7 @@ worker and after a resume.
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,15 +47,41 @@ class Sources:
     """Number of each row's source [rows]."""
     weights: tuple[float, ...]
     """Weight of each source; any positive numbers."""
+    endless: tuple[bool, ...]
+    """Whether each source is endless: its rows are generated."""
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Number of rows of each source."""
+        return np.bincount(self.source_of_row, minlength=len(self.weights))
+
+
+def count_draws(rows: Sequence[int], weights: Sequence[float] | None, endless: Sequence[bool]) -> int:
+    """Return the number of draws in an epoch: as many as there are rows.
+
+    With weights, rows of endless sources, which are generated, do not count. An epoch then has as many draws as it
+    takes to draw as many finite rows as there are.
+
+    Args:
+        rows: Number of rows of each source.
+        weights: Weight of each source; None if every row is drawn once.
+        endless: Whether each source is endless.
+    """
+    finite = sum(count for count, is_endless in zip(rows, endless, strict=True) if not is_endless)
+    if weights is None or not finite:
+        return sum(rows)
+    sources = [(weight, is_endless) for count, weight, is_endless in zip(rows, weights, endless, strict=True) if count]
+    share = sum(weight for weight, is_endless in sources if not is_endless) / sum(weight for weight, _ in sources)
+    return round(finite / share)
 
 
 def train_epoch(
     widths: np.ndarray, batch_size: int, seed: int, epoch: int, by_area: bool = False, sources: Sources | None = None
 ) -> Epoch:
-    """Return a training epoch with as many draws as there are rows, in `batch_count` batches.
+    """Return a training epoch in `batch_count` batches.
 
-    All rows are shuffled, or drawn by the weights of their sources. The sizes of the batches differ by at most one, in
-    random order: a small batch at the end would move the statistics of batch normalisation just before they are
+    All rows are shuffled once, or drawn by the weights of their sources. The sizes of the batches differ by at most
+    one, in random order: a small batch at the end would move the statistics of batch normalisation just before they are
     evaluated. The batches are divided into windows of random sizes. The draws of a window are sorted by width and
     divided into its batches, which are then shuffled. Rows of similar width therefore share a batch, which needs little
     padding, while the batches and their order remain random. With sources, every batch has each source's share of the
@@ -174,8 +201,9 @@ def _draw_by_weight(sources: Sources, seed: int, epoch: int) -> tuple[np.ndarray
     Every row of a source is drawn once before any row of the source is drawn again.
     """
     rows, passes = [], []
-    counts = np.bincount(sources.source_of_row, minlength=len(sources.weights))
-    for source, draws in enumerate(_shares(np.where(counts, sources.weights, 0.0), len(sources.source_of_row))):
+    shares = np.where(sources.rows, sources.weights, 0.0)
+    draws_of_source = _shares(shares, count_draws(sources.rows.tolist(), sources.weights, sources.endless))
+    for source, draws in enumerate(draws_of_source):
         if not draws:
             continue
         of_source = np.flatnonzero(sources.source_of_row == source)

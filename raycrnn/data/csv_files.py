@@ -6,6 +6,7 @@ ignored. A header, that is, a first row that names columns instead of an image, 
 """
 
 import codecs
+import hashlib
 import itertools
 import logging
 import unicodedata
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raycrnn import config, storage
-from raycrnn.data import characters, file_kinds
+from raycrnn.data import characters, file_kinds, generated_lines
 from raycrnn.data.alphabet import UnicodeForm
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
@@ -30,6 +31,9 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """The encodings of files that begin with a byte order mark."""
+
+LIST_SUFFIXES = (".csv", ".tsv", ".txt")
+"""Suffixes of the files that list images."""
 
 UNKNOWN = -1
 """Code of a unit that is not in the alphabet, in references that are only scored."""
@@ -47,11 +51,15 @@ class Row:
     """Line number in the file, from 1."""
     problem: str | None = None
     """Why the row is malformed; None if it is well-formed."""
+    reference: str | None = None
+    """The path of an image that is not a file of its own, for `image_files`."""
+    size: tuple[int, int] | None = None
+    """The upright width and height in pixels, if they are known."""
 
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A CSV file and its rows."""
+    """A CSV file, or a packed data set, and its rows."""
 
     path: str
     rows: list[Row]
@@ -59,9 +67,9 @@ class CsvFile:
     header: Row | None = None
     """The first row, if it names columns instead of an image."""
 
-    def resolve(self, field: str) -> str:
-        """Return the absolute path or the URI for a row's path: relative paths are relative to the CSV's folder."""
-        return storage.resolve_relative(self.path, field)
+    def resolve(self, row: Row) -> str:
+        """Return the absolute path or the URI of a row's image: relative paths are relative to the CSV's folder."""
+        return row.reference or storage.resolve_relative(self.path, row.path)
 
 
 def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") -> CsvFile:
@@ -111,9 +119,7 @@ def _is_header(file: CsvFile) -> bool:
     first, second = file.rows
     if first.problem or second.problem or has_image_suffix(first.path):
         return False
-    return not _exists(file.resolve(first.path)) and (
-        has_image_suffix(second.path) or _exists(file.resolve(second.path))
-    )
+    return not _exists(file.resolve(first)) and (has_image_suffix(second.path) or _exists(file.resolve(second)))
 
 
 def _exists(path: str) -> bool:
@@ -244,12 +250,12 @@ def min_frames(codes: Sequence[Hashable]) -> int:
 
 
 def read_labelled_csvs(csvs: Sequence[str], settings: config.Data) -> list[CsvFile]:
-    """Read CSV files, each of which must have rows and at least one label.
+    """Read CSV files, packed data sets or recipes, each of which must have rows and at least one label.
 
     Raises:
         UsageError: A file cannot be read, has no rows, or has no labels.
     """
-    files = [read_csv(path, settings.csv_delimiter, settings.encoding) for path in csvs]
+    files = [_read_source(path, settings) for path in csvs]
     for file in files:
         if not file.rows:
             raise UsageError(f"{file.path}: the CSV has no rows; a row is path{settings.csv_delimiter}label")
@@ -262,6 +268,42 @@ def read_labelled_csvs(csvs: Sequence[str], settings: config.Data) -> list[CsvFi
                 f"({_delimiter_hint(file.rows)})"
             )
     return files
+
+
+def find_packed(path: str) -> list[str]:
+    """Return the files of a packed data set, or none if a path or URI is that of a CSV. Raises `UsageError`."""
+    name = path.partition("?")[0] if storage.is_uri(path) else path
+    if name.lower().endswith(LIST_SUFFIXES) or generated_lines.is_recipe(name):
+        return []
+    from raycrnn.data import packed_images
+
+    try:
+        return packed_images.find_files(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {storage.describe(error)}") from None
+
+
+def _read_source(path: str, settings: config.Data) -> CsvFile:
+    """Read a CSV, a packed data set, or a recipe, whose rows are numbered from 1."""
+    if generated_lines.is_recipe(path):
+        lines = enumerate(generated_lines.read_rows(path), 1)
+        return CsvFile(path, [Row(name, label, line, None, name, size) for line, (name, label, size) in lines])
+    files = find_packed(path)
+    if not files:
+        return read_csv(path, settings.csv_delimiter, settings.encoding)
+    from raycrnn.data import packed_images
+
+    rows = enumerate(packed_images.read_rows(files), 1)
+    return CsvFile(path, [Row(row.path, row.label, line, None, row.reference, row.size) for line, row in rows])
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 of a CSV or recipe, or of the images and labels in a packed data set. Raises `UsageError`."""
+    if files := find_packed(path):
+        from raycrnn.data import packed_images
+
+        return packed_images.digest(files)
+    return hashlib.sha256(storage.read(path)).hexdigest()
 
 
 def _delimiter_hint(rows: Sequence[Row]) -> str:

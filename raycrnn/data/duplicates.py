@@ -16,7 +16,7 @@ def same_images(csv: CsvFile) -> list[list[Row]]:
     Paths are compared, and the contents of local files that are not empty. Files that do not exist have no contents.
     """
     rows = [row for row in csv.rows if not row.problem]
-    path_of = {row.line: _real_path(csv.resolve(row.path)) for row in rows}
+    path_of = {row.line: _real_path(csv.resolve(row)) for row in rows}
     by_path = _grouped(rows, lambda row: path_of[row.line])
     # One row for each path. A file is only read if another one has the same size.
     firsts = [group[0] for group in by_path]

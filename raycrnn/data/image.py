@@ -5,7 +5,6 @@ W width.
 """
 
 import io
-import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from raycrnn import storage
 from raycrnn.data import file_kinds, image_files, image_guards, image_modes, tiff_layouts
+from raycrnn.data.orientation import LineOrientation, make_horizontal
 from raycrnn.data.rejections import Rejected
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
@@ -56,12 +56,10 @@ class PreparedImage:
 
     pixels: np.ndarray
     """uint8 [H, W, C], fitted to the network's input."""
-    original_width: int
-    """Width in pixels of the image that was given, upright."""
+    original_size: tuple[int, int]
+    """Width and height in pixels of the image that was given, after rotation by its EXIF orientation."""
     name: str | None = None
     """The path or URI, if the image was given as one."""
-    original_height: int | None = None
-    """Height in pixels of the image that was given, upright; None if it is not known."""
 
 
 # --- frames
@@ -70,36 +68,6 @@ class PreparedImage:
 def frames(width: int) -> int:
     """Return the frames of a width in pixels: two poolings halve it, and the last convolution removes one column."""
     return width // 4 - 1
-
-
-def frame_centre(frame: float) -> float:
-    """Return the column at the centre of the eight columns that a frame covers."""
-    return 4 * (frame + 1)
-
-
-def spans(ranges: Sequence[tuple[int, int]], shape: Sequence[int], width: int) -> list[tuple[int, int]]:
-    """Return the columns of each unit, [left, right), in pixels of the original image.
-
-    CTC locates little more than the middle of a unit. Neighbouring units are therefore separated halfway between their
-    frames; the first and the last unit extend as far outwards as inwards, and a single unit is as wide as the line is
-    high.
-
-    Args:
-        ranges: The frames of each unit, [first, end).
-        shape: Shape of the prepared image, (height, width, …).
-        width: Width of the original image in pixels.
-    """
-    if not ranges:
-        return []
-    height, prepared_width = shape[:2]
-    centres = [(frame_centre(first), frame_centre(end - 1)) for first, end in ranges]
-    edges = [(before[1] + after[0]) / 2 for before, after in itertools.pairwise(centres)]
-    first, last = centres[0], centres[-1]
-    left = first[0] - (edges[0] - first[1] if edges else height / 2)
-    right = last[1] + (last[0] - edges[-1] if edges else height / 2)
-    scale = width / prepared_width
-    columns = [round(min(max(edge, 0), prepared_width) * scale) for edge in (left, *edges, right)]
-    return list(itertools.pairwise(columns))
 
 
 # --- decoding
@@ -147,6 +115,8 @@ def measure(path: str) -> tuple[int, int]:
     Raises:
         Rejected: The file cannot be read, or its header is not that of a usable image.
     """
+    if not image_files.is_whole_file(path):
+        return size_of(io.BytesIO(image_files.read_bytes(path)))
     try:
         with open(path, "rb") as file:
             return size_of(file)
@@ -291,7 +261,11 @@ def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
 
 
 def prepare_image(
-    source: ImageInput, input_shape: tuple[int, int], channels: int, max_pixels: int = MAX_PIXELS
+    source: ImageInput,
+    input_shape: tuple[int, int],
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    orientation: LineOrientation = "horizontal",
 ) -> PreparedImage:
     """Prepare an image for the network, without augmentation.
 
@@ -300,6 +274,7 @@ def prepare_image(
         input_shape: Height and greatest width in pixels.
         channels: 1 (grey) or 3 (RGB).
         max_pixels: Larger images are rejected.
+        orientation: How the line runs in the upright image; it is turned to be horizontal.
 
     Raises:
         Rejected: The image cannot be used.
@@ -319,10 +294,16 @@ def prepare_image(
         raise Rejected(
             "not an image", f"an object of type {type(source).__name__}: give a path, bytes, a PIL image or an array"
         )
-    return PreparedImage(to_array(fit(image, *input_shape)), image.width, name, image.height)
+    return PreparedImage(to_array(fit(make_horizontal(image, orientation), *input_shape)), image.size, name)
 
 
-def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: Augment | None = None) -> np.ndarray:
+def prepare(
+    data: bytes,
+    input_shape: tuple[int, int],
+    channels: int,
+    augment: Augment | None = None,
+    orientation: LineOrientation = "horizontal",
+) -> np.ndarray:
     """Prepare the bytes of an image file for the network, with augmentation if `augment` is given.
 
     Returns:
@@ -331,10 +312,17 @@ def prepare(data: bytes, input_shape: tuple[int, int], channels: int, augment: A
     Raises:
         Rejected: The image cannot be used.
     """
-    return augment_and_fit(decode_and_limit(data, input_shape, channels, augment is not None), input_shape, augment)
+    decoded = decode_and_limit(data, input_shape, channels, augment is not None, orientation)
+    return augment_and_fit(decoded, input_shape, augment)
 
 
-def decode_and_limit(data: bytes, input_shape: tuple[int, int], channels: int, augmented: bool) -> np.ndarray:
+def decode_and_limit(
+    data: bytes,
+    input_shape: tuple[int, int],
+    channels: int,
+    augmented: bool,
+    orientation: LineOrientation = "horizontal",
+) -> np.ndarray:
     """Run the part of `prepare` that is the same in every epoch, and whose result can be cached.
 
     Returns:
@@ -343,7 +331,7 @@ def decode_and_limit(data: bytes, input_shape: tuple[int, int], channels: int, a
     Raises:
         Rejected: The image cannot be used.
     """
-    image = decode(data, channels)
+    image = make_horizontal(decode(data, channels), orientation)
     # Twice the height keeps strokes sharp through rotation, at a fraction of the cost of the full image.
     return to_array(limit_height(image, 2 * input_shape[0]) if augmented else fit(image, *input_shape))
 
@@ -368,7 +356,7 @@ def augment_and_fit(decoded: np.ndarray, input_shape: tuple[int, int], augment: 
 
 
 def decoded_pixels(size: tuple[int, int], input_shape: tuple[int, int], augmented: bool) -> int:
-    """Return the number of pixels that `decode_and_limit` makes of an image of a size (width, height)."""
+    """Return the number of pixels that `decode_and_limit` makes of an image with a horizontal line."""
     if not augmented:
         return fitted_width(size, input_shape) * input_shape[0]
     width, height = size

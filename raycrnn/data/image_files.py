@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from raycrnn import storage
-from raycrnn.data import characters
+from raycrnn.data import byte_ranges, characters, generated_lines
+from raycrnn.data.byte_ranges import FindFile
 from raycrnn.data.rejections import Rejected
 
 JPEG, NETPBM = (".jpg", ".jpeg", ".jpe", ".jfif"), (".pbm", ".pgm", ".ppm", ".pnm")
@@ -24,8 +25,21 @@ def has_image_suffix(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def file_of(path: str) -> str:
+    """Return the file that an image comes from: its own, that of its packed data set, or its recipe."""
+    if packed := byte_ranges.parse_reference(path):
+        return packed.file
+    line = generated_lines.parse_reference(path)
+    return path if line is None else line.recipe
+
+
+def is_whole_file(path: str) -> bool:
+    """Return whether an image is a file of its own."""
+    return file_of(path) == path
+
+
 def read_bytes(path: str) -> bytes:
-    """Return the bytes at a path, or at a URI that pyarrow's filesystems can read.
+    """Return the bytes of an image: at a path or a URI, in a packed data set, or those of a generated line.
 
     A local file is also found if its name is in another Unicode normal form.
 
@@ -34,6 +48,10 @@ def read_bytes(path: str) -> bytes:
         StorageError: Object storage fails, which says nothing about the file.
     """
     try:
+        if reference := byte_ranges.parse_reference(path):
+            return storage.read_range(*reference)
+        if line := generated_lines.parse_reference(path):
+            return generated_lines.draw(line)
         if not storage.is_uri(path) and Path(path).is_fifo():
             raise Rejected("cannot be read", f"{path}: a named pipe, not a file")
         return storage.read(path)
@@ -63,16 +81,24 @@ def in_other_form(path: str) -> str:
     return other
 
 
-def prefetching_reader(paths: Sequence[str]) -> Callable[[str], bytes]:
+def prefetching_reader(paths: Sequence[str], find_file: FindFile = lambda file: None) -> Callable[[str], bytes]:
     """Return a `read_bytes` for images that are about to be read.
 
     The images in object storage are read now, many at a time; the others when the function is called.
+
+    Args:
+        paths: Paths of the images.
+        find_file: Returns the contents of those files of packed data sets that are in memory.
 
     Raises:
         StorageError: Object storage fails.
     """
     remote = [path for path in dict.fromkeys(paths) if storage.is_uri(path)]
-    prefetched = dict(zip(remote, storage.read_many(remote), strict=True))
+    references = {path: reference for path in remote if (reference := byte_ranges.parse_reference(path))}
+    whole = [path for path in remote if path not in references]
+    prefetched: dict[str, bytes | OSError] = dict(zip(whole, storage.read_many(whole), strict=True))
+    packed = byte_ranges.read_many(list(references.values()), find_file)
+    prefetched |= {path: packed[reference] for path, reference in references.items()}
 
     def read(path: str) -> bytes:
         data = prefetched.get(path)
@@ -85,17 +111,20 @@ def prefetching_reader(paths: Sequence[str]) -> Callable[[str], bytes]:
     return read
 
 
-def iter_readers(paths: Sequence[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
+def iter_readers(
+    paths: Sequence[str], find_file: FindFile = lambda file: None
+) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield each path, in order, with a function that returns its bytes.
 
-    At most `IMAGES_READ_AHEAD` images are prefetched at a time, which limits the memory they take.
+    At most `IMAGES_READ_AHEAD` images are prefetched at a time, which limits the memory they take. The arguments are
+    those of `prefetching_reader`.
 
     Raises:
         StorageError: Object storage fails.
     """
     for start in range(0, len(paths), IMAGES_READ_AHEAD):
         group = paths[start : start + IMAGES_READ_AHEAD]
-        read = prefetching_reader(group)
+        read = prefetching_reader(group, find_file)
         yield from ((path, partial(read, path)) for path in group)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raycrnn import storage
 from raycrnn.config import Data
-from raycrnn.data import csv_files, file_kinds
+from raycrnn.data import csv_files, file_kinds, packed_images
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
 
@@ -24,8 +24,6 @@ INPUTS = pa.schema({"name": pa.string(), "path": pa.binary(), "problem": pa.stri
 need not be valid text; why the image's CSV row is malformed, usually null. For millions of images, an Arrow table
 takes a fraction of the memory of Python objects."""
 
-LIST_SUFFIXES = (".csv", ".tsv", ".txt")
-"""Suffixes of the files that list images."""
 
 ROWS_PER_BATCH = 10_000
 
@@ -76,10 +74,13 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
     # A URI can have options after its name.
     file_name = name.partition("?")[0] if storage.is_uri(name) else name
     folder = name if os.path.lexists(name) else storage.in_other_form(name) or name
-    if file_name.lower().endswith(LIST_SUFFIXES):
+    if file_name.lower().endswith(csv_files.LIST_SUFFIXES):
         file = csv_files.CsvFile(name, [])
         for row in csv_files.iter_list(name, settings):
-            yield row.path, file.resolve(row.path), row.problem
+            yield row.path, file.resolve(row), row.problem
+    elif packed := _packed_files(name):
+        for packed_row in packed_images.read_rows(packed):
+            yield packed_row.path, packed_row.reference, None
     elif storage.is_uri(name) and not has_image_suffix(file_name):
         for path in _images_below(name):
             yield path, path, None
@@ -90,6 +91,13 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
         skipped.log(printable(folder))
     else:
         yield printable(name), name, None
+
+
+def _packed_files(name: str) -> list[str]:
+    """Return the files of a packed data set, or none if a name stands for something else."""
+    files = csv_files.find_packed(name)
+    # A folder of images may also hold transcriptions in the same format.
+    return [] if files and name not in files and not packed_images.is_packed(files[0]) else files
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 
-from raycrnn import storage
 from raycrnn.config import Configuration
 from raycrnn.data import bidi, csv_files
 from raycrnn.data.alphabet import Alphabet
@@ -36,9 +35,7 @@ def read(configuration: Configuration) -> LabelledCsvs:
     data = configuration.data
     train = csv_files.read_labelled_csvs(data.train_csvs, data)
     evaluation = csv_files.read_labelled_csvs(data.csv_files_eval, data)
-    digests = {
-        path: hashlib.sha256(storage.read(path)).hexdigest() for path in (*data.train_csvs, *data.csv_files_eval)
-    }
+    digests = {path: csv_files.digest(path) for path in (*data.train_csvs, *data.csv_files_eval)}
     row_digests = {file.path: digest_rows(file) for file in (*train, *evaluation)}
     alphabet = None
     if data.lookup_alphabet_file is not None:

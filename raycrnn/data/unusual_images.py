@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from raycrnn.data.orientation import LineOrientation, horizontal_size
+
 MIN_UPRIGHT = 1.25
 """An image whose height is more than this multiple of its width is a page or a line that stands upright. One or two
 letters can be a little higher than wide, and pages are 1.29 (US letter) to 1.41 times (A4) as high as wide."""
@@ -35,6 +37,8 @@ class UnusualImages:
 
     input_shape: Sequence[int]
     """Height and greatest width of the network's input."""
+    orientation: LineOrientation = "horizontal"
+    """How the lines run in the images."""
     images: int = 0
     """Number of images that were added."""
     found: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -49,10 +53,11 @@ class UnusualImages:
             units: Number of units in its label, if it has one.
             is_blank: Whether all its pixels are equal.
         """
+        turned = horizontal_size(size, self.orientation)
         self.images += 1
-        if (units is None or units > NARROW_UNITS) and (is_page(size) or is_upright(size)):
+        if (units is None or units > NARROW_UNITS) and (is_page(turned) or is_upright(turned)):
             self._count("page", name, size)
-        if is_compressed(size, self.input_shape):
+        if is_compressed(turned, self.input_shape):
             self._count("wide", name, size)
         if is_blank:
             self._count("blank", name, size)
@@ -64,18 +69,25 @@ class UnusualImages:
     def warnings(self) -> list[str]:
         """Return a warning for each kind of unusual images that were found."""
         height, width = self.input_shape
+        descriptions = DESCRIPTIONS if self.orientation == "horizontal" else DESCRIPTIONS | {"page": LYING}
+        values = {"height": height, "width": width, "orientation": self.orientation}
         return [
-            f"{count:,} of {self.images:,} images {DESCRIPTIONS[kind].format(height=height, width=width)}; "
-            f"for example {example}"
+            f"{count:,} of {self.images:,} images {descriptions[kind].format(**values)}; for example {example}"
             for kind, (count, example) in self.found.items()
         ]
 
 
 DESCRIPTIONS = {
     "page": "are higher than wide or as large as a page, but raycrnn reads an image as one line of text: cut the lines "
-    "out of pages, and turn lines that stand upright",
+    "out of pages; for lines that stand upright, set data.line_orientation, or turn them",
     "wide": "are wider than image.input_shape=[{height}, {width}] allows and are compressed: cut the lines into parts, "
     "or train with a greater width in image.input_shape",
     "blank": "are blank: all their pixels are equal",
 }
 """What is unusual about each kind of images, and what to do."""
+
+LYING = (
+    "are wider than high or as large as a page, but raycrnn reads an image as one line that stands upright, by "
+    "data.line_orientation={orientation}: cut the lines out of pages, and train another model on horizontal lines"
+)
+"""The same of pages, where lines stand upright."""

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from raycrnn import config
-from raycrnn.data import bidi, csv_files, image
+from raycrnn.data import bidi, csv_files, generated_lines, image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
+from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected, Rejection
 from raycrnn.data.unusual_images import UnusualImages
 
@@ -28,7 +29,7 @@ class CheckedRows:
     """The units of each usable row in display order."""
     rejections: list[Rejection] = field(default_factory=list)
     decoded_pixels: int = 0
-    """Pixels that all images have after `image.decode_and_limit`."""
+    """Pixels that all images have after `image.decode_and_limit`, without generated ones."""
 
 
 def check_rows(
@@ -51,14 +52,16 @@ def check_rows(
     """
     pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
     shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
-    checked = CheckedRows(UnusualImages(shape))
+    orientation = settings.data.line_orientation
+    checked = CheckedRows(UnusualImages(shape, orientation))
     for number, ((source, row), path, size) in enumerate(zip(pairs, paths_of(files), sizes, strict=True)):
         try:
             units = _units(row, alphabet, settings.data, direction, training)
             if isinstance(size, Rejected):
                 raise size
-            width = image.fitted_width(size, shape)
             checked.unusual.add(row.path, size, len(units))
+            size = horizontal_size(size, orientation)
+            width = image.fitted_width(size, shape)
             frames = csv_files.min_frames(units)
             if training:
                 check_frames(len(units), frames, width)
@@ -70,13 +73,14 @@ def check_rows(
         for column, value in zip(checked.columns.values(), values, strict=True):
             column.append(value)
         checked.labels.append(units)
-        checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)
+        if not generated_lines.is_recipe(files[source].path):
+            checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)
     return checked
 
 
 def paths_of(files: Iterable[csv_files.CsvFile]) -> list[str]:
     """Return the absolute path or the URI of the image of each row."""
-    return [file.resolve(row.path) for file in files for row in file.rows]
+    return [file.resolve(row) for file in files for row in file.rows]
 
 
 def _units(

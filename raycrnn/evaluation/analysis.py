@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.data.rejections import Rejection
 from raycrnn.metrics import error_rates, reliability, significance
 from raycrnn.metrics.error_rates import AlignmentStep, Counts
@@ -42,7 +43,8 @@ class EvaluatedLine:
     confidence: float
     counts: Counts
     spans: np.ndarray | None = field(default=None, compare=False)
-    """int32 [units, 2]: the columns [left, right) of each unit, in pixels of the upright image. None: not requested."""
+    """int32 [units, 2]: the columns [left, right) of each unit, in pixels of the image, which is upright and
+    turned so that the line runs horizontally. None: not requested."""
 
     @property
     def badness(self) -> tuple[float, int]:
@@ -78,6 +80,8 @@ class ModelInfo:
     """Number of samples that the confidences were calibrated on. 0: not calibrated."""
     facts: dict[str, str] = field(default_factory=dict)
     """Further facts, formatted for display."""
+    orientation: LineOrientation = "horizontal"
+    """How the lines run in the images."""
 
 
 @dataclass(frozen=True)

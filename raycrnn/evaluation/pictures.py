@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import PIL.Image
 
 from raycrnn.data import image, image_files
+from raycrnn.data.orientation import LineOrientation, make_horizontal
 from raycrnn.data.rejections import Rejected
 from raycrnn.evaluation.analysis import Example
 
@@ -36,26 +37,35 @@ class Picture:
 
 
 class Album:
-    """Makes the pictures of a page, up to a total size."""
+    """Makes the pictures of a page, up to a total size. Lines that stand upright are turned."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES):
+    def __init__(self, max_bytes: int = MAX_BYTES, orientation: LineOrientation = "horizontal"):
         self._left = max_bytes
+        self._orientation = orientation
 
     def full(self, place: str) -> Picture | None:
         """Return the picture at a path or URI. None if the image cannot be read, or the size limit is reached."""
-        upright = _open(place)
-        return None if upright is None else self._add(upright)
+        horizontal = self._open(place)
+        return None if horizontal is None else self._add(horizontal)
 
     def crop(self, example: Example) -> Picture | None:
         """Return the picture of an edit and its surroundings, with the edit marked."""
-        upright = _open(example.line.place)
-        if upright is None:
+        horizontal = self._open(example.line.place)
+        if horizontal is None:
             return None
-        left, right, *mark = columns(example, upright.width)
+        left, right, *mark = columns(example, horizontal.width)
         share = 100 / (right - left)
         return self._add(
-            upright.crop((left, 0, right, upright.height)), ((mark[0] - left) * share, (mark[1] - mark[0]) * share)
+            horizontal.crop((left, 0, right, horizontal.height)),
+            ((mark[0] - left) * share, (mark[1] - mark[0]) * share),
         )
+
+    def _open(self, place: str) -> PIL.Image.Image | None:
+        try:
+            upright = image.decode(image_files.read_bytes(place), channels=3)
+        except Rejected:
+            return None
+        return make_horizontal(upright, self._orientation)
 
     def _add(self, picture: PIL.Image.Image, mark: tuple[float, float] | None = None) -> Picture | None:
         picture.thumbnail((WIDTH, HEIGHT))
@@ -69,18 +79,11 @@ class Album:
         return Picture(uri, round(scale * picture.width), round(scale * picture.height), mark)
 
 
-def _open(place: str) -> PIL.Image.Image | None:
-    try:
-        return image.decode(image_files.read_bytes(place), channels=3)
-    except Rejected:
-        return None
-
-
 def columns(example: Example, width: int) -> tuple[int, int, int, int]:
     """Return the columns [left, right) of an edit with its context, and those of the edit itself.
 
     Args:
-        width: Width of the upright image, in pixels.
+        width: Width of the horizontal image, in pixels.
     """
     spans = [] if example.line.spans is None else example.line.spans.tolist()
     if not spans:

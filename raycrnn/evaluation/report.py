@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from raycrnn import __version__, storage
 from raycrnn.data import image, rejections
+from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected
 from raycrnn.evaluation import alignment, analysis, page, report_files
 from raycrnn.evaluation.alignment import Aligned
@@ -109,7 +110,7 @@ def render(result: Evaluation | Comparison) -> str:
             "align": alignment.align,
         }
     )
-    album = Album()
+    album = Album(orientation=evaluation.model.orientation)
     wrong = [line for line in evaluation.worst if line.counts.unit_edits]
     shown = evaluation.confusions[:MAX_CONFUSIONS]
     return template.render(
@@ -143,7 +144,8 @@ def data_facts(evaluation: Evaluation) -> dict[str, str]:
     sizes = _sizes(evaluation.lines)
     if sizes:
         height, greatest_width = evaluation.model.input_shape
-        wide = sum(round(size[0] * height / size[1]) > greatest_width for size in sizes)
+        lines = [horizontal_size(size, evaluation.model.orientation) for size in sizes]
+        wide = sum(round(line[0] * height / line[1]) > greatest_width for line in lines)
         facts["width of images"] = f"{_range([size[0] for size in sizes])} pixels"
         facts["height of images"] = f"{_range([size[1] for size in sizes])} pixels"
         text = f"{wide:,} of {len(sizes):,} measured"

@@ -7,6 +7,7 @@ import numpy as np
 
 from raycrnn.data import csv_files, csv_warnings
 from raycrnn.data.csv_files import CsvFile, Row
+from raycrnn.data.orientation import span_of
 from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
 from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import RaycrnnError, UsageError
@@ -43,7 +44,8 @@ def evaluate_all(
     # Computed first, so that workers notice if a model is replaced in the meantime.
     digests = list(map(model_files.file_digests, models))
     recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
-    settings, images = recognizers[0].configuration.data, [each.configuration.image for each in recognizers]
+    configurations = [each.configuration for each in recognizers]
+    settings = configurations[0].data
     if not csvs:
         raise UsageError("evaluate needs a labelled CSV: name at least one")
     files = csv_files.read_labelled_csvs(csvs, settings)
@@ -51,12 +53,13 @@ def evaluate_all(
         for warning in csv_warnings.warnings_of(file, settings, recognizers[0].alphabet.text_direction):
             logger.warning(warning)
     pairs = [(file, row) for file in files for row in file.rows]
-    unusual = [UnusualImages(image.input_shape) for image in images]
-    paths = [file.resolve(row.path) for file, row in pairs if not row.problem]
+    unusual = [UnusualImages(each.image.input_shape, each.data.line_orientation) for each in configurations]
+    paths = [file.resolve(row) for file, row in pairs if not row.problem]
     readings = []
     with Executor(address) as executor:
-        for model, recognizer, image, own, found in zip(models, recognizers, images, digests, unusual, strict=True):
-            job = PredictionJob(model, image, tuple(overrides), spans, digests=own)
+        for model, recognizer, own, found in zip(models, recognizers, digests, unusual, strict=True):
+            image, orientation = recognizer.configuration.image, recognizer.configuration.data.line_orientation
+            job = PredictionJob(model, image, tuple(overrides), spans, digests=own, orientation=orientation)
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
         logger.warning(warning)
@@ -87,6 +90,7 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
         "network": f"{configuration.model.size}, {weights:,} weights",
         "alphabet": f"{len(recognizer.alphabet):,} units",
         "images": f"{height} pixels high, at most {width:,} wide, {colour}",
+        "lines": configuration.data.line_orientation.replace("_", " "),
         "decoding": f"beam of {decoding.beam_width}" if decoding.method == "beam" else decoding.method,
         "confidences": fitted,
     }
@@ -94,9 +98,14 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
         key: f"{value:.4g}" if isinstance(value, float) else str(value) for key, value in recognizer.metrics.items()
     }
     scores = {f"{key} when it was trained": value for key, value in shown.items()}
-    shape = configuration.image.input_shape
     return ModelInfo(
-        name, recognizer.alphabet, shape, calibration.temperature, calibration.samples, {**facts, **scores}
+        name,
+        recognizer.alphabet,
+        configuration.image.input_shape,
+        calibration.temperature,
+        calibration.samples,
+        {**facts, **scores},
+        configuration.data.line_orientation,
     )
 
 
@@ -111,24 +120,27 @@ def _read(
         result = next(results)
         if result.rejected:
             yield Rejection(file.path, row.line, row.path, result.rejected.reason, result.rejected.detail)
-        elif result.transcription:
-            line = _line(file, row, result.transcription, recognizer)
-            if result.size:
-                unusual.add(row.path, result.size, len(line.reference), result.is_blank)
+        elif result.transcription and result.size:
+            line = _line(file, row, result.transcription, result.size, recognizer)
+            unusual.add(row.path, result.size, len(line.reference), result.is_blank)
             yield line
 
 
-def _line(file: CsvFile, row: Row, transcription: Transcription, recognizer: Recognizer) -> EvaluatedLine:
+def _line(
+    file: CsvFile, row: Row, transcription: Transcription, size: tuple[int, int], recognizer: Recognizer
+) -> EvaluatedLine:
     reference = csv_files.units_of(row, recognizer.configuration.data)
     units = tuple(recognizer.alphabet.decode(transcription.codes))
     spans = None
     if transcription.units is not None:
-        spans = np.array([(unit.left, unit.right) for unit in transcription.units], np.int32).reshape(-1, 2)
+        orientation = recognizer.configuration.data.line_orientation
+        boxes = [(unit.left, unit.top, unit.right, unit.bottom) for unit in transcription.units]
+        spans = np.array([span_of(box, size, orientation) for box in boxes], np.int32).reshape(-1, 2)
     return EvaluatedLine(
         csv=file.path,
         number=row.line,
         path=row.path,
-        place=file.resolve(row.path),
+        place=file.resolve(row),
         reference=reference,
         units=units,
         confidence=transcription.confidence,

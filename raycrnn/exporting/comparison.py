@@ -23,17 +23,20 @@ NUMBER_OF_WIDTHS = 16
 
 def generate_images(recognizer: Recognizer) -> Iterator[np.ndarray]:
     """Generate prepared images of noise and of text, from the least to the greatest width, narrow next to wide."""
-    height, greatest_width = recognizer.configuration.image.input_shape
+    settings = recognizer.configuration.image
+    height, greatest_width = settings.input_shape
     generator = np.random.default_rng(0)
     widths = np.geomspace(image.MIN_WIDTH, greatest_width, NUMBER_OF_WIDTHS).round().astype(int)
     mixed = np.stack([widths, widths[::-1]], axis=1).ravel()[:NUMBER_OF_WIDTHS]
     font = ImageFont.load_default(size=height * 0.75)
     for width in mixed.tolist():
-        yield recognizer.prepare(generator.integers(0, 256, (height, width), dtype=np.uint8)).pixels
+        noise = generator.integers(0, 256, (height, width), dtype=np.uint8)
         drawn = Image.new("RGB", (width, height), "white")
         text = "".join(generator.choice(recognizer.alphabet.units, 1 + width // height * 2))
         ImageDraw.Draw(drawn).text((height / 8, 0), text, fill="black", font=font)
-        yield recognizer.prepare(drawn).pixels
+        # Not by the recognizer, which may turn them.
+        for generated in (noise, drawn):
+            yield image.prepare_image(generated, settings.input_shape, settings.input_channels).pixels
 
 
 BATCH_SIZE = 8

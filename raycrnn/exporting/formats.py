@@ -36,6 +36,8 @@ def describe(recognizer: Recognizer) -> dict[str, object]:
         "blank": recognizer.alphabet.blank,
         # Codes follow the image from left to right. Unless this is visual, text from right to left must be reordered.
         "text_direction": recognizer.alphabet.text_direction,
+        # Unless it is horizontal, the upright image is turned by 90°: counterclockwise for top_to_bottom.
+        "line_orientation": recognizer.configuration.data.line_orientation,
         "unicode_form": recognizer.configuration.data.unicode_form,
         # 1: greyscale, Pillow's mode L; 3: RGB.
         "channels": settings.input_channels,

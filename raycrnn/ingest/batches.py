@@ -17,13 +17,14 @@ import ray
 
 from raycrnn import config, storage
 from raycrnn.cluster import TrainingAllocation
-from raycrnn.data import batch_order, image_files
+from raycrnn.data import batch_order, generated_lines, image_files
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.data.rejections import Rejected
 from raycrnn.data.usable_rows import check_frames
 from raycrnn.errors import StorageError
-from raycrnn.ingest import map_ranges
+from raycrnn.ingest import map_ranges, packed_files
 from raycrnn.ingest.image_cache import ImageCache
 from raycrnn.ingest.sample_table import SampleTable
 
@@ -34,6 +35,8 @@ class BatchSpec:
 
     samples: SampleTable
     image: config.Image
+    orientation: LineOrientation
+    """How the lines run in the images."""
     batch_size: int
     """Images in a batch, over all workers."""
     by_area: bool
@@ -50,7 +53,8 @@ class BatchSpec:
     @property
     def batches_per_epoch(self) -> int:
         """Number of batches in an epoch."""
-        return batch_order.batch_count(self.samples.usable, self.batch_size)
+        draws = batch_order.count_draws(self.samples.rows_of_source, self.weights, self.samples.endless)
+        return batch_order.batch_count(draws, self.batch_size)
 
 
 def train_batch_spec(settings: config.Configuration, samples: SampleTable, rank: int, world_size: int) -> BatchSpec:
@@ -59,6 +63,7 @@ def train_batch_spec(settings: config.Configuration, samples: SampleTable, rank:
         # Tasks do not need the lists, which may be long.
         samples=replace(samples, rejections=(), warnings=()),
         image=settings.image,
+        orientation=settings.data.line_orientation,
         batch_size=settings.training.train_batch_size,
         by_area=settings.training.batch_by == "area",
         weights=settings.data.train_weights,
@@ -184,10 +189,9 @@ class DecodedShare:
 
 def _decode(spec: BatchSpec, rows: "_Rows", indices: np.ndarray, passes: np.ndarray, share: DecodedShare) -> None:
     """Decode the images of some rows of the sample table into a share. Raises `StorageError`."""
-    paths = rows.paths(indices)
-    read = image_files.prefetching_reader(
-        [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
-    )
+    paths = [generated_lines.with_variant(path, times) for path, times in zip(rows.paths(indices), passes, strict=True)]
+    missing = [path for index, path in zip(indices, paths, strict=True) if _cached(spec, index) is None]
+    read = image_files.prefetching_reader(missing, packed_files.finder(spec.samples.packed))
     for index, path, times in zip(indices.tolist(), paths, passes.tolist(), strict=True):
         try:
             image = _load(spec, rows, index, partial(read, path), times)
@@ -230,7 +234,7 @@ def _epoch(spec: BatchSpec, epoch: int) -> batch_order.Epoch:
     table, size = spec.samples.table, spec.batch_size
     if spec.augmenter is None:
         return _eval_epoch(table, size)
-    return _train_epoch(table, size, spec.by_area, spec.weights, spec.seed, epoch)
+    return _train_epoch(table, size, spec.by_area, spec.weights, spec.samples.endless, spec.seed, epoch)
 
 
 @lru_cache(maxsize=1)
@@ -240,10 +244,16 @@ def _eval_epoch(table: ray.ObjectRef, batch_size: int) -> batch_order.Epoch:
 
 @lru_cache(maxsize=2)
 def _train_epoch(
-    table: ray.ObjectRef, batch_size: int, by_area: bool, weights: tuple[float, ...] | None, seed: int, epoch: int
+    table: ray.ObjectRef,
+    batch_size: int,
+    by_area: bool,
+    weights: tuple[float, ...] | None,
+    endless: tuple[bool, ...],
+    seed: int,
+    epoch: int,
 ) -> batch_order.Epoch:
     rows = _rows(table)
-    sources = batch_order.Sources(rows.source, weights) if weights else None
+    sources = batch_order.Sources(rows.source, weights, endless) if weights else None
     return batch_order.train_epoch(rows.width, batch_size, seed, epoch, by_area, sources)
 
 
@@ -255,14 +265,14 @@ def _load(spec: BatchSpec, rows: _Rows, index: int, read: Callable[[], bytes], t
     """Return an image [H, W, C], augmented if the spec says so."""
     shape, channels = spec.image.input_shape, spec.image.input_channels
     if spec.augmenter is None:
-        return prepare(read(), shape, channels)
+        return prepare(read(), shape, channels, None, spec.orientation)
     augment = spec.augmenter.for_sample(times, int(rows.row[index]))
     decoded = _cached(spec, index)
     if decoded is None:
-        decoded = decode_and_limit(read(), shape, channels, augment is not None)
+        decoded = decode_and_limit(read(), shape, channels, augment is not None, spec.orientation)
     fitted = augment_and_fit(decoded, shape, augment)
     if rows.frames[index] > frames(fitted.shape[1]):
         # Augmentation may make an image too narrow for its label; the image is then used without it.
-        fitted = prepare(read(), shape, channels)
+        fitted = prepare(read(), shape, channels, None, spec.orientation)
         check_frames(len(rows.codes(index)), int(rows.frames[index]), fitted.shape[1])
     return fitted

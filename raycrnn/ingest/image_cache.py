@@ -7,20 +7,21 @@ same with the cache as without it.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 import ray
 
-from raycrnn.cluster import TrainingAllocation
-from raycrnn.config import Configuration
-from raycrnn.data import image, image_files
+from raycrnn.cluster import TrainingAllocation, nodes
+from raycrnn.config import Configuration, Image
+from raycrnn.data import generated_lines, image, image_files
 from raycrnn.data.augment import Augmenter
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
-from raycrnn.ingest import map_ranges
+from raycrnn.ingest import map_ranges, packed_files
 from raycrnn.ingest.sample_table import SampleTable
 
 logger = logging.getLogger(__name__)
@@ -70,13 +71,8 @@ def images_per_chunk(samples: SampleTable) -> int:
 
 
 def max_bytes() -> int:
-    """Return the largest size of the cache in bytes, by the smallest object store of the nodes that offer CPUs.
-
-    A head node that offers none decodes no images, and its object store may be small.
-    """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    stores = [node.get("object_store_memory", 0.0) for node in nodes if node.get("CPU")]
-    return int(MAX_STORE_FRACTION * min(stores, default=0.0))
+    """Return the largest size of the cache in bytes."""
+    return int(MAX_STORE_FRACTION * nodes.smallest_object_store())
 
 
 def should_cache(samples: SampleTable, configuration: Configuration) -> bool:
@@ -125,8 +121,8 @@ def fill(
     """
     size = images_per_chunk(samples)
     chunks = [(start, min(start + size, samples.usable)) for start in range(0, samples.usable, size)]
-    shape, channels = settings.image.input_shape, settings.image.input_channels
-    make = partial(make_chunk, samples.table, shape, channels, is_augmented(settings))
+    table = replace(samples, rejections=(), warnings=())
+    make = partial(make_chunk, table, settings.image, settings.data.line_orientation, is_augmented(settings))
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_PER_EXECUTION):
         ranges = chunks[number : number + CHUNKS_PER_EXECUTION]
@@ -139,22 +135,26 @@ def fill(
 
 
 CHUNK = pa.schema({"pixels": pa.large_binary(), "shape": pa.list_(pa.int32())})
-"""One row per image: uint8 pixels and [h, w, C]. Null where the file could not be read: the reason may be temporary."""
+"""One row per image: uint8 pixels and [h, w, C]. Null for generated lines, and where the file could not be
+read: the reason may be temporary."""
 
 
 def make_chunk(
-    table: ray.ObjectRef, input_shape: tuple[int, int], channels: int, augmented: bool, first: int, stop: int
+    samples: SampleTable, settings: Image, orientation: LineOrientation, augmented: bool, first: int, stop: int
 ) -> pa.Table:
     """Decode the images of rows `first` … `stop` − 1 of a sample table into a table with the schema `CHUNK`."""
-    pixels: list[bytes | None] = []
-    shapes: list[tuple[int, ...] | None] = []
-    paths = ray.get(table)["path"].slice(first, stop - first).to_pylist()
-    for _, read in image_files.iter_readers(paths):
+    images: list[np.ndarray | None] = []
+    shape, channels = settings.input_shape, settings.input_channels
+    paths = ray.get(samples.table)["path"].slice(first, stop - first).to_pylist()
+    for path, read in image_files.iter_readers(paths, packed_files.finder(samples.packed)):
         try:
-            decoded = image.decode_and_limit(read(), input_shape, channels, augmented)
-            pixels.append(decoded.tobytes())
-            shapes.append(decoded.shape)
+            decoded = None
+            # A generated line looks different in each epoch.
+            if generated_lines.parse_reference(path) is None:
+                decoded = image.decode_and_limit(read(), shape, channels, augmented, orientation)
+            images.append(decoded)
         except Rejected:
-            pixels.append(None)
-            shapes.append(None)
+            images.append(None)
+    pixels = [None if each is None else each.tobytes() for each in images]
+    shapes = [None if each is None else each.shape for each in images]
     return pa.table({"pixels": pixels, "shape": shapes}, CHUNK)

@@ -1,19 +1,23 @@
 """Tables of samples in Ray's object store: labels encoded, images measured, unusable rows listed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from raycrnn import config
-from raycrnn.data import csv_files, csv_warnings, usable_rows
+from raycrnn.data import csv_files, csv_warnings, generated_lines, usable_rows
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
-from raycrnn.data.rejections import Rejection
+from raycrnn.data.rejections import Rejected, Rejection
+from raycrnn.data.usable_rows import Size
+from raycrnn.ingest import packed_files
 from raycrnn.ingest.image_sizes import ImageSizes
+from raycrnn.ingest.packed_files import PackedFiles
 
 SAMPLES = pa.schema(
     {
@@ -44,10 +48,16 @@ class SampleTable:
     """Number of rows in the CSVs."""
     usable: int
     """Number of rows in the table, without the rejected ones."""
+    rows_of_source: tuple[int, ...]
+    """Number of rows of each CSV in the table."""
+    endless: tuple[bool, ...]
+    """Whether each CSV is a recipe, whose rows are generated."""
     mean_width: float
     """Mean width of the fitted images in pixels."""
     decoded_bytes: int
-    """Bytes that all images take after `image.decode_and_limit`."""
+    """Bytes that all images take after `image.decode_and_limit`, without generated ones."""
+    packed: PackedFiles
+    """The files of packed data sets that are in the object store."""
     rejections: tuple[Rejection, ...]
     """Rows that cannot be used, by their label or by the header of their image."""
     warnings: tuple[str, ...]
@@ -80,7 +90,7 @@ def put_samples(
     Raises:
         StorageError: Object storage fails while images are measured.
     """
-    measured = (sizes or ImageSizes()).measure(usable_rows.paths_of(files))
+    measured = _measure(files, sizes or ImageSizes())
     rows = usable_rows.check_rows(files, alphabet, settings, direction, training, measured)
     if alphabet is None:
         labels = (csv_files.units_of(row, settings.data) for file in files for row in file.rows)
@@ -97,12 +107,23 @@ def put_samples(
         csv_paths=tuple(file.path for file in files),
         rows=sum(len(file.rows) for file in files),
         usable=len(table),
+        rows_of_source=tuple(np.bincount(table["source"].to_numpy(), minlength=len(files)).tolist()),
+        endless=tuple(generated_lines.is_recipe(file.path) for file in files),
         mean_width=pc.mean(table["width"]).as_py() or 0.0,
         decoded_bytes=rows.decoded_pixels * settings.image.input_channels,
+        packed=packed_files.put(table["path"].to_pylist()),
         rejections=tuple(rows.rejections),
         warnings=tuple(warnings),
     )
     return samples, alphabet
+
+
+def _measure(files: Sequence[csv_files.CsvFile], sizes: ImageSizes) -> Iterator[Size | Rejected]:
+    """Yield the size of the image of each row. Packed data sets have the sizes of their images."""
+    known = [row.size for file in files for row in file.rows]
+    paths = usable_rows.paths_of(files)
+    measured = iter(sizes.measure([path for path, size in zip(paths, known, strict=True) if size is None]))
+    return (size or next(measured) for size in known)
 
 
 def some_paths(samples: SampleTable, count: int) -> list[str]:

@@ -138,6 +138,8 @@ def model_card(model: StoredModel) -> str:
     image = model.configuration.image
     height, width = image.input_shape
     colours = "grey" if image.input_channels == 1 else "colour"
+    orientation = model.configuration.data.line_orientation
+    turned = "" if orientation == "horizontal" else f" Its line runs {orientation.replace('_', ' ')}; raycrnn turns it."
     scores = [
         f"| {title} | {form.format(model.metrics[name])} |"
         for name, (title, form) in SCORES.items()
@@ -150,8 +152,8 @@ def model_card(model: StoredModel) -> str:
         f"A convolutional recurrent neural network (CRNN) that transcribes images of single text lines, trained with "
         f"raycrnn {__version__}.",
         "",
-        f"- Input: images of one text line in any size. They are converted to {colours} and scaled to a height of "
-        f"{height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
+        f"- Input: images of one text line in any size.{turned} They are converted to {colours} and scaled to a height "
+        f"of {height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
         f"- Output: text in the {len(model.alphabet)} units of `{ALPHABET}`, usually characters.",
         "",
         "## Usage",

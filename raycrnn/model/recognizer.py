@@ -15,6 +15,7 @@ from raycrnn import config
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
+from raycrnn.data.orientation import box_of, horizontal_size, spans
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model import ctc, model_dir, model_files, runtime
 from raycrnn.model.calibration import Calibration, apply_temperature
@@ -131,7 +132,8 @@ class Recognizer:
             Rejected: The image cannot be read or used.
         """
         settings = self.configuration.image
-        return image.prepare_image(source, settings.input_shape, settings.input_channels, max_pixels)
+        orientation = self.configuration.data.line_orientation
+        return image.prepare_image(source, settings.input_shape, settings.input_channels, max_pixels, orientation)
 
     def __call__(
         self,
@@ -246,17 +248,20 @@ class Recognizer:
         labels: Sequence[Sequence[int]],
     ) -> list[tuple[Unit, ...]]:
         """Return the units of each image's best path in logical order, with their positions and confidences."""
+        orientation = self.configuration.data.line_orientation
         alignments = ctc.align(calibrated_TBK, frames_B, labels)
         units = []
         for i, (prepared, label, ranges) in enumerate(zip(images, labels, alignments, strict=True)):
             probs_TK = calibrated_TBK[:, i].exp().cpu().numpy()
-            columns = image.spans(ranges, prepared.pixels.shape, prepared.original_width)
+            size = prepared.original_size
+            length, _ = horizontal_size(size, orientation)
+            boxes = [box_of(span, size, orientation) for span in spans(ranges, prepared.pixels.shape, length)]
             confidences = [
                 float(probs_TK[first:end, code].max()) for code, (first, end) in zip(label, ranges, strict=True)
             ]
             units.append(
                 tuple(
-                    Unit(self.alphabet.units[code], code, confidences[index], *columns[index])
+                    Unit(self.alphabet.units[code], code, confidences[index], *boxes[index])
                     for index, code in self.alphabet.in_logical_order(label)
                 )
             )

@@ -18,8 +18,12 @@ class Unit:
     """The network's highest probability of the unit in its frames, from 0 to 1. It is not calibrated."""
     left: int
     """The unit's first column, in pixels of the image that was given, after rotation by its EXIF orientation."""
+    top: int
+    """The unit's first row, in the same pixels: 0, unless the line runs from top to bottom or from bottom to top."""
     right: int
-    """The column after the unit's last one, in the same pixels."""
+    """The column after the unit's last one: the width of the image, if the line does so."""
+    bottom: int
+    """The row after the unit's last one: the height of the image, unless the line does so."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from raycrnn.config import Image
 from raycrnn.console import sigterm_blocked
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.errors import RaycrnnError
 from raycrnn.prediction import image_stage
 from raycrnn.prediction.tables import DECODED
@@ -20,8 +21,8 @@ from raycrnn.prediction.tables import DECODED
 class Decoder:
     """A process that decodes images, so that an image that crashes its decoder does not end the command."""
 
-    def __init__(self, settings: Image):
-        self._settings = settings
+    def __init__(self, settings: Image, orientation: LineOrientation = "horizontal"):
+        self._settings, self._orientation = settings, orientation
         self._closed = False
         # Another thread may close the decoder while this one starts its process again.
         self._lock = threading.Lock()
@@ -35,7 +36,8 @@ class Decoder:
             if self._closed:
                 return
             self._connection, other_end = context.Pipe()
-            self._process = context.Process(target=_answer, args=(other_end, self._settings), daemon=True)
+            arguments = other_end, self._settings, self._orientation
+            self._process = context.Process(target=_answer, args=arguments, daemon=True)
             with sigterm_blocked():
                 self._process.start()
             # The connection breaks when the process ends only if it alone has this end.
@@ -108,7 +110,7 @@ class Decoder:
         self._process.join()
 
 
-def _answer(connection: Connection, settings: Image) -> None:
+def _answer(connection: Connection, settings: Image, orientation: LineOrientation) -> None:
     """Decode the blocks that come through a connection until its other end is closed."""
     # Ctrl-C reaches all processes of a terminal. The command decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -119,7 +121,9 @@ def _answer(connection: Connection, settings: Image) -> None:
         while True:
             block = connection.recv()
             try:
-                reply = image_stage.decode_table(block, lambda paths: image_stage.decode_images(paths, settings))
+                reply = image_stage.decode_table(
+                    block, lambda paths: image_stage.decode_images(paths, settings, orientation)
+                )
             except Exception as error:
                 reply = error
             connection.send(reply)

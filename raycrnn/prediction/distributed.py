@@ -10,6 +10,7 @@ from raycrnn import cluster, storage
 from raycrnn.cluster.workers import check_deaths, message_of_worker
 from raycrnn.config import Cluster, Image
 from raycrnn.data import image_files
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.errors import RaycrnnError
 from raycrnn.prediction import image_stage, resources
 from raycrnn.prediction.job import PredictionJob
@@ -43,7 +44,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
     dataset = dataset.map_batches(
-        Decode(job.image),
+        Decode(job.image, job.orientation),
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
@@ -73,13 +74,14 @@ class Decode:
     """
 
     settings: Image
+    orientation: LineOrientation
 
     def __call__(self, table: pa.Table) -> pa.Table:
         deaths = check_deaths("a worker that decodes images", "it may need more memory than its machine has")
         return image_stage.decode_table(table, self._alone if deaths else self._together)
 
     def _together(self, paths: Sequence[str]) -> Iterator[dict]:
-        return image_stage.decode_images(paths, self.settings)
+        return image_stage.decode_images(paths, self.settings, self.orientation)
 
     def _alone(self, paths: Sequence[str]) -> Iterator[dict]:
         import ray
@@ -91,14 +93,14 @@ class Decode:
         for path in paths:
             for _ in range(image_stage.TRIES_ALONE):
                 with suppress(*crashes):
-                    yield ray.get(decode.remote(path, self.settings))
+                    yield ray.get(decode.remote(path, self.settings, self.orientation))
                     break
             else:
                 yield image_stage.DECODER_DIED
 
 
-def _decode_alone(path: str, settings: Image) -> dict:
-    return image_stage.decode_image(lambda: image_files.read_bytes(path), settings)
+def _decode_alone(path: str, settings: Image, orientation: LineOrientation) -> dict:
+    return image_stage.decode_image(lambda: image_files.read_bytes(path), settings, orientation)
 
 
 class TranscriberActor(Transcriber):

@@ -15,7 +15,9 @@ from raycrnn.prediction.job import Format
 
 ALTERNATIVE = {"text": pa.string(), "confidence": pa.float64(), "log_prob": pa.float64()}
 
-UNIT = {"text": pa.string(), "confidence": pa.float64(), "left": pa.int32(), "right": pa.int32()}
+EDGES = {name: pa.int32() for name in ("left", "top", "right", "bottom")}
+
+UNIT = {"text": pa.string(), "confidence": pa.float64(), **EDGES}
 
 ROWS = pa.schema(
     {

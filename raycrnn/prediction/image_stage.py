@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from raycrnn.config import Image
 from raycrnn.data import image, image_files, rejections
+from raycrnn.data.orientation import LineOrientation
 from raycrnn.prediction.tables import DECODED
 
 ImageDecoder = Callable[[Sequence[str]], Iterator[dict]]
@@ -24,22 +25,23 @@ def decode_table(table: pa.Table, decode: ImageDecoder) -> pa.Table:
     )
 
 
-def decode_images(paths: Sequence[str], settings: Image) -> Iterator[dict]:
+def decode_images(paths: Sequence[str], settings: Image, orientation: LineOrientation = "horizontal") -> Iterator[dict]:
     """Yield a row of `DECODED` for each image. One that cannot be read is a rejection."""
-    return (decode_image(read, settings) for _, read in image_files.iter_readers(paths))
+    return (decode_image(read, settings, orientation) for _, read in image_files.iter_readers(paths))
 
 
-def decode_image(read: Callable[[], bytes], settings: Image) -> dict:
+def decode_image(read: Callable[[], bytes], settings: Image, orientation: LineOrientation) -> dict:
     """Read and decode an image; return a row of `DECODED`."""
+    shape, channels = settings.input_shape, settings.input_channels
     try:
-        prepared = image.prepare_image(read(), settings.input_shape, settings.input_channels)
+        prepared = image.prepare_image(read(), shape, channels, image.MAX_PIXELS, orientation)
     except rejections.Rejected as rejected:
         return {"rejected": [rejected.reason, rejected.detail]}
     pixels = prepared.pixels
     return {
         "pixels": pixels.tobytes(),
         "width": pixels.shape[1],
-        "size": [prepared.original_width, prepared.original_height],
+        "size": prepared.original_size,
     }
 
 

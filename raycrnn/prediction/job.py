@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raycrnn.config import Image
+from raycrnn.data.orientation import LineOrientation
 
 Format = Literal["csv", "jsonl", "parquet"]
 """Format of an output."""
@@ -26,3 +27,5 @@ class PredictionJob:
     """Copies of the model that run in parallel; None for as many as fit."""
     digests: Mapping[str, str] | None = None
     """Digests of the model's files: every replica must load the same ones. None disables the check."""
+    orientation: LineOrientation = "horizontal"
+    """How the lines run in the images: the model's `data.line_orientation`."""

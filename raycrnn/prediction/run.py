@@ -42,8 +42,9 @@ def _identity(job: PredictionJob, configuration: Configuration, inputs: pa.Table
         "raycrnn": __version__,
         **{f"the model's {name}": {"sha256": digest} for name, digest in (job.digests or {}).items()},
         **{f"decoding.{key}": value for key, value in decoding.items()},
-        # Of data.*, only this key affects transcriptions, apart from the list of images.
+        # Of data.*, only these keys affect transcriptions, apart from the list of images.
         "data.unicode_form": configuration.data.unicode_form,
+        "data.line_orientation": configuration.data.line_orientation,
         "spans": job.spans,
         "images": len(inputs),
         "the list of images": {"sha256": _digest(inputs)},
@@ -223,7 +224,7 @@ def _monitor(
     executor: Executor, job: PredictionJob, inputs: pa.Table, done: int, stop: StopRequest
 ) -> PredictionMonitor:
     progress = ImageProgress(len(inputs), done, executor.describe_idle)
-    return PredictionMonitor(progress, UnusualImages(job.image.input_shape), stop)
+    return PredictionMonitor(progress, UnusualImages(job.image.input_shape, job.orientation), stop)
 
 
 def _warn(unusual: UnusualImages) -> None:

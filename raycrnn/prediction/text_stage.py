@@ -41,9 +41,8 @@ class Transcriber:
         transcriptions = self.recognizer.transcribe(images, spans=self.spans)
         rows: list[dict] = [{"rejected": reason} for reason in rejected]
         for index, prepared, transcription in zip(indices, images, transcriptions, strict=True):
-            size = [prepared.original_width, prepared.original_height]
             is_blank = bool((prepared.pixels == prepared.pixels[0, 0]).all())
-            rows[index] = {**transcription.to_json(), "size": size, "is_blank": is_blank}
+            rows[index] = {**transcription.to_json(), "size": prepared.original_size, "is_blank": is_blank}
         return pa.Table.from_pylist(rows, RESULTS)
 
     def _image(self, table: pa.Table, index: int) -> image.PreparedImage:
@@ -51,4 +50,4 @@ class Transcriber:
         pixels = np.frombuffer(table["pixels"][index].as_buffer(), np.uint8)
         shape = settings.input_shape[0], table["width"][index].as_py(), settings.input_channels
         width, height = table["size"][index].as_py()
-        return image.PreparedImage(pixels.reshape(shape), width, original_height=height)
+        return image.PreparedImage(pixels.reshape(shape), (width, height))

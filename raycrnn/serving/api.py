@@ -218,8 +218,10 @@ class ReadUnit(BaseModel):
 
     text: str
     confidence: float
-    left: int = Field(description="First column, in pixels of the upright image.")
+    left: int = Field(description="First column, in pixels of the image after rotation by its EXIF orientation.")
+    top: int = Field(description="First row; 0 if lines are horizontal.")
     right: int = Field(description="The column after the last one.")
+    bottom: int = Field(description="The row after the last one; the height of the image if lines are horizontal.")
 
 
 class Prediction(Reading):

@@ -253,6 +253,7 @@ class Service:
             "height": settings.input_shape[0],
             "greatest_width": settings.input_shape[1],
             "channels": settings.input_channels,
+            "line_orientation": recognizer.configuration.data.line_orientation,
             "decoding": recognizer.configuration.decoding.model_dump(),
             "most_readings": recognizer.max_alternatives,
             "limits": self.limits.model_dump(),

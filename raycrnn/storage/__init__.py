@@ -13,6 +13,7 @@ from raycrnn.storage.atomic import (
 from raycrnn.storage.directory import OWNER, Directory, copied, lock_output
 from raycrnn.storage.files import (
     CONNECTIONS,
+    REQUESTS_AT_A_TIME,
     absolute,
     check_concerns_file,
     check_output_file,
@@ -30,6 +31,7 @@ from raycrnn.storage.files import (
     read,
     read_head,
     read_many,
+    read_range,
     redacted,
     resolve_relative,
     size,
@@ -44,6 +46,7 @@ __all__ = [
     "CONNECTIONS",
     "LOCK",
     "OWNER",
+    "REQUESTS_AT_A_TIME",
     "Directory",
     "absolute",
     "check_concerns_file",
@@ -67,6 +70,7 @@ __all__ = [
     "read",
     "read_head",
     "read_many",
+    "read_range",
     "redacted",
     "replacing_directory",
     "replacing_file",

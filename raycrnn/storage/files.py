@@ -222,6 +222,18 @@ def read_head(uri: str, count: int) -> tuple[bytes, int]:
         return file.read(count), file.size()
 
 
+@_with_retries
+def read_range(path: str, first: int, count: int) -> bytes:
+    """Return `count` bytes of a file from the position `first` on, or fewer at its end. Raises `OSError`."""
+    if not is_uri(path):
+        with open(path, "rb") as local:
+            local.seek(first)
+            return local.read(count)
+    filesystem, name = locate(path)
+    with filesystem.open_input_file(name) as file:
+        return file.read_at(count, first)
+
+
 def check_concerns_file(path: str, error: OSError) -> None:
     """Check that an error concerns the file that was read: it is missing, or denied, or its name is invalid.
 

@@ -10,33 +10,25 @@ import os
 import random
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import Field, field_validator
 from pydantic_settings import CliPositionalArg
 
-from raycrnn import storage
-from raycrnn.cli import Command, Metavar
+from raycrnn.cli import Command, LocalPath, Metavar
 from raycrnn.config.schema import Delimiter, Encoding
-from raycrnn.data.csv_files import CsvFile, Row, read_csv, read_text, write_field
+from raycrnn.data.csv_files import CsvFile, Row, read_csv
+from raycrnn.data.csv_rewriting import folder_prefix, raw_lines, with_moved_path, write_files
 from raycrnn.data.duplicates import conflicting_labels, same_images
 from raycrnn.data.rejections import REMEDIES
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
 MAX_LISTED = 20
 """Number of rows that an error message lists."""
-
-
-def _local_path(value: str) -> Path:
-    # Path would make s3:/ of s3://.
-    if storage.is_uri(value):
-        raise ValueError("must be a local file: copy the CSV to a disk first")
-    return Path(value)
 
 
 class Split(Command):
@@ -51,7 +43,7 @@ class Split(Command):
         "Example: raycrnn split data.csv --group '([^/_]+)_[^/]*$' puts 017_001.png and 017_002.png into the same CSV"
     )
 
-    csv: CliPositionalArg[Annotated[Path, BeforeValidator(_local_path)]]
+    csv: CliPositionalArg[LocalPath]
     """CSV with rows `path;label`."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the rows for evaluation, met as closely as whole groups allow."""
@@ -268,55 +260,18 @@ def write_parts(csv: CsvFile, parts: Sequence[Part], delimiter: str, encoding: s
         UsageError: A rewritten path cannot be written in a row or in the encoding.
         RaycrnnError: A file or folder cannot be written.
     """
-    lines, encoding = _raw_lines(csv.path, encoding)
+    lines, encoding = raw_lines(csv.path, encoding)
     header = [lines[csv.header.line - 1]] if csv.header else []
-    for part in parts:
-        if part.file.is_dir():
-            # Checked first: a new training CSV beside an old evaluation CSV could have rows in common with it.
-            raise RaycrnnError(f"{part.file}: cannot be written: it is a directory")
-    prefix = os.path.relpath(os.path.realpath(Path(csv.path).parent), os.path.realpath(parts[0].file.parent))
+    prefix = folder_prefix(csv, parts[0].file)
     contents = {}
     for part in parts:
-        rows = [_rewritten(prefix, csv, row, lines[row.line - 1], delimiter) for row in part.rows]
+        rows = [with_moved_path(csv, row, lines[row.line - 1], delimiter, prefix) for row in part.rows]
         try:
             contents[part.file] = "".join([*header, *rows]).encode(encoding)
         except UnicodeEncodeError as error:
             problem = f"{error.object[error.start]!r} in a rewritten path does not exist in {encoding}"
             raise UsageError(f"{part.file}: {problem}; use another --output") from None
-    _write_files(contents)
-
-
-def _raw_lines(path: str, encoding: str) -> tuple[list[str], str]:
-    """Return the lines with their line ends, one of which is added to the last line, and the file's encoding."""
-    text, encoding = read_text(path, encoding)
-    if not text.endswith("\n"):
-        text += "\r\n" if "\r\n" in text else "\n"
-    return [line + "\n" for line in text.split("\n")], encoding
-
-
-def _rewritten(prefix: str, csv: CsvFile, row: Row, line: str, delimiter: str) -> str:
-    """Return a row's line with `prefix` joined to its path, if that is relative.
-
-    The path is not normalised: `a/../b` is not `b` if `a` is a symbolic link.
-    """
-    if prefix == os.curdir or "://" in row.path or os.path.isabs(storage.with_home(row.path)):
-        return line
-    raw = '"' + row.path.replace('"', '""') + '"' if line.startswith('"') else row.path
-    try:
-        return write_field(os.path.join(prefix, row.path), delimiter) + line[len(raw) :]
-    except ValueError as error:
-        raise UsageError(f"{csv.path}, line {row.line}: the path cannot be rewritten: {error}") from None
-
-
-def _write_files(contents: dict[Path, bytes]) -> None:
-    folder = next(iter(contents)).parent
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            for file, content in contents.items():
-                stack.enter_context(storage.replacing_file(file)).write_bytes(content)
-    except OSError as error:
-        raise RaycrnnError(f"{folder}: the CSVs cannot be written: {error.strerror}") from None
+    write_files(contents)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         cluster.require_gpu()
     resumed = resume.resume_state(output, configuration.restore_model)
     if resumed:
-        resume.check_same_settings(resumed["identity"], configuration.identity())
+        # Checkpoints of earlier versions lack the key: they were trained on images as they were.
+        before = {"data.line_orientation": "horizontal", **resumed["identity"]}
+        resume.check_same_settings(before, configuration.identity())
         if resumed["progress"]["finished"] and not resume.trains_on(output, resumed, configuration.training):
             return resume.finished(output, resumed)
 

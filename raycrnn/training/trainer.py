@@ -6,6 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from raycrnn import storage
+from raycrnn.data import image_files
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
@@ -41,7 +42,7 @@ def check_shared(output: Directory, data: "TrainingData") -> None:
     # A new file, because another node may have a different directory of the same name.
     with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as probe:
         paths = [] if output.uri else [probe.name]
-        paths += [path for path in images if not storage.is_uri(path)]
+        paths += dict.fromkeys(image_files.file_of(path) for path in images if not storage.is_uri(path))
         for address, path in nodes_without(paths).items():
             what = f"output_model_dir={output}" if path == probe.name else path
             raise UsageError(

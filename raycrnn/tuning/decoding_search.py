@@ -135,7 +135,7 @@ def _read_images(recognizer: Recognizer, configuration: Configuration) -> Evalua
         try:
             if row.problem:
                 raise Rejected("malformed row", row.problem)
-            images.append(recognizer.prepare(file.resolve(row.path)).pixels)
+            images.append(recognizer.prepare(file.resolve(row)).pixels)
         except Rejected as error:
             rejections.append(Rejection(file.path, row.line, row.path, error.reason, error.detail))
             continue

@@ -1,5 +1,6 @@
 """All faults of a data set are found, none is invented, and the rows that are left out are those of training."""
 
+import io
 import json
 from collections import Counter
 
@@ -14,6 +15,7 @@ from raycrnn.checking.run import check
 from raycrnn.data import labelled_csvs
 from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, prepare
+from raycrnn.data.packed_images import PackedImagesWriter
 from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import batches, training_data
 from tests.checking.faults import FINDINGS, TEXTS, plant
@@ -101,6 +103,37 @@ def test_the_text_has_all_findings_and_no_control_characters(checked):
     assert text.endswith("Result: 11 findings cost samples; 18 findings to look at.")
     examples = [line for line in text.splitlines() if line.startswith("      ") and ".csv, line" in line]
     assert all(len(line) <= 80 for line in text.splitlines() if line not in examples)
+
+
+def test_lines_that_stand_upright_are_measured_along_their_text(tmp_path):
+    texts = [f"{one}{other} cab{one}" for one in "abcdefgh" for other in "hgfedcba"]
+    csv = write_set(tmp_path, texts)
+    for path in (tmp_path / "images").iterdir():
+        with Image.open(path) as picture:
+            picture.transpose(Image.Transpose.ROTATE_270).save(path)
+    result, _ = check(config.parse({"data": {"csv_files_train": str(csv), "line_orientation": "top_to_bottom"}}))
+    assert result.findings == []
+    result, _ = check(config.parse({"data": {"csv_files_train": str(csv), "max_rejected": 1}}))
+    assert {finding.kind for finding in result.findings} == {"label too long"}
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(path)
+    result, _ = check(config.parse({"data": {"csv_files_train": str(csv), "line_orientation": "top_to_bottom"}}))
+    assert [finding.kind for finding in result.findings] == ["label too long"]
+
+
+def test_a_packed_data_set_is_checked_like_its_csv(tmp_path):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    with PackedImagesWriter(folder) as writer:
+        for number, text in enumerate(TEXTS[:30]):
+            file = io.BytesIO()
+            draw(text).save(file, "PNG")
+            data = file.getvalue() if number else file.getvalue()[:200]
+            writer.add(data, text, f"{number}.png", draw(text).size)
+    result, _ = check(config.parse({"data": {"csv_files_train": str(folder)}}))
+    [rejection] = result.rejections
+    assert (rejection.path, rejection.reason) == ("0.png", "damaged image")
+    assert {finding.kind for finding in result.findings} == {"damaged image", "common ending"}
 
 
 def test_that_training_would_not_start_is_said(tmp_path):

@@ -1,5 +1,7 @@
 """The order of rows: complete, reproducible by seed and epoch, with little padding."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -144,7 +146,7 @@ def test_by_area_batches_have_few_shapes(rows, batch_size):
 
 
 def sources(counts: list[int], weights: tuple[float, ...]) -> batch_order.Sources:
-    return batch_order.Sources(np.repeat(np.arange(len(counts)), counts), weights)
+    return batch_order.Sources(np.repeat(np.arange(len(counts)), counts), weights, (False,) * len(weights))
 
 
 @given(
@@ -202,7 +204,7 @@ def test_the_share_of_each_source_does_not_depend_on_the_window():
 
 
 def test_the_draws_of_a_source_without_rows_go_to_the_others():
-    of_rows = batch_order.Sources(np.array([0, 0, 2]), (1.0, 5.0, 1.0))
+    of_rows = batch_order.Sources(np.array([0, 0, 2]), (1.0, 5.0, 1.0), (False, False, False))
     epoch = batch_order.train_epoch(np.array([9, 9, 9]), 2, 0, 0, sources=of_rows)
     assert len(epoch.rows) == 3
     assert set(epoch.rows.tolist()) <= {0, 1, 2}
@@ -226,3 +228,29 @@ def test_the_shares_of_workers_add_up_to_the_batch_and_are_of_equal_size(size, w
     assert sorted(np.concatenate(shares).tolist()) == sorted(batch.tolist())
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "weights", "endless", "draws"),
+    [
+        ([10, 20], None, [False, True], 30),
+        ([10, 20], (1.0, 5.0), [False, False], 30),
+        ([10, 20_000], (1.0, 1.0), [False, True], 20),
+        ([300, 20_000], (3.0, 1.0), [False, True], 400),
+        ([100, 50, 20_000], (2.0, 1.0, 3.0), [False, False, True], 300),
+        ([20_000], (2.0,), [True], 20_000),
+        ([0, 20_000], (1.0, 1.0), [False, True], 20_000),
+    ],
+)
+def test_rows_of_endless_sources_do_not_make_epochs_longer(rows, weights, endless, draws):
+    assert batch_order.count_draws(rows, weights, endless) == draws
+
+
+def test_an_endless_source_goes_on_with_other_rows_in_the_next_epoch():
+    of_rows = batch_order.Sources(np.repeat([0, 1], [10, 100]), (1.0, 3.0), (False, True))
+    epochs = [batch_order.train_epoch(np.full(110, 50), 8, 0, number, False, of_rows) for number in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch.rows[epoch.rows < 10]) == list(range(10))
+    drawn = [epoch.rows[epoch.rows >= 10].tolist() for epoch in epochs]
+    assert [len(rows) for rows in drawn] == [30, 30, 30, 30]
+    assert set(itertools.chain(*drawn)) == set(range(10, 110))

@@ -261,8 +261,11 @@ def test_a_folder_is_not_a_csv(tmp_path):
 def test_relative_paths_are_relative_to_the_folder_of_the_csv(field, resolved):
     """`..` is not normalised, because after a symbolic link it leads elsewhere."""
     expected = resolved.replace("HERE", os.getcwd())
-    assert csv_files.CsvFile("sets/one/data.csv", []).resolve(field) == expected
-    assert csv_files.CsvFile(os.path.join(os.getcwd(), "sets/one/data.csv"), []).resolve(field) == expected
+    assert csv_files.CsvFile("sets/one/data.csv", []).resolve(csv_files.Row(field, None, 1)) == expected
+    assert (
+        csv_files.CsvFile(os.path.join(os.getcwd(), "sets/one/data.csv"), []).resolve(csv_files.Row(field, None, 1))
+        == expected
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,17 @@ def test_pages_and_lines_that_are_too_wide_are_unusual(size, units, expected):
     assert list(unusual.found) == expected
 
 
+def test_lines_that_stand_upright_are_measured_along_their_text():
+    unusual = UnusualImages((32, 1024), "top_to_bottom")
+    for size in ((32, 400), (32, 1026), (400, 32)):
+        unusual.add("x.png", size)
+    assert list(unusual.found) == ["wide", "page"]
+    wide, page = unusual.warnings()
+    assert wide.endswith("for example x.png (32 × 1,026 pixels)")
+    assert page.startswith("1 of 3 images are wider than high")
+    assert "data.line_orientation=top_to_bottom" in page
+
+
 def test_a_warning_has_the_count_and_the_first_example():
     unusual = UnusualImages((32, 1024))
     for name in ("a.png", "b.png"):

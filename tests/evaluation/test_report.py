@@ -12,6 +12,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,6 +220,16 @@ def test_the_total_size_of_pictures_is_limited(picture, tmp_path):
     assert shown[0] is not None
     assert shown[-1] is None
     assert pictures.Album().full(str(tmp_path / "gone.png")) is None
+
+
+def test_pictures_of_upright_lines_are_turned(tmp_path):
+    draw("abcdef").transpose(Image.Transpose.ROTATE_270).save(tmp_path / "line.png")
+    album = pictures.Album(orientation="top_to_bottom")
+    shown = album.full(str(tmp_path / "line.png"))
+    assert (shown.width, shown.height) == draw("abcdef").size
+    data = base64.b64decode(shown.uri.partition(",")[2])
+    difference = np.asarray(Image.open(io.BytesIO(data)).convert("L")) - np.asarray(draw("abcdef"), float)
+    assert abs(difference).mean() < 10
 
 
 # --- files

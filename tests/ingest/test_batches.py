@@ -67,7 +67,7 @@ def test_images_equal_those_of_a_plain_loop(local_ray, tmp_path):
     batches, _ = read(configuration, samples, 4, 8)
     augmenter = Augmenter(configuration.augmentation, 1, 5)
     file = csv_files.read_csv(csv)
-    paths = [file.resolve(row.path) for row in file.rows]
+    paths = [file.resolve(row) for row in file.rows]
     widths = np.array([fitted_width(measure(path), (32, 1024)) for path in paths])
     epoch = batch_order.train_epoch(widths, 8, 5, 1)
     for number, batch in enumerate(batches):
@@ -186,7 +186,7 @@ def test_a_stream_counts_its_padding(local_ray, tmp_path):
 def test_batches_are_empty_from_the_one_that_object_storage_does_not_deliver(local_ray, tmp_path, monkeypatch, failing):
     """The worker makes the first four batches itself, and decoding tasks the others."""
 
-    def deliver_nothing(paths):
+    def deliver_nothing(*arguments):
         raise StorageError("s3://lines/a.png: SLOW_DOWN")
 
     def make_batch(spec, number):

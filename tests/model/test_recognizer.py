@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from raycrnn import config
-from raycrnn.data import bidi, image
+from raycrnn.data import bidi, orientation
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
@@ -180,10 +180,38 @@ def test_spans_are_columns_of_the_original_image():
     assert reader(wide, log_probs=True)[0].log_probs.shape == (frames, len(ALPHABET) + 1)
 
 
+@pytest.mark.parametrize(("name", "quarters"), [("top_to_bottom", 1), ("bottom_to_top", -1)])
+def test_upright_lines_are_read_like_those_turned_by_hand_and_the_model_keeps_the_setting(tmp_path, name, quarters):
+    original = recognizer()
+    data = original.configuration.data.model_copy(update={"line_orientation": name})
+    configuration = original.configuration.model_copy(update={"data": data})
+    Recognizer(original.network, configuration, ALPHABET, {}).save(tmp_path / "model")
+    assert name.replace("_", " ") in (tmp_path / "model" / "README.md").read_text()
+    reader = Recognizer.load(tmp_path / "model", "cpu")
+    drawn = [np.asarray(draw(text, 40)) for text in words(5)]
+    found = reader([np.rot90(each, -quarters) for each in drawn])
+    for lying_HW, read, expected in zip(drawn, found, original(drawn), strict=True):
+        assert read.alternatives == expected.alternatives
+        assert len(read.units) == len(expected.units) > 0
+        for unit, own in zip(read.units, expected.units, strict=True):
+            assert (own.top, own.bottom) == (0, 40)
+            upright_HW = np.rot90(lying_HW, -quarters)[unit.top : unit.bottom, unit.left : unit.right]
+            assert np.array_equal(np.rot90(upright_HW, quarters), lying_HW[:, own.left : own.right])
+
+
+def test_a_model_without_the_setting_reads_horizontal_lines(tmp_path):
+    recognizer().save(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    tree = json.loads(path.read_text())
+    assert tree["data"].pop("line_orientation") == "horizontal"
+    path.write_text(json.dumps(tree))
+    assert Recognizer.load(tmp_path / "model", "cpu")(draw("abba")) == recognizer()(draw("abba"))
+
+
 def test_a_single_unit_is_as_wide_as_the_line_is_high_and_ends_with_the_image():
-    assert image.spans([(9, 10)], (32, 200, 1), 200) == [(24, 56)]
-    assert image.spans([(0, 1)], (32, 16, 1), 32) == [(0, 32)]
-    assert image.spans([], (32, 200, 1), 200) == []
+    assert orientation.spans([(9, 10)], (32, 200, 1), 200) == [(24, 56)]
+    assert orientation.spans([(0, 1)], (32, 16, 1), 32) == [(0, 32)]
+    assert orientation.spans([], (32, 200, 1), 200) == []
 
 
 def test_n_best_sets_the_number_of_alternatives_up_to_the_beam_width():

@@ -49,25 +49,25 @@ def run_with(answer, blocks: list[pa.Table]) -> list[pa.Table]:
         return decode(blocks)
 
 
-def answer_with_an_error(connection, settings):
+def answer_with_an_error(connection, *settings):
     def fail(*_):
         raise RaycrnnError("the disk is gone")
 
     image_stage.decode_table = fail
-    decoder_process._answer(connection, settings)
+    decoder_process._answer(connection, *settings)
 
 
-def die_at_bad_images(connection, settings):
+def die_at_bad_images(connection, *settings):
     """Answer, but die at an image whose name begins with "bad"."""
     decode_images = image_stage.decode_images
 
-    def deadly(paths, settings):
+    def deadly(paths, *settings):
         if any(os.path.basename(path).startswith("bad") for path in paths):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return decode_images(paths, settings)
+        return decode_images(paths, *settings)
 
     image_stage.decode_images = deadly
-    decoder_process._answer(connection, settings)
+    decoder_process._answer(connection, *settings)
 
 
 def test_only_images_that_kill_the_process_are_lost(images):
@@ -98,7 +98,7 @@ def test_a_closed_decoder_starts_no_process_again(images):
     assert not decoder._process.is_alive()
 
 
-def end_at_once(connection, settings):
+def end_at_once(connection, *settings):
     os._exit(3)
 
 

@@ -18,7 +18,7 @@ READ = {"path": "a.png", "text": 'say "a", b\n', "score": 1.5, "confidence": 0.2
 
 OTHER = {"text": "c", "confidence": 0.125, "log_prob": -2.0}
 
-UNIT = {"text": "a", "confidence": 0.5, "left": 0, "right": 7}
+UNIT = {"text": "a", "confidence": 0.5, "left": 0, "top": 0, "right": 7, "bottom": 32}
 
 FAILED = {**dict.fromkeys(ROWS.names), "path": "b.png", "error": "no such file: b.png"}
 

@@ -20,7 +20,7 @@ READERS = [ThreadPoolExecutor(1)]
 
 
 def line(width: int) -> PreparedImage:
-    return PreparedImage(np.zeros((32, width, 1), np.uint8), width)
+    return PreparedImage(np.zeros((32, width, 1), np.uint8), (width, 32))
 
 
 @dataclass
@@ -36,11 +36,11 @@ class GatedRecognizer:
 
     def transcribe(self, lines, n_best, spans):
         self.gate.wait(10)
-        widths = [each.original_width for each in lines]
+        widths = [each.original_size[0] for each in lines]
         self.batches.append(widths)
         if self.fails_at in widths:
             raise MemoryError(str(self.fails_at))
-        units = (Unit("x", 0, 1.0, 0, 1),) if spans else None
+        units = (Unit("x", 0, 1.0, 0, 0, 1, 32),) if spans else None
         readings = [[Alternative(f"{w}.{n}", (0,), -n, 0.5) for n in range(n_best)] for w in widths]
         return [Transcription(tuple(each), None, units) for each in readings]
 

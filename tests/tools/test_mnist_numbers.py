@@ -49,7 +49,7 @@ def numbers_of(folder: Path, name: str, images: np.ndarray) -> list[tuple[list[i
     csv = read_csv(folder / f"{name}.csv")
     numbers = []
     for row in csv.rows:
-        with Image.open(csv.resolve(row.path)) as image:
+        with Image.open(csv.resolve(row)) as image:
             assert (image.format, image.mode, image.height, image.width % 20) == ("PNG", "L", 28, 0)
             ink = 255 - np.asarray(image)
         strips = [ink[:, left : left + 20].tobytes() for left in range(0, ink.shape[1], 20)]

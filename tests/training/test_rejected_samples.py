@@ -21,7 +21,7 @@ def rejection(line: int) -> Rejection:
 def rejected_samples(max_rejected: float) -> RejectedSamples:
     """Return the samples of a run on ten rows of which the first was rejected before training."""
     settings = config.Data(csv_files_train="labels.csv", max_rejected=max_rejected)
-    train = SampleTable(None, ("labels.csv",), 10, 9, 100.0, 1, (rejection(1),), ())
+    train = SampleTable(None, ("labels.csv",), 10, 9, (9,), (False,), 100.0, 1, {}, (rejection(1),), ())
     return RejectedSamples(TrainingData(Alphabet(("a",)), train, None, {}, {}), settings)
 
 
