@@ -45,7 +45,8 @@ def _section(section: Section, several: bool) -> Iterator[str]:
 
 def _finding(finding: Finding, several: bool) -> Iterator[str]:
     mark = "LEFT OUT" if finding.costs_samples else "CHECK"
-    rows = f"{finding.rows:,} {finding.data_set} row{'s' * (finding.rows != 1)}".replace("  ", " ")
+    noun = "row" if finding.rows == 1 else "rows"
+    rows = " ".join(filter(None, (f"{finding.rows:,}", finding.data_set, noun)))
     yield from _wrapped(f"{mark} {rows}: {finding.problem}", "  ")
     yield from _wrapped(f"→ {finding.remedy}", "      ")
     for example in finding.examples[:EXAMPLES_SHOWN]:
