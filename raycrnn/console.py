@@ -64,7 +64,7 @@ class LineTimer:
 class ProgressBar:
     """A progress bar on a terminal. It is invisible if stderr is not a terminal."""
 
-    def __init__(self, total: float, layout: str | None = None, unit: str = "it"):
+    def __init__(self, total: float | None, layout: str | None = None, unit: str = "it"):
         self._total, self._layout, self._unit = total, layout, unit
         self._bar: tqdm | None = None
 

@@ -20,6 +20,8 @@ from raycrnn import config
 from raycrnn.bench.__main__ import BENCHMARKS
 from raycrnn.cli import VERBS, Command
 from raycrnn.data import csv_files, rejections
+from raycrnn.data.synthetic import recipe
+from raycrnn.tools.words import OVERRIDE
 from raycrnn.tuning import search_file
 
 ROOT = Path(__file__).parents[1]
@@ -72,9 +74,15 @@ def command_of(verb: str, arguments: list[str]) -> tuple[type[Command], list[str
     return getattr(importlib.import_module(f"raycrnn.{module}"), name), arguments
 
 
+def is_recipe(tree: dict) -> bool:
+    """Return whether a JSON object is a recipe of synthetic lines and not a configuration."""
+    return "text" in tree
+
+
 @pytest.mark.parametrize("path", ["config_template.json", *(p.name for p in (ROOT / "examples").glob("*.json"))])
 def test_shipped_configurations_are_valid(path):
-    config.load(next(ROOT.rglob(path)))
+    file = next(ROOT.rglob(path))
+    recipe.load(file) if is_recipe(json.loads(file.read_text(encoding="utf-8"))) else config.load(file)
 
 
 def test_the_readme_is_short():
@@ -89,6 +97,9 @@ def test_commands_parse_and_their_overrides_are_valid(page):
     for verb, arguments in raycrnn_commands(page):
         command, own = command_of(verb, arguments)
         command._parse(own, verb)
+        if verb == "words":
+            overrides = [word for word in own if OVERRIDE.match(word)]
+            recipe.parse(config.with_overrides({"text": {"language": "en"}}, overrides, recipe.Recipe))
         overrides = [word for word in own if config.is_override(word)]
         config.parse({"data": {"csv_files_train": "x.csv"}}, overrides)
 
@@ -146,6 +157,11 @@ def built(page: Path) -> str:
 def test_the_configuration_page_has_every_key():
     text = built(DOCS / "configuration.md")
     assert [key for key in config.fields() if f"| `{key}` |" not in text] == []
+
+
+def test_the_page_on_synthetic_lines_has_every_key_of_a_recipe():
+    text = built(DOCS / "words.md")
+    assert [key for key in config.fields(recipe.Recipe) if f"| `{key}` |" not in text] == []
 
 
 def test_the_data_page_lists_every_reason_for_a_rejection():
@@ -223,7 +239,8 @@ def test_the_navigation_names_every_page():
 @each_page
 def test_json_snippets_are_valid_configurations(page):
     for text in blocks(page, "json"):
-        config.parse(json.loads(text))
+        tree = json.loads(text)
+        recipe.parse(tree) if is_recipe(tree) else config.parse(tree)
 
 
 @each_page

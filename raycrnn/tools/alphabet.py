@@ -82,7 +82,8 @@ class BuildAlphabet(Command):
         if rare:
             shown = join_listed([f"{unit!r} {count}" for unit, count in rare.items()], MAX_LISTED)
             print(f"left out, with fewer than {self.min_count} occurrences: {shown}")
-            print(f"training leaves out the rows with these units, at most {sum(counts.rows[unit] for unit in rare):,}")
+            affected = min(sum(counts.rows[unit] for unit in rare), counts.labels)
+            print(f"training leaves out the rows with these units, at most {affected:,}")
         if self.as_json:
             summary = {"output": str(self.output), "units": len(codes), "new": len(codes) - len(old)}
             print(json.dumps({**summary, "labels": counts.labels, "rare": rare, "left_out": counts.left_out}))

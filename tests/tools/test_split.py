@@ -251,7 +251,7 @@ def make_images(root: Path) -> dict[str, Path]:
 def images_of(csv: Path) -> list[tuple[str, str]]:
     """Return the content of each row's image file, and its label."""
     file = read_csv(csv)
-    return [(Path(file.resolve(row.path)).read_text(), row.label) for row in file.rows]
+    return [(Path(file.resolve(row)).read_text(), row.label) for row in file.rows]
 
 
 @pytest.mark.parametrize("output", ["splits", "data/deep/er", "data", "far/away", 'semi;"colon', "."])

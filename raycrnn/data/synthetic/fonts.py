@@ -211,7 +211,8 @@ def font_set(paths: tuple[str, ...]) -> FontSet:
 class Glyph:
     """A letter, or a text that is shaped as a whole, as pixels.
 
-    Coordinates are pixels to the right of and below the start of the baseline.
+    Coordinates are pixels to the right of and below the start of the baseline. The width is that of the ink and the
+    advance together.
     """
 
     def __init__(self, font: ImageFont.FreeTypeFont, text: str, direction: str | None, features: list[str] | None):

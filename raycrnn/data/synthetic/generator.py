@@ -112,14 +112,14 @@ class LineGenerator:
         """Return the lines before and after a line, or one of them."""
         sides = random.choice([(-1,), (1,), (-1, 1)])
         pitch = 1 + random.uniform(*self.recipe.neighbours.gap)
-        return [self._other_text(layout, side * pitch, random) for side in sides]
+        return [self._other_text(layout, side * max(pitch, layout.least_pitch(side)), random) for side in sides]
 
     def _other_text(self, layout: Layout, place: float, random: random.Random) -> drawing.Placed:
         """Return another text in the same style, as long as a line.
 
         Args:
             layout: Layout of the line.
-            place: How far it is below the line, or left of it if lines are vertical, in line heights.
+            place: How far it is below the line, or right of it if lines are vertical, in line heights.
             random: The random generator.
         """
         text = layout.text
@@ -128,11 +128,11 @@ class LineGenerator:
             if layout.style.font.has_all(other):
                 text = other
                 break
-        face, box = layout.style.face, layout.typeset.box
+        box = layout.typeset.box
         repeats = 1 + math.ceil(len(layout.text) / len(text))
         other_line = typeset(" ".join([text] * repeats), layout.style, random)
         before = random.uniform(0, 1 / repeats)
         if layout.style.is_vertical:
-            return other_line, -place * face.size, box[1] - before * (other_line.box[3] - other_line.box[1])
+            return other_line, place * layout.pitch, box[1] - before * (other_line.box[3] - other_line.box[1])
         dx = box[0] - before * (other_line.box[2] - other_line.box[0])
-        return other_line, dx, place * (face.ascent + face.descent)
+        return other_line, dx, place * layout.pitch

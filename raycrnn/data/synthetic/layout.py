@@ -52,6 +52,7 @@ class Affine(NamedTuple):
 
     @property
     def determinant(self) -> float:
+        """The factor of areas."""
         return self.a * self.e - self.b * self.d
 
     def inverse(self) -> "Affine":
@@ -92,6 +93,7 @@ class Style:
 
     @property
     def face(self) -> Face:
+        """The font at the size."""
         return face(self.font, self.size)
 
 
@@ -175,6 +177,23 @@ class Layout:
     def thickness(self) -> int:
         """The height of the image, or the width of a vertical one: the measure of defects."""
         return self.size[0 if self.style.is_vertical else 1]
+
+    @property
+    def pitch(self) -> float:
+        """The distance between two lines without a gap, in typeset coordinates."""
+        face = self.style.face
+        return face.size if self.style.is_vertical else face.ascent + face.descent
+
+    def least_pitch(self, side: int) -> float:
+        """Return the least distance of a neighbour that shows no more than half of it, as a fraction of `pitch`.
+
+        Args:
+            side: -1 for the line before in the image, above or to the left, and 1 for the one after.
+        """
+        across = 0 if self.style.is_vertical else 1
+        middle = self.transformation.box(_middle(self.typeset.box, self.style))[across]
+        distance = middle if side < 0 else self.thickness - middle
+        return distance / (math.sqrt(self.transformation.determinant) * self.pitch)
 
 
 def lay_out(text: str, font: FontFile, direction: TextDirection, recipe: Recipe, random: random.Random) -> Layout:

@@ -1,0 +1,103 @@
+"""Parquet files of data sets for Hugging Face's datasets, such as CATMuS, and raycrnn's own packed data sets.
+
+An image is a struct of `bytes` and `path`, or only its bytes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycrnn.errors import UsageError
+from raycrnn.tools.convert import arrow_columns
+from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine
+from raycrnn.tools.convert.source_files import inside
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILES = "*.parquet"
+
+IMAGE_COLUMNS = ("image", "im", "img", "images", "jpg", "png")
+LABEL_COLUMNS = ("text", "label", "transcription", "ground_truth", "gt", "words", "sentence")
+
+PACKED_COLUMNS = ["image", "label", "path", "width", "height"]
+"""First columns of a packed data set, whose labels are in the form of raycrnn's CSV files."""
+
+ROWS_AT_A_TIME = 64
+
+
+def recognises(file: Path, head: bytes) -> bool:
+    """Return whether a file with these first bytes is a Parquet file."""
+    return head.startswith(b"PAR1")
+
+
+def read(file: Path, options: ImportOptions) -> Items:
+    """Yield the rows of a file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    row = 0
+    try:
+        with parquet.ParquetFile(file) as table:
+            schema = table.schema_arrow
+            image = choose_column(options.image_column, IMAGE_COLUMNS, schema.names, "--image-column", file)
+            label = choose_column(options.label_column, LABEL_COLUMNS, schema.names, "--label-column", file)
+            _check_types(file, schema, image, label)
+            is_packed = schema.names[: len(PACKED_COLUMNS)] == PACKED_COLUMNS
+            for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[image, label, *(["path"] if is_packed else [])]):
+                names = batch["path"].to_pylist() if is_packed else [None] * len(batch)
+                texts = arrow_columns.texts(batch[label])
+                for name, value, text in zip(names, arrow_columns.values(batch[image]), texts, strict=True):
+                    row += 1
+                    place = f"row {row}"
+                    try:
+                        yield _image(file, place, name or f"{file.stem}_{row:06d}", value, text, is_packed)
+                    except UnusableLine as error:
+                        yield LeftOut.because(error, file, place)
+    except (pa.ArrowException, OSError) as error:
+        message = str(error).partition("\n")[0]
+        yield LeftOut(file, f"after row {row}" if row else "", "not a Parquet file, or a damaged one", message)
+
+
+def choose_column(given: str | None, usual: Sequence[str], names: Sequence[str], option: str, file: Path) -> str:
+    """Return the column that the user names, or the first of the usual names that a table has.
+
+    Raises:
+        UsageError: The table has no such column.
+    """
+    columns = f"the columns are {', '.join(names) or 'missing'}"
+    if given is None:
+        found = next((name for name in usual if name in names), None)
+        if found is None:
+            raise UsageError(f"{file}: {columns}: name the one to use with {option}")
+        return found
+    if given not in names:
+        raise UsageError(f"{file}: there is no column {given}; {columns}")
+    return given
+
+
+def _check_types(file: Path, schema: "pa.Schema", image: str, label: str) -> None:
+    import pyarrow as pa
+
+    kind = schema.field(image).type
+    if pa.types.is_struct(kind):
+        fields = [kind.field(index).name for index in range(kind.num_fields)]
+        is_image = "bytes" in fields
+    else:
+        is_image = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if not is_image:
+        raise UsageError(f"{file}: the column {image} is {kind} and no image: name another one with --image-column")
+    kind = schema.field(label).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise UsageError(f"{file}: the column {label} is {kind} and no text: name another one with --label-column")
+
+
+def _image(file: Path, place: str, name: str, value: object, label: object, is_packed: bool) -> LabelledImage:
+    """Return the image of a row. Raises `UnusableLine` if there is none."""
+    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
+    if isinstance(data, bytes):
+        return LabelledImage(file, place, name, data, label, is_packed)
+    if isinstance(path, str):
+        return LabelledImage(file, place, path, inside(file.parent, path), label, is_packed)
+    raise UnusableLine("no image in the row")

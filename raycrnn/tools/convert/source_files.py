@@ -1,0 +1,148 @@
+"""The files of a source: those in a folder, lines of text, JSON, and images that a source names."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from raycrnn import storage
+from raycrnn.data.image_files import SUFFIXES
+from raycrnn.errors import UsageError
+from raycrnn.tools.convert.records import LeftOut, UnusableLine, decoded, shown
+
+MAX_LINE_BYTES = 2**20
+"""Longer lines of a text file are not read."""
+
+MAX_JSON_BYTES = 2**30
+"""Larger JSON files are not read, because they are held in memory."""
+
+MAX_IMAGE_BYTES = 2**28
+"""Larger images in an archive are not read."""
+
+
+def files_in(source: Path, pattern: str) -> Iterator[Path]:
+    """Yield a file, or the files of a folder and its subfolders whose names match a pattern, by folder and name.
+
+    Hidden files and folders are left out, and links to folders are not followed.
+    """
+    if not source.is_dir():
+        yield source
+        return
+    for folder, _, names in walk(source):
+        yield from (folder / name for name in names if fnmatch(name, pattern))
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield what `os.walk` yields, sorted and without hidden names. Raises `UsageError` if a folder cannot be read."""
+
+    def fail(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: the folder cannot be read: {error.strerror}")
+
+    for parent, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield Path(parent), folders, sorted(name for name in names if not name.startswith("."))
+
+
+def numbered_lines(file: Path) -> Iterator[tuple[str, str] | LeftOut]:
+    """Yield the place ("line 3") and the text of each line of a text file in UTF-8 that is not empty.
+
+    A byte order mark and line ends (LF or CRLF) are removed and nothing else. A line that is not UTF-8 is left out.
+    """
+    with file.open("rb") as stream:
+        for number in range(1, 2**62):
+            line = stream.readline(MAX_LINE_BYTES)
+            place = f"line {number}"
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    yield LeftOut(file, "", "not UTF-8", "the file is in UTF-16: save it as UTF-8")
+                    return
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if len(line) == MAX_LINE_BYTES:
+                yield LeftOut(file, place, "not a text file", f"a line of more than {MAX_LINE_BYTES:,} bytes")
+                return
+            if not line:
+                return
+            line = line.removesuffix(b"\n").removesuffix(b"\r")
+            if line:
+                try:
+                    yield place, decoded(line)
+                except UnusableLine as error:
+                    yield LeftOut.because(error, file, place)
+
+
+def read_json(file: Path) -> object:
+    """Return the value in a JSON file, with objects as lists of (key, value), because keys may be repeated.
+
+    Raises:
+        UnusableLine: The file is too large, or not JSON in UTF-8.
+    """
+    if file.stat().st_size > MAX_JSON_BYTES:
+        raise UnusableLine("the file is too large", f"more than {MAX_JSON_BYTES:,} bytes of JSON")
+    try:
+        return json.loads(file.read_bytes().decode("utf-8-sig"), object_pairs_hook=JsonObject)
+    except UnicodeDecodeError:
+        raise UnusableLine("not UTF-8", "convert the file to UTF-8") from None
+    except RecursionError:
+        raise UnusableLine("not a JSON file", "too many nested brackets") from None
+    except ValueError as error:
+        raise UnusableLine("not a JSON file", f"{error}; the file may be incomplete: export it again") from None
+
+
+class JsonObject(list[tuple[str, object]]):
+    """The (key, value) pairs of a JSON object."""
+
+    def get(self, key: str) -> object:
+        """Return the last value of a key, or None."""
+        return next((value for name, value in reversed(self) if name == key), None)
+
+
+# --- images that a source names
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file below a folder.
+
+    Raises:
+        UnusableLine: The name is empty, is no name of a file, or leads out of the folder.
+    """
+    parts = name.split("/")
+    if not name or "\0" in name:
+        raise UnusableLine("no name of an image", shown(name))
+    if name.startswith("/") or ".." in parts or storage.is_uri(name):
+        raise UnusableLine("the path leads out of the folder of the images", shown(name))
+    return folder / name
+
+
+def find_image(folder: Path, name: str) -> Path:
+    """Return the path of an image below a folder, whose suffix the name may lack.
+
+    Raises:
+        UnusableLine: The name leads out of the folder, or there is no such image.
+    """
+    path = inside(folder, name)
+    # Not with_suffix(), which would replace the end of "line.001".
+    for candidate in (path, *(path.parent / f"{path.name}{suffix}" for suffix in SUFFIXES)):
+        if is_file(candidate):
+            return candidate
+    raise no_such_image(name, [folder])
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file at a path; False also if the path is too long for any file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def no_such_image(name: str, folders: list[Path]) -> UnusableLine:
+    """Return the error of an image that is in none of the folders."""
+    where = ", ".join(map(str, folders))
+    return UnusableLine("no such image", f"{shown(name)} in {where}: name the folder of the images with --images")
+
+
+def last_part(name: str) -> str:
+    """Return the name of a file without its folders, which Windows separates by backslashes."""
+    return re.split(r"[/\\]", name)[-1]
