@@ -16,6 +16,10 @@ from raycrnn.errors import RaycrnnError, StorageError
 logger = logging.getLogger(__name__)
 
 IMAGES_PER_BLOCK = 1024
+"""Images that are scanned between two updates of the progress, and that a task of Ray scans at least."""
+
+MAX_IMAGES_PER_BLOCK, BLOCKS_PER_CPU = 4096, 4
+"""Images of a task of Ray at most, and tasks for each CPU: Ray takes about 50 ms for a task, whatever its size."""
 
 RAY_SECONDS = 12.0
 """About how long a local Ray takes to start. If what is left takes longer here, Ray is started."""
@@ -55,22 +59,25 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None) ->
 
 
 def _blocks(paths: Sequence[str], channels: int, address: str | None) -> Iterator[pa.Table]:
-    parts = [paths[start : start + IMAGES_PER_BLOCK] for start in range(0, len(paths), IMAGES_PER_BLOCK)]
     scanned = 0
     if not address and "RAY_ADDRESS" not in os.environ:
         since = time.monotonic()
-        for part in parts:
-            if scanned and (time.monotonic() - since) / scanned * (len(parts) - scanned) > RAY_SECONDS:
-                left = len(paths) - scanned * IMAGES_PER_BLOCK
+        for part in _parts(paths, IMAGES_PER_BLOCK):
+            left = len(paths) - scanned
+            if scanned and (time.monotonic() - since) / scanned * left > RAY_SECONDS:
                 logger.info(f"{left:,} images are left: Ray is started to read them in parallel")
                 break
             yield scan.scan_images(part, channels)
-            scanned += 1
-    if scanned < len(parts):
-        yield from _ray_blocks(parts[scanned:], channels, address)
+            scanned += len(part)
+    if scanned < len(paths):
+        yield from _ray_blocks(paths[scanned:], channels, address)
 
 
-def _ray_blocks(parts: Sequence[Sequence[str]], channels: int, address: str | None) -> Iterator[pa.Table]:
+def _parts(paths: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
+
+
+def _ray_blocks(paths: Sequence[str], channels: int, address: str | None) -> Iterator[pa.Table]:
     from raycrnn import cluster
     from raycrnn.config import Cluster
     from raycrnn.ingest.prefetch import Prefetcher
@@ -79,7 +86,7 @@ def _ray_blocks(parts: Sequence[Sequence[str]], channels: int, address: str | No
         # An autoscaling cluster may consist of the head node only.
         cluster.wait_for_nodes(Cluster())
         # In a thread, because a KeyboardInterrupt in the middle of a callback of Ray's could get lost.
-        blocks = Prefetcher(lambda: _read_with_ray(parts, channels), depth=1)
+        blocks = Prefetcher(lambda: _read_with_ray(paths, channels), depth=1)
         try:
             while not stop.requested:
                 try:
@@ -93,11 +100,15 @@ def _ray_blocks(parts: Sequence[Sequence[str]], channels: int, address: str | No
         raise KeyboardInterrupt
 
 
-def _read_with_ray(parts: Sequence[Sequence[str]], channels: int) -> Iterator[pa.Table]:
+def _read_with_ray(paths: Sequence[str], channels: int) -> Iterator[pa.Table]:
     import ray.data
 
+    from raycrnn import cluster
     from raycrnn.cluster.workers import message_of_worker
 
+    cpus = sum(cpus for cpus, _ in cluster.list_nodes())
+    even = len(paths) // max(1, int(BLOCKS_PER_CPU * cpus))
+    parts = _parts(paths, min(max(even, IMAGES_PER_BLOCK), MAX_IMAGES_PER_BLOCK))
     dataset = ray.data.from_arrow([pa.table({"path": part}) for part in parts]).map_batches(
         ScanBlock(channels), batch_format="pyarrow", batch_size=None, zero_copy_batch=True
     )
