@@ -76,9 +76,9 @@ class Histogram:
         is_open = bool(most > MAX_SPREAD * limit > 0)
         end = limit if is_open else most
         if np.issubdtype(values.dtype, np.integer):
-            step = max(1, -(-(int(end) - int(least) + 1) // BINS))
-            edges = np.arange(least, end + step, step)
-            edges = edges if len(edges) > 1 else np.array([least, least + step])
+            numbers = int(end) - int(least) + 1
+            step = -(-numbers // BINS)
+            edges = least + step * np.arange(-(-numbers // step) + 1)
         else:
             edges = np.linspace(least, end, BINS + 1) if end > least else np.array([least, least + 1])
         # np.histogram leaves out values beyond the last edge.
