@@ -32,6 +32,7 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import is_uri, with_home
 
 VERBS = {
+    "check": ("check", "Check", "Find what is wrong with data before training."),
     "train": ("train", "Train", "Train a recogniser from CSV files of images and labels."),
     "evaluate": ("evaluate", "Evaluate", "Score a model on labelled images."),
     "tune": ("tune", "Tune", "Search for a better configuration."),
@@ -91,8 +92,8 @@ class Command(BaseModel):
     def main(cls, arguments: list[str] | None = None, name: str | None = None) -> NoReturn:
         """Parse the arguments, run, and exit.
 
-        The exit codes are 0 for success, 1 if the data or the run failed, 2 for wrong usage or configuration, and 130
-        after Ctrl-C or SIGTERM.
+        The exit codes are 0 for success, 1 if the data or the run failed, 2 for wrong usage or configuration, 3 if
+        `check` found what costs samples, and 130 after Ctrl-C or SIGTERM.
         """
         sys.exit(cls.call(sys.argv[1:] if arguments is None else arguments, name or cls.__name__.lower()))
 

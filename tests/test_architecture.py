@@ -17,7 +17,7 @@ import raycrnn
 SOURCE = Path(raycrnn.__file__).parent
 TESTS = Path(__file__).parent
 
-VERBS = {"train", "evaluate", "predict", "tune", "serve", "export"}
+VERBS = {"check", "train", "evaluate", "predict", "tune", "serve", "export"}
 ORDER = (
     {"errors", "console", "metrics"},
     {"cli", "storage", "config"},
@@ -26,7 +26,7 @@ ORDER = (
     {"cluster"},
     {"ingest"},
     {"training", "prediction", "serving", "exporting"},
-    {"tuning", "evaluation"},
+    {"tuning", "evaluation", "checking"},
     VERBS,
     {"tools", "bench", "__main__"},
 )

@@ -20,6 +20,7 @@ from PIL import Image
 from ray import cloudpickle
 
 from raycrnn import config, storage
+from raycrnn.cluster import workers
 from raycrnn.console import ImageProgress
 from raycrnn.data import image, inputs
 from raycrnn.model.recognizer import Recognizer
@@ -378,7 +379,7 @@ def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def workers_run_what_is_patched(monkeypatch):
     """Send the patched code of the stages to workers."""
-    modules = (distributed, image_stage, text_stage)
+    modules = (distributed, image_stage, text_stage, workers)
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -463,7 +464,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
 def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(distributed, "MAX_DEATHS", 1)
+        patch.setattr(workers, "MAX_DEATHS", 1)
         patch.setattr(text_stage, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
         assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
@@ -486,7 +487,7 @@ def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_
         os.kill(os.getpid(), signal.SIGKILL)
 
     with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(distributed, "MAX_DEATHS", 1)
+        patch.setattr(workers, "MAX_DEATHS", 1)
         patch.setattr(text_stage, "Recognizer", SimpleNamespace(load=load))
         # Not the function that decodes, which by then runs in processes of its own.
         patch.setattr(image_stage, "_malformed", die)

@@ -35,6 +35,9 @@ def _is_invisible(character: str) -> bool:
 CATEGORIES = ("Zs", "Zl", "Zp", "Cc", "Cf")
 """Unicode's categories of spaces, separators, control and format characters."""
 
+UNPRINTABLE = ("Zl", "Zp", "Cc", "Cf", "Cs")
+"""Unicode's categories of separators, control and format characters and halves of surrogate pairs."""
+
 
 def notes_on(path: str) -> str:
     """Return what a path hides, as the end of a message about a missing file; "" if it hides nothing."""
@@ -45,6 +48,11 @@ def notes_on(path: str) -> str:
     if "\\" in path:
         notes.append("the path contains backslashes: write / between folders")
     return f" ({'; '.join(notes)})" if notes else ""
+
+
+def with_code_points(text: str) -> str:
+    """Return text with control, format and separating characters as code points: a terminal would obey some of them."""
+    return "".join(f"<U+{ord(each):04X}>" if unicodedata.category(each) in UNPRINTABLE else each for each in text)
 
 
 def name_of(character: str) -> str:

@@ -117,6 +117,7 @@ def measure(path: str) -> tuple[int, int]:
     """
     if not image_files.is_whole_file(path):
         return size_of(io.BytesIO(image_files.read_bytes(path)))
+    image_files.check_no_pipe(path)
     try:
         with open(path, "rb") as file:
             return size_of(file)

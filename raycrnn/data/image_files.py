@@ -52,13 +52,19 @@ def read_bytes(path: str) -> bytes:
             return storage.read_range(*reference)
         if line := generated_lines.parse_reference(path):
             return generated_lines.draw(line)
-        if not storage.is_uri(path) and Path(path).is_fifo():
-            raise Rejected("cannot be read", f"{path}: a named pipe, not a file")
+        if not storage.is_uri(path):
+            check_no_pipe(path)
         return storage.read(path)
     except FileNotFoundError:
         return read_bytes(in_other_form(path))
     except OSError as error:
         raise _rejected(path, error) from None
+
+
+def check_no_pipe(path: str) -> None:
+    """Raise `Rejected` if a local path is that of a named pipe, which would wait for a writer."""
+    if Path(path).is_fifo():
+        raise Rejected("cannot be read", f"{path}: a named pipe, not a file")
 
 
 def read_head(uri: str, count: int) -> tuple[bytes, int]:

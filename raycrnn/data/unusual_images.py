@@ -16,6 +16,21 @@ NARROW_UNITS = 2
 """A label with at most this many units may fill an image that is higher than wide."""
 
 
+def is_upright(size: Sequence[int]) -> bool:
+    """Return whether an image, of a width and height in pixels, is much higher than wide."""
+    return size[1] > MIN_UPRIGHT * size[0]
+
+
+def is_page(size: Sequence[int]) -> bool:
+    """Return whether an image, of a width and height in pixels, is as large as a page and no line."""
+    return size[1] >= PAGE_HEIGHT and size[0] < PAGE_ASPECT * size[1]
+
+
+def is_compressed(size: Sequence[int], input_shape: Sequence[int]) -> bool:
+    """Return whether an image, of a width and height in pixels, is wider than the network's input."""
+    return round(size[0] * input_shape[0] / size[1]) > input_shape[1]
+
+
 @dataclass
 class UnusualImages:
     """Counts the unusual images of a set."""
@@ -38,12 +53,11 @@ class UnusualImages:
             units: Number of units in its label, if it has one.
             is_blank: Whether all its pixels are equal.
         """
-        width, height = horizontal_size(size, self.orientation)
+        turned = horizontal_size(size, self.orientation)
         self.images += 1
-        is_page = height > MIN_UPRIGHT * width or (height >= PAGE_HEIGHT and width < PAGE_ASPECT * height)
-        if is_page and (units is None or units > NARROW_UNITS):
+        if (units is None or units > NARROW_UNITS) and (is_page(turned) or is_upright(turned)):
             self._count("page", name, size)
-        if round(width * self.input_shape[0] / height) > self.input_shape[1]:
+        if is_compressed(turned, self.input_shape):
             self._count("wide", name, size)
         if is_blank:
             self._count("blank", name, size)

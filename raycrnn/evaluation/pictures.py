@@ -9,7 +9,7 @@ import PIL.Image
 from raycrnn.data import image, image_files
 from raycrnn.data.orientation import LineOrientation, make_horizontal
 from raycrnn.data.rejections import Rejected
-from raycrnn.evaluation.analysis import EvaluatedLine, Example
+from raycrnn.evaluation.analysis import Example
 
 HEIGHT, WIDTH = 64, 1200
 """Largest size of a picture on the page, in pixels."""
@@ -43,14 +43,14 @@ class Album:
         self._left = max_bytes
         self._orientation = orientation
 
-    def full(self, line: EvaluatedLine) -> Picture | None:
-        """Return the picture of a line. None if the image cannot be read, or the size limit is reached."""
-        horizontal = self._open(line)
+    def full(self, place: str) -> Picture | None:
+        """Return the picture at a path or URI. None if the image cannot be read, or the size limit is reached."""
+        horizontal = self._open(place)
         return None if horizontal is None else self._add(horizontal)
 
     def crop(self, example: Example) -> Picture | None:
         """Return the picture of an edit and its surroundings, with the edit marked."""
-        horizontal = self._open(example.line)
+        horizontal = self._open(example.line.place)
         if horizontal is None:
             return None
         left, right, *mark = columns(example, horizontal.width)
@@ -60,9 +60,9 @@ class Album:
             ((mark[0] - left) * share, (mark[1] - mark[0]) * share),
         )
 
-    def _open(self, line: EvaluatedLine) -> PIL.Image.Image | None:
+    def _open(self, place: str) -> PIL.Image.Image | None:
         try:
-            upright = image.decode(image_files.read_bytes(line.place), channels=3)
+            upright = image.decode(image_files.read_bytes(place), channels=3)
         except Rejected:
             return None
         return make_horizontal(upright, self._orientation)

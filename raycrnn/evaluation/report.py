@@ -7,17 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 
-import jinja2
 from plotly.offline import get_plotlyjs
 
 from raycrnn import __version__, storage
 from raycrnn.data import image, rejections
 from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected
-from raycrnn.evaluation import alignment, analysis, report_files
+from raycrnn.evaluation import alignment, analysis, page, report_files
 from raycrnn.evaluation.alignment import Aligned
 from raycrnn.evaluation.analysis import CONFIDENT, Comparison, EvaluatedLine, Evaluation, Example
 from raycrnn.evaluation.figures import render_figures
@@ -44,11 +42,11 @@ def write(folder: Path, result: Evaluation | Comparison) -> None:
     """Write the files of the report into a directory. Raises `RaycrnnError` if they cannot be written."""
     evaluation = result.model if isinstance(result, Comparison) else result
     figures = json.dumps(_as_json(result, evaluation), indent=2, ensure_ascii=False)
-    page = render(result)
+    html = render(result)
     with report_files.translate_write_errors(str(folder.parent)):
         _write_lines(folder / "lines.csv", result)
         rejections.write_rejected(folder / "rejected.csv", evaluation.rejections)
-        for name, text in {"report.json": figures, "index.html": page}.items():
+        for name, text in {"report.json": figures, "index.html": html}.items():
             (folder / name).write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
@@ -102,20 +100,20 @@ def render(result: Evaluation | Comparison) -> str:
     """Return the page as HTML."""
     comparison = result if isinstance(result, Comparison) else None
     evaluation = result.model if isinstance(result, Comparison) else result
-    template = resources.files("raycrnn.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.globals |= {
-        "interval": analysis.show_interval,
-        "difference": analysis.show_difference,
-        "percent": lambda value: f"{100 * value:.2f} %",
-        "p": analysis.show_p,
-        "visible": alignment.visible,
-        "align": alignment.align,
-    }
+    template = page.template("raycrnn.evaluation")
+    template.globals.update(
+        {
+            "interval": analysis.show_interval,
+            "difference": analysis.show_difference,
+            "percent": lambda value: f"{100 * value:.2f} %",
+            "p": analysis.show_p,
+            "align": alignment.align,
+        }
+    )
     album = Album(orientation=evaluation.model.orientation)
     wrong = [line for line in evaluation.worst if line.counts.unit_edits]
     shown = evaluation.confusions[:MAX_CONFUSIONS]
-    return environment.from_string(template).render(
+    return template.render(
         script=get_plotlyjs(),
         figures={name: figure.to_json() for name, figure in render_figures(result).items()},
         evaluation=evaluation,
@@ -126,11 +124,11 @@ def render(result: Evaluation | Comparison) -> str:
         lengths=evaluation.by_length,
         spaces=evaluation.spaces,
         wrong=len(wrong),
-        worst=[(line, album.full(line)) for line in wrong[:MAX_LINES]],
+        worst=[(line, album.full(line.place)) for line in wrong[:MAX_LINES]],
         confusions=[(each, [_show_example(album, example) for example in each.examples]) for each in shown],
         kinds=len(evaluation.confusions),
         shown_edits=sum(each.count for each in shown),
-        apart=[(pair, album.full(pair[0])) for pair in comparison.apart[:MAX_APART]] if comparison else [],
+        apart=[(pair, album.full(pair[0].place)) for pair in comparison.apart[:MAX_APART]] if comparison else [],
         csvs=Counter(line.csv for line in evaluation.lines),
         facts=data_facts(evaluation),
         unknown_units=evaluation.unknown_units.most_common(MAX_UNKNOWN),

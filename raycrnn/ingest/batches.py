@@ -22,10 +22,11 @@ from raycrnn.data.augment import Augmenter
 from raycrnn.data.image import MIN_WIDTH, augment_and_fit, collate, decode_and_limit, frames, prepare
 from raycrnn.data.orientation import LineOrientation
 from raycrnn.data.rejections import Rejected
+from raycrnn.data.usable_rows import check_frames
 from raycrnn.errors import StorageError
 from raycrnn.ingest import map_ranges, packed_files
 from raycrnn.ingest.image_cache import ImageCache
-from raycrnn.ingest.sample_table import SampleTable, check_frames
+from raycrnn.ingest.sample_table import SampleTable
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,10 @@ from raycrnn import storage
 from raycrnn.data import image, image_heads
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.data.rejections import Rejected
+from raycrnn.data.usable_rows import Size
 from raycrnn.storage import Directory
 
 logger = logging.getLogger(__name__)
-
-Size = tuple[int, int]
-"""Upright width and height."""
 
 SIZES = pa.schema({"path": pa.string(), "width": pa.int32(), "height": pa.int32()})
 """Schema of the file: one row for each image behind a URI that could be measured."""

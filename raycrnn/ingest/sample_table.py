@@ -1,7 +1,7 @@
 """Tables of samples in Ray's object store: labels encoded, images measured, unusable rows listed."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 import ray
 
 from raycrnn import config
-from raycrnn.data import bidi, csv_files, csv_warnings, generated_lines, image
+from raycrnn.data import csv_files, csv_warnings, generated_lines, usable_rows
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import UNKNOWN
-from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected, Rejection
-from raycrnn.data.unusual_images import UnusualImages
+from raycrnn.data.usable_rows import Size
 from raycrnn.ingest import packed_files
 from raycrnn.ingest.image_sizes import ImageSizes
 from raycrnn.ingest.packed_files import PackedFiles
@@ -91,7 +90,8 @@ def put_samples(
     Raises:
         StorageError: Object storage fails while images are measured.
     """
-    rows = _check_rows(files, alphabet, settings, direction, training, sizes or ImageSizes())
+    measured = _measure(files, sizes or ImageSizes())
+    rows = usable_rows.check_rows(files, alphabet, settings, direction, training, measured)
     if alphabet is None:
         labels = (csv_files.units_of(row, settings.data) for file in files for row in file.rows)
         alphabet = Alphabet.from_labels(rows.labels or labels)
@@ -118,82 +118,18 @@ def put_samples(
     return samples, alphabet
 
 
-@dataclass
-class CheckedRows:
-    """The rows of CSVs: the usable ones by column, and the rejected ones."""
-
-    unusual: UnusualImages
-    columns: dict[str, list[object]] = field(
-        default_factory=lambda: {name: [] for name in SAMPLES.names if name != "codes"}
-    )
-    """The columns of `SAMPLES`, without the codes."""
-    labels: list[tuple[str, ...]] = field(default_factory=list)
-    """The units of each usable row in display order."""
-    rejections: list[Rejection] = field(default_factory=list)
-    decoded_pixels: int = 0
-    """Pixels that all images have after `image.decode_and_limit`, without generated ones."""
-
-
-def _check_rows(
-    files: Sequence[csv_files.CsvFile],
-    alphabet: Alphabet | None,
-    settings: config.Configuration,
-    direction: TextDirection,
-    training: bool,
-    sizes: ImageSizes,
-) -> CheckedRows:
-    """Measure the images and check the labels. The arguments are those of `put_samples`."""
-    pairs = [(source, row) for source, file in enumerate(files) for row in file.rows]
-    paths = [files[source].resolve(row) for source, row in pairs]
-    shape, augmented = settings.image.input_shape, settings.augmentation.data_augmentation
-    orientation = settings.data.line_orientation
-    checked = CheckedRows(UnusualImages(shape, orientation))
-    measured = iter(sizes.measure([path for (_, row), path in zip(pairs, paths, strict=True) if row.size is None]))
-    for number, ((source, row), path) in enumerate(zip(pairs, paths, strict=True)):
-        size = row.size or next(measured)
-        try:
-            units = _units(row, alphabet, settings.data, direction, training)
-            if isinstance(size, Rejected):
-                raise size
-            width = image.fitted_width(horizontal_size(size, orientation), shape)
-            checked.unusual.add(row.path, size, len(units))
-            frames = csv_files.min_frames(units)
-            if training:
-                check_frames(len(units), frames, width)
-        except Rejected as rejected:
-            rejection = Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail)
-            checked.rejections.append(rejection)
-            continue
-        values = (number, path, source, row.line, frames, width)
-        for column, value in zip(checked.columns.values(), values, strict=True):
-            column.append(value)
-        checked.labels.append(units)
-        if not generated_lines.is_recipe(files[source].path):
-            checked.decoded_pixels += image.decoded_pixels(horizontal_size(size, orientation), shape, augmented)
-    return checked
+def _measure(files: Sequence[csv_files.CsvFile], sizes: ImageSizes) -> Iterator[Size | Rejected]:
+    """Yield the size of the image of each row. Packed data sets have the sizes of their images."""
+    known = [row.size for file in files for row in file.rows]
+    paths = usable_rows.paths_of(files)
+    measured = iter(sizes.measure([path for path, size in zip(paths, known, strict=True) if size is None]))
+    return (size or next(measured) for size in known)
 
 
 def some_paths(samples: SampleTable, count: int) -> list[str]:
     """Return the paths of about `count` images, evenly spread over a table."""
     paths = ray.get(samples.table)["path"]
     return [str(paths[index]) for index in range(0, len(paths), max(1, len(paths) // count))]
-
-
-def _units(
-    row: csv_files.Row, alphabet: Alphabet | None, settings: config.Data, direction: TextDirection, training: bool
-) -> tuple[str, ...]:
-    """Return the units of a row's label in display order. Raises `Rejected` if the label cannot be used."""
-    if row.problem:
-        raise Rejected("malformed row", row.problem)
-    units = bidi.display_order(csv_files.units_of(row, settings), direction)
-    if training and not units:
-        raise Rejected("empty label", "no units")
-    if training and alphabet is not None:
-        try:
-            alphabet.encode(units)
-        except ValueError as error:
-            raise Rejected("unknown unit", str(error)) from None
-    return units
 
 
 def _unknown_units(labels: Sequence[Sequence[str]], alphabet: Alphabet) -> list[str]:
@@ -209,19 +145,3 @@ def _unknown_units(labels: Sequence[Sequence[str]], alphabet: Alphabet) -> list[
         f"{rows:,} of {len(labels):,} evaluation rows have units that the alphabet lacks ({listed}{more}): the model "
         "cannot read these units, and each counts as an error: add training rows with them"
     ]
-
-
-def check_frames(units: int, needed: int, width: int) -> None:
-    """Check that an image has as many frames as its label needs.
-
-    Args:
-        units: Number of units in the label.
-        needed: Number of frames that the label needs.
-        width: Width of the fitted image in pixels.
-
-    Raises:
-        Rejected: It has fewer.
-    """
-    available = image.frames(width)
-    if needed > available:
-        raise Rejected("label too long", f"{units} units need {needed} frames, {width} pixels give {available}")

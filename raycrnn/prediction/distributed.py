@@ -1,6 +1,5 @@
 """Transcribe images through Ray Data, with decoding tasks and replicas of the model."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from raycrnn import cluster, storage
-from raycrnn.cluster.ray_internals import attempt_number
+from raycrnn.cluster.workers import check_deaths, message_of_worker
 from raycrnn.config import Cluster, Image
 from raycrnn.data import image_files
 from raycrnn.data.orientation import LineOrientation
@@ -63,13 +62,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
     try:
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
     except ray.exceptions.RayError as error:
-        raise RaycrnnError(_message_of_worker(error) or f"workers were lost: {error}") from None
-
-
-def _message_of_worker(error: Exception) -> str | None:
-    """Return the message if a worker failed with an error of raycrnn. Ray passes on only the text of its traceback."""
-    found = re.findall(r"^raycrnn\.errors\.\w+: (.+?)(?:\n\n|\Z)", str(error), re.MULTILINE | re.DOTALL)
-    return f"in a worker: {found[-1].strip()}" if found else None
+        raise RaycrnnError(message_of_worker(error) or f"workers were lost: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class Decode:
     orientation: LineOrientation
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        deaths = _check_deaths("a worker that decodes images", "it may need more memory than its machine has")
+        deaths = check_deaths("a worker that decodes images", "it may need more memory than its machine has")
         return image_stage.decode_table(table, self._alone if deaths else self._together)
 
     def _together(self, paths: Sequence[str]) -> Iterator[dict]:
@@ -114,23 +107,5 @@ class TranscriberActor(Transcriber):
     """A copy of the model in an actor of Ray."""
 
     def __init__(self, job: PredictionJob, threads: int):
-        _check_deaths("a replica of the model", "it may need more memory than its machine has: set fewer --replicas")
+        check_deaths("a replica of the model", "it may need more memory than its machine has: set fewer --replicas")
         super().__init__(job, threads)
-
-
-MAX_DEATHS = 8
-"""How many times the process of a task or a replica may die. Ray would retry without limit."""
-
-
-def _check_deaths(who: str, remedy: str) -> int:
-    """Return how many times the process of this task or this replica died before.
-
-    Ray's own limits (`max_retries`, `max_restarts`) are not accepted by Ray Data from Ray 2.64 on.
-
-    Raises:
-        RaycrnnError: It died more than `MAX_DEATHS` times.
-    """
-    deaths = attempt_number()
-    if deaths > MAX_DEATHS:
-        raise RaycrnnError(f"{who} died {deaths} times; {remedy}")
-    return deaths

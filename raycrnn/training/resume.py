@@ -13,7 +13,7 @@ from raycrnn.training import checkpoint
 from raycrnn.training.checkpoint import RunLimits, RunState
 
 if TYPE_CHECKING:
-    from raycrnn.ingest.training_data import LabelledCsvs
+    from raycrnn.data.labelled_csvs import LabelledCsvs
     from raycrnn.training.monitor import TrainingResult
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from raycrnn.storage import Directory
 from raycrnn.training import batch_size, resume, trainer
 
 if TYPE_CHECKING:
-    from raycrnn.ingest.training_data import LabelledCsvs
+    from raycrnn.data.labelled_csvs import LabelledCsvs
     from raycrnn.training.console import Stall, TrainingProgress
     from raycrnn.training.job import TrainingJob
     from raycrnn.training.monitor import TrainingResult
@@ -52,10 +52,10 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         if resumed["progress"]["finished"] and not resume.trains_on(output, resumed, configuration.training):
             return resume.finished(output, resumed)
 
+    from raycrnn.data import labelled_csvs
     from raycrnn.data.alphabet import Alphabet
-    from raycrnn.ingest import training_data
 
-    csvs = training_data.read(configuration)
+    csvs = labelled_csvs.read(configuration)
     if resumed:
         # Built once: images may have been lost or restored since then.
         csvs.alphabet = csvs.alphabet or Alphabet(tuple(resumed["alphabet"]))

@@ -19,7 +19,7 @@ from raycrnn.tuning.search_space import Search
 # Imported in the functions where they are needed: with them come Ray and torch, and the environment of Ray must be set
 # before.
 if TYPE_CHECKING:
-    from raycrnn.ingest.training_data import LabelledCsvs
+    from raycrnn.data.labelled_csvs import LabelledCsvs
     from raycrnn.tuning.experiment import Experiment, Trial
     from raycrnn.tuning.resources import TrialResources
     from raycrnn.tuning.results import SearchResult
@@ -53,7 +53,7 @@ def tune(
         logger.warning("metric speed: trials that run at the same time slow each other down: set concurrent: 1")
     deadline = (started or time.time()) + 60 * search.max_minutes - CLOSING_SECONDS if search.max_minutes else None
     local = cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
-    from raycrnn.ingest import training_data
+    from raycrnn.data import labelled_csvs
     from raycrnn.training import trainer
     from raycrnn.tuning import results
     from raycrnn.tuning.experiment import Experiment
@@ -63,7 +63,7 @@ def tune(
         cluster.require_gpu()
     experiment = Experiment(Directory(storage.absolute(configuration.output_model_dir)), search, base)
     _check_output(experiment.output, resume)
-    csvs = training_data.read(configuration)
+    csvs = labelled_csvs.read(configuration)
     _identify_data(experiment, csvs, resume)
     with storage.lock_output(experiment.output), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner

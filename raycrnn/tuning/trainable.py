@@ -19,6 +19,7 @@ from ray import tune
 
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
+from raycrnn.data import labelled_csvs
 from raycrnn.errors import RaycrnnError, StorageError, UsageError, WriteError
 from raycrnn.ingest import image_cache, training_data
 from raycrnn.ingest.training_data import TrainingData
@@ -173,7 +174,7 @@ class TrainingTrainable(tune.Trainable):
             read = self._shared.data
         else:
             search = Directory(self._shared.output)
-            read = training_data.put(training_data.read(configuration), configuration, self._output, search)
+            read = training_data.put(labelled_csvs.read(configuration), configuration, self._output, search)
             image_cache_registry, cache_images = monitor, False
         job = TrainingJob(
             configuration,

@@ -501,10 +501,11 @@ def test_the_rejection_of_an_unreadable_file_names_it(tmp_path):
         assert caught.value.detail.startswith(path)
 
 
-def test_a_named_pipe_is_rejected(tmp_path):
+@pytest.mark.parametrize("read", [image_files.read_bytes, image.measure])
+def test_a_named_pipe_is_rejected(tmp_path, read):
     os.mkfifo(tmp_path / "a.png")
     with pytest.raises(Rejected) as caught:
-        image_files.read_bytes(str(tmp_path / "a.png"))
+        read(str(tmp_path / "a.png"))
     assert caught.value.reason == "cannot be read"
 
 

@@ -5,7 +5,7 @@ import ray
 from PIL import Image
 
 from raycrnn import config, storage
-from raycrnn.data import csv_files, rejections
+from raycrnn.data import csv_files, labelled_csvs, rejections
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.ingest import image_sizes, sample_table, training_data
@@ -46,7 +46,7 @@ def test_a_set_of_pages_is_refused_with_the_warning_that_explains_it(local_ray, 
     Image.new("L", (90, 120)).save(tmp_path / "page.png")
     (tmp_path / "train.csv").write_text(f"page.png;{'abc' * 20}\n")
     configuration = settings(tmp_path / "train.csv")
-    csvs = training_data.read(configuration)
+    csvs = labelled_csvs.read(configuration)
     with pytest.raises(RaycrnnError, match="label too long"):
         training_data.put(csvs, configuration, storage.Directory(str(tmp_path / "output")))
     assert "cut the lines out of pages" in caplog.text
@@ -69,7 +69,7 @@ def test_csvs_without_rows_or_labels_are_refused(tmp_path):
         csv_files.read_labelled_csvs([str(tmp_path / "bare.csv")], data)
     (tmp_path / "blank.csv").write_text("a.png;\nb.png;||\n")
     with pytest.raises(UsageError, match="all labels are empty"):
-        training_data.read(settings(tmp_path / "blank.csv"))
+        labelled_csvs.read(settings(tmp_path / "blank.csv"))
 
 
 def test_rows_that_are_left_out_add_no_units_to_the_alphabet(local_ray, tmp_path):
@@ -89,7 +89,7 @@ def test_codes_follow_the_image_from_left_to_right(local_ray, tmp_path):
         ("visual", "visual", [[3, 4, 0, 1, 2], [4, 3]]),
     ):
         data = configuration.data.model_copy(update={"text_direction": name})
-        csvs = training_data.read(configuration.model_copy(update={"data": data}))
+        csvs = labelled_csvs.read(configuration.model_copy(update={"data": data}))
         assert csvs.text_direction == direction
         samples, alphabet = sample_table.put_samples(csvs.train, None, configuration, csvs.text_direction)
         assert alphabet == Alphabet((" ", "1", "2", "א", "ב"), direction)

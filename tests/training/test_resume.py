@@ -6,8 +6,8 @@ import logging
 import pytest
 
 from raycrnn import config
+from raycrnn.data import labelled_csvs
 from raycrnn.errors import UsageError
-from raycrnn.ingest import training_data
 from raycrnn.storage import Directory
 from raycrnn.training import resume
 
@@ -26,7 +26,7 @@ def write(folder, **files):
 
 def state_of(settings):
     """Return the part of a checkpoint's state that a resume compares, and as raycrnn 0.1 wrote it."""
-    csvs = training_data.read(settings)
+    csvs = labelled_csvs.read(settings)
     files = {"train": settings.data.train_csvs, "eval": settings.data.csv_files_eval}
     common = {"alphabet": ["a", "b"], "csv_digests": csvs.digests}
     paths = {f"data.csv_files_{name}": list(each) for name, each in files.items()}
@@ -39,7 +39,7 @@ def state_of(settings):
 def check(state, settings):
     files = {"train": settings.data.train_csvs, "eval": settings.data.csv_files_eval}
     resume.check_same_settings(state["identity"], settings.identity())
-    resume.check_same_data(state, training_data.read(settings), files, Directory("output"))
+    resume.check_same_data(state, labelled_csvs.read(settings), files, Directory("output"))
 
 
 @pytest.mark.parametrize("version", [0, 1])
@@ -99,7 +99,7 @@ def test_absolute_paths_that_were_edited_after_a_move_are_the_same_rows(tmp_path
 )
 def test_the_digest_of_rows_depends_on_labels_names_and_order(tmp_path, one, other):
     digests = [
-        training_data.digest_rows(training_data.csv_files.read_csv(path))
+        labelled_csvs.digest_rows(labelled_csvs.csv_files.read_csv(path))
         for path in (_write(tmp_path / "one.csv", one), _write(tmp_path / "other.csv", other))
     ]
     assert digests[0] != digests[1]
