@@ -7,6 +7,8 @@ from PIL import Image
 
 from raycrnn import config
 from raycrnn.data import csv_files, generated_lines, image, image_files
+from raycrnn.data.synthetic.generator import LineGenerator
+from raycrnn.data.synthetic.recipe import load
 from raycrnn.errors import UsageError
 
 
@@ -29,6 +31,8 @@ def test_a_recipe_is_read_as_rows_with_sizes(recipe):
     file = rows_of(recipe)
     assert [row.line for row in file.rows] == list(range(1, 31))
     assert all(row.label.isdecimal() and 3 <= len(row.label) <= 8 for row in file.rows)
+    generator = LineGenerator(load(recipe), generated_lines.SEED)
+    assert [row.label for row in file.rows] == [generator.label(number) for number in range(30)]
     for row in file.rows:
         assert image.measure(file.resolve(row)) == row.size
         with Image.open(io.BytesIO(image_files.read_bytes(file.resolve(row)))) as drawn:

@@ -106,9 +106,7 @@ def test_relative_paths_are_rewritten_for_another_folder(csv, tmp_path):
     before, after = read_csv(csv), read_csv(tmp_path / "sub" / "out.csv")
     kept = [row for row in before.rows if not row.problem]
     moved = [row for row in after.rows if not row.problem]
-    assert [Path(after.resolve(row)).resolve() for row in moved] == [
-        Path(before.resolve(row)) for row in kept
-    ]
+    assert [Path(after.resolve(row)).resolve() for row in moved] == [Path(before.resolve(row)) for row in kept]
     assert (after.header.path, after.header.label) == ("path", "label")
 
 

@@ -68,6 +68,11 @@ class LineGenerator:
         """Return the width and the height in pixels of a line's images, without drawing one."""
         return self._layout(row).size
 
+    def describe(self, row: int) -> tuple[str, tuple[int, int]]:
+        """Return `label` and `size` of a line, which takes less time than both calls."""
+        layout = self._layout(row)
+        return layout.text, layout.size
+
     def draw(self, row: int, variant: int = 0) -> Image.Image:
         """Return an image of a line, mode L, whose size is `size(row)`."""
         layout = self._layout(row)

@@ -233,8 +233,8 @@ class TextSource:
             raise UsageError(f"{origin}: there is no text in it")
         if kept < MIN_KEPT * total:
             raise UsageError(
-                f"{origin}: only {kept / total:.0%} of the text can be drawn. {self.refusals}. Name fonts that have the "
-                "script in fonts.files"
+                f"{origin}: only {kept / total:.0%} of the text can be drawn. {self.refusals}. Name fonts that have "
+                "the script in fonts.files"
             )
 
 
