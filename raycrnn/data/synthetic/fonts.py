@@ -50,8 +50,11 @@ BLANK_SIZE = 32
 KERNING_SIZE = 64
 """Font size at which kerning is measured: it is the same fraction of an em at all sizes."""
 
-MAX_FACES = 512
+MAX_FACES = 256
 """Greatest number of fonts at a size that a process keeps, with their glyphs."""
+
+MAX_GLYPHS = 1000
+"""Greatest number of glyphs that are kept of each: a Chinese font has many thousands."""
 
 
 @cache
@@ -252,7 +255,7 @@ class Face:
         """Return the glyph of a letter or a ligature."""
         glyph = self._glyphs.get(letters)
         if glyph is None:
-            glyph = self._glyphs[letters] = Glyph(self._font, letters, None, None)
+            glyph = _keep(self._glyphs, letters, Glyph(self._font, letters, None, None))
         return glyph
 
     def vertical_glyph(self, letters: str) -> Glyph:
@@ -260,7 +263,7 @@ class Face:
         glyph = self._vertical_glyphs.get(letters)
         if glyph is None:
             features = ["vert"] if has_raqm() else None
-            glyph = self._vertical_glyphs[letters] = Glyph(self._font, letters, None, features)
+            glyph = _keep(self._vertical_glyphs, letters, Glyph(self._font, letters, None, features))
         return glyph
 
     def shaped(self, text: str, direction: TextDirection) -> Glyph:
@@ -285,6 +288,13 @@ class Face:
         features = ["-liga", "-clig", "-dlig"] if has_raqm() else None
         together = self._font.getlength(pair, features=features)
         return (together - self.glyph(pair[0]).advance - self.glyph(pair[1]).advance) / self.size
+
+
+def _keep(glyphs: dict[str, Glyph], letters: str, glyph: Glyph) -> Glyph:
+    if len(glyphs) >= MAX_GLYPHS:
+        glyphs.clear()
+    glyphs[letters] = glyph
+    return glyph
 
 
 @lru_cache(maxsize=1 << 16)
