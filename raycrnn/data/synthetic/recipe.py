@@ -94,7 +94,7 @@ class Text(Group):
     words: Annotated[IntegerRange, RangeLimits(1, 100)] = (1, 6)
     """Number of words in a line, for language and for take=words."""
     characters: Annotated[IntegerRange, RangeLimits(1, 1000)] = (1, 60)
-    """Number of characters in a line."""
+    """Number of characters in a line. Texts of other lengths are not used."""
     capitals: Share = 0.15
     """Fraction of the words of the language that begin with a capital."""
     upper: Share = 0.03
