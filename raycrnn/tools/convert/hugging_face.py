@@ -105,7 +105,7 @@ def _image(file: Path, place: str, name: str, value: object, label: object, is_p
     """Return the image of a row. Raises `UnusableLine` if there is none."""
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if isinstance(data, bytes):
-        return LabelledImage(file, place, name, data, label, is_packed)
+        return LabelledImage(file, place, path if isinstance(path, str) and path else name, data, label, is_packed)
     if isinstance(path, str):
         return LabelledImage(file, place, path, inside(file.parent, path), label, is_packed)
     raise UnusableLine("no image in the row")

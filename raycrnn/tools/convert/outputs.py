@@ -34,8 +34,8 @@ SIGNATURES = (
 )
 """How files in the formats that raycrnn reads begin, and their suffixes."""
 
-MAX_NAME_LENGTH = 100
-"""Characters of the name of an image that is written, without its suffix."""
+MAX_NAME_BYTES = 100
+"""Bytes of the name of an image that is written, without its suffix. File systems allow 255."""
 
 EXAMPLES = 3
 """Examples of what is left out for the same reason."""
@@ -52,6 +52,8 @@ class LabelsCsv:
             copies: Whether to copy images that are files, too.
         """
         self._folder, self._final_folder, self._copies = folder, os.path.realpath(final_folder), copies
+        # The number of images with the same name. Names that occur once are not kept, as there may be millions.
+        self._uses: dict[str, int] = {}
 
     def __enter__(self) -> "LabelsCsv":
         self._file = (self._folder / CSV_NAME).open("w", encoding="utf-8", newline="")
@@ -103,17 +105,16 @@ class LabelsCsv:
         """Write an image under a name that does not exist yet, and return its path in the CSV."""
         folder = self._folder / IMAGES_NAME
         folder.mkdir(exist_ok=True)
-        suffix = suffix_of(data)
-        stem = file_name(name)
-        for number in range(1, 2**62):
+        stem, suffix = file_name(name), suffix_of(data)
+        while True:
+            number = self._uses.get(stem, 1)
             written = f"{stem}{f'_{number}' if number > 1 else ''}{suffix}"
             try:
                 with (folder / written).open("xb") as file:
                     file.write(data)
                 return f"{IMAGES_NAME}/{written}"
             except FileExistsError:
-                continue
-        raise AssertionError("there is always another number")
+                self._uses[stem] = number + 1
 
 
 class PackedParquet:
@@ -150,7 +151,8 @@ def file_name(name: str) -> str:
     """Return a name for the file of an image without a suffix: letters, digits, `.`, `_` and `-`."""
     last = re.split(r"[/\\]", name)[-1]
     stem = last[: last.rindex(".")] if image_files.has_image_suffix(last) else last
-    return re.sub(r"[^\w.-]+", "_", stem).strip("._")[:MAX_NAME_LENGTH] or "image"
+    plain = re.sub(r"[^\w.-]+", "_", stem).strip("._").encode("utf-8", "ignore")
+    return plain[:MAX_NAME_BYTES].decode("utf-8", "ignore") or "image"
 
 
 class LeftOutList:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def _local_path(value: str) -> Path:
     # Path would make s3:/ of s3://.
     if storage.is_uri(value):
-        raise ValueError("must be on a local disk: copy it there first")
+        raise ValueError("must be a local path: copy files from other storage to a disk first")
     return Path(value)
 
 

@@ -59,6 +59,7 @@ def test_copies_are_named_after_the_images(tmp_path):
         ("ſchön", "ſchön"),
         ("\ud800\n\0;", "image"),
         ("x" * 300, "x" * 100),
+        ("京" * 300, "京" * 33),
     ],
 )
 def test_names_of_written_images(name, expected):
@@ -170,7 +171,7 @@ def test_files_that_are_not_recognised(tmp_path, capsys, name, content, message)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["s3://bucket/x.tar", "out"], "INPUT: must be on a local disk"),
+        (["s3://bucket/x.tar", "out"], "INPUT: must be a local path"),
         (["x", "out", "--from", "word"], "--from: must be one of dtrb"),
         (["x", "out", "--delimiter", "|"], "--delimiter: must not be |"),
         (["x"], "the following arguments are required"),
