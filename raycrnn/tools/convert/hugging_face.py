@@ -46,13 +46,16 @@ def read(file: Path, options: ImportOptions) -> Items:
             _check_types(file, schema, image, label)
             is_packed = schema.names[: len(PACKED_COLUMNS)] == PACKED_COLUMNS
             for batch in _batches(table, [image, label, *(["path"] if is_packed else [])]):
-                names = batch["path"].to_pylist() if is_packed else [None] * len(batch)
-                texts = arrow_columns.texts(batch[label])
-                for name, value, text in zip(names, arrow_columns.values(batch[image]), texts, strict=True):
+                data, paths = _columns(batch, image, is_packed)
+                for value, path, text in zip(data, paths, arrow_columns.texts(batch[label]), strict=True):
                     row += 1
                     place = f"row {row}"
+                    name = path.decode("utf-8", "replace") if isinstance(path, bytes) else ""
                     try:
-                        yield _image(file, place, name or f"{file.stem}_{row:06d}", value, text, is_packed)
+                        if not isinstance(value, bytes) and not name:
+                            raise UnusableLine("no image in the row")
+                        found = value if isinstance(value, bytes) else inside(file.parent, name)
+                        yield LabelledImage(file, place, name or f"{file.stem}_{row:06d}", found, text, is_packed)
                     except UnusableLine as error:
                         yield LeftOut.because(error, file, place)
     except (pa.ArrowException, OSError) as error:
@@ -65,6 +68,20 @@ def _batches(table: "parquet.ParquetFile", columns: list[str]) -> Iterator["pa.R
     # One row group at a time: pyarrow keeps all that it has read until an iterator ends.
     for group in range(table.num_row_groups):
         yield from table.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=columns, use_threads=False)
+
+
+def _columns(batch: "pa.RecordBatch", image: str, is_packed: bool) -> tuple[Iterator[object], Iterator[object]]:
+    """Return the bytes and the paths of the images in a batch. A path is bytes, and either may be None."""
+    import pyarrow as pa
+
+    column = batch[image]
+    if is_packed:
+        return arrow_columns.values(column), arrow_columns.texts(batch["path"])
+    if not pa.types.is_struct(column.type):
+        return arrow_columns.values(column), iter([None] * len(batch))
+    names = [column.type.field(index).name for index in range(column.type.num_fields)]
+    paths = arrow_columns.texts(arrow_columns.field(column, "path")) if "path" in names else iter([None] * len(batch))
+    return arrow_columns.values(arrow_columns.field(column, "bytes")), paths
 
 
 def choose_column(given: str | None, usual: Sequence[str], names: Sequence[str], option: str, file: Path) -> str:
@@ -99,13 +116,3 @@ def _check_types(file: Path, schema: "pa.Schema", image: str, label: str) -> Non
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise UsageError(f"{file}: the column {label} is {kind} and no text: name another one with --label-column")
-
-
-def _image(file: Path, place: str, name: str, value: object, label: object, is_packed: bool) -> LabelledImage:
-    """Return the image of a row. Raises `UnusableLine` if there is none."""
-    data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
-    if isinstance(data, bytes):
-        return LabelledImage(file, place, path if isinstance(path, str) and path else name, data, label, is_packed)
-    if isinstance(path, str):
-        return LabelledImage(file, place, path, inside(file.parent, path), label, is_packed)
-    raise UnusableLine("no image in the row")

@@ -345,6 +345,10 @@ CASES: dict[str, dict[str, tuple[Maker, str]]] = {
             "leads out of the folder",
         ),
         "null image": (parquet(image=pa.array([None], pa.binary()), text=["a"]), "no image in the row"),
+        "path is not UTF-8": (
+            parquet(image=pa.StructArray.from_arrays([pa.array([b"x"]), NOT_UTF_8], ["bytes", "path"]), text=["a"]),
+            "not an image",
+        ),
         "null label": (parquet(image=[PNG], text=pa.array([None], pa.string())), "no label"),
         "not an image": (parquet(image=[b"x"], text=["a"]), "not an image"),
         "not UTF-8": (parquet(image=[PNG], text=NOT_UTF_8), "not UTF-8"),
