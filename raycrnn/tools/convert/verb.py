@@ -119,15 +119,8 @@ class Convert(Command):
         conversion.check_output(self.output, self.inputs, self.overwrite)
         name = self.source_format or formats.recognise(self.inputs)
         logger.info(f"format {name}: {formats.FORMATS[name][1].partition(';')[0]}")
-        options = ImportOptions(
-            self.images,
-            None,
-            self.line_height,
-            self.image_column,
-            self.label_column,
-            self.delimiter,
-            self.encoding,
-        )
+        columns = (self.image_column, self.label_column)
+        options = ImportOptions(self.images, None, self.line_height, *columns, self.delimiter, self.encoding)
         shard_bytes = self.shard_size * 2**20
         job = conversion.ConversionJob(
             self.inputs, name, options, self.dictionary, self.output, self.to, self.copy_images, shard_bytes
