@@ -12,6 +12,7 @@ import pyarrow as pa
 from raycrnn.checking import scan
 from raycrnn.console import ImageProgress, defer_stop
 from raycrnn.errors import RaycrnnError, StorageError
+from raycrnn.model.cpus import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +22,8 @@ IMAGES_PER_BLOCK = 1024
 MAX_IMAGES_PER_BLOCK, BLOCKS_PER_CPU = 4096, 4
 """Images of a task of Ray at most, and tasks for each CPU: Ray takes about 50 ms for a task, whatever its size."""
 
-RAY_SECONDS = 12.0
-"""About how long a local Ray takes to start. If what is left takes longer here, Ray is started."""
+RAY_SECONDS = 20.0
+"""About how long a local Ray takes to start, with its workers. It is started if it would save more than that."""
 
 PAUSE_SECONDS = 0.5
 """Seconds between two checks for a request to stop, while Ray has finished no block."""
@@ -61,10 +62,10 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None) ->
 def _blocks(paths: Sequence[str], channels: int, address: str | None) -> Iterator[pa.Table]:
     scanned = 0
     if not address and "RAY_ADDRESS" not in os.environ:
-        since = time.monotonic()
+        since, saved_share = time.monotonic(), 1 - 1 / usable_cpus()
         for part in _parts(paths, IMAGES_PER_BLOCK):
             left = len(paths) - scanned
-            if scanned and (time.monotonic() - since) / scanned * left > RAY_SECONDS:
+            if scanned and (time.monotonic() - since) / scanned * left * saved_share > RAY_SECONDS:
                 logger.info(f"{left:,} images are left: Ray is started to read them in parallel")
                 break
             yield scan.scan_images(part, channels)
