@@ -18,6 +18,7 @@ from raycrnn.data import alphabet_building, csv_warnings
 from raycrnn.data.alphabet import UnicodeForm, read_codes
 from raycrnn.data.alphabet_building import UnitCounts, join_listed
 from raycrnn.data.csv_files import read_csv
+from raycrnn.data.lookalikes import look_alikes
 from raycrnn.errors import RaycrnnError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class BuildAlphabet(Command):
 
 
 class ShowAlphabet(Command):
-    """Show the units of an alphabet: code, code points, name, and what a person may not notice.
+    """Show the units of an alphabet: code, code points, name, what a person may not notice, and units that look alike.
 
     With CSVs, it also counts how often each unit occurs in their labels, and lists the units that the alphabet lacks.
     """
@@ -122,8 +123,11 @@ class ShowAlphabet(Command):
         if unknown:
             shown = join_listed([f"{unit!r} {count:,}" for unit, count in unknown.items()], MAX_LISTED)
             print(f"not in the alphabet, but in the labels: {shown}")
+        alike = look_alikes(codes)
+        for one, other, why in alike:
+            print(f"look alike: {one!r} and {other!r}, {why}")
         if self.as_json:
-            print(json.dumps({"units": rows, "unknown": unknown}, ensure_ascii=False))
+            print(json.dumps({"units": rows, "unknown": unknown, "look_alikes": alike}, ensure_ascii=False))
 
 
 class MergeAlphabets(Command):

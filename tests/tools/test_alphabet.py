@@ -121,6 +121,14 @@ def test_the_units_of_a_model_are_shown_with_their_counts(tmp_path, capsys):
     assert values["unknown"] == {"X": 1, "\u00a0": 1}
 
 
+def test_units_that_look_alike_are_shown(tmp_path, capsys):
+    path = write(tmp_path, "a.json", {"A": 0, "Α": 1, "b": 2})
+    assert call("show", path, "--json") == 0
+    *_, line, values = capsys.readouterr().out.splitlines()
+    assert line == "look alike: 'A' and 'Α', Latin beside Greek"
+    assert json.loads(values)["look_alikes"] == [["A", "Α", "Latin beside Greek"]]
+
+
 def test_units_that_nobody_sees_are_escaped(tmp_path, capsys):
     path = write(tmp_path, "a.json", {" ": 0, "\t": 1, "\u0301": 2, "\u200b": 3})
     assert call("show", path) == 0
