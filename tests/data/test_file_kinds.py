@@ -132,7 +132,7 @@ def test_base64_in_lines_or_quotes_is_named(start, ending):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\n",
             "the file itself: run `git lfs pull`",
         ),
-        (gzip.compress(b"a.png;text\n"), "data compressed with gzip: decompress it"),
+        (gzip.compress(b"a.png;text\n", mtime=0), "data compressed with gzip: decompress it"),
         (zipped(), "XLSX, ODT, EPUB): save it as CSV"),
         (b"%PDF-1.7\n", "a PDF document: save it as CSV"),
         (b"\n<!DOCTYPE html><html>Sign in", "a login page: save it as CSV"),
