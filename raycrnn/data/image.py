@@ -117,8 +117,8 @@ def measure(path: str) -> tuple[int, int]:
     """
     if not image_files.is_whole_file(path):
         return size_of(io.BytesIO(image_files.read_bytes(path)))
-    image_files.check_no_pipe(path)
     try:
+        image_files.check_no_pipe(path)
         with open(path, "rb") as file:
             return size_of(file)
     except FileNotFoundError:

@@ -99,7 +99,7 @@ class PackedImagesWriter:
         """
         self._rows.append((image, label, path, *size, len(image)))
         self._row_bytes += len(image)
-        if self._row_bytes >= ROW_GROUP_BYTES or len(self._rows) == ROW_GROUP_ROWS:
+        if self._row_bytes >= min(ROW_GROUP_BYTES, self._shard_bytes) or len(self._rows) == ROW_GROUP_ROWS:
             self._write_row_group()
             if self._file_bytes >= self._shard_bytes:
                 self._finish_file()

@@ -79,8 +79,8 @@ def test_the_digest_changes_with_each_image_and_label(tmp_path):
 
 
 def test_an_error_leaves_only_complete_files(tmp_path):
-    with pytest.raises(KeyError), packed_images.PackedImagesWriter(tmp_path, 1) as writer:
-        writer.add(b"x" * packed_images.ROW_GROUP_BYTES, "a", "a.png", (1, 1))
+    with pytest.raises(KeyError), packed_images.PackedImagesWriter(tmp_path, 100) as writer:
+        writer.add(b"x" * 200, "a", "a.png", (1, 1))
         writer.add(b"y", "b", "b.png", (1, 1))
         raise KeyError
     assert os.listdir(tmp_path) == ["00000.parquet"]
