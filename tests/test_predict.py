@@ -393,10 +393,10 @@ def workers_run_what_is_patched(monkeypatch):
 def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
     """Return a stand-in for `image` that kills the process at files of certain contents, by signal."""
 
-    def prepare_image(data, *settings):
+    def prepare_image(data, *arguments, **settings):
         if data in texts:
             os.kill(os.getpid(), texts[data])
-        return image.prepare_image(data, *settings)
+        return image.prepare_image(data, *arguments, **settings)
 
     return SimpleNamespace(prepare_image=prepare_image, PreparedImage=image.PreparedImage)
 
@@ -460,6 +460,7 @@ def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, mode
     ]
 
 
+@pytest.mark.extended
 @pytest.mark.ray
 def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"

@@ -117,6 +117,7 @@ def test_images_are_read_with_the_model_directory_alone(local_ray, tmp_path):
     assert texts == [label for _, label in labels]
 
 
+@pytest.mark.long
 def test_upright_lines_are_trained_evaluated_and_read_like_those_turned_by_hand(local_ray, tmp_path, capsys):
     labels = words(16)
     outputs = {}

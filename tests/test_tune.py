@@ -161,6 +161,7 @@ concurrent: 1
     assert all(trial.done < 0.9 for trial in result.experiment.trials.values() if trial.status == "stopped")
 
 
+@pytest.mark.extended
 def test_a_search_ends_at_its_time_limit_and_keeps_its_scores(local_ray, tmp_path, monkeypatch):
     clock = SimpleNamespace(time=time.time)
     monkeypatch.setattr(tuner, "time", clock)

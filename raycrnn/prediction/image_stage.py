@@ -34,7 +34,7 @@ def decode_image(read: Callable[[], bytes], settings: Image, orientation: LineOr
     """Read and decode an image; return a row of `DECODED`."""
     shape, channels = settings.input_shape, settings.input_channels
     try:
-        prepared = image.prepare_image(read(), shape, channels, image.MAX_PIXELS, orientation)
+        prepared = image.prepare_image(read(), shape, channels, orientation=orientation)
     except rejections.Rejected as rejected:
         return {"rejected": [rejected.reason, rejected.detail]}
     pixels = prepared.pixels

@@ -313,6 +313,7 @@ def test_a_missing_file_is_not_retried(bucket, monkeypatch):
 # All verbs
 
 
+@pytest.mark.long
 @pytest.mark.ray
 def test_predict_and_evaluate_work_on_object_storage(local_ray, tmp_path, bucket, capsys):
     recognizer().save(tmp_path / "model")

@@ -36,6 +36,7 @@ def run_search(trained: Path, folder: Path, text: str, *options: str) -> int:
     return Tune.call([str(folder / "config.json"), str(folder / "search.yaml"), "--model", model, *options], "tune")
 
 
+@pytest.mark.long
 def test_each_trial_has_the_scores_of_evaluate(trained, tmp_path, capsys):
     text = "search:\n  decoding.method: {grid: [greedy, beam]}\n  decoding.beam_width: {grid: [2, 50]}\n"
     assert run_search(trained, tmp_path, text, "--json") == 0
