@@ -20,13 +20,6 @@ CPU_RETURN_SECONDS = 60
 """How long processes of Ray may take to end after a test."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put all Ray tests in one of the processes of pytest-xdist: they share a cluster."""
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 def draw(text: str, height: int = 32) -> Image.Image:
     """Return an image of black text on white, in the default font of Pillow, with a height in pixels."""
     font = ImageFont.load_default(size=int(height * 0.75))
