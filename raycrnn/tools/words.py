@@ -38,8 +38,8 @@ class Words(Command):
     )
 
     arguments: CliPositionalArg[Annotated[list[str], Metavar("ARGUMENT")]] = Field(min_length=1)
-    """OUTPUT, a new or empty directory (not with --contact-sheet); a recipe, whose name ends in .json; and KEY=VALUE
-    for keys of the recipe, such as text.language=en. A recipe or a source of text is required."""
+    """OUTPUT, a new or empty directory for the CSVs and images (not with --contact-sheet); a recipe, whose name ends in
+    .json; and KEY=VALUE for keys of the recipe, such as text.language=en. A recipe or a source of text is required."""
     count: Annotated[int, Field(ge=1)] = 10_000
     """Number of training lines."""
     eval_count: Annotated[int, Field(ge=0)] = 1_000
