@@ -82,7 +82,7 @@ def test_missing_images_are_refused_before_the_export(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=pytest.mark.extended), ".pt2"])
 def test_a_model_is_exported_to_object_storage(tmp_path, bucket, capsys, suffix):
     recognizer().save(tmp_path / "model")
     output = storage.join(bucket, "some folder", f"model{suffix}")

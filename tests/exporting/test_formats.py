@@ -71,7 +71,7 @@ def test_an_export_agrees_with_the_network_for_any_batch_width_and_padding(expor
     assert np.abs(log_probs_TBK[: len(expected_TK), 0] - expected_TK).max() < 1e-4
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("suffix", [pytest.param(".onnx", marks=pytest.mark.extended), ".pt2"])
 def test_another_height_colour_and_one_layer(tmp_path, suffix):
     reader, path = tall_and_coloured(), tmp_path / f"model{suffix}"
     written = export(reader, path, generate_images(reader))
