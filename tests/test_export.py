@@ -16,8 +16,6 @@ from tests.exporting.test_comparison import as_the_model
 from tests.exporting.test_run import patch_format
 from tests.model.test_recognizer import recognizer
 
-SUFFIXES = [".onnx", ".pt2"]
-
 
 def test_an_error_of_the_exporter_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
     def write(program, about):
