@@ -110,7 +110,10 @@ def test_a_written_file_is_read_to_the_same_rows(tmp_path_factory, rows, line_en
     text = "".join(f"{write_field(path)};{write_field(label)}{line_end}" for path, label in rows)
     file = tmp_path_factory.getbasetemp() / "round_trip.csv"
     file.write_bytes(("\ufeff" * mark + text).encode())
-    assert [(row.path, row.label) for row in read_csv(file).rows] == rows
+    read = read_csv(file)
+    # The first row may look like a header, if the second one names an image.
+    header = [read.header] if read.header else []
+    assert [(row.path, row.label) for row in (*header, *read.rows)] == rows
 
 
 @given(st.text(alphabet='ab";|\u2028 ', max_size=12), st.integers(1, 99))
