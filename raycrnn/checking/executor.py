@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from raycrnn.checking import scan
 from raycrnn.console import ImageProgress, defer_stop
-from raycrnn.errors import RaycrnnError, StorageError
+from raycrnn.errors import StorageError
 from raycrnn.model.cpus import usable_cpus
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _read_with_ray(paths: Sequence[str], channels: int) -> Iterator[pa.Table]:
     import ray.data
 
     from raycrnn import cluster
-    from raycrnn.cluster.workers import message_of_worker
+    from raycrnn.cluster import workers
 
     cpus = sum(cpus for cpus, _ in cluster.list_nodes())
     even = len(paths) // max(1, int(BLOCKS_PER_CPU * cpus))
@@ -115,10 +115,7 @@ def _read_with_ray(paths: Sequence[str], channels: int) -> Iterator[pa.Table]:
     )
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    except ray.exceptions.RayError as error:
-        raise RaycrnnError(message_of_worker(error) or f"workers were lost: {error}") from None
+    yield from workers.read_blocks(dataset)
 
 
 @dataclass(frozen=True)

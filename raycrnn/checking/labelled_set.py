@@ -56,7 +56,7 @@ class LabelledSet:
         """The number of frames that the label of each usable row needs."""
         rows = zip(checked.columns["row"], checked.columns["frames"], checked.labels, strict=True)
         for number, frames, units in rows:
-            self._add_decoded(int(number), int(frames), units, training)  # type: ignore[call-overload]
+            self._add_decoded(number, frames, units, training)
 
     def _header_sizes(self) -> Iterator[Size | Rejected]:
         known = (row.size for file in self.files for row in file.rows)

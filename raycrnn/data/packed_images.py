@@ -70,7 +70,7 @@ class PackedImagesWriter:
         self._stack = ExitStack()
         self._writer: pq.ParquetWriter | None = None
         self.files: list[Path] = []
-        """The complete files."""
+        """The files so far, the one that is being written included."""
 
     def __enter__(self) -> "PackedImagesWriter":
         return self

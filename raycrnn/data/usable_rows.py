@@ -14,8 +14,8 @@ from raycrnn.data.unusual_images import UnusualImages
 Size = tuple[int, int]
 """Upright width and height of an image in pixels."""
 
-COLUMNS = ("row", "path", "source", "line", "frames", "width")
-"""The columns of a usable row, which `ingest.sample_table.SAMPLES` describes."""
+COLUMNS = ("row", "source", "line", "frames", "width")
+"""The columns of a usable row that are numbers, which `ingest.sample_table.SAMPLES` describes."""
 
 
 @dataclass
@@ -23,8 +23,10 @@ class CheckedRows:
     """The rows of CSVs: the usable ones by column, and the rejected ones."""
 
     unusual: UnusualImages
-    columns: dict[str, list[object]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
+    columns: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in COLUMNS})
     """The values of each usable row by column: one of `COLUMNS`."""
+    paths: list[str] = field(default_factory=list)
+    """The absolute path or the URI of the image of each usable row."""
     labels: list[tuple[str, ...]] = field(default_factory=list)
     """The units of each usable row in display order."""
     rejections: list[Rejection] = field(default_factory=list)
@@ -69,9 +71,10 @@ def check_rows(
             rejection = Rejection(files[source].path, row.line, row.path, rejected.reason, rejected.detail)
             checked.rejections.append(rejection)
             continue
-        values = (number, path, source, row.line, frames, width)
+        values = (number, source, row.line, frames, width)
         for column, value in zip(checked.columns.values(), values, strict=True):
             column.append(value)
+        checked.paths.append(path)
         checked.labels.append(units)
         if not generated_lines.is_recipe(files[source].path):
             checked.decoded_pixels += image.decoded_pixels(size, shape, augmented)

@@ -60,8 +60,7 @@ class BatchSpec:
 def train_batch_spec(settings: config.Configuration, samples: SampleTable, rank: int, world_size: int) -> BatchSpec:
     """Return the spec of a worker's share of the training batches."""
     return BatchSpec(
-        # Tasks do not need the lists, which may be long.
-        samples=replace(samples, rejections=(), warnings=()),
+        samples=samples.without_lists(),
         image=settings.image,
         orientation=settings.data.line_orientation,
         batch_size=settings.training.train_batch_size,

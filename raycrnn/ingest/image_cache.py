@@ -7,7 +7,7 @@ same with the cache as without it.
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 
 import numpy as np
@@ -121,8 +121,9 @@ def fill(
     """
     size = images_per_chunk(samples)
     chunks = [(start, min(start + size, samples.usable)) for start in range(0, samples.usable, size)]
-    table = replace(samples, rejections=(), warnings=())
-    make = partial(make_chunk, table, settings.image, settings.data.line_orientation, is_augmented(settings))
+    make = partial(
+        make_chunk, samples.without_lists(), settings.image, settings.data.line_orientation, is_augmented(settings)
+    )
     references: list[ray.ObjectRef] = []
     for number in range(0, len(chunks), CHUNKS_PER_EXECUTION):
         ranges = chunks[number : number + CHUNKS_PER_EXECUTION]

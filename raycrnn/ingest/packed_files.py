@@ -1,7 +1,7 @@
 """Files of packed data sets in object storage, held in Ray's object store for the duration of a training run."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +10,7 @@ import ray
 from raycrnn import storage
 from raycrnn.cluster import nodes
 from raycrnn.data import byte_ranges
+from raycrnn.data.byte_ranges import FindFile
 from raycrnn.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def _read(file: str) -> tuple[np.ndarray, StorageError | None]:
         return np.zeros(0, np.uint8), StorageError(message)
 
 
-def finder(files: PackedFiles) -> Callable[[str], memoryview | None]:
+def finder(files: PackedFiles) -> FindFile:
     """Return a function that returns the contents of a file, or None if they are not in the object store."""
 
     def find(file: str) -> memoryview | None:

@@ -62,6 +62,10 @@ class SampleTable:
     """Rows that cannot be used, by their label or by the header of their image."""
     warnings: tuple[str, ...]
 
+    def without_lists(self) -> "SampleTable":
+        """Return the same table for tasks, which do not need the rejections and warnings. These may be long."""
+        return replace(self, rejections=(), warnings=())
+
 
 def put_samples(
     files: Sequence[csv_files.CsvFile],
@@ -97,7 +101,7 @@ def put_samples(
         alphabet = Alphabet.from_labels(rows.labels or labels)
     alphabet = replace(alphabet, text_direction=direction)
     codes = [alphabet.encode_known(units, UNKNOWN) for units in rows.labels]
-    table = pa.table({**rows.columns, "codes": codes}, SAMPLES)
+    table = pa.table({**rows.columns, "path": rows.paths, "codes": codes}, SAMPLES)
     warnings = [warning for file in files for warning in csv_warnings.warnings_of(file, settings.data, direction)]
     if not training:
         warnings += _unknown_units(rows.labels, alphabet)
@@ -111,7 +115,7 @@ def put_samples(
         endless=tuple(generated_lines.is_recipe(file.path) for file in files),
         mean_width=pc.mean(table["width"]).as_py() or 0.0,
         decoded_bytes=rows.decoded_pixels * settings.image.input_channels,
-        packed=packed_files.put(table["path"].to_pylist()),
+        packed=packed_files.put(rows.paths),
         rejections=tuple(rows.rejections),
         warnings=tuple(warnings),
     )

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from raycrnn import cluster, storage
-from raycrnn.cluster.workers import check_deaths, message_of_worker
+from raycrnn.cluster import workers
+from raycrnn.cluster.workers import check_deaths
 from raycrnn.config import Cluster, Image
 from raycrnn.data import image_files
 from raycrnn.data.orientation import LineOrientation
-from raycrnn.errors import RaycrnnError
 from raycrnn.prediction import image_stage, resources
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
@@ -59,10 +59,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
         batch_size=None,
         zero_copy_batch=True,
     )
-    try:
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
-    except ray.exceptions.RayError as error:
-        raise RaycrnnError(message_of_worker(error) or f"workers were lost: {error}") from None
+    yield from workers.read_blocks(dataset)
 
 
 @dataclass(frozen=True)

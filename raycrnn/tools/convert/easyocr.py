@@ -6,7 +6,7 @@ As in EasyOCR, quotes are characters of the text.
 from pathlib import Path
 
 from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine, shown
-from raycrnn.tools.convert.source_files import inside, numbered_lines
+from raycrnn.tools.convert.source_files import images_of_lines, inside, numbered_lines
 
 FILES = "labels.csv"
 
@@ -24,15 +24,11 @@ def read(file: Path, options: ImportOptions) -> Items:
     header = next(lines, ("", ""))
     if isinstance(header, LeftOut) or header[1] != HEADER:
         raise UnusableLine("not the columns of EasyOCR", f"the first line is not {HEADER}")
-    for line in lines:
-        if isinstance(line, LeftOut):
-            yield line
-            continue
-        place, text = line
+
+    def images(place: str, text: str) -> list[LabelledImage]:
         name, comma, label = text.partition(",")
-        try:
-            if not comma:
-                raise UnusableLine("no comma in the line", f"{shown(text)}: a comma separates file name and text")
-            yield LabelledImage(file, place, name, inside(options.images or file.parent, name), label)
-        except UnusableLine as error:
-            yield LeftOut.because(error, file, place)
+        if not comma:
+            raise UnusableLine("no comma in the line", f"{shown(text)}: a comma separates file name and text")
+        return [LabelledImage(file, place, name, inside(options.images or file.parent, name), label)]
+
+    yield from images_of_lines(file, lines, images)

@@ -7,8 +7,8 @@ A line has the name of the image, `ok` or `err`, six numbers (of a word also its
 import re
 from pathlib import Path
 
-from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine, shown
-from raycrnn.tools.convert.source_files import is_file, no_such_image, numbered_lines
+from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, UnusableLine, shown
+from raycrnn.tools.convert.source_files import images_of_lines, is_file, no_such_image, numbered_lines
 
 FILES = None
 """The lists in a folder are not recognised by their names."""
@@ -30,19 +30,13 @@ def recognises(file: Path, head: bytes) -> bool:
 
 
 def read(file: Path, options: ImportOptions) -> Items:
-    """Yield the lines or words of a list."""
+    """Return the lines or words of a list."""
     folders = [options.images] if options.images else [file.parent / place for place in PLACES]
-    for line in numbered_lines(file):
-        if isinstance(line, LeftOut):
-            yield line
-            continue
-        place, text = line
-        if text.startswith("#"):
-            continue
-        try:
-            yield _image(file, place, text, folders)
-        except UnusableLine as error:
-            yield LeftOut.because(error, file, place)
+
+    def images(place: str, text: str) -> list[LabelledImage]:
+        return [] if text.startswith("#") else [_image(file, place, text, folders)]
+
+    return images_of_lines(file, numbered_lines(file), images)
 
 
 def _image(file: Path, place: str, text: str, folders: list[Path]) -> LabelledImage:

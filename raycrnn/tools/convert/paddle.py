@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine, shown
-from raycrnn.tools.convert.source_files import numbered_lines
+from raycrnn.tools.convert.source_files import images_of_lines, numbered_lines
 
 FILES = None
 """Lists in a folder are not recognised by their names."""
@@ -23,20 +23,14 @@ def recognises(file: Path, head: bytes) -> bool:
 
 
 def read(file: Path, options: ImportOptions) -> Items:
-    """Yield the images of a list."""
+    """Return the images of a list."""
     folder = options.images or file.parent
-    for line in numbered_lines(file):
-        if isinstance(line, LeftOut):
-            yield line
-            continue
-        place, text = line
-        try:
-            names, label = _parse(text)
-        except UnusableLine as error:
-            yield LeftOut.because(error, file, place)
-            continue
-        for name in names:
-            yield LabelledImage(file, place, name, folder / name, label)
+
+    def images(place: str, text: str) -> list[LabelledImage]:
+        names, label = _parse(text)
+        return [LabelledImage(file, place, name, folder / name, label) for name in names]
+
+    return images_of_lines(file, numbered_lines(file), images)
 
 
 def read_dictionary(file: Path) -> Iterator[str | LeftOut]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine, shown
-from raycrnn.tools.convert.source_files import find_image, numbered_lines
+from raycrnn.tools.convert.source_files import find_image, images_of_lines, numbered_lines
 
 FILES = None
 """Tables in a folder are not recognised by their names."""
@@ -26,18 +26,14 @@ def recognises(file: Path, head: bytes) -> bool:
 
 
 def read(file: Path, options: ImportOptions) -> Items:
-    """Yield the images of a table."""
+    """Return the images of a table."""
     folder = options.images or file.parent
-    for line in numbered_lines(file):
-        if isinstance(line, LeftOut):
-            yield line
-            continue
-        place, text = line
-        try:
-            name, units = _parse(text, options.units)
-            yield LabelledImage(file, place, name, find_image(folder, name), units)
-        except UnusableLine as error:
-            yield LeftOut.because(error, file, place)
+
+    def images(place: str, text: str) -> list[LabelledImage]:
+        name, units = _parse(text, options.units)
+        return [LabelledImage(file, place, name, find_image(folder, name), units)]
+
+    return images_of_lines(file, numbered_lines(file), images)
 
 
 def read_dictionary(file: Path) -> Iterator[str | LeftOut]:

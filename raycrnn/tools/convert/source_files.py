@@ -3,14 +3,19 @@
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 from raycrnn import storage
 from raycrnn.data.image_files import SUFFIXES
 from raycrnn.errors import UsageError
-from raycrnn.tools.convert.records import LeftOut, UnusableLine, decoded, shown
+from raycrnn.tools.convert.records import Items, LabelledImage, LeftOut, UnusableLine, decoded, shown
+
+NumberedLine = tuple[str, str] | LeftOut
+"""The place, such as "line 3", and the text of a line; or why the line cannot be read."""
+
+LineParser = Callable[[str, str], Iterable[LabelledImage]]
 
 MAX_LINE_BYTES = 2**20
 """Longer lines of a text file are not read."""
@@ -45,7 +50,26 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         yield Path(parent), folders, sorted(name for name in names if not name.startswith("."))
 
 
-def numbered_lines(file: Path) -> Iterator[tuple[str, str] | LeftOut]:
+def images_of_lines(file: Path, lines: Iterable[NumberedLine], parse: LineParser) -> Items:
+    """Yield the images that the lines of a list name, and the lines that cannot be used.
+
+    Args:
+        file: The list.
+        lines: The lines of `numbered_lines`, or some of them.
+        parse: Returns the images for the place and the text of a line. May raise `UnusableLine`.
+    """
+    for line in lines:
+        if isinstance(line, LeftOut):
+            yield line
+            continue
+        place, text = line
+        try:
+            yield from parse(place, text)
+        except UnusableLine as error:
+            yield LeftOut.because(error, file, place)
+
+
+def numbered_lines(file: Path) -> Iterator[NumberedLine]:
     """Yield the place ("line 3") and the text of each line of a text file in UTF-8 that is not empty.
 
     A byte order mark and line ends (LF or CRLF) are removed and nothing else. A line that is not UTF-8 is left out.
