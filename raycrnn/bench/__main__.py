@@ -7,6 +7,8 @@ from typing import NoReturn
 from raycrnn import cli
 
 BENCHMARKS = {
+    "accuracy": ("Accuracy", "Error rates of settings on several sets, over several seeds."),
+    "curve": ("Curve", "The error rate by the number of training rows."),
     "decode": ("DecodeBench", "Beam search, compared with greedy decoding and other decoders."),
     "ingest": ("Ingest", "Decoding with Ray Data, compared with a DataLoader and a plain loop."),
     "predict": ("PredictBench", "Prediction with Ray Data, compared with the bare forward pass."),
