@@ -40,8 +40,8 @@ class Words(Command):
     arguments: CliPositionalArg[Annotated[list[str], Metavar("ARGUMENT")]] = Field(min_length=1)
     """OUTPUT, a new or empty directory for the CSVs and images (not with --contact-sheet); a recipe, whose name ends in
     .json; and KEY=VALUE for keys of the recipe, such as text.language=en. A recipe or a source of text is required."""
-    count: Annotated[int, Field(ge=1)] = 10_000
-    """Number of training lines."""
+    count: Annotated[int, Field(ge=0)] = 10_000
+    """Number of training lines; with 0, there is no train.csv."""
     eval_count: Annotated[int, Field(ge=0)] = 1_000
     """Number of evaluation lines; with 0, there is no eval.csv."""
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
@@ -70,7 +70,7 @@ class Words(Command):
             print(f"{self.contact_sheet}: {word_sets.SHEET_LINES} lines")
         else:
             assert output
-            generators = {"train": (generator, self.count)}
+            generators = {"train": (generator, self.count)} if self.count else {}
             if self.eval_count:
                 generators["eval"] = LineGenerator(settings, self.seed, "eval"), self.eval_count
             result = word_sets.write_sets(Path(output), generators, self.overwrite, self.address)
@@ -85,6 +85,8 @@ class Words(Command):
         names = [text for text in self.arguments if text not in overrides]
         recipes = [name for name in names if name.lower().endswith(".json")]
         outputs = [name for name in names if name not in recipes]
+        if not self.count and not self.eval_count:
+            raise UsageError("--count and --eval-count are both 0: there is nothing to write")
         if len(recipes) > 1:
             raise UsageError(f"{', '.join(recipes)}: one recipe at a time")
         if self.contact_sheet and outputs:

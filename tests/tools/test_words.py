@@ -63,6 +63,12 @@ def test_the_same_command_gives_the_same_files():
     assert files_of("a") == files_of("b")
 
 
+def test_an_evaluation_set_alone_has_the_same_lines_as_beside_a_training_set():
+    assert call("both", PLATES, "--count", 3, "--eval-count", 4) == 0
+    assert call("alone", PLATES, "--count", 0, "--eval-count", 4) == 0
+    assert files_of("alone") == {name: data for name, data in files_of("both").items() if "eval" in name}
+
+
 def test_labels_with_delimiters_and_quotes_are_read_back():
     assert call("set", 'text.pattern=[;"a|]{1,4}', "--count", 100, "--eval-count", 0) == 0
     made = LineGenerator(recipe.load(None, ['text.pattern=[;"a|]{1,4}']), 0)
@@ -124,6 +130,7 @@ def test_words_that_cannot_be_drawn_are_reported(capsys):
         ((PLATES,), "name one directory"),
         (("a", "b", PLATES), "not a, b"),
         (("a", "x.json", "y.json"), "one recipe at a time"),
+        (("a", PLATES, "--count", "0", "--eval-count", "0"), "both 0"),
         (("a", "missing.json"), "missing.json: no such file"),
         (("a", PLATES, "txt.language=en"), "txt: unknown key; did you mean text?"),
         (("a", PLATES, "fonts.files=nowhere"), "nowhere: no such file or folder"),
