@@ -105,6 +105,7 @@ def make_job(configuration: config.Configuration, output: Path) -> SimpleNamespa
         taken_over=False,
         trains_on=False,
         exchanges_weights=False,
+        initial_model=None,
     )
 
 
