@@ -31,6 +31,9 @@ NETWORK_KEYS = (
 )
 """The keys in `Configuration.identity` that determine which weights a network has, besides its units."""
 
+SET_BY_SIZE = ("model.cnn_channels", "model.lstm_size")
+"""The keys that `model.size` sets, unless they are set themselves."""
+
 MOST_UNITS_SHOWN = 20
 
 
@@ -77,10 +80,11 @@ class InitialModel:
             identity["image.input_shape"] = identity["image.input_shape"][0]  # type: ignore[index]
         problems = []
         for key in NETWORK_KEYS:
-            setter = key if key in set_keys or "model.size" not in set_keys else "model.size"
+            setter = "model.size" if key in SET_BY_SIZE and key not in set_keys else key
             if setter in set_keys and own[key] != model[key]:
-                name = "the height" if key == "image.input_shape" else key.partition(".")[2]
-                problems.append(f"{setter}: {name} is {own[key]}, that of the model is {model[key]}")
+                what = {"model.size": key, "image.input_shape": "height"}.get(setter)
+                name = f"{setter} ({what})" if what else setter
+                problems.append(f"{name} is {own[key]}, that of the model is {model[key]}")
         if problems:
             raise UsageError(
                 f"training.initial_model={self._name}: the configuration needs another network\n  "
@@ -214,7 +218,7 @@ def values_not_set(configuration: Configuration, identity: dict[str, object]) ->
     """
     set_keys = config.set_keys(configuration)
     if "model.size" in set_keys:
-        set_keys |= {"model.cnn_channels", "model.lstm_size"}
+        set_keys |= set(SET_BY_SIZE)
     keys = (*NETWORK_KEYS, "data.unicode_form")
     values = {key: identity[key] for key in keys if key not in set_keys}
     for size, channels in CHANNELS_OF_SIZE.items():

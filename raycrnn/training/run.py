@@ -73,8 +73,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         start_times["Ray"] = time.time()
         trains_on = resumed is not None and resumed["progress"]["finished"]
         job = _make_job(configuration, initial_model, csvs, output, started, threads, trains_on)
-        # The rows are in the object store now, and take hundreds of megabytes.
-        del csvs
+        # The rows and the weights are in the object store now. Rows take hundreds of megabytes.
+        del csvs, initial_model
         trainer.prepare_output(job, output)
         start_times["alphabet, rows, image headers"] = time.time()
         result = _watch(job, threads)
