@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from raycrnn import config
+from raycrnn import cluster, config
 from raycrnn.config import Configuration
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.labelled_csvs import LabelledCsvs
@@ -19,6 +19,7 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
+from raycrnn.train import Train
 from raycrnn.training import initial_model, resume
 from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.worker import make_network
@@ -243,6 +244,18 @@ def test_damaged_weights_are_refused_before_they_reach_the_workers(model, damage
 def test_the_other_keys_need_an_initial_model(name):
     with pytest.raises(UsageError, match="set initial_model too"):
         config.parse({"data": {"csv_files_train": "x.csv"}}, [f"training.{name}"])
+
+
+def test_a_command_with_another_network_ends_with_one_message_before_ray_starts(tmp_path, model, capsys, monkeypatch):
+    monkeypatch.setattr(cluster, "connect", lambda *_, **__: pytest.fail("Ray was started"))
+    (tmp_path / "config.json").write_text(json.dumps({"data": {"csv_files_train": "new.csv"}}))
+    own = [f"training.initial_model={model}", "model.size=half", f"output_model_dir={tmp_path}/output"]
+    with pytest.raises(SystemExit) as ended:
+        Train.main([str(tmp_path / "config.json"), *own])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("model.size (") == 2 and message.strip().endswith("or remove training.initial_model")
+    assert "Traceback" not in message
 
 
 # Resuming
