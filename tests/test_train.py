@@ -28,6 +28,7 @@ from raycrnn.train import Train
 from raycrnn.training import checkpoint
 from raycrnn.training.run import train
 from tests.conftest import draw, words, write_set
+from tests.training.test_initial_model import save
 
 pytestmark = pytest.mark.ray
 
@@ -309,8 +310,7 @@ def test_without_evaluation_rows_the_last_model_is_exported(local_ray, tmp_path)
 @pytest.mark.extended
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_run_starts_from_a_model_which_it_does_not_need_to_resume(local_ray, tmp_path, capsys, workers):
-    train(configuration(tmp_path / "base"))
-    base, tuned = tmp_path / "base" / "output" / "model", tmp_path / "tuned"
+    base, tuned = save(tmp_path / "base", tuple("abcdefgh")), tmp_path / "tuned"
     write_set(tuned, ["ab", "ba", "xyz"] * 6)
     settings = {"initial_model": str(base), "frozen_convolutions": 7}
     groups = {"cluster": {"num_workers": workers, "cpus_per_worker": 0.5}}
@@ -333,14 +333,6 @@ def test_a_run_starts_from_a_model_which_it_does_not_need_to_resume(local_ray, t
 def checkpoint_tensors(folder: Path) -> bytes:
     """Return the file of tensors of the last checkpoint of a run."""
     return max((folder / "output" / "checkpoints").glob("*/tensors.safetensors")).read_bytes()
-
-
-def test_damaged_weights_of_an_initial_model_are_refused(local_ray, tmp_path):
-    train(configuration(tmp_path / "base", training={"n_epochs": 1}))
-    model = tmp_path / "base" / "output" / "model"
-    (model / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(RaycrnnError, match=r"model\.safetensors: damaged"):
-        train(configuration(tmp_path / "tuned", training={"initial_model": str(model)}))
 
 
 def test_early_stopping_ends_a_run_that_no_longer_improves(local_ray, tmp_path):

@@ -20,6 +20,7 @@ from raycrnn.tuning.results import SearchResult
 from raycrnn.tuning.run import tune
 from tests.conftest import words, write_set
 from tests.test_train import NETWORK
+from tests.training.test_initial_model import save
 from tests.training.test_recovery import running_in_thread, wait_until
 
 pytestmark = pytest.mark.ray
@@ -120,8 +121,7 @@ def test_a_search_in_object_storage_writes_the_same_files_and_can_be_resumed(loc
 
 @pytest.mark.long
 def test_all_trials_start_from_the_same_model(local_ray, tmp_path, capsys):
-    run_search(tmp_path / "base", "search:\n  training.learning_rate: {choice: [1e-2]}\nsamples: 1\n")
-    model = tmp_path / "base" / "search" / "best" / "model"
+    model = save(tmp_path / "model", tuple("abcdefgh"))
     write_set(tmp_path / "tuned", ["ab", "ba", "xyz"] * 6)
     own = {"training": {"initial_model": str(model)}}
     with pytest.raises(UsageError, match=r"model\.lstm_size: cannot be searched"):

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ class InitialModel:
     """The units of the model, in the normalisation form of the run's labels."""
     sha256: str
     """Digest of the file of weights."""
-    weights: "bytes | ObjectRef"
+    weights: "bytes | ObjectRef" = field(repr=False)
     """The content of that file, or its reference in the object store."""
 
     def complete(self, configuration: Configuration) -> Configuration:
