@@ -73,7 +73,9 @@ def complete(configuration: Configuration, state: RunState) -> Configuration:
         moved = initial_model.read(configuration)
         check_same_settings({f"SHA-256 of {key}": digest}, {f"SHA-256 of {key}": moved.sha256})
     values = initial_model.values_not_set(configuration, identity)
-    return config.completed(configuration, {"training.initial_model_sha256": digest, **values})
+    if configuration.training.initial_model_sha256 is None:
+        values["training.initial_model_sha256"] = digest
+    return config.completed(configuration, values)
 
 
 def trains_on(output: Directory, state: RunState, settings: Training) -> bool:

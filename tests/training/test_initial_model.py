@@ -273,6 +273,9 @@ def test_a_resumed_run_needs_the_model_only_if_its_place_has_changed(tmp_path, m
     for place in (model, moved):
         resumed = resume.complete(settings(place), state)
         assert resumed.identity() == configuration.identity()
+    with pytest.raises(UsageError, match=r"initial_model_sha256: \w{64} then, abc now"):
+        stated = resume.complete(settings(model, training={"initial_model_sha256": "abc"}), state)
+        resume.check_same_settings(state["identity"], stated.identity())
     other = save(tmp_path / "other", ("x",))
     with pytest.raises(UsageError, match=r"SHA-256 of training.initial_model: \w+ then, \w+ now"):
         resume.complete(settings(other), state)
