@@ -1,5 +1,6 @@
 """The verb train: what it writes, how it resumes and how it fails."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 from PIL import Image
 
 from raycrnn import config, storage
@@ -26,6 +28,7 @@ from raycrnn.train import Train
 from raycrnn.training import checkpoint
 from raycrnn.training.run import train
 from tests.conftest import draw, words, write_set
+from tests.training.test_initial_model import save
 
 pytestmark = pytest.mark.ray
 
@@ -305,6 +308,33 @@ def test_without_evaluation_rows_the_last_model_is_exported(local_ray, tmp_path)
 
 
 @pytest.mark.extended
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_run_starts_from_a_model_which_it_does_not_need_to_resume(local_ray, tmp_path, capsys, workers):
+    base, tuned = save(tmp_path / "base", tuple("abcdefgh")), tmp_path / "tuned"
+    write_set(tuned, ["ab", "ba", "xyz"] * 6)
+    settings = {"initial_model": str(base), "frozen_convolutions": 7}
+    groups = {"cluster": {"num_workers": workers, "cpus_per_worker": 0.5}}
+    train(configuration(tuned, training=settings, **groups))
+    assert f"starts from {base}: 8 units kept, 3 new ('x', 'y', 'z'), 0 dropped" in capsys.readouterr().err
+    weights = (base / "model.safetensors").read_bytes()
+    for record in (tuned / "output" / "run.json", tuned / "output" / "model" / "config.json"):
+        tree = json.loads(record.read_text())
+        own = tree.get("configuration", tree)["training"]
+        assert own["initial_model"] == str(base)
+        assert own["initial_model_sha256"] == hashlib.sha256(weights).hexdigest()
+    shutil.rmtree(base)
+    train(configuration(tuned, training={**settings, "n_epochs": 3}, restore_model=True, **groups))
+    assert [record["epoch"] for record in metrics(tuned)] == [1, 2, 3]
+    before, after = (safetensors.torch.load(data) for data in (weights, checkpoint_tensors(tuned)))
+    kernels = [name for name in before if name.startswith("convolutions.")]
+    assert kernels and all(before[name].equal(after[f"network.{name}"]) for name in kernels)
+
+
+def checkpoint_tensors(folder: Path) -> bytes:
+    """Return the file of tensors of the last checkpoint of a run."""
+    return max((folder / "output" / "checkpoints").glob("*/tensors.safetensors")).read_bytes()
+
+
 def test_early_stopping_ends_a_run_that_no_longer_improves(local_ray, tmp_path):
     training = {"n_epochs": 40, "learning_rate": 1e-12, "early_stopping": 2, "schedule": "constant"}
     csv = write_set(tmp_path, words(24))

@@ -1,6 +1,7 @@
 """Test the verb tune with Ray: the files of a search, and its failures."""
 
 import csv
+import hashlib
 import io
 import json
 import time
@@ -19,6 +20,7 @@ from raycrnn.tuning.results import SearchResult
 from raycrnn.tuning.run import tune
 from tests.conftest import words, write_set
 from tests.test_train import NETWORK
+from tests.training.test_initial_model import save
 from tests.training.test_recovery import running_in_thread, wait_until
 
 pytestmark = pytest.mark.ray
@@ -115,6 +117,25 @@ def test_a_search_in_object_storage_writes_the_same_files_and_can_be_resumed(loc
     assert "trial 2  (" in err and "trial 1  (" not in err
     configuration = config.load(storage.join(place, "best_config.json"), [])
     assert configuration.output_model_dir == storage.with_suffix(place, "-best")
+
+
+@pytest.mark.long
+def test_all_trials_start_from_the_same_model(local_ray, tmp_path, capsys):
+    model = save(tmp_path / "model", tuple("abcdefgh"))
+    write_set(tmp_path / "tuned", ["ab", "ba", "xyz"] * 6)
+    own = {"training": {"initial_model": str(model)}}
+    with pytest.raises(UsageError, match=r"model\.lstm_size: cannot be searched"):
+        run_search(tmp_path / "tuned", "search:\n  model.lstm_size: {choice: [32, 64]}\nsamples: 2\n", **own)
+    text = "search:\n  training.initial_alphabet: {choice: [new]}\nsamples: 1\n"
+    result = run_search(tmp_path / "tuned", text, **own)
+    assert f"starts from {model}: 8 units kept, 3 new" in capsys.readouterr().err
+    assert [trial.status for trial in result.experiment.trials.values()] == ["finished"] * 2
+    for name, units in (("base", "abcdefghxyz"), ("1", "abxyz")):
+        alphabet = tmp_path / "tuned" / "search" / "trials" / name / "model" / "alphabet.json"
+        assert "".join(json.loads(alphabet.read_text())) == units
+    best = json.loads((tmp_path / "tuned" / "search" / "best_config.json").read_text())
+    weights = (model / "model.safetensors").read_bytes()
+    assert best["training"]["initial_model_sha256"] == hashlib.sha256(weights).hexdigest()
 
 
 @pytest.mark.extended

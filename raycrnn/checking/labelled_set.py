@@ -45,7 +45,9 @@ class LabelledSet:
             files, alphabet, configuration, csvs.text_direction, training, self._header_sizes()
         )
         # Before the rows whose images cannot be decoded are removed, as in training.
-        self.alphabet = alphabet or (Alphabet.from_labels(checked.labels) if checked.labels else None)
+        self.alphabet = alphabet or (
+            Alphabet.from_labels([*checked.labels, csvs.more_units]) if checked.labels else None
+        )
         self.rejections = checked.rejections
         """The rows that are left out, by their order in the CSVs; those whose images cannot be decoded come last."""
         self.usable: list[int] = []

@@ -5,7 +5,8 @@ from raycrnn.checking.executor import scan_all
 from raycrnn.checking.findings import CheckResult
 from raycrnn.checking.labelled_set import LabelledSet
 from raycrnn.config import Configuration
-from raycrnn.data import labelled_csvs, usable_rows
+from raycrnn.data import usable_rows
+from raycrnn.training import initial_model
 
 
 def check(configuration: Configuration, address: str | None = None) -> tuple[CheckResult, list[LabelledSet]]:
@@ -19,11 +20,13 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
         What was found, and the data sets.
 
     Raises:
-        UsageError: A file cannot be read or has no usable label, or no cluster answers at the address.
+        UsageError: A file cannot be read or has no usable label, the initial model does not fit the configuration, or
+            no cluster answers at the address.
         RaycrnnError: Ray does not start, or its workers die repeatedly.
         StorageError: Object storage fails.
     """
-    csvs = labelled_csvs.read(configuration)
+    configuration, model = initial_model.prepare(configuration)
+    csvs = initial_model.read_csvs(configuration, model)
     files = [*csvs.train, *csvs.eval]
     notes = scan_all(usable_rows.paths_of(files), configuration.image.input_channels, address)
     rows = sum(len(file.rows) for file in csvs.train)

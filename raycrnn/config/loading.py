@@ -109,6 +109,18 @@ def with_values(tree: Tree, values: Mapping[str, object]) -> Tree:
     return tree
 
 
+def completed(configuration: Configuration, values: Mapping[str, object]) -> Configuration:
+    """Return a configuration in which dotted keys have new values, and count as set."""
+    return parse(with_values(configuration.model_dump(mode="json", exclude_unset=True), values))
+
+
+def set_keys(configuration: Configuration) -> set[str]:
+    """Return the dotted keys that were given a value other than null, in the configuration's file or in an override."""
+    tree = configuration.model_dump(exclude_unset=True, exclude_none=True)
+    groups = {group: values for group, values in tree.items() if isinstance(values, dict)}
+    return {f"{group}.{key}" for group, values in groups.items() for key in values} | tree.keys() - groups.keys()
+
+
 def value_at(tree: Tree, key: str) -> object:
     """Return the value of a dotted key in a complete tree."""
     for part in key.split("."):

@@ -264,6 +264,28 @@ class Training(Group):
     """Floating-point precision. auto: bfloat16 autocast if the hardware computes in it, else float32."""
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of all random numbers of a run."""
+    initial_model: Annotated[Location, Field(min_length=1)] | None = None
+    """Model directory, a path or a URI, with whose weights training starts. Keys of the network that are not set are
+    taken from that model. By default the weights are random."""
+    initial_model_sha256: str | None = None
+    """SHA-256 of the weights of initial_model. A run is refused if they have another one. A run without this key adds
+    it to the configuration of its model."""
+    initial_alphabet: Literal["union", "new", "same"] = "union"
+    """Units of a model that starts from initial_model. union: those of the training labels, or of lookup_alphabet_file,
+    and those of initial_model; new: only the former; same: only those of initial_model."""
+    initial_layers_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the learning rate for the convolutions and LSTM layers of initial_model. The output layer, which may
+    have new units, has the full rate."""
+    frozen_convolutions: Annotated[Integer, Field(ge=0, le=7)] = 0
+    """Number of convolutions, from the first, that keep the weights and statistics of initial_model."""
+
+    @model_validator(mode="after")
+    def _initial_model_is_set(self) -> "Training":
+        names = ("initial_model_sha256", "initial_alphabet", "initial_layers_rate", "frozen_convolutions")
+        changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if changed and self.initial_model is None:
+            raise ValueError(f"{', '.join(changed)}: set initial_model too, or remove this")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -343,7 +365,11 @@ class Configuration(Group):
 
     def identity(self) -> dict[str, object]:
         """Return the keys that determine the training steps, by dotted path: a resumed run must not change them."""
-        training = ("optimizer", "train_batch_size", "batch_by", "eval_batch_size", "seed")
+        training = (
+            *("optimizer", "train_batch_size", "batch_by", "eval_batch_size", "seed"),
+            # Without its path, because a model may move.
+            *("initial_model_sha256", "initial_alphabet", "frozen_convolutions"),
+        )
         identity = {f"training.{name}": getattr(self.training, name) for name in training}
         identity |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
         identity["model.lstm_layers"] = self.model.lstm_layers

@@ -24,6 +24,8 @@ class LabelledCsvs:
     """SHA-256 of each file, by its path."""
     row_digests: dict[str, str]
     """SHA-256 of the labels and file names in each file, by its path."""
+    more_units: tuple[str, ...] = ()
+    """Units that an alphabet built from the rows has besides those of the labels."""
 
 
 def read(configuration: Configuration) -> LabelledCsvs:

@@ -17,7 +17,8 @@ REMEDIES = {
     "damaged image": "the file is truncated or corrupt: copy or export it again",
     "too many pixels": "crop the text line from the page, or scale the image down",
     "empty label": "add the label, or delete the row",
-    "unknown unit": "add the units to the alphabet, or set data.lookup_alphabet_file=null to build it from the labels",
+    "unknown unit": "add the units to the alphabet, or set data.lookup_alphabet_file=null to build it from the labels "
+    "(with training.initial_model also training.initial_alphabet=union)",
     "label too long": "the image is too narrow for the label: check the label, or increase image.input_shape",
 }
 """The reasons for which a sample is left out, with what the user can do about each."""

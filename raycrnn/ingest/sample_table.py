@@ -74,6 +74,7 @@ def put_samples(
     direction: TextDirection = "visual",
     training: bool = True,
     sizes: ImageSizes | None = None,
+    more_units: Sequence[str] = (),
 ) -> tuple[SampleTable, Alphabet]:
     """Encode the labels, measure the images and put the rows into the object store.
 
@@ -87,6 +88,7 @@ def put_samples(
         training: Reject rows without a usable label. Otherwise only malformed rows are rejected, and unknown units
             become `csv_files.UNKNOWN`, which counts as an error.
         sizes: Measures the images; None to measure all of them and keep nothing.
+        more_units: Units that an alphabet built from the labels has besides theirs.
 
     Returns:
         The table and the alphabet. If no row is usable, the alphabet has the units of all labels.
@@ -98,7 +100,7 @@ def put_samples(
     rows = usable_rows.check_rows(files, alphabet, settings, direction, training, measured)
     if alphabet is None:
         labels = (csv_files.units_of(row, settings.data) for file in files for row in file.rows)
-        alphabet = Alphabet.from_labels(rows.labels or labels)
+        alphabet = Alphabet.from_labels([*(rows.labels or labels), more_units])
     alphabet = replace(alphabet, text_direction=direction)
     codes = [alphabet.encode_known(units, UNKNOWN) for units in rows.labels]
     table = pa.table({**rows.columns, "path": rows.paths, "codes": codes}, SAMPLES)

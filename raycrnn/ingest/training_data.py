@@ -63,7 +63,9 @@ def put(
     """
     sizes = ImageSizes(output, *filter(None, [search]))
     direction = csvs.text_direction
-    train, alphabet = sample_table.put_samples(csvs.train, csvs.alphabet, configuration, direction, True, sizes)
+    train, alphabet = sample_table.put_samples(
+        csvs.train, csvs.alphabet, configuration, direction, True, sizes, csvs.more_units
+    )
     sets = {"train": train}
     if csvs.eval:
         sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, direction, False, sizes)

@@ -4,6 +4,8 @@ Tensor names end in their shape: B batch, C channels, H height, W width, T frame
 the widths of the images without padding. The padding on the right of an image does not influence its result.
 """
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,6 +57,7 @@ class CRNN(nn.Module):
         )
         self.output = nn.Linear(2 * lstm_size, classes)
         self.dropout = nn.Dropout(dropout)
+        self._frozen = 0
         if initialised:
             initialise(self)
 
@@ -71,6 +74,17 @@ class CRNN(nn.Module):
             dropout=1 - model.keep_prob,
             initialised=initialised,
         )
+
+    def freeze_convolutions(self, count: int) -> None:
+        """Exclude the first convolutions from training, with the running statistics of their batch normalisation."""
+        self._frozen = count
+        self.convolutions[:count].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of all layers, except that frozen convolutions always compute as in evaluation."""
+        super().train(mode)
+        self.convolutions[: self._frozen].eval()
+        return self
 
     def forward(self, images_BCHW: Tensor, widths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the log-probabilities of the classes in each frame.

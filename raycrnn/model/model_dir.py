@@ -21,12 +21,11 @@ from raycrnn.model.model_files import (
     ALPHABET,
     CALIBRATION,
     CONFIGURATION,
-    FILES,
     METRICS,
     MODEL_CARD,
     WEIGHTS,
     configuration_of,
-    fingerprint,
+    read_unchanged,
 )
 
 SCORES = {
@@ -63,18 +62,7 @@ def read(location: str | Path, overrides: Sequence[str] = ()) -> StoredModel:
         UsageError: There is no model directory, or an override is invalid.
         RaycrnnError: Files are missing, damaged or inconsistent.
     """
-    with storage.copied(location, FILES) as folder:
-        before = fingerprint(folder)
-        try:
-            model = _read(folder, str(location), overrides)
-        except RaycrnnError:
-            if fingerprint(folder) == before:
-                raise
-        else:
-            if fingerprint(folder) == before:
-                return model
-    with storage.copied(location, FILES) as folder:
-        return _read(folder, str(location), overrides)
+    return read_unchanged(location, lambda folder: _read(folder, str(location), overrides))
 
 
 def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
@@ -84,26 +72,46 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
     alphabet = replace(Alphabet.load(folder / ALPHABET, configuration.data.unicode_form), text_direction=direction)
     # Initialising weights that are replaced would take longer than all the rest.
     network = CRNN.from_settings(configuration.model, configuration.image, len(alphabet) + 1, initialised=False)
-    weights = storage.join(location, WEIGHTS)
-    try:
-        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # Only now, because valid weights can begin with any two bytes.
-        if kind := _kind_of(folder / WEIGHTS):
-            raise RaycrnnError(f"{weights}: not the weights of a model, but {kind}") from None
-        raise RaycrnnError(f"{weights}: damaged, or from another model than {CONFIGURATION}: {error}") from None
-    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
-        raise RaycrnnError(f"{weights}: some weights are not finite: the training diverged; retrain the model")
+    load_weights(network, folder / WEIGHTS, storage.join(location, WEIGHTS))
     calibration = Calibration()
     if (folder / CALIBRATION).exists():
         calibration = Calibration.from_json(config.read_json_object(folder / CALIBRATION), str(folder / CALIBRATION))
     return StoredModel(network, configuration, alphabet, config.read_json_object(folder / METRICS), calibration)
 
 
-def _kind_of(weights: Path) -> str | None:
+def load_weights(network: CRNN, weights: Path | bytes, location: str) -> None:
+    """Load the weights of a model into a network of its configuration.
+
+    Args:
+        network: The network.
+        weights: The file, or its content.
+        location: The path or URI of the file, for messages.
+
+    Raises:
+        RaycrnnError: The file is damaged, does not contain the weights of this network, or not only finite ones.
+    """
+    try:
+        if isinstance(weights, bytes):
+            network.load_state_dict(safetensors.torch.load(weights))
+        else:
+            network.load_state_dict(safetensors.torch.load_file(weights))
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        # Only now, because valid weights can begin with any two bytes.
+        if kind := _kind_of(weights):
+            raise RaycrnnError(f"{location}: not the weights of a model, but {kind}") from None
+        raise RaycrnnError(f"{location}: damaged, or from another model than {CONFIGURATION}: {error}") from None
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise RaycrnnError(f"{location}: some weights are not finite: the training diverged; retrain the model")
+
+
+def _kind_of(weights: Path | bytes) -> str | None:
     """Return what a file is instead of weights, and what to do, if it is of a known kind."""
-    with weights.open("rb") as file:
-        return file_kinds.describe_document(file.read(file_kinds.HEAD_BYTES), "copy the model directory again")
+    if isinstance(weights, bytes):
+        head = weights[: file_kinds.HEAD_BYTES]
+    else:
+        with weights.open("rb") as file:
+            head = file.read(file_kinds.HEAD_BYTES)
+    return file_kinds.describe_document(head, "copy the model directory again")
 
 
 def write(path: Path, model: StoredModel) -> None:
@@ -140,6 +148,13 @@ def model_card(model: StoredModel) -> str:
     colours = "grey" if image.input_channels == 1 else "colour"
     orientation = model.configuration.data.line_orientation
     turned = "" if orientation == "horizontal" else f" Its line runs {orientation.replace('_', ' ')}; raycrnn turns it."
+    started = model.configuration.training
+    origin = (
+        f"Training started from the weights of `{storage.redacted(started.initial_model)}` (SHA-256 of `{WEIGHTS}`: "
+        f"`{started.initial_model_sha256}`)."
+        if started.initial_model
+        else ""
+    )
     scores = [
         f"| {title} | {form.format(model.metrics[name])} |"
         for name, (title, form) in SCORES.items()
@@ -151,6 +166,7 @@ def model_card(model: StoredModel) -> str:
         "",
         f"A convolutional recurrent neural network (CRNN) that transcribes images of single text lines, trained with "
         f"raycrnn {__version__}.",
+        *(["", origin] if origin else []),
         "",
         f"- Input: images of one text line in any size.{turned} They are converted to {colours} and scaled to a height "
         f"of {height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",

@@ -1,12 +1,15 @@
 """The files of a model directory, read without PyTorch: which there are, their versions, and the configuration."""
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from raycrnn import config, storage
 from raycrnn.errors import RaycrnnError, UsageError
+
+T = TypeVar("T")
 
 WEIGHTS = "model.safetensors"
 CONFIGURATION, ALPHABET, METRICS = "config.json", "alphabet.json", "metrics.json"
@@ -33,6 +36,25 @@ def read_configuration(location: str | Path, overrides: Sequence[str] = ()) -> c
         return configuration_of(folder, str(location), overrides)
 
 
+def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
+    """Return what a function reads from a model directory, of which it gets the path or that of a local copy.
+
+    If the directory is replaced in the meantime, the function reads the new one.
+    """
+    with storage.copied(location, FILES) as folder:
+        before = fingerprint(folder)
+        try:
+            result = read(folder)
+        except RaycrnnError:
+            if fingerprint(folder) == before:
+                raise
+        else:
+            if fingerprint(folder) == before:
+                return result
+    with storage.copied(location, FILES) as folder:
+        return read(folder)
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise a `UsageError` if an override changes a setting that is fixed by training."""
     for override in overrides:
@@ -53,7 +75,9 @@ def configuration_of(folder: Path, location: str, overrides: Sequence[str]) -> c
         RaycrnnError: Files are missing or damaged.
     """
     if not (folder / WEIGHTS).is_file():
-        raise UsageError(f"{location}: not a model directory: it contains no {WEIGHTS}")
+        inner = storage.join(location, "model")
+        hint = f"; did you mean {inner}?" if storage.exists(storage.join(inner, WEIGHTS)) else ""
+        raise UsageError(f"{location}: not a model directory: it contains no {WEIGHTS}{hint}")
     missing = [name for name in (CONFIGURATION, ALPHABET, METRICS) if not (folder / name).is_file()]
     if missing:
         raise RaycrnnError(f"{location}: the model directory lacks {', '.join(missing)}; copy all of its files")

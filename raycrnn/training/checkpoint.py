@@ -73,6 +73,8 @@ class RunState(TypedDict):
     """SHA-256 of the file names and labels in each CSV, by its path."""
     identity: dict[str, Any]
     """The settings that must not change during a run: `Configuration.identity`."""
+    initial_model: NotRequired[str | None]
+    """`training.initial_model`. It is not in `identity`, because it may move."""
     limits: NotRequired[RunLimits]
     """The settings that end a run. raycrnn 0.1 did not store them."""
     rejected_count: int
@@ -102,6 +104,7 @@ def make_state(
         "csv_digests": job.data.csv_digests,
         "csv_row_digests": job.data.csv_row_digests,
         "identity": job.configuration.identity(),
+        "initial_model": job.configuration.training.initial_model,
         "limits": limits_of(job.configuration.training),
         "rejected_count": rejected.total(),
         "rejected": {

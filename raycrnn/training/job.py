@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from raycrnn.cluster import TrainingAllocation
 from raycrnn.config import Configuration
 from raycrnn.ingest.training_data import TrainingData
+from raycrnn.training.initial_model import InitialModel
 
 if TYPE_CHECKING:
     from ray.actor import ActorProxy
@@ -29,6 +30,8 @@ class TrainingJob:
     """The monitor that holds the decoded images; all trials of a search use that of the search."""
     cache_images: bool
     """Whether decoded training images are kept in memory."""
+    initial_model: InitialModel | None = None
+    """The model with whose weights training starts, unless there is a checkpoint. A resumed run has none."""
     exchanges_weights: bool = False
     """Whether trials continue from each other's weights. Training then saves a checkpoint after every evaluation,
     however short the time since the last one, and waits for the decision of the search."""

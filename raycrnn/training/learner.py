@@ -143,6 +143,7 @@ class Learner:
         self.device = device
         self.precision = runtime.resolve_precision(settings.precision, device)
         self.network = runtime.to_device(network, device)
+        self.network.freeze_convolutions(settings.frozen_convolutions)
         self.parallel: nn.Module = self.network
         if collectives.world_size() > 1:
             for module in self.network.modules():
@@ -175,7 +176,7 @@ class Learner:
         step, schedule = self.next_step, self._queued[-1].schedule if self._queued else self.progress.schedule
         rate = optimizer.learning_rate(self.settings, step, schedule)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_factor"]
         # Dropout depends only on seed, step and rank, so a resumed run needs no random state.
         torch.manual_seed(hash((self.settings.seed, step, collectives.rank())) & 0x7FFFFFFFFFFFFFFF)
         self.network.train()

@@ -11,25 +11,44 @@ from raycrnn.config import Training
 
 
 def make_optimizer(network: nn.Module, settings: Training) -> torch.optim.Optimizer:
-    """Return the optimizer that `training.optimizer` names, over all parameters of a network."""
-    rate = settings.learning_rate
-    parameters = list(network.parameters())
+    """Return the optimizer that `training.optimizer` names, over all parameters of a network that are not frozen."""
+    rate, groups = settings.learning_rate, _parameter_groups(network, settings)
     # On a GPU, this keeps the optimizer's step counters there, so that the GPU can decide whether a step counts.
-    capturable = parameters[0].is_cuda
+    capturable = groups[0]["params"][0].is_cuda
     match settings.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, rate, betas=(0.5, 0.999), fused=True)
+            return torch.optim.Adam(groups, rate, betas=(0.5, 0.999), fused=True)
         case "rms":
-            return torch.optim.RMSprop(parameters, rate, capturable=capturable)
+            return torch.optim.RMSprop(groups, rate, capturable=capturable)
         case "ada":
-            return torch.optim.Adadelta(parameters, rate, capturable=capturable)
+            return torch.optim.Adadelta(groups, rate, capturable=capturable)
         case "adamw":
-            # Biases and normalisation gains are vectors and are not decayed (Loshchilov and Hutter 2019).
-            matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-            vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-            groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
             return torch.optim.AdamW(groups, rate, weight_decay=settings.weight_decay, fused=True)
     raise ValueError(f"unknown optimizer {settings.optimizer!r}")
+
+
+def _parameter_groups(network: nn.Module, settings: Training) -> list[dict[str, Any]]:
+    """Return the parameter groups, each with the factor of its learning rate.
+
+    A checkpoint has the optimizer's state in their order, which must not depend on settings that a resumed run may
+    change.
+    """
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    parts = [(1.0, list(trained.values()))]
+    if settings.initial_model is not None:
+        output = [parameter for name, parameter in trained.items() if name.startswith("output.")]
+        others = [parameter for name, parameter in trained.items() if not name.startswith("output.")]
+        parts = [(settings.initial_layers_rate, others), (1.0, output)]
+    if settings.optimizer != "adamw":
+        return [{"params": parameters, "rate_factor": factor} for factor, parameters in parts]
+    groups: list[dict[str, Any]] = []
+    for factor, parameters in parts:
+        # Biases and normalisation gains are vectors and are not decayed (Loshchilov and Hutter 2019).
+        matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
+        vectors = [parameter for parameter in parameters if parameter.ndim < 2]
+        groups.append({"params": matrices, "rate_factor": factor})
+        groups.append({"params": vectors, "rate_factor": factor, "weight_decay": 0.0})
+    return groups
 
 
 @torch.no_grad()

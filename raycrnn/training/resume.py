@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from raycrnn import config
-from raycrnn.config import Training
+from raycrnn.config import Configuration, Training
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint
+from raycrnn.training import checkpoint, initial_model
 from raycrnn.training.checkpoint import RunLimits, RunState
 
 if TYPE_CHECKING:
@@ -52,6 +52,30 @@ def resume_state(output: Directory, restore: bool) -> RunState | None:
     if problems:
         logger.info(f"the checkpoint before it is used: {found.path.name}")
     return found.state
+
+
+def complete(configuration: Configuration, state: RunState) -> Configuration:
+    """Return the configuration of a resumed run, with what the run took from its initial model when it started.
+
+    The weights are in the checkpoint, so the model is only read if it is at another place than before.
+
+    Raises:
+        UsageError: The initial model is not that of the run, or cannot be read at its new place.
+        RaycrnnError: The model at the new place is damaged.
+    """
+    key, before, now = "training.initial_model", state.get("initial_model"), configuration.training.initial_model
+    if before is None or now is None:
+        check_same_settings({key: before}, {key: now})
+        return configuration
+    identity = state["identity"]
+    digest = identity["training.initial_model_sha256"]
+    if now != before:
+        moved = initial_model.read(configuration)
+        check_same_settings({f"SHA-256 of {key}": digest}, {f"SHA-256 of {key}": moved.sha256})
+    values = initial_model.values_not_set(configuration, identity)
+    if configuration.training.initial_model_sha256 is None:
+        values["training.initial_model_sha256"] = digest
+    return config.completed(configuration, values)
 
 
 def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
@@ -143,8 +167,11 @@ def check_same_data(
         )
     if moved:
         logger.info(f"the CSVs have moved since the checkpoint, with the same rows: {', '.join(moved)}")
-    if csvs.alphabet and tuple(resumed["alphabet"]) != csvs.alphabet.units:
-        old_units, new_units = set(resumed["alphabet"]), set(csvs.alphabet.units)
+    # The units of an initial model follow those of a lookup file.
+    more = identity.get("training.initial_alphabet") == "union" and resumed.get("initial_model") is not None
+    units = csvs.alphabet.units if csvs.alphabet else ()
+    if units and tuple(resumed["alphabet"])[: len(units) if more else None] != units:
+        old_units, new_units = set(resumed["alphabet"]), set(units)
         difference = f"missing {sorted(old_units - new_units)}, new {sorted(new_units - old_units)}"
         raise UsageError(f"{output}: the alphabet is not that of the checkpoint: {difference}")
 

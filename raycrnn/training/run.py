@@ -12,6 +12,7 @@ from raycrnn.console import StopRequest, defer_stop
 from raycrnn.errors import RaycrnnError
 from raycrnn.storage import Directory
 from raycrnn.training import batch_size, resume, trainer
+from raycrnn.training import initial_model as initial_models
 
 if TYPE_CHECKING:
     from raycrnn.data.labelled_csvs import LabelledCsvs
@@ -45,32 +46,35 @@ def train(configuration: Configuration, address: str | None = None, started: flo
     if local and configuration.cluster.use_gpu is True:
         cluster.require_gpu()
     resumed = resume.resume_state(output, configuration.restore_model)
+    initial_model = None
     if resumed:
+        configuration = resume.complete(configuration, resumed)
         # Checkpoints of earlier versions lack the key: they were trained on images as they were.
         before = {"data.line_orientation": "horizontal", **resumed["identity"]}
         resume.check_same_settings(before, configuration.identity())
         if resumed["progress"]["finished"] and not resume.trains_on(output, resumed, configuration.training):
             return resume.finished(output, resumed)
+    else:
+        configuration, initial_model = initial_models.prepare(configuration)
 
-    from raycrnn.data import labelled_csvs
     from raycrnn.data.alphabet import Alphabet
 
-    csvs = labelled_csvs.read(configuration)
+    csvs = initial_models.read_csvs(configuration, initial_model)
     if resumed:
-        # Built once: images may have been lost or restored since then.
-        csvs.alphabet = csvs.alphabet or Alphabet(tuple(resumed["alphabet"]))
         if "data.text_direction" not in resumed["identity"]:
             # A checkpoint of an earlier version, which used labels as they were.
             csvs.text_direction = "visual"
         files = {"train": configuration.data.train_csvs, "eval": configuration.data.csv_files_eval}
         resume.check_same_data(resumed, csvs, files, output)
+        # Built once: images may have been lost or restored since then.
+        csvs.alphabet = Alphabet(tuple(resumed["alphabet"]))
     start_times["imports, configuration, CSVs"] = time.time()
     with storage.lock_output(output), cluster.connect(address, preload="torch"), cluster.Threads() as threads:
         start_times["Ray"] = time.time()
         trains_on = resumed is not None and resumed["progress"]["finished"]
-        job = _make_job(configuration, csvs, output, started, threads, trains_on)
-        # The rows are in the object store now, and take hundreds of megabytes.
-        del csvs
+        job = _make_job(configuration, initial_model, csvs, output, started, threads, trains_on)
+        # The rows and the weights are in the object store now. Rows take hundreds of megabytes.
+        del csvs, initial_model
         trainer.prepare_output(job, output)
         start_times["alphabet, rows, image headers"] = time.time()
         result = _watch(job, threads)
@@ -87,6 +91,7 @@ def _parts(started: float, start_times: dict[str, float]) -> dict[str, float]:
 
 def _make_job(
     configuration: Configuration,
+    initial_model: "initial_models.InitialModel | None",
     csvs: "LabelledCsvs",
     output: Directory,
     started: float,
@@ -105,6 +110,8 @@ def _make_job(
     # Start these processes while the rows are encoded.
     monitor = start_monitor()
     threads.start(lambda: batches.warm_up(allocation))
+    if initial_model:
+        initial_model = initial_model.put()
     data = training_data.put(csvs, configuration, output)
     small_share = batch_size.small_share_warning(configuration.training, allocation)
     for warning in (*data.warnings, *filter(None, [allocation.warning, small_share])):
@@ -113,6 +120,8 @@ def _make_job(
         trainer.check_shared(output, data)
         logger.info(f"cluster: {cluster.describe_nodes()}")
     logger.info(f"{data}; {allocation}")
+    if initial_model:
+        logger.info(initial_model.describe(data.alphabet))
     cache_images = image_cache.should_cache(data.train, configuration)
     logger.info(image_cache.describe(data.train, cache_images))
     output.claim()
@@ -125,6 +134,7 @@ def _make_job(
         monitor,
         image_cache_registry=monitor,
         cache_images=cache_images,
+        initial_model=initial_model,
         trains_on=trains_on,
         owner=output.owner,
     )

@@ -60,6 +60,16 @@ def run(job: TrainingJob, device: torch.device, report_metrics: ReportMetrics | 
             reporter.result({"error": str(error), "can_go_on": isinstance(error, WriteError | StorageError)})
 
 
+def make_network(job: TrainingJob) -> CRNN:
+    """Return the network of a run before its first step, with random weights or those of its initial model."""
+    settings, alphabet = job.configuration, job.data.alphabet
+    torch.manual_seed(settings.training.seed)
+    network = CRNN.from_settings(settings.model, settings.image, len(alphabet) + 1)
+    if job.initial_model is not None:
+        job.initial_model.load_into(network, alphabet)
+    return network
+
+
 def open_eval_stream(job: TrainingJob) -> BatchStream:
     """Return this worker's share of the evaluation set."""
     assert job.data.eval is not None
@@ -126,9 +136,7 @@ class Worker:
         torch.set_num_threads(job.allocation.threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
-        torch.manual_seed(self.settings.seed)
-        network = CRNN.from_settings(job.configuration.model, job.configuration.image, len(job.data.alphabet) + 1)
-        self.learner = Learner(network, self.settings, device)
+        self.learner = Learner(make_network(job), self.settings, device)
         self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
         self.eval_batches = EvaluationBatches(partial(open_eval_stream, job))
         self.rejected = RejectedSamples(job.data, job.configuration.data)

@@ -14,6 +14,8 @@ from raycrnn.console import defer_stop
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import Directory
+from raycrnn.training import initial_model
+from raycrnn.training.initial_model import InitialModel
 from raycrnn.tuning.search_space import Search
 
 # Imported in the functions where they are needed: with them come Ray and torch, and the environment of Ray must be set
@@ -53,24 +55,26 @@ def tune(
         logger.warning("metric speed: trials that run at the same time slow each other down: set concurrent: 1")
     deadline = (started or time.time()) + 60 * search.max_minutes - CLOSING_SECONDS if search.max_minutes else None
     local = cluster.set_environment(address or os.environ.get("RAY_ADDRESS"))
-    from raycrnn.data import labelled_csvs
     from raycrnn.training import trainer
     from raycrnn.tuning import results
     from raycrnn.tuning.experiment import Experiment
 
-    configuration = config.parse(base)
+    configuration, model = initial_model.prepare(config.parse(base))
     if local and configuration.cluster.use_gpu is True and search.resources.gpus != 0:
         cluster.require_gpu()
+    _check_searched_keys(search, model)
+    if model is not None:
+        base = configuration.model_dump(mode="json", exclude_unset=True)
     experiment = Experiment(Directory(storage.absolute(configuration.output_model_dir)), search, base)
     _check_output(experiment.output, resume)
-    csvs = labelled_csvs.read(configuration)
+    csvs = initial_model.read_csvs(configuration, model)
     _identify_data(experiment, csvs, resume)
     with storage.lock_output(experiment.output), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
 
         cluster.wait_for_nodes(configuration.cluster)
         allotted = resources.divide_resources(configuration, search, _usable_nodes(configuration, search))
-        shared = _share_data(configuration, csvs, experiment, allotted, threads)
+        shared = _share_data(configuration, model.put() if model else None, csvs, experiment, allotted, threads)
         if not cluster.is_local():
             trainer.check_shared(experiment.output, shared.data)
             logger.info(f"cluster: {cluster.describe_nodes()}")
@@ -131,8 +135,21 @@ def _check_output(output: Directory, resume: bool) -> None:
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
 
 
+def _check_searched_keys(search: Search, model: InitialModel | None) -> None:
+    """Raise `UsageError` if a search varies what all trials take from their initial model."""
+    fixed = {"training.initial_model", "training.initial_model_sha256"}
+    if model is not None:
+        fixed |= {"model.size", *initial_model.NETWORK_KEYS}
+    if refused := fixed & search.search.keys():
+        raise UsageError(
+            f"{', '.join(sorted(refused))}: cannot be searched, because all trials start from the same initial model: "
+            "run one search for each value"
+        )
+
+
 def _share_data(
     configuration: Configuration,
+    model: InitialModel | None,
     csvs: "LabelledCsvs",
     experiment: "Experiment",
     allotted: "TrialResources",
@@ -150,6 +167,8 @@ def _share_data(
     image_cache_registry = start_monitor()
     data = training_data.put(csvs, configuration, experiment.output)
     experiment.units = list(data.alphabet.units)
+    if model is not None:
+        logger.info(model.describe(data.alphabet))
     for warning in data.warnings:
         logger.warning(warning)
     cache_images = image_cache.should_cache(data.train, configuration)
@@ -164,6 +183,7 @@ def _share_data(
         data=data,
         image_cache_registry=image_cache_registry,
         cache_images=cache_images,
+        initial_model=model,
         allocation=allotted.allocation,
         exchange=experiment.search.scheduler.pbt is not None,
     )

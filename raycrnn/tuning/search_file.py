@@ -147,6 +147,7 @@ def _wrong_keys(search: Search) -> list[Problem]:
 CHANGE_IN_TRAINING = {
     "model.keep_prob",
     "training.learning_rate",
+    "training.initial_layers_rate",
     "training.weight_decay",
     "training.gradient_clip",
     "training.learning_decay_rate",

@@ -19,13 +19,13 @@ from ray import tune
 
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
-from raycrnn.data import labelled_csvs
 from raycrnn.errors import RaycrnnError, StorageError, UsageError, WriteError
 from raycrnn.ingest import image_cache, training_data
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, trainer
+from raycrnn.training import checkpoint, initial_model, trainer
 from raycrnn.training.console import Stall
+from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.job import TrainingJob
 from raycrnn.training.monitor import start_monitor
 
@@ -66,6 +66,7 @@ class SharedState:
     image_cache_registry: "ActorProxy[Monitor]"
     """The monitor that knows which decoded images of the base are cached."""
     cache_images: bool
+    initial_model: InitialModel | None
     allocation: cluster.TrainingAllocation
     exchange: bool
     """Whether trials continue from each other's weights."""
@@ -80,6 +81,7 @@ class SharedState:
         return (
             configuration.data == base.data
             and configuration.image == base.image
+            and configuration.training.initial_alphabet == base.training.initial_alphabet
             and image_cache.is_augmented(configuration) == image_cache.is_augmented(base)
         )
 
@@ -174,7 +176,8 @@ class TrainingTrainable(tune.Trainable):
             read = self._shared.data
         else:
             search = Directory(self._shared.output)
-            read = training_data.put(labelled_csvs.read(configuration), configuration, self._output, search)
+            csvs = initial_model.read_csvs(configuration, self._shared.initial_model)
+            read = training_data.put(csvs, configuration, self._output, search)
             image_cache_registry, cache_images = monitor, False
         job = TrainingJob(
             configuration,
@@ -185,6 +188,7 @@ class TrainingTrainable(tune.Trainable):
             monitor,
             image_cache_registry,
             cache_images,
+            self._shared.initial_model,
             exchanges_weights=self._shared.exchange,
             counts_all_minutes=True,
             taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],

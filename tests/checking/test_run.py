@@ -20,6 +20,7 @@ from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import batches, training_data
 from tests.checking.faults import FINDINGS, TEXTS, plant
 from tests.conftest import draw, words, write_set
+from tests.training.test_initial_model import save
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,21 @@ def test_a_clean_set_has_no_findings(tmp_path):
     result, _ = check(configuration)
     assert result.findings == [] and not result.costs_samples and result.rejections == []
     assert printing.to_text(result).endswith("Result: nothing was found.")
+
+
+def test_units_are_those_with_which_training_would_start_from_a_model(tmp_path):
+    model = save(tmp_path / "model", tuple("abcdefghé"))
+    tree = {"data": {"csv_files_train": str(write_set(tmp_path, ["ab", "xa"] * 40))}}
+
+    def check_with(which: str) -> tuple[list[str], int]:
+        own = [f"training.initial_model={model}", f"training.initial_alphabet={which}"]
+        result, sets = check(config.parse(tree, own))
+        assert sets[0].configuration.image.input_shape == (48, 300)
+        return result.as_json()["units"]["alphabet"], len(result.rejections)
+
+    assert check_with("union") == ([*"abcdefghxé"], 0)
+    assert check_with("new") == ([*"abx"], 0)
+    assert check_with("same") == ([*"abcdefghé"], 40)
 
 
 def rejected_by_training(configuration, output) -> list[tuple[str, int, str, str]]:

@@ -314,6 +314,47 @@ def test_training_from_a_restored_state_gives_identical_weights(device):
         assert torch.allclose(tensor, second.state_tensors()[name], rtol=tolerance, atol=tolerance), name
 
 
+FINE_TUNING = {"precision": "fp32", "initial_model": "model", "initial_layers_rate": 0.1}
+
+
+def test_frozen_convolutions_keep_weights_and_statistics_while_the_others_learn():
+    learner = Learner(network(), Training(**FINE_TUNING, frozen_convolutions=5), CPU)
+    before = {name: tensor.clone() for name, tensor in learner.network.state_dict().items()}
+    for seed in range(2):
+        learner.train_step(make_batch(words(4, seed)), 2)
+    for name, tensor in learner.network.state_dict().items():
+        parts = name.split(".")
+        frozen = parts[0] == "convolutions" and int(parts[1]) < 5
+        assert torch.equal(tensor, before[name]) is frozen, name
+    # The running statistics of the third and the fifth convolution are among them, those of the seventh are not.
+    assert [learner.network.convolutions[i].norm.num_batches_tracked.item() for i in (2, 4, 6)] == [0, 0, 2]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "rms", "ada"])
+def test_the_layers_of_an_initial_model_have_a_fraction_of_the_learning_rate(name):
+    settings = Training(**FINE_TUNING, optimizer=name, schedule="exponential", learning_rate=0.02)
+    learner = Learner(network(), settings, CPU)
+    learner.train_step(make_batch(words(4)), 10)
+    rates = {parameter: group["lr"] for group in learner.optimizer.param_groups for parameter in group["params"]}
+    for part, parameter in learner.network.named_parameters():
+        assert rates[parameter] == pytest.approx(0.02 if part.startswith("output.") else 0.002), part
+    decayed = {id(p) for group in learner.optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == ({id(p) for p in rates if p.ndim >= 2} if name == "adamw" else set())
+
+
+def test_the_first_adam_step_of_these_layers_is_that_fraction_of_a_full_one():
+    def steps(**settings: object) -> dict[str, torch.Tensor]:
+        learner = Learner(network(), Training(**{**FINE_TUNING, **settings}, weight_decay=0.0), CPU)
+        before = {name: tensor.detach().clone() for name, tensor in learner.network.named_parameters()}
+        learner.train_step(make_batch(words(4)), 10)
+        return {name: tensor.detach() - before[name] for name, tensor in learner.network.named_parameters()}
+
+    whole, tenth = steps(initial_layers_rate=1.0), steps()
+    for name in whole:
+        factor = 1.0 if name.startswith("output.") else 0.1
+        assert torch.allclose(tenth[name], factor * whole[name], rtol=1e-2, atol=1e-7), name
+
+
 def test_the_state_of_a_different_network_is_refused():
     learner = Learner(network(), Training(precision="fp32"), CPU)
     other = Learner(CRNN(5, cnn_channels=SMALL, lstm_size=32), Training(precision="fp32"), CPU)

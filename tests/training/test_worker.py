@@ -5,15 +5,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import safetensors.torch
 import torch
 
 from raycrnn import config
+from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import StorageError, WriteError
 from raycrnn.model.batch import Batch
 from raycrnn.training import checkpoint, collectives, run_log, worker
+from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.worker import Worker
 from tests.conftest import words
-from tests.training.test_learner import ALPHABET, CPU, SMALL, make_batch
+from tests.training.test_learner import ALPHABET, CPU, SMALL, make_batch, network
 
 BATCHES_PER_EPOCH = 4
 
@@ -62,7 +65,10 @@ def train(monkeypatch, tmp_path):
     """Train in a folder of the test, and return the reporter and the last checkpoint."""
 
     def train(
-        name: str, before_batch: Callable[[Reporter, int], None] = lambda *_: None, **settings: object
+        name: str,
+        before_batch: Callable[[Reporter, int], None] = lambda *_: None,
+        model: InitialModel | None = None,
+        **settings: object,
     ) -> tuple[Reporter, checkpoint.Checkpoint]:
         reporter, output = Reporter(), tmp_path / name
         configuration = config.parse(
@@ -82,13 +88,13 @@ def train(monkeypatch, tmp_path):
                 first, stop, lambda number: before_batch(reporter, number)
             ),
         )
-        Worker(make_job(configuration, output), reporter, CPU, None).run()
+        Worker(make_job(configuration, output, model), reporter, CPU, None).run()
         return reporter, checkpoint.latest(output / "checkpoints")[0]
 
     return train
 
 
-def make_job(configuration: config.Configuration, output: Path) -> SimpleNamespace:
+def make_job(configuration: config.Configuration, output: Path, initial_model: InitialModel | None) -> SimpleNamespace:
     """Return the parts of a job that a worker without Ray and without evaluation rows needs."""
     samples = SimpleNamespace(rows=len(BATCHES), rejections=())
     data = SimpleNamespace(
@@ -105,6 +111,7 @@ def make_job(configuration: config.Configuration, output: Path) -> SimpleNamespa
         taken_over=False,
         trains_on=False,
         exchanges_weights=False,
+        initial_model=initial_model,
     )
 
 
@@ -134,6 +141,26 @@ def test_a_request_to_stop_acts_at_most_one_step_later_and_the_run_resumes_with_
     for name, tensor in straight.tensors.items():
         assert tensor.equal(resumed.tensors[name]), name
     assert resumed.state["progress"] == straight.state["progress"]
+
+
+def test_a_run_that_started_from_a_model_resumes_from_its_checkpoint_without_the_model(train, tmp_path):
+    def ask(reporter: Reporter, number: int) -> None:
+        reporter.stop_requested = number + 1 >= 6
+
+    settings = {"initial_model": "model", "initial_layers_rate": 0.5, "frozen_convolutions": 2}
+    own = config.parse({"data": {"csv_files_train": "old.csv"}})
+    weights = safetensors.torch.save(network(seed=5).state_dict())
+    # The model has the units in another order.
+    initial = InitialModel("model", own, Alphabet(ALPHABET.units[::-1]), "", weights)
+    train("stopped", ask, initial, **settings)
+    _, resumed = train("stopped", **settings)
+    _, straight = train("straight", model=initial, **settings)
+    assert resumed.state["progress"] == straight.state["progress"]
+    assert resumed.tensors.keys() == straight.tensors.keys()
+    for name, tensor in straight.tensors.items():
+        assert tensor.equal(resumed.tensors[name]), name
+    kernel = "convolutions.1.convolution.weight"
+    assert straight.tensors[f"network.{kernel}"].equal(network(seed=5).state_dict()[kernel])
 
 
 def test_a_failure_to_write_the_logs_ends_the_run_with_the_reason(train, monkeypatch):
