@@ -11,11 +11,11 @@ while read -r kind package; do
         dpkg -x fonts/packages/"$package"_*.deb "$folder"
     fi
     mkdir -p "fonts/$kind"
-    # At most eight of a family, so that large families do not prevail; without symbols and mathematics, and without
+    # At most two fonts of a family, so that large families do not prevail; without symbols and mathematics, and without
     # weights that nobody prints. The choice is the same each time.
     find "$folder" -type f -iregex '.*\.[ot]tf' \
         -not -iregex '.*\(symbol\|math\|D050000L\|hairline\|thin\|ultralight\|extralight\|wght\|Biolinum_K\).*' -print0 |
-        sort -z | shuf -z -n 8 --random-source=fonts.txt |
+        sort -z | shuf -z -n 2 --random-source=fonts.txt |
         while IFS= read -r -d '' font; do ln -sf "../../$font" "fonts/$kind/"; done
 done < <(grep -v '^#' fonts.txt)
 for kind in fonts/*/; do echo "$kind $(find "$kind" -maxdepth 1 -type l | wc -l) fonts"; done
