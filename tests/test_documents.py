@@ -17,6 +17,7 @@ import yaml
 from PIL import Image, ImageFilter
 
 from raycrnn import config
+from raycrnn.bench import training_plan
 from raycrnn.bench.__main__ import BENCHMARKS
 from raycrnn.cli import VERBS, Command
 from raycrnn.data import csv_files, rejections
@@ -26,7 +27,12 @@ from raycrnn.tuning import search_file
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "examples" / "latin" / "README.md",
+    *sorted(DOCS.glob("*.md")),
+]
 MOST_WORDS_IN_README = 1500
 
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -79,10 +85,16 @@ def is_recipe(tree: dict) -> bool:
     return "text" in tree
 
 
-@pytest.mark.parametrize("path", ["config_template.json", *(p.name for p in (ROOT / "examples").glob("*.json"))])
-def test_shipped_configurations_are_valid(path):
-    file = next(ROOT.rglob(path))
-    recipe.load(file) if is_recipe(json.loads(file.read_text(encoding="utf-8"))) else config.load(file)
+SHIPPED = ["config_template.json", *(f"examples/{each}" for each in ("*.json", "latin/*.json"))]
+
+
+@pytest.mark.parametrize(
+    "file", [path for pattern in SHIPPED for path in ROOT.glob(pattern)], ids=lambda path: path.name
+)
+def test_shipped_configurations_are_valid(file):
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    read = recipe.load if is_recipe(tree) else training_plan.load if "sets" in tree else config.load
+    read(file)
 
 
 def test_the_readme_is_short():

@@ -19,8 +19,8 @@ class Accuracy(Command):
 
     The plan is a JSON file: `examples/accuracy.json` is one. Rows are held back by group, so that no book, receipt or
     page is in both parts. The scores are those of the last evaluation. The results are kept in the output folder: the
-    same command continues an interrupted comparison, and trains only what a changed plan adds. Use another folder if the
-    code of raycrnn has changed.
+    same command continues an interrupted comparison, and trains only what a changed plan adds. Use another folder after
+    a change of raycrnn itself.
     """
 
     plan: CliPositionalArg[LocalPath]
