@@ -49,13 +49,13 @@ class Perspective(OccasionalEffect):
 
 class GridDistortion(OccasionalEffect):
     strength: Share = 0.0
-    """Stretching of parts of the text and compression of others: at 1, parts of half the height by factors of 0.65 to
-    1.35. 0: off."""
+    """Stretching of parts of the text and compression of others: at 1, parts of half the height by factors of 0.5 to
+    1.5. 0: off."""
 
 
 class ElasticDistortion(OccasionalEffect):
     strength: Share = 0.0
-    """Bending of the strokes by random shifts of points half a height apart: at 1, by up to 0.06 of the height in each
+    """Bending of the strokes by random shifts of points half a height apart: at 1, by up to 0.08 of the height in each
     direction. 0: off."""
 
 
@@ -66,14 +66,14 @@ class Padding(Effect):
 
 class Thickness(OccasionalEffect):
     strength: Share = 0.0
-    """Thinner or thicker strokes, of dark ink and of light: at 1, by up to 0.02 of the height on each side of a stroke.
-    0: off."""
+    """Thinner or thicker strokes, of dark ink and of light: at 1, by up to 0.015 of the height on each side of a
+    stroke. 0: off."""
 
 
 class Occlusion(OccasionalEffect):
     strength: Share = 0.0
     """Small rectangles of background over the text, one for each length of twice the height: at 1, with sides of up to
-    a quarter of the height. 0: off."""
+    0.3 of the height. 0: off."""
 
 
 class Brightness(Effect):
@@ -109,13 +109,13 @@ class Inversion(Effect):
 
 class BlurEffect(OccasionalEffect):
     strength: Share = 0.0
-    """Gaussian blur: at 1, with a standard deviation of up to 0.05 of the height. 0: off."""
+    """Gaussian blur: at 1, with a standard deviation of up to 0.03 of the height. 0: off."""
 
 
 class NoiseEffect(OccasionalEffect):
     strength: Share = 0.0
-    """Gaussian noise with a grain of 1/32 of the height: at 1, with a standard deviation of up to 0.15 of the range of
-    brightness. 0: off."""
+    """Gaussian noise with a grain of 1/32 of the height: at 1, with a standard deviation of up to half of the image's
+    own. 0: off."""
 
 
 class JpegCompression(OccasionalEffect):

@@ -20,8 +20,8 @@ MAX_SLANT = 0.5
 MAX_STRETCH = 4 / 3
 MAX_SHIFT = 0.25
 MAX_TAPER = 0.3
-MAX_STEP_CHANGE = 0.35
-MAX_BEND = 0.06
+MAX_STEP_CHANGE = 0.5
+MAX_BEND = 0.08
 """What the effects do at strength 1: see their functions."""
 
 MAX_CELLS = 48
