@@ -22,7 +22,7 @@ GRAINS = 32
 """Number of grains of noise in the height of an image."""
 
 GRAIN_DEVIATION = 32
-"""Standard deviation of the noise in bytes, before it is scaled. Pillow scales bytes several times faster than floats."""
+"""Standard deviation of the noise in bytes, before it is scaled. Pillow scales bytes much faster than floats."""
 
 
 def thicken(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
