@@ -1,7 +1,7 @@
 """Effects that move the pixels of an image. Effects in a row are composed, so that they interpolate the image once.
 
-The image is enlarged so that nothing is cut off, and what lies outside of it gets the colour of its background. It is
-scaled back to its size afterwards, by `image.augment_and_fit`.
+The image is enlarged so that no more than a quarter of a pixel is cut off, and what lies outside of it gets the colour
+of its background. It is scaled back to its size afterwards, by `image.augment_and_fit`.
 """
 
 import math
@@ -26,9 +26,6 @@ MAX_BEND = 0.08
 
 MAX_CELLS = 48
 """Greatest number of cells along a side of the grid on which distortions are drawn."""
-
-ROUNDING = 1e-6
-"""Fraction of a pixel by which sums may exceed a whole number of pixels through rounding."""
 
 
 @dataclass
@@ -70,7 +67,9 @@ class Geometry:
         # vanish.
         framed = ImageOps.expand(image, 1, fill)
         left, top, right, bottom = self._box()
-        size = math.ceil(right - left - ROUNDING), math.ceil(bottom - top - ROUNDING)
+        # Rounded to the nearest: rounded up, an image that hardly moves would be taken from between its pixels, and so
+        # be blurred, as no image of evaluation is.
+        size = max(1, round(right - left)), max(1, round(bottom - top))
         # The middle of the box lies in the middle of the whole pixels.
         corner = np.array([(left + right - size[0]) / 2, (top + bottom - size[1]) / 2])
         width, height = framed.size
@@ -192,7 +191,7 @@ def stretch(geometry: Geometry, strength: float, random: np.random.Generator) ->
 def shift(geometry: Geometry, strength: float, random: np.random.Generator) -> None:
     """Add up to `strength` × `MAX_SHIFT` × height pixels of background to one side, and to the top or the bottom."""
     for axis in (0, 1):
-        distance = random.uniform(-strength, strength) * MAX_SHIFT * geometry.size[1]
+        distance = round(random.uniform(-strength, strength) * MAX_SHIFT * geometry.size[1])
         geometry.margins[axis if distance > 0 else axis + 2] += abs(distance)
 
 

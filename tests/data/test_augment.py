@@ -186,6 +186,23 @@ def written(height: int = 32) -> Image.Image:
     return Image.fromarray((np.asarray(picture) // 2 + 60).astype(np.uint8))
 
 
+def standardised(picture: Image.Image) -> np.ndarray:
+    array = np.asarray(picture).astype(float)
+    return (array - array.mean()) / array.std()
+
+
+@pytest.mark.parametrize("effect", [effect for effect in EFFECTS if effect not in COLOUR_ONLY])
+def test_the_unchanged_image_lies_in_the_range_of_the_augmented_ones(effect):
+    """Some images are changed much less than most, as the network sees them."""
+    picture = written()
+    # Padding, shifts and perspective draw several numbers, which are rarely small together.
+    parts = {"padding": 0.15, "brightness": 0.3, "shift": 0.3, "perspective": 0.3}
+    augmenter = Augmenter(only(effect, part=parts.get(effect, 1)), 1, seed=0)
+    augmented = [augmenter.apply(picture, 0, row).resize(picture.size, Image.Resampling.BILINEAR) for row in range(200)]
+    changes = [np.abs(standardised(each) - standardised(picture)).mean() for each in augmented]
+    assert min(changes) <= 0.25 * np.median(changes) + 0.02
+
+
 def test_noise_leaves_most_of_the_contrast_of_any_image():
     for factor in (1, 0.1):
         picture = written().point([round(factor * value) for value in range(256)])
