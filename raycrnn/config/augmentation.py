@@ -128,6 +128,8 @@ class Augmentation(Group):
 
     data_augmentation: bool = True
     """Whether to augment the training images at all."""
+    share: Share = 1.0
+    """Fraction of the training images to which the effects apply. The others are used as in evaluation, unchanged."""
     data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
     """Maximum rotation in radians. The image is enlarged with its background so that no text is cut off; on long lines
     the strokes lean by the whole angle, and the baseline slopes less. 0: off."""

@@ -70,21 +70,26 @@ class Augmenter:
         blocks = {name: getattr(settings, name) for name in EFFECTS if name != "rotation"}
         strengths = {"rotation": settings.data_augmentation_max_rotation}
         strengths |= {name: block.strength for name, block in blocks.items() if block.share > 0}
-        self.seed = seed
+        self.seed, self.share = seed, settings.share
         self.strengths = {
             name: strengths[name]
             for name in EFFECTS
-            if settings.data_augmentation and strengths.get(name, 0) > 0 and (channels == 3 or name not in COLOUR_ONLY)
+            if settings.data_augmentation
+            and settings.share > 0
+            and strengths.get(name, 0) > 0
+            and (channels == 3 or name not in COLOUR_ONLY)
         }
         self.shares = {name: block.share for name, block in blocks.items()}
 
     def apply(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
         """Return the augmented image of a row (its number in the data set) in an epoch."""
         random = np.random.default_rng([self.seed, epoch, row])
+        # A share of 1 needs no random number.
+        if self.share < 1 and random.random() >= self.share:
+            return image
         pending: Geometry | None = None
         for name, strength in self.strengths.items():
             share = self.shares.get(name, 1)
-            # An effect that every image gets needs no random number for that.
             if share < 1 and random.random() >= share:
                 continue
             effect = EFFECTS[name]

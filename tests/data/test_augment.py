@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from raycrnn.config import Augmentation, Effect
+from raycrnn.config.augmentation import BlurEffect
 from raycrnn.data.augment import COLOUR_ONLY, EFFECTS, Augmenter
 from raycrnn.data.augment_geometry import GeometricEffect, Geometry
 from raycrnn.data.image import augment_and_fit, fitted_width
@@ -151,8 +152,16 @@ def test_an_effect_changes_its_share_of_the_images_independently_of_others(calle
     assert of_rows["slant", "blur"] == pytest.approx(62, abs=25)
 
 
-def test_an_effect_with_a_share_of_0_is_off():
-    assert Augmenter(only("blur", share=0), 1, seed=0).for_sample(0, 0) is None
+def test_a_share_of_the_images_is_augmented_and_the_others_are_unchanged(called):
+    augmenter = Augmenter(only("slant", "blur").model_copy(update={"share": 0.9}), 1, seed=0)
+    for row in range(1000):
+        augmenter.apply(noise("L"), 0, row)
+    assert called.count("slant") == called.count("blur") == pytest.approx(900, abs=30)
+
+
+@pytest.mark.parametrize("update", [{"share": 0.0}, {"blur": BlurEffect(strength=1, share=0)}])
+def test_effects_with_a_share_of_0_are_off(update):
+    assert Augmenter(only("blur").model_copy(update=update), 1, seed=0).for_sample(0, 0) is None
 
 
 def test_effects_that_are_off_do_not_change_the_random_numbers_of_others():
