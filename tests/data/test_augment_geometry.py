@@ -10,7 +10,7 @@ from PIL import Image
 
 from raycrnn.data.augment import EFFECTS, Augmenter
 from raycrnn.data.augment_geometry import Geometry, bend, distort_grid
-from tests.data.test_augment import GEOMETRIC, GREATEST, noise, only, same
+from tests.data.test_augment import GEOMETRIC, GREATEST, noise, only
 
 
 class Extreme:
@@ -140,7 +140,6 @@ def test_what_lies_outside_has_the_colour_of_the_border(effect, mode, ink, paper
         found = np.asarray(EFFECTS[effect](picture, GREATEST[effect] / 2, np.random.default_rng(seed)))
         border = np.concatenate([found[0], found[-1], found[:, 0], found[:, -1]])
         assert np.all(border == paper)
-        assert np.array_equal(np.unique(found.reshape(len(found), -1).min()), [np.min([ink, paper])])
 
 
 def extent(picture: Image.Image, axis: int) -> tuple[float, float]:
@@ -252,11 +251,9 @@ def test_elastic_distortion_moves_each_part_by_its_own_distance_within_its_stren
     assert np.std(moved, axis=0).min() > 0.5
 
 
-def test_geometric_effects_that_draw_no_change_return_the_image():
+@pytest.mark.parametrize("effect", GEOMETRIC)
+def test_an_effect_that_moves_nothing_does_not_blur(effect):
     picture = noise("L", 64, 32)
-    for effect in GEOMETRIC:
-        found = EFFECTS[effect](picture, 1e-9, np.random.default_rng(0))
-        assert (
-            same(found.crop((0, 0, 64, 32)), picture)
-            or np.abs(np.asarray(found.resize(picture.size), int) - np.asarray(picture, int)).max() <= 1
-        )
+    found = EFFECTS[effect](picture, 1e-6, np.random.default_rng(0))
+    assert found.size == picture.size
+    assert np.abs(np.asarray(found).astype(int) - np.asarray(picture)).max() <= 1
