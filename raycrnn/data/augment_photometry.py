@@ -28,13 +28,13 @@ GRAIN_DEVIATION = 32
 def thicken(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
     """Make strokes thicker or thinner by up to `strength` × `MAX_THICKENING` × height pixels on each side.
 
-    Ink is what differs from the background, dark or light: its dilation or erosion with a square. Parts of a pixel are
-    a mean of the results of whole ones.
+    Dark parts are dilated or eroded with a square. Light ink gets thinner where dark ink gets thicker; as both are
+    equally likely, it need not be known which of them is the ink. Parts of a pixel are a mean of the results of whole
+    ones.
     """
     pixels = random.uniform(-strength, strength) * MAX_THICKENING * image.height
     array = np.asarray(image)
-    has_dark_ink = array.mean() <= np.mean(background(image))
-    extreme = np.minimum if has_dark_ink == (pixels > 0) else np.maximum
+    extreme = np.minimum if pixels > 0 else np.maximum
     rest = abs(pixels)
     while rest > 0:
         spread = _spread(array, extreme)

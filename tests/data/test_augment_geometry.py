@@ -131,6 +131,14 @@ def test_nothing_at_the_edges_is_cut_off(effects, aspect, place, edge, seed):
     assert found.sum() > (0.4 if len(effects) == 1 else 0.1) * 36
 
 
+@pytest.mark.parametrize("edge", ["top", "bottom"])
+def test_elastic_distortion_bends_no_line_out_of_the_image(edge):
+    top = {"top": 0, "bottom": 46}[edge]
+    picture = marked((480, 48), (0, top, 480, top + 2))
+    for found in draws("elastic_distortion", picture, 20):
+        assert ink(found).sum() > 0.9 * 480 * 2
+
+
 @pytest.mark.parametrize("effect", GEOMETRIC)
 @pytest.mark.parametrize(("mode", "ink", "paper"), PAPERS)
 def test_what_lies_outside_has_the_colour_of_the_border(effect, mode, ink, paper):
