@@ -1,5 +1,7 @@
 """The configuration tree, its JSON files and its key=value overrides."""
 
+from raycrnn.config.augmentation import Augmentation, Effect
+from raycrnn.config.group import Group
 from raycrnn.config.loading import (
     GROUP_OF_FLAT_KEY,
     completed,
@@ -17,13 +19,10 @@ from raycrnn.config.loading import (
 from raycrnn.config.messages import describe_problems, fields, suggestion, to_json
 from raycrnn.config.reference import describe_keys, reference_markdown, tables_markdown
 from raycrnn.config.schema import (
-    Augmentation,
     Cluster,
     Configuration,
     Data,
     Decoding,
-    Effect,
-    Group,
     Image,
     Model,
     Positive,

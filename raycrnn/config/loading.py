@@ -14,7 +14,8 @@ from pydantic.fields import FieldInfo
 
 from raycrnn import storage
 from raycrnn.config import messages
-from raycrnn.config.schema import Configuration, Group
+from raycrnn.config.group import Group
+from raycrnn.config.schema import Configuration
 from raycrnn.errors import UsageError
 
 Tree = dict[str, Any]

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from raycrnn.config.schema import Configuration, Group
+from raycrnn.config.group import Group
+from raycrnn.config.schema import Configuration
 
 
 def fields(tree: type[Group] = Configuration, prefix: str = "") -> dict[str, FieldInfo]:

@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from raycrnn.config.group import Group
 from raycrnn.config.loading import GROUP_OF_FLAT_KEY
 from raycrnn.config.messages import fields, meaning, to_json
-from raycrnn.config.schema import Configuration, Group
+from raycrnn.config.schema import Configuration
 
 JsonSchema = dict[str, Any]
 

@@ -7,8 +7,10 @@ search file. The attribute docstrings are the help text of `raycrnn train --help
 import json
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from raycrnn.config.augmentation import Augmentation
+from raycrnn.config.group import Group, Share
 from raycrnn.storage import with_home
 
 CHANNELS_OF_SIZE = {
@@ -56,19 +58,10 @@ Delimiter = Annotated[
 Encoding = Annotated[str, AfterValidator(_check_encoding)]
 Integer = Annotated[int, BeforeValidator(_integral_float_as_int)]
 Positive = Annotated[Integer, Field(ge=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Location = Annotated[str, AfterValidator(with_home)]
 """A path or URI; `~/` at its start stands for the home directory."""
 Csvs = Annotated[tuple[Location, ...], BeforeValidator(one_as_several)]
 Weights = Annotated[dict[Location, Annotated[float, Field(gt=0)]], Field(min_length=1)]
-
-
-class Group(BaseModel):
-    """A group of keys: immutable, strictly typed, without unknown keys."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
 
 
 class Data(Group):
@@ -145,52 +138,6 @@ class Image(Group):
         if width < 8:
             raise ValueError("the maximum width must be at least 8, the width of one frame")
         return shape
-
-
-class Effect(Group):
-    """One augmentation effect, off at strength 0."""
-
-    strength: Annotated[float, Field(ge=0)]
-
-
-class Padding(Effect):
-    strength: Annotated[float, Field(ge=0, le=0.5)] = 0.08
-    """Maximum width of the border added on each side, as a fraction of the height. 0: off."""
-
-
-class Brightness(Effect):
-    strength: Share = 0.1
-    """Maximum shift of the brightness, as a fraction of its range. 0: off."""
-
-
-class Contrast(Effect):
-    strength: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    """Maximum change of the contrast: its factor is between 1 − strength and 1 + strength. 0: off."""
-
-
-class Hue(Effect):
-    strength: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """Maximum shift of the hue, as a fraction of the colour wheel; RGB only. 0: off."""
-
-
-class Saturation(Effect):
-    strength: Share = 0.3
-    """Maximum change of the saturation: its factor is between 1 − strength and 1 + strength; RGB only. 0: off."""
-
-
-class Augmentation(Group):
-    """Random changes to the training images. Evaluation and prediction use the images unchanged."""
-
-    data_augmentation: bool = True
-    """Whether to augment the training images at all."""
-    data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
-    """Maximum rotation in radians. The image is enlarged with its background so that no text is cut off; on long lines
-    the strokes lean by the whole angle, and the baseline slopes less. 0: off."""
-    padding: Padding = Padding()
-    brightness: Brightness = Brightness()
-    contrast: Contrast = Contrast()
-    hue: Hue = Hue()
-    saturation: Saturation = Saturation()
 
 
 class Model(Group):

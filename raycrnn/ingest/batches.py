@@ -271,7 +271,7 @@ def _load(spec: BatchSpec, rows: _Rows, index: int, read: Callable[[], bytes], t
         decoded = decode_and_limit(read(), shape, channels, augment is not None, spec.orientation)
     fitted = augment_and_fit(decoded, shape, augment)
     if rows.frames[index] > frames(fitted.shape[1]):
-        # Augmentation may make an image too narrow for its label; the image is then used without it.
+        # Scaled in two steps, an augmented image may be a pixel narrower, and so have a frame less.
         fitted = prepare(read(), shape, channels, None, spec.orientation)
         check_frames(len(rows.codes(index)), int(rows.frames[index]), fitted.shape[1])
     return fitted

@@ -5,8 +5,9 @@ import random
 import numpy as np
 from PIL import Image, ImageFilter
 
-from raycrnn.data.synthetic.paper import blot, clouds, crop, grain, make_paper
+from raycrnn.data.synthetic.paper import blot, make_paper
 from raycrnn.data.synthetic.recipe import Recipe, Stains
+from raycrnn.data.textures import clouds, crop, grain
 
 
 def render(
@@ -34,7 +35,7 @@ def render(
     if random.random() < recipe.ink.inverted:
         sheet = 255 - sheet
     if random.random() < recipe.noise.share:
-        sheet += 255 * random.uniform(*recipe.noise.strength) * crop(grain(), shape, random)
+        sheet += 255 * random.uniform(*recipe.noise.strength) * crop(grain(), shape, random.randrange)
     return Image.fromarray(np.clip(sheet, 0, 255, out=sheet).astype(np.uint8))
 
 
@@ -47,7 +48,7 @@ def _opacity(ink: Image.Image, thickness: int, recipe: Recipe, random: random.Ra
         ink = ink.filter(ImageFilter.GaussianBlur(random.uniform(*recipe.blur.radius) * thickness))
     opacity = np.asarray(ink, np.float32) / 255
     if fading := random.uniform(*recipe.ink.fading):
-        opacity *= 1 - fading / 2 - fading / 2 * crop(clouds(), opacity.shape, random)
+        opacity *= 1 - fading / 2 - fading / 2 * crop(clouds(), opacity.shape, random.randrange)
     return opacity
 
 

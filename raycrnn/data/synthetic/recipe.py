@@ -24,7 +24,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from raycrnn import config, storage
 from raycrnn.config import Group, Positive, one_as_several
-from raycrnn.config.schema import Integer, Location, Share
+from raycrnn.config.group import Share
+from raycrnn.config.schema import Integer, Location
 from raycrnn.errors import UsageError
 
 MIN_CONTRAST = 50
