@@ -5,6 +5,7 @@ search file. The attribute docstrings are the help text of `raycrnn train --help
 """
 
 import json
+import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -19,6 +20,13 @@ CHANNELS_OF_SIZE = {
     "quarter": (16, 32, 64, 64, 128, 128, 128),
 }
 LSTM_OF_SIZE = {"full": 256, "half": 128, "quarter": 128}
+
+DEFAULT_EPOCHS = 60
+"""Least number of epochs of a run whose configuration does not set it."""
+
+DEFAULT_STEPS = 3000
+"""Least number of steps of a run whose configuration does not set the number of epochs: 60 epochs of a hundred rows are
+only 420 steps, after which the network still predicts blanks."""
 
 
 def _integral_float_as_int(value: object) -> object:
@@ -167,8 +175,9 @@ class Model(Group):
 class Training(Group):
     """How the network is trained. Batch sizes are global: they are divided among the workers."""
 
-    n_epochs: Positive = 60
-    """Number of passes over the training set; an upper bound if max_minutes is set."""
+    n_epochs: Positive | None = None
+    """Number of passes over the training set; an upper bound if max_minutes is set. By default 60, and more with few
+    rows: as many as make 3,000 steps."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock limit in minutes from the start of the command, including start-up, evaluation and export. The
     learning-rate schedule is fitted to it. By default there is no limit."""
@@ -198,8 +207,9 @@ class Training(Group):
     """Weight decay of adamw, applied to matrices and convolution kernels only."""
     gradient_clip: Annotated[float, Field(gt=0)] | None = 5.0
     """Maximum norm of the gradient; larger gradients are scaled down to it. null turns clipping off."""
-    evaluate_every_epoch: Positive = 1
-    """Number of epochs between two evaluations."""
+    evaluate_every_epoch: Positive | None = None
+    """Number of epochs between two evaluations. By default 1; if n_epochs is not set either, as many as make 60
+    evaluations in a run with few rows."""
     save_interval: Positive = 1000
     """Number of steps between two checkpoints. A checkpoint is also saved at the end, and after an evaluation if the
     last one is more than 30 seconds old."""
@@ -225,6 +235,15 @@ class Training(Group):
     have new units, has the full rate."""
     frozen_convolutions: Annotated[Integer, Field(ge=0, le=7)] = 0
     """Number of convolutions, from the first, that keep the weights and statistics of initial_model."""
+
+    def epochs(self, batches: int) -> int:
+        """Return the number of epochs of a run, given the number of batches in each."""
+        return self.n_epochs or max(DEFAULT_EPOCHS, math.ceil(DEFAULT_STEPS / batches))
+
+    def epochs_between_evaluations(self, batches: int) -> int:
+        """Return the number of epochs from one evaluation to the next, given the number of batches in each."""
+        by_default = 1 if self.n_epochs else self.epochs(batches) // DEFAULT_EPOCHS
+        return self.evaluate_every_epoch or by_default
 
     @model_validator(mode="after")
     def _initial_model_is_set(self) -> "Training":

@@ -48,7 +48,7 @@ class ElapsedSeconds(TypedDict):
 class RunLimits(TypedDict):
     """The settings of `training.*` that end a run. If a finished run gets larger ones, it trains on."""
 
-    n_epochs: int
+    n_epochs: int | None
     max_minutes: float | None
     early_stopping: int | None
 

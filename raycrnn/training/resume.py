@@ -89,18 +89,20 @@ def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
     before, now = state.get("limits") or _limits_of_run(output), checkpoint.limits_of(settings)
     best, step = state["progress"]["best"], state["progress"]["step"]
     epoch = step * best["epoch"] / best["step"]
+    batches = max(1, round(best["step"] / best["epoch"]))
+    epochs = settings.epochs(batches)
     # `epoch` in `best` is rounded.
-    if round(epoch, 2) >= now["n_epochs"]:
+    if round(epoch, 2) >= epochs:
         return False
     if not (
-        now["n_epochs"] > before["n_epochs"]
+        epochs > (before["n_epochs"] or Training().epochs(batches))
         or _exceeds(now["max_minutes"], before["max_minutes"])
         or _exceeds(now["early_stopping"], before["early_stopping"])
     ):
         return False
     minutes = f", for at most {now['max_minutes']:g} minutes" if now["max_minutes"] else ""
     logger.info(
-        f"{output}: this run was finished; it trains on from epoch {epoch:.4g} to {now['n_epochs']}{minutes}, with a "
+        f"{output}: this run was finished; it trains on from epoch {epoch:.4g} to {epochs}{minutes}, with a "
         f"new {settings.schedule} schedule. Its model is only replaced by a better one"
     )
     return True

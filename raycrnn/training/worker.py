@@ -77,17 +77,17 @@ def open_eval_stream(job: TrainingJob) -> BatchStream:
     return BatchStream(spec, job.allocation, 0, spec.batches_per_epoch)
 
 
-def make_time_budget(job: TrainingJob, total_steps: int, seconds_before: float) -> TimeBudget:
+def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_before: float) -> TimeBudget:
     """Return the time budget of a run.
 
     Args:
         total_steps: Steps of all epochs.
+        interval: Steps between two evaluations.
         seconds_before: Seconds that earlier commands spent on the run.
     """
     settings = job.configuration.training
     minutes = settings.max_minutes
     eval_rows = job.data.eval.usable if job.data.eval else 0
-    interval = settings.evaluate_every_epoch * total_steps // settings.n_epochs
     spent = seconds_before if job.counts_all_minutes else 0.0
     deadline = job.started + 60 * minutes - spent if minutes else None
     return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval)
@@ -144,9 +144,10 @@ class Worker:
         """Seconds that earlier commands spent on this run."""
         self._restore()
         self.progress = self.learner.progress
-        self.last_step = self.settings.n_epochs * self.spec.batches_per_epoch
-        self.steps_between_evaluations = self.settings.evaluate_every_epoch * self.spec.batches_per_epoch
-        self.time_budget = make_time_budget(job, self.last_step, self.seconds_before)
+        batches = self.spec.batches_per_epoch
+        self.last_step = self.settings.epochs(batches) * batches
+        self.steps_between_evaluations = self.settings.epochs_between_evaluations(batches) * batches
+        self.time_budget = make_time_budget(job, self.last_step, self.steps_between_evaluations, self.seconds_before)
         self.steps_left = collectives.from_worker_0(self.time_budget.steps_left(self.progress.step), device)
         self.signals = StepSignals()
         """The signals of the last step that was read since a step was queued."""

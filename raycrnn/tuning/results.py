@@ -93,12 +93,21 @@ class SearchResult:
         lines += [f"next:   raycrnn predict {model} images/ -o transcriptions.csv"]
         if search.decoding_only:
             return "\n".join(lines)
-        own = {key: config.value_at(config.parse(tree).model_dump(mode="json"), key) for key in search.fixed}
-        epochs = own.get("training.n_epochs", 0)
-        override = f" training.n_epochs={epochs}" if epochs > search.fixed.get("training.n_epochs", 0) else ""
-        lines += [f"        raycrnn train {best_config}{override}"]
+        lines += [f"        raycrnn train {best_config}{self._own_epochs(tree)}"]
         lines += [f"        tensorboard --logdir {trials}"]
         return "\n".join(lines)
+
+    def _own_epochs(self, tree: dict) -> str:
+        """Return the override that undoes fewer epochs than those of the user's configuration, if the search fixed any.
+
+        Args:
+            tree: The user's configuration, grouped.
+        """
+        fixed = self.experiment.search.fixed.get("training.n_epochs")
+        epochs = config.parse(tree).training.n_epochs
+        if fixed is None or (epochs is not None and epochs <= fixed):
+            return ""
+        return f" training.n_epochs={config.to_json(epochs)}"
 
     def _shell_path(self, name: str) -> str:
         """Return the path of a result relative to the working directory, quoted for a shell."""

@@ -548,3 +548,21 @@ def test_invalid_weights_are_refused_in_one_line(given):
 def test_an_invalid_range_of_workers_is_refused_in_one_line(given):
     message = refusal(f"cluster.num_workers={given}")
     assert message.count("cluster.num_workers = ") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "batches", "epochs", "between_evaluations"),
+    [
+        ({}, 130, 60, 1),
+        # A hundred rows at 16 in a batch.
+        ({}, 7, 429, 7),
+        ({}, 1, 3000, 50),
+        ({"n_epochs": 5}, 7, 5, 1),
+        ({"evaluate_every_epoch": 2}, 7, 429, 2),
+        ({"n_epochs": 90, "evaluate_every_epoch": 3}, 130, 90, 3),
+    ],
+)
+def test_few_rows_are_trained_on_for_more_epochs_by_default(settings, batches, epochs, between_evaluations):
+    training = config.Training(**settings)
+    assert training.epochs(batches) == epochs
+    assert training.epochs_between_evaluations(batches) == between_evaluations

@@ -135,6 +135,10 @@ LIMITS = {"n_epochs": 6, "max_minutes": None, "early_stopping": None}
         ({"early_stopping": 3}, 35, {"early_stopping": 3}, False),
         ({"early_stopping": 3}, 35, {"early_stopping": 4}, True),
         ({"early_stopping": 3}, 35, {}, True),
+        # The default, 3,000 steps of this run with 10 steps an epoch, and the same as a limit.
+        ({}, 60, {"n_epochs": None}, True),
+        ({"n_epochs": None}, 3000, {"n_epochs": None}, False),
+        ({"n_epochs": None}, 3000, {"n_epochs": 301}, True),
         # A limit that the finished run did not have.
         ({}, 60, {"max_minutes": 3.0, "early_stopping": 3}, False),
     ],

@@ -68,6 +68,7 @@ def test_the_summary_proposes_the_users_epochs_if_the_search_fixed_fewer(found):
     found = Experiment(found.output, search, found.tree, found.trials)
     text = results.SearchResult(found).describe({**found.tree, "training": {"n_epochs": 7}})
     assert "best_config.json training.n_epochs=7" in text
+    assert "best_config.json training.n_epochs=null\n" in results.SearchResult(found).describe(found.tree)
 
 
 def test_the_summary_says_if_the_base_is_best(found):
