@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,8 @@ from tests.devices import DEVICES
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_step_prints_figures_limits_and_json(device, capsys):
+def test_step_prints_figures_limits_and_json(device, monkeypatch, capsys):
+    monkeypatch.setattr(step, "MATRIX_SIZE", 256)
     arguments = ["--size", "quarter", "--batch", "2", "--width", "32", "--rounds", "1", "--json", "--profile"]
     assert Step.call([*arguments, "--device", device], "bench step") == 0
     out = capsys.readouterr().out.splitlines()
@@ -25,7 +27,7 @@ def test_step_prints_figures_limits_and_json(device, capsys):
     figures = json.loads(out[-1])
     assert figures["plain_fp32"] > 0
     assert figures["ratio_auto_to_fp32"] > 0
-    expected = figures["fp32:_training_step"] / figures["fp32:_matrix_product,_2048²"]
+    expected = figures["fp32:_training_step"] / figures["fp32:_matrix_product,_256²"]
     assert figures["fp32:_ratio_step_to_matrix_product"] == pytest.approx(expected)
     assert figures["waits_of_the_host_for_the_device_in_a_step"] == 1
     assert figures["operators_in_a_step"] > 100
@@ -216,7 +218,9 @@ def test_a_forecast_is_the_rate_of_its_bottleneck(measures, nodes, images, binds
     assert forecast.binds == binds
 
 
-def test_scale_forecasts_from_measurements_on_this_machine(capsys):
+def test_scale_forecasts_from_measurements_on_this_machine(monkeypatch, capsys):
+    monkeypatch.setattr(scale, "SAMPLES", 32)
+    monkeypatch.setattr(scale, "images_decoded", partial(scale.images_decoded, seconds=0.1))
     command = ["--size=quarter", "--width=64", "--batch=8", "--gpu-nodes=1,3", "--decode-nodes=0,2", "--json"]
     assert scale.Scale.call([*command, "--gpu-node-price=1.5", "--decode-node-price=0.5"], "bench scale") == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["forecasts"]
