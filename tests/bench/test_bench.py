@@ -18,8 +18,7 @@ from tests.devices import DEVICES
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_step_prints_figures_limits_and_json(device, monkeypatch, capsys):
-    monkeypatch.setattr(step, "MATRIX_SIZE", 256)
+def test_step_prints_figures_limits_and_json(device, capsys):
     arguments = ["--size", "quarter", "--batch", "2", "--width", "32", "--rounds", "1", "--json", "--profile"]
     assert Step.call([*arguments, "--device", device], "bench step") == 0
     out = capsys.readouterr().out.splitlines()
@@ -27,7 +26,7 @@ def test_step_prints_figures_limits_and_json(device, monkeypatch, capsys):
     figures = json.loads(out[-1])
     assert figures["plain_fp32"] > 0
     assert figures["ratio_auto_to_fp32"] > 0
-    expected = figures["fp32:_training_step"] / figures["fp32:_matrix_product,_256²"]
+    expected = figures["fp32:_training_step"] / figures["fp32:_matrix_product,_2048²"]
     assert figures["fp32:_ratio_step_to_matrix_product"] == pytest.approx(expected)
     assert figures["waits_of_the_host_for_the_device_in_a_step"] == 1
     assert figures["operators_in_a_step"] > 100
