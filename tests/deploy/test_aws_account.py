@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import boto3
-import cfnlint.api
 import click
 import moto
 import pytest
@@ -243,6 +242,9 @@ def test_ray_up_copies_the_token_as_a_file_and_puts_it_in_no_command(account, tm
 
 def test_the_template_is_valid_for_cloudformation():
     """Check with AWS's linter that resources, properties and actions exist and the YAML is accepted."""
+    # Not at the top: importing it takes a second, also in a run that does not select this test.
+    import cfnlint.api
+
     assert cfnlint.api.lint(text_of(ACCOUNT), config=cfnlint.api.ManualArgs(regions=[REGION])) == []
 
 
