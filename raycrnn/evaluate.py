@@ -11,7 +11,7 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import storage
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import is_override
-from raycrnn.errors import RaycrnnError
+from raycrnn.errors import RaycrnnError, UsageError
 
 if TYPE_CHECKING:
     from raycrnn.evaluation.analysis import Comparison, Evaluation
@@ -50,6 +50,8 @@ class Evaluate(Command):
         from raycrnn.evaluation.report import write
 
         if self.report is None:
+            if self.overwrite:
+                raise UsageError("--overwrite replaces a report: name its directory with --report")
             self._print(self._evaluate())
             return
         place = storage.Directory(self.report)

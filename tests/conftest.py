@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 # No deadline, because machines differ. `make test` always uses the same examples, `make test-long` new ones.
 hypothesis.settings.register_profile("short", max_examples=30, deadline=None, derandomize=True)
-hypothesis.settings.register_profile("long", max_examples=300, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=100, deadline=None)
 hypothesis.settings.load_profile("short")
 
 GLYPHS = "abcdefgh"

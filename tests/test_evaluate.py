@@ -107,6 +107,11 @@ def test_a_report_has_a_page_all_lines_and_the_scores(model, images, labels, tmp
     assert page.count("data:image/webp") >= len(LABELS)
 
 
+def test_overwrite_without_a_report_is_refused_before_images_are_read(capsys):
+    assert Evaluate.call(["no model", "nowhere.csv", "--overwrite"], "evaluate") == 2
+    assert "--overwrite replaces a report: name its directory with --report" in capsys.readouterr().err
+
+
 def test_a_directory_in_use_is_refused_before_images_are_read(model, tmp_path, capsys):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "mine.txt").write_text("precious")

@@ -20,12 +20,12 @@ from PIL import Image
 from ray import cloudpickle
 
 from raycrnn import config, storage
-from raycrnn.cluster import workers
+from raycrnn.cluster import start_time, workers
 from raycrnn.console import ImageProgress
 from raycrnn.data import image, inputs
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
-from raycrnn.prediction import distributed, image_stage, local, pipeline, shards, text_stage
+from raycrnn.prediction import distributed, image_stage, pipeline, shards, text_stage
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.pipeline import Executor
 from raycrnn.prediction.run import Output
@@ -412,7 +412,7 @@ def test_the_output_is_the_same_wherever_images_are_read(
     assert "Ray is started" not in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "_ray_is_running", lambda: False)
     # Ray starts after the first block.
-    monkeypatch.setattr(local, "ray_start_seconds", lambda: -1.0)
+    monkeypatch.setattr(start_time, "estimate_start_seconds", lambda: -1.0)
     assert Predict.call([*arguments, str(tmp_path / "here.jsonl")], "predict") == 0
     assert "136 images are left: Ray is started to read them in parallel" in capsys.readouterr().err
     here, there = (

@@ -273,19 +273,26 @@ def test_missing_resources_are_reported_and_ctrl_c_ends_the_wait(model):
         assert httpx.get(f"http://127.0.0.1:{port}/other", timeout=30).text == "other"
 
 
-@pytest.mark.ray
-@long
-def test_no_request_fails_when_a_replica_is_killed(model, questions):
+@pytest.fixture(scope="module")
+def service(model):
+    """The process and the port of a running service."""
     port = free_port()
     with running("raycrnn.serve", model, "--port", port) as process:
-        replica = replica_of(process.pid)
-        killer = threading.Timer(3, lambda: os.kill(replica, signal.SIGKILL))
-        killer.start()
-        load = asyncio.run(closed_loop(port, questions, 8, 30))
-        assert replica_of(process.pid) != replica
-        assert load.wrong == load.failed == 0
-        health = httpx.get(f"http://127.0.0.1:{port}/health").json()
-        assert health["images_read"] > 0
+        yield process, port
+
+
+@pytest.mark.ray
+@long
+def test_no_request_fails_when_a_replica_is_killed(service, questions):
+    process, port = service
+    replica = replica_of(process.pid)
+    killer = threading.Timer(3, lambda: os.kill(replica, signal.SIGKILL))
+    killer.start()
+    load = asyncio.run(closed_loop(port, questions, 8, 30))
+    assert replica_of(process.pid) != replica
+    assert load.wrong == load.failed == 0
+    health = httpx.get(f"http://127.0.0.1:{port}/health").json()
+    assert health["images_read"] > 0
 
 
 def replica_of(pid: int) -> int:
@@ -307,17 +314,16 @@ def replica_of(pid: int) -> int:
 
 @pytest.mark.ray
 @long
-def test_a_thousand_malformed_requests_do_not_affect_others(model, questions):
-    port = free_port()
+def test_a_thousand_malformed_requests_do_not_affect_others(service, questions):
+    _, port = service
     generator = random.Random(0)
-    with running("raycrnn.serve", model, "--port", port):
-        statuses = [status_of(port, malformed(generator, questions)) for _ in range(1000)]
-        # 503 is allowed. No status means that the request was not HTTP and the connection was closed.
-        assert {status for status in statuses if status and status >= 500} <= {503}
-        assert sum(status is not None for status in statuses) > 500
-        load = asyncio.run(closed_loop(port, questions, 4, 2))
-        assert load.latencies
-        assert load.wrong == load.refused == load.failed == 0
+    statuses = [status_of(port, malformed(generator, questions)) for _ in range(1000)]
+    # 503 is allowed. No status means that the request was not HTTP and the connection was closed.
+    assert {status for status in statuses if status and status >= 500} <= {503}
+    assert sum(status is not None for status in statuses) > 500
+    load = asyncio.run(closed_loop(port, questions, 4, 2))
+    assert load.latencies
+    assert load.wrong == load.refused == load.failed == 0
 
 
 def malformed(generator: random.Random, questions: list[Question]) -> bytes:
@@ -396,36 +402,26 @@ def test_serve_run_serves_the_same_application(model, questions):
 @pytest.mark.ray
 @long
 def test_all_ways_to_predict_agree_on_two_hundred_images(data_folder, tmp_path):
-    """Train a small model; the recognizer, predict, the service and the exported graph must read the same."""
+    """The recognizer, predict, the service and the exported graph must read the same."""
     labels = (data_folder("captcha4") / "labels.csv").read_text(encoding="utf-8").splitlines()
-    rows = [f"{data_folder('captcha4')}/{row}" for row in labels]
-    (tmp_path / "train.csv").write_text("\n".join(rows[200:]) + "\n", encoding="utf-8")
-    (tmp_path / "two_hundred.csv").write_text("\n".join(rows[:200]) + "\n", encoding="utf-8")
-    settings = {
-        "output_model_dir": tmp_path / "output",
-        "data.csv_files_train": tmp_path / "train.csv",
-        "data.csv_files_eval": tmp_path / "two_hundred.csv",
-        "model.size": "quarter",
-        "training.n_epochs": 10,
-        "training.learning_rate": 2e-3,
-        "decoding.method": "greedy",
-    }
-    verb("train", "config_template.json", *(f"{key}={value}" for key, value in settings.items()))
-    model, paths = tmp_path / "output" / "model", [row.partition(";")[0] for row in rows[:200]]
-
-    from raycrnn.model.recognizer import Recognizer
-
-    expected = [found.text for found in Recognizer.load(model, "cpu")(paths)]
-    assert len(set(expected)) > 20, "the model has not learnt enough to show a difference"
+    rows = [f"{data_folder('captcha4')}/{row}" for row in labels[:200]]
+    (tmp_path / "two_hundred.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    model, paths = tmp_path / "model", [row.partition(";")[0] for row in rows]
+    reader = recognizer(method="greedy", num_beam_paths=1)
+    reader.save(model)
+    expected = [(found.text, pytest.approx(found.log_prob, abs=1e-3)) for found in reader(paths)]
+    texts = [text for text, _ in expected]
+    assert len(set(texts)) > 20, "the texts are too similar to show a difference"
 
     verb("predict", model, tmp_path / "two_hundred.csv", "-o", tmp_path / "out.jsonl")
     lines = (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["text"] for line in lines] == expected
+    assert [(row["text"], row["log_prob"]) for row in map(json.loads, lines)] == expected
 
     port = free_port()
     with running("raycrnn.serve", model, "--port", port), httpx.Client(timeout=30) as client:
         url = f"http://127.0.0.1:{port}/predict"
-        assert [client.post(url, content=Path(path).read_bytes()).json()["text"] for path in paths] == expected
+        answers = [client.post(url, content=Path(path).read_bytes()).json() for path in paths]
+    assert [(answer["text"], answer["log_prob"]) for answer in answers] == expected
 
     verb("export", model, tmp_path / "model.onnx")
     printed = subprocess.run(
@@ -434,7 +430,7 @@ def test_all_ways_to_predict_agree_on_two_hundred_images(data_folder, tmp_path):
         text=True,
         check=True,
     ).stdout
-    assert [line.rpartition("\t")[2] for line in printed.splitlines()] == expected
+    assert [line.rpartition("\t")[2] for line in printed.splitlines()] == texts
 
 
 def verb(*arguments: object) -> None:

@@ -144,7 +144,7 @@ def test_upright_lines_are_trained_evaluated_and_read_like_those_turned_by_hand(
     assert outputs["top_to_bottom"] == outputs["horizontal"]
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_the_same_seed_gives_the_same_weights(local_ray, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -364,7 +364,7 @@ def test_images_damaged_after_their_header_fail_in_the_first_epoch_and_are_liste
     assert {line.split(",")[1] for line in listed[1:]} <= {"3", "6"}
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_allowed_bad_images_are_listed_once_over_all_epochs_and_workers(local_ray, tmp_path):
     """The worker with the bad evaluation image reads its images again in each evaluation, and the other one waits."""
     data = {"max_rejected": 0.2, "csv_files_eval": str(write_set(tmp_path, words(6, seed=1), "eval.csv"))}
@@ -378,7 +378,7 @@ def test_allowed_bad_images_are_listed_once_over_all_epochs_and_workers(local_ra
     assert len(metrics(tmp_path)) == 3
 
 
-@pytest.mark.long
+@pytest.mark.extended
 def test_divergence_ends_the_run_and_names_likely_causes(local_ray, tmp_path):
     training = {"n_epochs": 60, "learning_rate": 1e30, "schedule": "constant", "gradient_clip": None}
     with pytest.raises(RaycrnnError, match=r"diverged(.|\n)*learning_rate"):

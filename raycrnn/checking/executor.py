@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from raycrnn.checking import scan
+from raycrnn.cluster import start_time
 from raycrnn.console import ImageProgress, defer_stop
 from raycrnn.errors import StorageError
-from raycrnn.model.cpus import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -21,9 +21,6 @@ IMAGES_PER_BLOCK = 1024
 
 MAX_IMAGES_PER_BLOCK, BLOCKS_PER_CPU = 4096, 4
 """Images of a task of Ray at most, and tasks for each CPU: Ray takes about 50 ms for a task, whatever its size."""
-
-RAY_SECONDS = 20.0
-"""About how long a local Ray takes to start, with its workers. It is started if it would save more than that."""
 
 PAUSE_SECONDS = 0.5
 """Seconds between two checks for a request to stop, while Ray has finished no block."""
@@ -62,10 +59,10 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None) ->
 def _blocks(paths: Sequence[str], channels: int, address: str | None) -> Iterator[pa.Table]:
     scanned = 0
     if not address and "RAY_ADDRESS" not in os.environ:
-        since, saved_share = time.monotonic(), 1 - 1 / usable_cpus()
+        since, start_seconds = time.monotonic(), start_time.estimate_start_seconds()
         for part in _parts(paths, IMAGES_PER_BLOCK):
             left = len(paths) - scanned
-            if scanned and (time.monotonic() - since) / scanned * left * saved_share > RAY_SECONDS:
+            if scanned and start_time.is_worth_starting((time.monotonic() - since) / scanned * left, start_seconds):
                 logger.info(f"{left:,} images are left: Ray is started to read them in parallel")
                 break
             yield scan.scan_images(part, channels)

@@ -55,7 +55,7 @@ def read_unit_file(path: str | Path, encoding: str = "utf-8", unicode_form: Unic
     Raises:
         UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
     """
-    text, _ = read_text(path, encoding)
+    text, _ = read_text(path, encoding, kind="text", remedy="name a text file with one unit in each line")
     return [unicodedata.normalize(unicode_form, line) for line in split_lines(text) if line]
 
 

@@ -130,10 +130,19 @@ def _exists(path: str) -> bool:
         return False
 
 
-def read_text(path: str | Path, encoding: str = "utf-8") -> tuple[str, str]:
-    """Return the text of a CSV file without a byte order mark, and the encoding that the file is in.
+SAVE_AS_CSV = "name a text file with one row per image; save a spreadsheet as CSV"
+
+
+def read_text(
+    path: str | Path, encoding: str = "utf-8", kind: str = "CSV", remedy: str = SAVE_AS_CSV
+) -> tuple[str, str]:
+    """Return the text of a file without a byte order mark, and the encoding that the file is in.
 
     The encoding is the given one, unless that is UTF-8 and a byte order mark indicates another one.
+
+    Args:
+        kind: What the file should be, for messages.
+        remedy: What to do if it is a document instead.
 
     Raises:
         UsageError: The file does not exist, cannot be read, is no text file, or contains bytes that are invalid in the
@@ -142,12 +151,13 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> tuple[str, str]:
     try:
         data = storage.read(path)
     except FileNotFoundError:
-        raise UsageError(f"{path}: no such CSV file{characters.notes_on(str(path))}") from None
+        raise UsageError(f"{path}: no such {kind} file{characters.notes_on(str(path))}") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: is a folder; name a {kind} file") from None
     except OSError as error:
-        raise UsageError(f"{path}: the CSV cannot be read: {storage.describe(error)}") from None
-    remedy = "name a text file with one row per image; save a spreadsheet as CSV"
-    if kind := file_kinds.describe_document(data[: file_kinds.HEAD_BYTES], remedy):
-        raise UsageError(f"{path}: not a CSV, but {kind}")
+        raise UsageError(f"{path}: the {kind} file cannot be read: {storage.describe(error)}") from None
+    if document := file_kinds.describe_document(data[: file_kinds.HEAD_BYTES], remedy):
+        raise UsageError(f"{path}: not a {kind} file, but {document}")
     if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
         encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), encoding)
     try:
@@ -155,8 +165,8 @@ def read_text(path: str | Path, encoding: str = "utf-8") -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UsageError(
-            f"{path}, line {line}: the text is not {encoding}: set data.encoding (--encoding of split) to the file's "
-            "encoding, such as cp1252"
+            f"{path}, line {line}: the text is not {encoding}: set data.encoding (--encoding of split and labels) to "
+            "the file's encoding, such as cp1252"
         ) from None
     if "\r" in text and "\n" not in text:
         raise UsageError(f"{path}: the lines end in CR alone, as on old Macs: save the file with LF or CRLF")

@@ -7,16 +7,12 @@ from functools import cached_property
 import pyarrow as pa
 import torch
 
+from raycrnn.cluster import start_time
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.prediction import resources
 from raycrnn.prediction.decoder_process import Decoder
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
-
-LEAST_RAY_START_SECONDS = 10.0
-
-RAY_START_FACTOR = 4.0
-"""Seconds until Ray and its replicas have started, for each second of CPU time that the imports took here."""
 
 MAX_IMAGES_ON_GPU = 2048
 """Images that a GPU transcribes in this process. More go to Ray at once, whose replicas could not use a GPU that allows
@@ -34,7 +30,7 @@ class LocalReader:
     def __init__(self, job: PredictionJob, decoder: Decoder):
         self._job = job
         self._decoder = decoder
-        self._ray_start_seconds = ray_start_seconds()
+        self._ray_start_seconds = start_time.estimate_start_seconds()
 
     @cached_property
     def _transcribe(self) -> Transcriber:
@@ -43,7 +39,7 @@ class LocalReader:
     def read_blocks(self, inputs: pa.Table) -> Iterator[pa.Table]:
         """Yield tables of `tables.RESULTS` in the order of the inputs.
 
-        It ends early if all other images would take longer than Ray takes to start.
+        It ends early if it pays to start Ray for all other images.
 
         Raises:
             UsageError: There is no model directory, or an override is invalid.
@@ -65,13 +61,7 @@ class LocalReader:
             yield block
             left = seconds / len(block) * (len(inputs) - bounds[number][1])
             # The first block is slower than the others.
-            if left > self._ray_start_seconds and (number > 0 or seconds > self._ray_start_seconds):
+            if number == 0 and seconds <= self._ray_start_seconds:
+                continue
+            if start_time.is_worth_starting(left, self._ray_start_seconds):
                 return
-
-
-def ray_start_seconds() -> float:
-    """Return about how long Ray and the replicas of the model take to start, by the CPU time of this process so far.
-
-    Most of that time they import the same libraries, several times in a row.
-    """
-    return max(LEAST_RAY_START_SECONDS, RAY_START_FACTOR * time.process_time())

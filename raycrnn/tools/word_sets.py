@@ -12,12 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from raycrnn import cluster, storage
+from raycrnn.cluster import start_time
 from raycrnn.console import ImageProgress
 from raycrnn.data.csv_files import write_field
 from raycrnn.data.synthetic.contact_sheet import contact_sheet
 from raycrnn.data.synthetic.generator import LineGenerator
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.model.cpus import usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -25,9 +25,6 @@ Drawn = tuple[str, bytes]
 """The label of a line and its image as PNG."""
 
 ROWS_PER_TASK = 200
-
-RAY_SECONDS = 6.0
-"""Seconds that Ray and its workers need to start."""
 
 SHEET_LINES = 48
 
@@ -50,7 +47,7 @@ class Drawer:
 
     Args:
         address: Address of a Ray cluster. With an address or the environment variable RAY_ADDRESS, Ray draws all.
-            Otherwise a local Ray is started when what is left would take longer here than Ray takes to start.
+            Otherwise a local Ray is started when it pays for what is left.
         total: Number of lines of all sets.
     """
 
@@ -58,6 +55,7 @@ class Drawer:
         self._address, self._stack = address, ExitStack()
         self._wants_ray = bool(address or os.environ.get("RAY_ADDRESS"))
         self._is_connected = False
+        self._ray_start_seconds = start_time.estimate_start_seconds()
         self._progress = ImageProgress(total)
 
     def __enter__(self) -> "Drawer":
@@ -77,7 +75,7 @@ class Drawer:
             done += stop - first
             left = self._progress.total - self._progress.done
             seconds_left = (time.monotonic() - started) / done * left
-            self._wants_ray = seconds_left * (1 - 1 / usable_cpus()) > RAY_SECONDS
+            self._wants_ray = start_time.is_worth_starting(seconds_left, self._ray_start_seconds)
         if ranges:
             self._connect()
             for drawn in _draw_with_ray(generator, ranges):

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -216,7 +217,9 @@ def test_a_forecast_is_the_rate_of_its_bottleneck(measures, nodes, images, binds
     assert forecast.binds == binds
 
 
-def test_scale_forecasts_from_measurements_on_this_machine(capsys):
+def test_scale_forecasts_from_measurements_on_this_machine(monkeypatch, capsys):
+    monkeypatch.setattr(scale, "SAMPLES", 32)
+    monkeypatch.setattr(scale, "images_decoded", partial(scale.images_decoded, seconds=0.1))
     command = ["--size=quarter", "--width=64", "--batch=8", "--gpu-nodes=1,3", "--decode-nodes=0,2", "--json"]
     assert scale.Scale.call([*command, "--gpu-node-price=1.5", "--decode-node-price=0.5"], "bench scale") == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["forecasts"]

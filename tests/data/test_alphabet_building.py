@@ -41,6 +41,15 @@ def test_a_line_of_a_file_is_a_unit_with_its_spaces(tmp_path):
     assert alphabet_building.read_unit_file(path, unicode_form="NFD")[1] == "e\u0301"
 
 
+def test_what_is_not_a_file_of_units_is_named(tmp_path):
+    path = tmp_path / "units.txt"
+    with pytest.raises(UsageError, match=r"gone\.txt: no such text file"):
+        alphabet_building.read_unit_file(tmp_path / "gone.txt")
+    path.write_bytes(b"PK\3\4\x14\0\6\0")
+    with pytest.raises(UsageError, match=r"not a text file, but a ZIP archive.*with one unit in each line"):
+        alphabet_building.read_unit_file(path)
+
+
 @given(tables, st.lists(names, max_size=5))
 def test_an_extended_table_keeps_its_codes_and_the_order_of_its_classes(table, units):
     extended = alphabet_building.extend(table, units)

@@ -233,7 +233,7 @@ def test_the_error_of_invalid_bytes_names_their_line(tmp_path, content, encoding
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"data\.csv: not a CSV, but a ZIP archive, or .* XLSX.*: name a text file"):
+    with pytest.raises(UsageError, match=r"data\.csv: not a CSV file, but a ZIP archive, or .* XLSX.*: name a text"):
         read_csv(csv(tmp_path, b"PK\3\4\x14\0\6\0"))
 
 
@@ -246,7 +246,7 @@ def test_a_missing_csv_is_a_usage_error(tmp_path):
 
 
 def test_a_folder_is_not_a_csv(tmp_path):
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is a folder; name a CSV file"):
         read_csv(tmp_path)
 
 

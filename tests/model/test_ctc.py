@@ -207,7 +207,7 @@ def test_a_search_in_bfloat16_equals_one_in_float32_of_the_same_numbers():
     assert ctc.beam_search(log_probs, frames_B, 20, 3) == ctc.beam_search(log_probs.float(), frames_B, 20, 3)
 
 
-@pytest.mark.parametrize(("frames", "classes", "width"), [(2, 8000, 100), (2, 1100, 550), (200, 80, 100)])
+@pytest.mark.parametrize(("frames", "classes", "width"), [(2, 8000, 100), (2, 1100, 550), (100, 80, 100)])
 def test_the_memory_of_a_beam_search_is_bounded(frames, classes, width, monkeypatch):
     """The bytes that torch allocates and does not free, summed up step by step, stay below the budget."""
     budget = 8 * 2**20

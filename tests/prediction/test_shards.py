@@ -227,27 +227,31 @@ from raycrnn.errors import RaycrnnError
 from tests.prediction.test_shards import JOB, fill
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-with shards.open_shards(Path(sys.argv[1]), JOB, 9, False, False) as store:
-    fill(store, 0, 2)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
-    try:
-        fill(store, 2, 9) if sys.argv[2] == "shard" else store.finish(formats.Layout(sys.argv[2]))
-    except RaycrnnError as error:
-        print(error)
+_, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+for what in sys.argv[2:]:
+    with shards.open_shards(Path(sys.argv[1], what), JOB, 9, False, False) as store:
+        fill(store, 0, 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, most))
+        try:
+            fill(store, 2, 9) if what == "shard" else store.finish(formats.Layout(what))
+        except RaycrnnError as error:
+            print(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 """
 
 
-@pytest.mark.parametrize("what", ["shard", "csv", "jsonl", "parquet"])
-def test_a_full_disk_is_reported_and_finished_rows_stay(output, what):
+def test_a_full_disk_is_reported_and_finished_rows_stay(tmp_path):
     """A limit of the process on the size of files, ten bytes, stands for the full disk."""
-    command = [sys.executable, "-c", FULL_DISK, str(output), what]
+    written = ["shard", "csv", "jsonl", "parquet"]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path), *written]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "out.jsonl" in done.stdout
-    assert "File too large; finished rows are kept, and --resume continues" in done.stdout
     assert done.stderr == ""
-    assert not output.exists()
-    with hold(output, True, False) as store:
-        assert store.missing() == [(2, 9)]
+    for what, said in zip(written, done.stdout.splitlines(), strict=True):
+        assert said.startswith(str(tmp_path)) and what in said
+        assert said.endswith("File too large; finished rows are kept, and --resume continues")
+        assert not (tmp_path / what).exists()
+        with hold(tmp_path / what, True, False) as store:
+            assert store.missing() == [(2, 9)]
 
 
 def test_a_shard_that_is_damaged_before_the_end_is_named(output):

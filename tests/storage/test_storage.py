@@ -293,7 +293,9 @@ def test_reading_many_files_ends_at_the_first_failure_of_the_storage(monkeypatch
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("fault", ["slow down", "reset", "cut"])
+@pytest.mark.parametrize(
+    "fault", ["slow down", *(pytest.param(name, marks=pytest.mark.extended) for name in ("reset", "cut"))]
+)
 def test_more_failures_than_the_client_repeats_are_retried(fault, tmp_path):
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "a").write_bytes(bytes(1000))

@@ -83,7 +83,11 @@ TWO_GPUS = pytest.param(
     id="two GPUs",
 )
 
-WORKERS = [pytest.param((2, "gloo"), id="two workers"), pytest.param((3, "gloo"), id="three workers"), TWO_GPUS]
+WORKERS = [
+    pytest.param((2, "gloo"), id="two workers", marks=pytest.mark.extended),
+    pytest.param((3, "gloo"), id="three workers"),
+    TWO_GPUS,
+]
 
 
 @pytest.fixture(scope="module", params=WORKERS)

@@ -38,7 +38,7 @@ def images(tmp_path_factory) -> Path:
     return write_set(tmp_path_factory.mktemp("recovery"), words(8 * STEPS_AN_EPOCH))
 
 
-def configuration(csv: Path, output: Path, epochs: int = 30, **groups) -> config.Configuration:
+def configuration(csv: Path, output: Path, epochs: int = 20, **groups) -> config.Configuration:
     """Return a configuration with dropout, augmentation and shuffling."""
     tree = {
         "output_model_dir": str(output),
