@@ -412,7 +412,7 @@ def test_the_output_is_the_same_wherever_images_are_read(
     assert "Ray is started" not in capsys.readouterr().err
     monkeypatch.setattr(pipeline, "_ray_is_running", lambda: False)
     # Ray starts after the first block.
-    monkeypatch.setattr(start_time, "estimate_start_seconds", lambda: -1.0)
+    monkeypatch.setattr(start_time, "estimate_start_seconds", lambda _: -1.0)
     assert Predict.call([*arguments, str(tmp_path / "here.jsonl")], "predict") == 0
     assert "136 images are left: Ray is started to read them in parallel" in capsys.readouterr().err
     here, there = (

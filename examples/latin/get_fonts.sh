@@ -8,10 +8,12 @@ while read -r kind package; do
     folder=fonts/packages/$package
     if [ ! -d "$folder" ]; then
         (cd fonts/packages && apt-get download "$package")
-        dpkg -x fonts/packages/"$package"_*.deb "$folder"
+        rm -rf "$folder.new"
+        dpkg -x fonts/packages/"$package"_*.deb "$folder.new"
+        mv "$folder.new" "$folder"
     fi
     mkdir -p "fonts/$kind"
-    # At most two fonts of a family, so that large families do not prevail; without symbols and mathematics, and without
+    # At most two fonts of a package, so that large families do not prevail; without symbols and mathematics, and without
     # weights that nobody prints. The choice is the same each time.
     find "$folder" -type f -iregex '.*\.[ot]tf' \
         -not -iregex '.*\(symbol\|math\|D050000L\|hairline\|thin\|ultralight\|extralight\|wght\|Biolinum_K\).*' -print0 |

@@ -39,116 +39,117 @@ class Words:
         frequencies = (wordfreq.word_frequency(word, language) ** 0.4 for word in self.words)
         self.cumulative = list(accumulate(frequencies))
 
-    def draw(self, chance: random.Random) -> str:
-        return chance.choices(self.words, cum_weights=self.cumulative)[0]
+    def draw(self, rng: random.Random) -> str:
+        return rng.choices(self.words, cum_weights=self.cumulative)[0]
 
 
-def modern(words: Words, chance: random.Random) -> str:
+def modern(words: Words, rng: random.Random) -> str:
     """Return a line of modern spelling."""
-    style = chance.random()
+    style = rng.random()
     parts = []
-    for _ in range(chance.randint(1, 9)):
-        word = words.draw(chance)
+    for _ in range(rng.randint(1, 9)):
+        word = words.draw(rng)
         if style < 0.08:
             word = word.upper()
-        elif style < 0.16 or chance.random() < 0.2:
+        elif style < 0.16 or rng.random() < 0.2:
             word = word[0].upper() + word[1:]
-        if chance.random() < 0.05:
-            word = number(chance)
-        elif chance.random() < 0.03:
-            word = f"{word}{chance.choice('-–’')}{words.draw(chance)}"
-        if chance.random() < 0.05:
-            left, right = chance.choice(QUOTES)
+        if rng.random() < 0.05:
+            word = number(rng)
+        elif rng.random() < 0.03:
+            word = f"{word}{rng.choice('-–’')}{words.draw(rng)}"
+        if rng.random() < 0.05:
+            left, right = rng.choice(QUOTES)
             word = f"{left}{word}{right}"
-        if chance.random() < 0.2:
-            word += chance.choice(MARKS)
-        if chance.random() < 0.03:
-            word = chance.choice((f"{word} {chance.choice(SYMBOLS)}", f"{chance.choice(SYMBOLS)} {word}"))
+        if rng.random() < 0.2:
+            word += rng.choice(MARKS)
+        if rng.random() < 0.03:
+            word = rng.choice((f"{word} {rng.choice(SYMBOLS)}", f"{rng.choice(SYMBOLS)} {word}"))
         parts.append(word)
     return " ".join(parts)
 
 
-def number(chance: random.Random) -> str:
+def number(rng: random.Random) -> str:
     """Return a number as it occurs in texts: a year, an amount, a date, a time, a share."""
-    digits = str(chance.randint(0, 10 ** chance.randint(1, 6)))
-    return chance.choice(
+    digits = str(rng.randint(0, 10 ** rng.randint(1, 6)))
+    return rng.choice(
         [
             digits,
-            str(chance.randint(1500, 2030)),
-            f"{digits}{chance.choice('.,')}{chance.randint(0, 99):02}",
-            f"{chance.choice('$£€')}{digits}",
-            f"{chance.randint(1, 31)}.{chance.randint(1, 12)}.{chance.randint(1600, 2030)}",
-            f"{chance.randint(1, 31):02}/{chance.randint(1, 12):02}/{chance.randint(0, 99):02}",
-            f"{chance.randint(0, 23)}:{chance.randint(0, 59):02}",
-            f"{chance.randint(1, 100)}%",
+            str(rng.randint(1500, 2030)),
+            f"{digits}{rng.choice('.,')}{rng.randint(0, 99):02}",
+            f"{rng.choice('$£€')}{digits}",
+            f"{rng.randint(1, 31)}.{rng.randint(1, 12)}.{rng.randint(1600, 2030)}",
+            f"{rng.randint(1, 31):02}/{rng.randint(1, 12):02}/{rng.randint(0, 99):02}",
+            f"{rng.randint(0, 23)}:{rng.randint(0, 59):02}",
+            f"{rng.randint(1, 100)}%",
             f"({digits})",
         ]
     )
 
 
-def old(words: Words, chance: random.Random) -> str:
+def old(words: Words, rng: random.Random) -> str:
     """Return a line of the spelling of old prints, with long s, abbreviations and divided words."""
     parts = []
-    for _ in range(chance.randint(2, 8)):
-        word = words.draw(chance)
-        if chance.random() < 0.15:
-            word = word.translate(str.maketrans("jv", "iu")) if chance.random() < 0.5 else word
-        if chance.random() < 0.05:
+    for _ in range(rng.randint(2, 8)):
+        word = words.draw(rng)
+        if rng.random() < 0.15:
+            word = word.translate(str.maketrans("jv", "iu")) if rng.random() < 0.5 else word
+        if rng.random() < 0.05:
             word = re.sub("([aeiou])[mn](?=[bcdfgpqt])", lambda found: "ãẽĩõũ"["aeiou".index(found[1])], word, count=1)
         # An s within a word is long, except before an apostrophe or a hyphen.
         word = re.sub("s(?=[^\\W\\d_])", "ſ", word)
-        if chance.random() < 0.2:
+        if rng.random() < 0.2:
             word = word[0].upper() + word[1:] if word[0] != "ſ" else "S" + word[1:]
-        elif chance.random() < 0.04:
+        elif rng.random() < 0.04:
             word = word.upper()
-        if chance.random() < 0.06:
-            word = f"{chance.choice(['l', 'd', 'qu', 'n', 's', 'j', 'L', 'D'])}{chance.choice('’’’' + chr(39))}{word}"
-        if chance.random() < 0.25:
-            word += chance.choice([",", ",", ",", ".", ".", ";", ":", " ?", " !", " ;", " :"])
-        if chance.random() < 0.05:
-            word = chance.choice(["&", "&", "&c.", number(chance), "§", "*", "¶", "†"])
+        if rng.random() < 0.06:
+            word = f"{rng.choice(['l', 'd', 'qu', 'n', 's', 'j', 'L', 'D'])}{rng.choice('’’’' + chr(39))}{word}"
+        if rng.random() < 0.25:
+            word += rng.choice([",", ",", ",", ".", ".", ";", ":", " ?", " !", " ;", " :"])
+        if rng.random() < 0.05:
+            word = rng.choice(["&", "&", "&c.", number(rng), "§", "*", "¶", "†"])
         parts.append(word)
     line = " ".join(parts)
-    return line + chance.choice(["-", "¬"]) if line[-1].isalpha() and chance.random() < 0.25 else line
+    return line + rng.choice(["-", "¬"]) if line[-1].isalpha() and rng.random() < 0.25 else line
 
 
-def form(words: Words, chance: random.Random) -> str:
+def form(words: Words, rng: random.Random) -> str:
     """Return a line of a form, a receipt or a table."""
-    word = chance.choice([str.upper, str.title, str.lower])(words.draw(chance))
-    other = chance.choice([str.upper, str.title, str.lower])(words.draw(chance))
-    if chance.random() < 0.1:
-        return f"{letters(words, chance)} {letters(words, chance)}"
-    code = "".join(chance.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/.") for _ in range(chance.randint(3, 14)))
-    return chance.choice(
+    word = rng.choice([str.upper, str.title, str.lower])(words.draw(rng))
+    other = rng.choice([str.upper, str.title, str.lower])(words.draw(rng))
+    if rng.random() < 0.1:
+        return f"{letters(words, rng)} {letters(words, rng)}"
+    code = "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-/.") for _ in range(rng.randint(3, 14)))
+    return rng.choice(
         [
-            number(chance),
-            f"{word}: {number(chance)}",
-            f"{word} {number(chance)} {other}",
-            f"{number(chance)} x {word}",
-            f"{word}@{other.lower()}.{chance.choice(['com', 'org', 'net', 'de', 'fr'])}",
-            f"www.{word.lower()}.{chance.choice(['com', 'org', 'eu'])}/{other.lower()}",
-            f"TEL: {chance.randint(0, 99):02}-{chance.randint(10**6, 10**8 - 1)}",
-            f"+{chance.randint(1, 99)} ({chance.randint(1, 999)}) {chance.randint(10**5, 10**7)}",
+            number(rng),
+            f"{word}: {number(rng)}",
+            f"{word} {number(rng)} {other}",
+            f"{number(rng)} x {word}",
+            f"{word}@{other.lower()}.{rng.choice(['com', 'org', 'net', 'de', 'fr'])}",
+            f"www.{word.lower()}.{rng.choice(['com', 'org', 'eu'])}/{other.lower()}",
+            f"TEL: {rng.randint(0, 99):02}-{rng.randint(10**6, 10**8 - 1)}",
+            f"+{rng.randint(1, 99)} ({rng.randint(1, 999)}) {rng.randint(10**5, 10**7)}",
             code,
             f"{word} {code}",
-            f"{chance.choice(SYMBOLS)} {word} {chance.choice(SYMBOLS)} {other}",
-            f"{word} & {other} {chance.choice(['Co.', 'Ltd.', 'SDN BHD', 'GmbH', 'S.A.', 'Inc.'])}",
-            f"No. {chance.randint(1, 999)}, {word} {other}",
-            f"{word} {chance.choice(['[', '(', '<', '{'])}{code}{chance.choice([']', ')', '>', '}'])}",
+            f"{rng.choice(SYMBOLS)} {word} {rng.choice(SYMBOLS)} {other}",
+            f"{word} & {other} {rng.choice(['Co.', 'Ltd.', 'SDN BHD', 'GmbH', 'S.A.', 'Inc.'])}",
+            f"No. {rng.randint(1, 999)}, {word} {other}",
+            f"{word} {rng.choice(['[', '(', '<', '{'])}{code}{rng.choice([']', ')', '>', '}'])}",
         ]
     )
 
 
-def letters(words: Words, chance: random.Random) -> str:
+def letters(words: Words, rng: random.Random) -> str:
     """Return a word in which some letters have been replaced, so that rare ones are frequent enough."""
-    return "".join(chance.choice(LETTERS) if chance.random() < 0.3 else letter for letter in words.draw(chance))
+    return "".join(rng.choice(LETTERS) if rng.random() < 0.3 else letter for letter in words.draw(rng))
 
 
 def write(path: Path, line: Callable[[Words, random.Random], str], languages: tuple[str, ...]) -> None:
     """Write a file of lines of different languages."""
-    chance = random.Random(path.name)
+    rng = random.Random(path.name)
     vocabularies = {language: Words(language) for language in languages}
-    lines = (line(vocabularies[chance.choice(languages)], chance) for _ in range(LINES))
+    lines = (line(vocabularies[rng.choice(languages)], rng) for _ in range(LINES))
+    # A label that begins with | is a sequence of units.
     path.write_text("".join(f"{each}\n" for each in lines if not each.startswith("|")), encoding="utf-8")
 
 

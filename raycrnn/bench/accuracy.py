@@ -12,6 +12,7 @@ from raycrnn.bench import plots, training_plan
 from raycrnn.bench.run_summaries import summary
 from raycrnn.bench.training_runs import RunResult, run_plan
 from raycrnn.cli import Command, LocalPath, Metavar
+from raycrnn.errors import UsageError
 
 
 class Accuracy(Command):
@@ -35,6 +36,8 @@ class Accuracy(Command):
     def run(self) -> None:
         plots.require()
         plan = training_plan.load(self.plan)
+        if plan.rows:
+            raise UsageError(f"{self.plan}: the plan has numbers of rows: use bench curve, or remove them")
         results = run_plan(plan, str(self.data), self.output)
         print(table(results, list(plan.settings)))
         plots.training_curves(results, self.output / "accuracy.svg")

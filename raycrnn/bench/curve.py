@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn.bench import plots, training_plan
-from raycrnn.bench.run_summaries import flat, points
+from raycrnn.bench.run_summaries import Point, points
 from raycrnn.bench.training_runs import RunResult, run_plan
 from raycrnn.cli import Command, LocalPath, Metavar
 from raycrnn.errors import UsageError
@@ -42,13 +42,16 @@ class Curve(Command):
         plots.learning_curves(points(results), references, self.output / "curve.svg")
         print(f"plot: {self.output / 'curve.svg'}")
         if self.json_line:
-            print(json.dumps([{"set": key[0], "setting": key[1], **point} for key, point in flat(points(results))]))
+            curves: dict[str, dict[str, list[Point]]] = {}
+            for (name, setting), curve in points(results).items():
+                curves.setdefault(name, {})[setting] = curve
+            print(json.dumps(curves))
 
 
 def table(results: Sequence[RunResult]) -> str:
     """Return a table in Markdown with a line for each set and setting and a column for each number of rows."""
     curves = points(results)
-    rows = sorted({int(point["rows"]) for _, point in flat(curves)})
+    rows = sorted({int(point["rows"]) for curve in curves.values() for point in curve})
     lines = ["| Set | Setting | " + " | ".join(map(str, rows)) + " |", "|---|---|" + "---|" * len(rows)]
     for (name, setting), curve in curves.items():
         by_rows = {point["rows"]: f"{point['cer']:.1%} ± {point['cer_deviation']:.1%}" for point in curve}

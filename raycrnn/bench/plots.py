@@ -32,7 +32,8 @@ def training_curves(results: Sequence[RunResult], path: Path) -> None:
         for setting in dict.fromkeys(result.setting for result in results):
             curves = [result.curve for result in results if (result.set, result.setting) == (name, setting)]
             columns = list(zip(*curves, strict=False))
-            epochs = [column[0]["epoch"] for column in columns]
+            # With a plan's `min_steps`, the epochs of a seed depend on how many rows it holds back.
+            epochs = [statistics.fmean(point["epoch"] for point in column) for column in columns]
             cers = [[max(LEAST_CER, point["cer"]) for point in column] for column in columns]
             [line] = axis.plot(epochs, [statistics.fmean(column) for column in cers], label=setting)
             lowest, highest = [min(column) for column in cers], [max(column) for column in cers]

@@ -43,8 +43,3 @@ def points(results: Sequence[RunResult]) -> dict[tuple[str, str], list[Point]]:
         ]
         for key, by_rows in cers.items()
     }
-
-
-def flat(curves: dict[tuple[str, str], list[Point]]) -> list[tuple[tuple[str, str], Point]]:
-    """Return each point with its set and setting."""
-    return [(key, point) for key, curve in curves.items() for point in curve]

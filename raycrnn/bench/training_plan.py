@@ -12,11 +12,18 @@ from pydantic import Field, ValidationError
 
 from raycrnn import config
 from raycrnn.config import Group
-from raycrnn.config.schema import Location, Positive
+from raycrnn.config.schema import Location, Positive, RegularExpression
 from raycrnn.errors import UsageError
 
 Overrides = tuple[str, ...]
 """Texts `key=value`, as on the command line of `raycrnn train`."""
+
+
+SET_BY_THE_PLAN = (
+    *("output_model_dir", "restore_model", "data.csv_files_train", "data.csv_files_eval", "data.csv_delimiter"),
+    *("data.encoding", "training.n_epochs", "training.evaluate_every_epoch", "training.seed"),
+)
+"""Keys that no setting may override: the plan says on what and how long is trained."""
 
 
 class PlannedSet(Group):
@@ -26,13 +33,13 @@ class PlannedSet(Group):
     """CSV with rows `path;label`, relative to the folder of the data."""
     epochs: Positive
     """Epochs of each training."""
-    group: str | None = None
+    group: RegularExpression | None = None
     """Regular expression that names the group of a path, as in `raycrnn split --group`: groups are never divided."""
     eval_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the rows that is held back."""
     settings: Overrides = ()
     """Overrides for all trainings on this set."""
-    reference: dict[str, float] = Field(default_factory=dict)
+    reference: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     """Error rates (CER) of other recognisers on this set, by name; the plot of a curve shows them as lines."""
 
 

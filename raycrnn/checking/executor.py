@@ -26,7 +26,7 @@ PAUSE_SECONDS = 0.5
 """Seconds between two checks for a request to stop, while Ray has finished no block."""
 
 
-def scan_all(paths: Sequence[str], channels: int, address: str | None = None) -> pa.Table:
+def scan_all(paths: Sequence[str], channels: int, address: str | None = None, import_seconds: float = 0.0) -> pa.Table:
     """Return the notes on all images, a table with the schema `scan.SCANNED`, in the order of the paths.
 
     Args:
@@ -34,6 +34,7 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None) ->
         channels: 1 to decode the images to grey, 3 to RGB.
         address: Address of a Ray cluster. With an address or the environment variable RAY_ADDRESS, Ray Data scans all
             images.
+        import_seconds: CPU time of this process when the imports of its command were done.
 
     Raises:
         UsageError: No cluster answers at the address.
@@ -44,7 +45,7 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None) ->
     blocks: list[pa.Table] = []
     done = 0
     try:
-        for block in _blocks(paths, channels, address):
+        for block in _blocks(paths, channels, address, import_seconds):
             problems = block["problem"].drop_null()
             if len(problems):
                 raise StorageError(problems[0].as_py())
@@ -56,10 +57,10 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None) ->
     return pa.concat_tables(blocks) if blocks else scan.SCANNED.empty_table()
 
 
-def _blocks(paths: Sequence[str], channels: int, address: str | None) -> Iterator[pa.Table]:
+def _blocks(paths: Sequence[str], channels: int, address: str | None, import_seconds: float) -> Iterator[pa.Table]:
     scanned = 0
     if not address and "RAY_ADDRESS" not in os.environ:
-        since, start_seconds = time.monotonic(), start_time.estimate_start_seconds()
+        since, start_seconds = time.monotonic(), start_time.estimate_start_seconds(import_seconds)
         for part in _parts(paths, IMAGES_PER_BLOCK):
             left = len(paths) - scanned
             if scanned and start_time.is_worth_starting((time.monotonic() - since) / scanned * left, start_seconds):

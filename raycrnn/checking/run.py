@@ -1,5 +1,7 @@
 """Check the data sets of a configuration."""
 
+import time
+
 from raycrnn.checking import copies, lengths, samples, sizes, units, unusual
 from raycrnn.checking.executor import scan_all
 from raycrnn.checking.findings import CheckResult
@@ -25,10 +27,11 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
         RaycrnnError: Ray does not start, or its workers die repeatedly.
         StorageError: Object storage fails.
     """
+    import_seconds = time.process_time()
     configuration, model = initial_model.prepare(configuration)
     csvs = initial_model.read_csvs(configuration, model)
     files = [*csvs.train, *csvs.eval]
-    notes = scan_all(usable_rows.paths_of(files), configuration.image.input_channels, address)
+    notes = scan_all(usable_rows.paths_of(files), configuration.image.input_channels, address, import_seconds)
     rows = sum(len(file.rows) for file in csvs.train)
     train = LabelledSet("train", csvs.train, notes.slice(0, rows), csvs.alphabet, csvs, configuration)
     sets = [train]

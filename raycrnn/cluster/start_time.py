@@ -1,7 +1,5 @@
 """Whether it pays to start a local Ray for work that a command could also do in its own process."""
 
-import time
-
 from raycrnn.model.cpus import usable_cpus
 
 LEAST_START_SECONDS = 10.0
@@ -11,13 +9,15 @@ START_FACTOR = 4.0
 imports, a local Ray with two CPUs was ready after 6.3 s, and a worker had imported torch after another 2.5 s."""
 
 
-def estimate_start_seconds() -> float:
-    """Return about how long a local Ray and its workers take to start, by the CPU time of this process so far.
+def estimate_start_seconds(import_seconds: float) -> float:
+    """Return about how long a local Ray and its workers take to start.
 
-    Most of that time they import the same libraries, several times in a row. Call it before the work begins, whose CPU
-    time does not count.
+    Most of that time they import the libraries that this process has imported, several times in a row.
+
+    Args:
+        import_seconds: CPU time of this process when the imports of its command were done.
     """
-    return max(LEAST_START_SECONDS, START_FACTOR * time.process_time())
+    return max(LEAST_START_SECONDS, START_FACTOR * import_seconds)
 
 
 def is_worth_starting(seconds_left: float, start_seconds: float) -> bool:

@@ -116,7 +116,10 @@ def completed(configuration: Configuration, values: Mapping[str, object]) -> Con
 
 
 def set_keys(configuration: Configuration) -> set[str]:
-    """Return the dotted keys that were given a value other than null, in the configuration's file or in an override."""
+    """Return the keys that were given a value other than null, in the configuration's file or in an override.
+
+    A key within two groups is represented by the inner one: augmentation.blur, not augmentation.blur.strength.
+    """
     tree = configuration.model_dump(exclude_unset=True, exclude_none=True)
     groups = {group: values for group, values in tree.items() if isinstance(values, dict)}
     return {f"{group}.{key}" for group, values in groups.items() for key in values} | tree.keys() - groups.keys()

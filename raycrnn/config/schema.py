@@ -6,6 +6,7 @@ search file. The attribute docstrings are the help text of `raycrnn train --help
 
 import json
 import math
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -55,6 +56,14 @@ def _check_encoding(encoding: str) -> str:
     return encoding
 
 
+def _check_regular_expression(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
+    return pattern
+
+
 def _tab_as_character(delimiter: object) -> object:
     """Return `tab` and a backslash with a t, which is how people type a tab in a shell, as the tab character."""
     return "\t" if delimiter in ("tab", "\\t") else delimiter
@@ -64,6 +73,7 @@ Delimiter = Annotated[
     str, Field(min_length=1, max_length=1), BeforeValidator(_tab_as_character), AfterValidator(_check_delimiter)
 ]
 Encoding = Annotated[str, AfterValidator(_check_encoding)]
+RegularExpression = Annotated[str, AfterValidator(_check_regular_expression)]
 Integer = Annotated[int, BeforeValidator(_integral_float_as_int)]
 Positive = Annotated[Integer, Field(ge=1)]
 Location = Annotated[str, AfterValidator(with_home)]
@@ -208,8 +218,8 @@ class Training(Group):
     gradient_clip: Annotated[float, Field(gt=0)] | None = 5.0
     """Maximum norm of the gradient; larger gradients are scaled down to it. null turns clipping off."""
     evaluate_every_epoch: Positive | None = None
-    """Number of epochs between two evaluations. By default 1; if n_epochs is not set either, as many as make 60
-    evaluations in a run with few rows."""
+    """Number of epochs between two evaluations. By default 1; if n_epochs is not set either, a run with few rows has
+    about 60 evaluations."""
     save_interval: Positive = 1000
     """Number of steps between two checkpoints. A checkpoint is also saved at the end, and after an evaluation if the
     last one is more than 30 seconds old."""
@@ -242,7 +252,7 @@ class Training(Group):
 
     def epochs_between_evaluations(self, batches: int) -> int:
         """Return the number of epochs from one evaluation to the next, given the number of batches in each."""
-        by_default = 1 if self.n_epochs else self.epochs(batches) // DEFAULT_EPOCHS
+        by_default = 1 if self.n_epochs else round(self.epochs(batches) / DEFAULT_EPOCHS)
         return self.evaluate_every_epoch or by_default
 
     @model_validator(mode="after")

@@ -57,8 +57,8 @@ class Augmenter:
 
     An augmenter has no state: the result depends only on the image, the seed, the epoch and the row.
 
-    Each effect draws how much it changes an image from a range that contains no change at all, so that the images of
-    evaluation, which are not augmented, are never unlike those of training.
+    Each effect draws its amount from a range that includes zero, so that training also has images like those of
+    evaluation, which are not augmented.
 
     Args:
         settings: The strengths and shares of the effects.

@@ -341,6 +341,7 @@ def augment_and_fit(decoded: np.ndarray, input_shape: tuple[int, int], augment: 
     """Run the part of `prepare` that is random.
 
     An augmented image is scaled to the width that it has without augmentation, because batches are made by width.
+    Through rounding, it may be one pixel narrower.
 
     Args:
         decoded: The result of `decode_and_limit`, uint8 [h, w, C].

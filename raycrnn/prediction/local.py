@@ -30,7 +30,7 @@ class LocalReader:
     def __init__(self, job: PredictionJob, decoder: Decoder):
         self._job = job
         self._decoder = decoder
-        self._ray_start_seconds = start_time.estimate_start_seconds()
+        self._ray_start_seconds = start_time.estimate_start_seconds(time.process_time())
 
     @cached_property
     def _transcribe(self) -> Transcriber:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from raycrnn.cli import Command, LocalPath, Metavar
-from raycrnn.config.schema import Delimiter, Encoding
+from raycrnn.config.schema import Delimiter, Encoding, RegularExpression
 from raycrnn.data.csv_files import CsvFile, Row, read_csv
 from raycrnn.data.csv_rewriting import folder_prefix, raw_lines, with_moved_path, write_files
 from raycrnn.data.duplicates import conflicting_labels, same_images
@@ -47,7 +47,7 @@ class Split(Command):
     """CSV with rows `path;label`."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the rows for evaluation, met as closely as whole groups allow."""
-    group: Annotated[str | None, Metavar("REGEX")] = None
+    group: Annotated[RegularExpression | None, Metavar("REGEX")] = None
     """Regular expression that is searched in each path. The text that its first (group) matches, or the whole match if
     it has no group, is the name of the row's group. Groups are never divided. Default: every row by itself."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -63,15 +63,6 @@ class Split(Command):
     """Encoding of the input and of the two CSVs."""
     as_json: Annotated[bool, Field(alias="json")] = False
     """Also print the result as a JSON object, on the last line of stdout."""
-
-    @field_validator("group")
-    @classmethod
-    def _regular_expression(cls, group: str | None) -> str | None:
-        try:
-            re.compile(group or "")
-        except re.error as error:
-            raise ValueError(f"must be a regular expression ({error})") from None
-        return group
 
     def run(self) -> None:
         train_file, eval_file = self._files()

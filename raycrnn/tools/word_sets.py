@@ -49,13 +49,14 @@ class Drawer:
         address: Address of a Ray cluster. With an address or the environment variable RAY_ADDRESS, Ray draws all.
             Otherwise a local Ray is started when it pays for what is left.
         total: Number of lines of all sets.
+        import_seconds: CPU time of this process when the imports of its command were done.
     """
 
-    def __init__(self, address: str | None, total: int):
+    def __init__(self, address: str | None, total: int, import_seconds: float):
         self._address, self._stack = address, ExitStack()
         self._wants_ray = bool(address or os.environ.get("RAY_ADDRESS"))
         self._is_connected = False
-        self._ray_start_seconds = start_time.estimate_start_seconds()
+        self._ray_start_seconds = start_time.estimate_start_seconds(import_seconds)
         self._progress = ImageProgress(total)
 
     def __enter__(self) -> "Drawer":
@@ -116,7 +117,11 @@ def _draw_with_ray(generator: LineGenerator, ranges: deque[tuple[int, int]]) -> 
 
 
 def write_sets(
-    folder: Path, sets: Mapping[str, tuple[LineGenerator, int]], overwrite: bool, address: str | None
+    folder: Path,
+    sets: Mapping[str, tuple[LineGenerator, int]],
+    overwrite: bool,
+    address: str | None,
+    import_seconds: float,
 ) -> dict[str, dict]:
     """Write the images and NAME.csv of each set to a folder, which appears when it is complete.
 
@@ -125,6 +130,7 @@ def write_sets(
         sets: Generator and number of lines of each set, by name.
         overwrite: Whether to replace a set that is in the folder.
         address: Address of a Ray cluster; see `Drawer`.
+        import_seconds: CPU time of this process when the imports of its command were done.
 
     Returns:
         For each set the CSV and the numbers of lines, different texts and different characters.
@@ -141,7 +147,7 @@ def write_sets(
     try:
         with (
             storage.replacing_directory(folder) as temporary,
-            Drawer(address, sum(count for _, count in sets.values())) as drawer,
+            Drawer(address, sum(count for _, count in sets.values()), import_seconds) as drawer,
         ):
             (temporary / "images").mkdir()
             for name, (generator, count) in sets.items():

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -62,6 +63,7 @@ class Words(Command):
         from raycrnn.data.synthetic.generator import LineGenerator
         from raycrnn.tools import word_sets
 
+        import_seconds = time.process_time()
         generator = LineGenerator(settings, self.seed)
         left_out = self._left_out(generator)
         if self.contact_sheet:
@@ -73,7 +75,7 @@ class Words(Command):
             generators = {"train": (generator, self.count)} if self.count else {}
             if self.eval_count:
                 generators["eval"] = LineGenerator(settings, self.seed, "eval"), self.eval_count
-            result = word_sets.write_sets(Path(output), generators, self.overwrite, self.address)
+            result = word_sets.write_sets(Path(output), generators, self.overwrite, self.address, import_seconds)
             for each in result.values():
                 print("{file}: {lines:,} lines, {texts:,} different texts, {characters:,} characters".format(**each))
         if self.as_json:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from raycrnn import config
+from raycrnn import config, storage
 from raycrnn.config import Configuration, Training
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
@@ -65,7 +65,8 @@ def complete(configuration: Configuration, state: RunState) -> Configuration:
     """
     key, before, now = "training.initial_model", state.get("initial_model"), configuration.training.initial_model
     if before is None or now is None:
-        check_same_settings({key: before}, {key: now})
+        names = [location and storage.redacted(location) for location in (before, now)]
+        check_same_settings({key: names[0]}, {key: names[1]})
         return configuration
     identity = state["identity"]
     digest = identity["training.initial_model_sha256"]
@@ -89,7 +90,8 @@ def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
     before, now = state.get("limits") or _limits_of_run(output), checkpoint.limits_of(settings)
     best, step = state["progress"]["best"], state["progress"]["step"]
     epoch = step * best["epoch"] / best["step"]
-    batches = max(1, round(best["step"] / best["epoch"]))
+    # The best evaluation may have been in the first thousandth of an epoch.
+    batches = max(1, round(best["step"] / max(best["epoch"], 0.0005)))
     epochs = settings.epochs(batches)
     # `epoch` in `best` is rounded.
     if round(epoch, 2) >= epochs:

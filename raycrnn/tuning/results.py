@@ -98,7 +98,9 @@ class SearchResult:
         return "\n".join(lines)
 
     def _own_epochs(self, tree: dict) -> str:
-        """Return the override that undoes fewer epochs than those of the user's configuration, if the search fixed any.
+        """Return the override for the number of epochs of the user's configuration, if the search fixed a smaller one.
+
+        A configuration without a number has the default, which may be larger.
 
         Args:
             tree: The user's configuration, grouped.

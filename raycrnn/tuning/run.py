@@ -139,7 +139,7 @@ def _check_searched_keys(search: Search, model: InitialModel | None) -> None:
     """Raise `UsageError` if a search varies what all trials take from their initial model."""
     fixed = {"training.initial_model", "training.initial_model_sha256"}
     if model is not None:
-        fixed |= {"model.size", *initial_model.NETWORK_KEYS}
+        fixed |= {"model.size", "data.unicode_form", *initial_model.NETWORK_KEYS}
     if refused := fixed & search.search.keys():
         raise UsageError(
             f"{', '.join(sorted(refused))}: cannot be searched, because all trials start from the same initial model: "

@@ -55,6 +55,7 @@ def load(path: str | Path, tree: dict) -> tuple[Search, dict]:
     _refuse(path, lines, _wrong_keys(search))
     base = config.with_values(tree, search.fixed)
     _refuse(path, lines, _refused_values(search, tree, base))
+    _refuse(path, lines, _unequal_budgets(search, base))
     return search, base
 
 
@@ -114,6 +115,15 @@ def _unknown(place: Place, kind: str) -> str | None:
     group = Search if len(place) == 1 else groups.get(place[0]) if len(place) == 2 else None
     close = difflib.get_close_matches(key, group.model_fields if group else (), n=1)
     return f"unknown key{f'; did you mean {close[0]}?' if close else ''}"
+
+
+def _unequal_budgets(search: Search, base: dict) -> list[Problem]:
+    """Return the keys that change how often trials see the images. Without `training.n_epochs`, the batch size does."""
+    key = "training.train_batch_size"
+    if key not in search.search or config.parse(base).training.n_epochs is not None:
+        return []
+    problem = "set training.n_epochs too, or trials with large batches may train for more epochs than others"
+    return [(("search", key), f"{key}: {problem}")]
 
 
 def _wrong_keys(search: Search) -> list[Problem]:

@@ -5,6 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TextIO
 
 import pytest
 from PIL import Image
@@ -51,7 +52,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
         output = Path(tree["output_model_dir"])
         output.mkdir()
         (output / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-        return SimpleNamespace(returncode=0, stderr="")
+        return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(subprocess, "run", run)
     return started
@@ -92,16 +93,47 @@ def test_continues_with_the_runs_that_have_no_result(data, tmp_path, commands):
     assert [result for result in results if result.setting == "default"] == first
 
 
+def test_other_labels_or_another_share_are_trained_again(data, tmp_path, commands):
+    output = tmp_path / "out"
+    training_runs.run_plan(training_plan.load(write_plan(tmp_path)), str(data), output)
+    labels = data / "books" / "labels.csv"
+    labels.write_text(labels.read_text().replace(";39\n", ";93\n"))
+    training_runs.run_plan(training_plan.load(write_plan(tmp_path)), str(data), output)
+    assert len(commands) == 2
+    plan = training_plan.load(write_plan(tmp_path))
+    plan = plan.model_copy(update={"sets": {"books": plan.sets["books"].model_copy(update={"eval_share": 0.5})}})
+    training_runs.run_plan(plan, str(data), output)
+    assert len(commands) == 3
+
+
+def test_a_damaged_line_of_results_is_named(data, tmp_path, commands):
+    plan, output = training_plan.load(write_plan(tmp_path)), tmp_path / "out"
+    training_runs.run_plan(plan, str(data), output)
+    with (output / "results.jsonl").open("a") as file:
+        file.write('{"set": "bo')
+    with pytest.raises(UsageError, match=r"results\.jsonl, line 2: not a result"):
+        training_runs.run_plan(plan, str(data), output)
+
+
+def test_a_plan_with_numbers_of_rows_is_a_curve(data, tmp_path, commands, capsys):
+    path = write_plan(tmp_path, rows=[5])
+    assert Accuracy.call([str(path), "--data", str(data)], "bench accuracy") == 2
+    assert "use bench curve" in capsys.readouterr().err
+
+
 def test_selections_of_rows_contain_the_smaller_ones_and_take_enough_steps(data, tmp_path, commands, capsys):
     path = write_plan(tmp_path, rows=[5, 20], min_steps=10)
-    assert Curve.call([str(path), "--data", str(data), "--output", str(tmp_path / "out")], "bench curve") == 0
+    assert Curve.call([str(path), "--data", str(data), "--output", str(tmp_path / "out"), "--json"], "bench curve") == 0
     small, large = commands
     assert (len(small.train), len(large.train)) == (5, 20)
     assert set(small.train) < set(large.train)
     assert small.eval == large.eval
     # 16 images in a batch: one step an epoch, and two.
     assert [each.tree["training"]["n_epochs"] for each in commands] == [10, 5]
-    assert "| books | default | 5.0% ± 0.0% | 20.0% ± 0.0% |" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "| books | default | 5.0% ± 0.0% | 20.0% ± 0.0% |" in out
+    curve = json.loads(out.splitlines()[-1])["books"]["default"]
+    assert [(point["rows"], point["cer"]) for point in curve] == [(5, 0.05), (20, 0.2)]
 
 
 @pytest.mark.parametrize(
@@ -109,9 +141,11 @@ def test_selections_of_rows_contain_the_smaller_ones_and_take_enough_steps(data,
     [
         ({"sets": {}}, "sets"),
         ({"seed": 1}, "seed: unknown key; did you mean seeds?"),
+        ({"sets": {"books": {"csv": "books/labels.csv", "epochs": 1, "group": "("}}}, "not a regular expression"),
+        ({"common": ["training.seed=1"]}, "setting 'default': training.seed: cannot be set"),
         ({"settings": {"wrong": ["training.learning_rat=1"]}}, "setting 'wrong'"),
         ({"sets": {"books": {"csv": "other.csv", "epochs": 1}}}, "other.csv: no such file; --data"),
-        ({"rows": [33]}, "32 rows are left for training, fewer than the plan's 33"),
+        ({"rows": [5, 33]}, "32 rows are left for training, fewer than the plan's 33"),
     ],
 )
 def test_a_wrong_plan_trains_nothing(changes, message, data, tmp_path, commands):
@@ -122,8 +156,12 @@ def test_a_wrong_plan_trains_nothing(changes, message, data, tmp_path, commands)
 
 
 def test_a_training_that_fails_is_told_with_its_output(data, tmp_path, monkeypatch, capsys):
-    failed = SimpleNamespace(returncode=1, stderr="raycrnn train: training diverged")
-    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
+
+    def run(command: list[str], stderr: TextIO, **options: object) -> SimpleNamespace:
+        stderr.write("raycrnn train: training diverged")
+        return SimpleNamespace(returncode=1)
+
+    monkeypatch.setattr(subprocess, "run", run)
     path = write_plan(tmp_path)
     assert Accuracy.call([str(path), "--data", str(data), "--output", str(tmp_path / "out")], "bench accuracy") == 1
     error = capsys.readouterr().err

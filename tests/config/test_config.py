@@ -557,6 +557,7 @@ def test_an_invalid_range_of_workers_is_refused_in_one_line(given):
         # A hundred rows at 16 in a batch.
         ({}, 7, 429, 7),
         ({}, 1, 3000, 50),
+        ({}, 26, 116, 2),
         ({"n_epochs": 5}, 7, 5, 1),
         ({"evaluate_every_epoch": 2}, 7, 429, 2),
         ({"n_epochs": 90, "evaluate_every_epoch": 3}, 130, 90, 3),

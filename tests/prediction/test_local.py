@@ -43,7 +43,7 @@ def test_ray_takes_over_when_it_saves_more_than_its_start_takes(monkeypatch, ima
 
     monkeypatch.setattr(local, "Transcriber", Transcriber)
     monkeypatch.setattr(local.time, "monotonic", lambda: clock)
-    monkeypatch.setattr(start_time, "estimate_start_seconds", lambda: 10.0)
+    monkeypatch.setattr(start_time, "estimate_start_seconds", lambda _: 10.0)
     monkeypatch.setattr(start_time, "usable_cpus", lambda: 2)
     monkeypatch.setattr(local.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(local, "usable_cpus", lambda: 2)

@@ -233,6 +233,10 @@ MISTAKES = {
         "search:\n  training.n_epochs: {choice: [10, 100]}\n",
         "s.yaml, line 2: training.n_epochs: cannot be searched: all trials have the same budget",
     ),
+    "trials that would have different numbers of epochs": (
+        "search:\n  training.train_batch_size: {choice: [16, 64]}\n",
+        "s.yaml, line 2: training.train_batch_size: set training.n_epochs too",
+    ),
     "steps that miss the end": (
         "search:\n  model.keep_prob: {quniform: [0.5, 1.0, 0.3]}\n",
         "s.yaml, line 2: model.keep_prob: [low, high, step]: steps of 0.3 do not lead from 0.5 to 1",

@@ -5,14 +5,12 @@ The attribute docstrings are the help text of `raycrnn words --help` and of the 
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     GetCoreSchemaHandler,
@@ -25,7 +23,7 @@ from pydantic_core import CoreSchema, core_schema
 from raycrnn import config, storage
 from raycrnn.config import Group, Positive, one_as_several
 from raycrnn.config.group import Share
-from raycrnn.config.schema import Integer, Location
+from raycrnn.config.schema import Integer, Location, RegularExpression
 from raycrnn.errors import UsageError
 
 MIN_CONTRAST = 50
@@ -60,18 +58,8 @@ def _one_as_range(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _check_pattern(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError) as error:
-        raise ValueError(f"{pattern!r} is not a regular expression: {error}") from None
-    return pattern
-
-
 Several = Annotated[tuple[Location, ...], BeforeValidator(one_as_several)]
-Patterns = Annotated[
-    tuple[Annotated[str, Field(min_length=1), AfterValidator(_check_pattern)], ...], BeforeValidator(one_as_several)
-]
+Patterns = Annotated[tuple[Annotated[RegularExpression, Field(min_length=1)], ...], BeforeValidator(one_as_several)]
 Range = tuple[float, float]
 IntegerRange = tuple[Integer, Integer]
 
