@@ -182,6 +182,8 @@ def _font_files(paths: Sequence[str]) -> Iterator[str]:
 
 def _read_font(font: TTFont, path: str, index: int) -> FontFile:
     """Read the character map of a font. Raises `_Unusable`, and other errors if the file is damaged."""
+    # Its remarks on tables that no one needs here would reach the terminal.
+    logging.getLogger("fontTools").setLevel(logging.ERROR)
     tables = set(font.keys())
     if tables & COLOURS:
         raise _Unusable("a font with coloured glyphs")
