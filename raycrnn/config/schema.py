@@ -26,8 +26,11 @@ DEFAULT_EPOCHS = 60
 """Least number of epochs of a run whose configuration does not set it."""
 
 DEFAULT_STEPS = 3000
-"""Least number of steps of a run whose configuration does not set the number of epochs. On a hundred lines of old print,
-3,000 steps gave 40 % fewer errors than the 420 steps of 60 epochs; see docs/measurements.md."""
+"""Least number of steps of a run whose configuration does not set the number of epochs.
+
+On a hundred lines of old print, 3,000 steps gave 40 % fewer errors than the 420 steps of 60 epochs (see
+docs/measurements.md).
+"""
 
 
 def _integral_float_as_int(value: object) -> object:
