@@ -19,7 +19,8 @@ class Curve(Command):
     """Train on more and more rows of each set of a plan, and show how the error rate falls.
 
     The plan is a JSON file as for `bench accuracy`, with a list of numbers of rows: `examples/curve.json` is one. Rows
-    are held back by group, and the larger selections of training rows contain the smaller ones.
+    are held back by group, and the larger selections of training rows contain the smaller ones. The limits are the CERs
+    of other recognisers that the plan names.
     """
 
     plan: CliPositionalArg[LocalPath]

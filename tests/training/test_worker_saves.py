@@ -63,6 +63,7 @@ def run(tmp_path, monkeypatch):
             counts_all_minutes=False,
             trains_on=False,
             taken_over=False,
+            initial_model=None,
         )
         saved, save = [], checkpoint.save
 
