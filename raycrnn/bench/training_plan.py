@@ -1,6 +1,5 @@
 """The plan of a comparison: sets, settings and seeds to train with, read from a JSON file."""
 
-import json
 import math
 import os
 from collections.abc import Iterator
@@ -8,16 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from raycrnn import config
 from raycrnn.config import Group
 from raycrnn.config.schema import Location, Positive, RegularExpression
-from raycrnn.errors import UsageError
 
 Overrides = tuple[str, ...]
 """Texts `key=value`, as on the command line of `raycrnn train`."""
-
 
 SET_BY_THE_PLAN = (
     *("output_model_dir", "restore_model", "data.csv_files_train", "data.csv_files_eval", "data.csv_delimiter"),
@@ -86,13 +83,7 @@ def load(path: str | Path) -> Plan:
     Raises:
         UsageError: The file is missing or is not JSON, or a key is unknown or has a wrong type or value.
     """
-    tree = config.read_json_object(path)
-    try:
-        # Through JSON, because strict validation accepts arrays for tuples only there.
-        return Plan.model_validate_json(json.dumps(tree))
-    except ValidationError as error:
-        problems = config.describe_problems(error.errors(), tree, Plan)
-        raise UsageError("\n".join([f"{path}: the plan is not valid", *(f"  {line}" for line in problems)])) from None
+    return config.validated(config.read_json_object(path), Plan, str(path), "plan")
 
 
 def runs_of(plan: Plan) -> Iterator[PlannedRun]:

@@ -49,8 +49,8 @@ class Perspective(OccasionalEffect):
 
 class GridDistortion(OccasionalEffect):
     strength: Share = 0.0
-    """Stretching of parts of the text and compression of others: at 1, one part by up to three
-    times as much as another. 0: off."""
+    """Stretching of parts of the text and compression of others: at 1, one part by up to three times as much
+    as another. 0: off."""
 
 
 class ElasticDistortion(OccasionalEffect):

@@ -7,7 +7,7 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -17,6 +17,8 @@ from raycrnn.config import messages
 from raycrnn.config.group import Group
 from raycrnn.config.schema import Configuration
 from raycrnn.errors import UsageError
+
+AnyGroup = TypeVar("AnyGroup", bound=Group)
 
 Tree = dict[str, Any]
 """A configuration as a JSON object."""
@@ -57,11 +59,25 @@ def parse(tree: Tree, overrides: Sequence[str] = (), origin: str = "configuratio
     Raises:
         UsageError: The configuration is not valid; the message lists all problems.
     """
-    result = _validate(grouped(tree, overrides, origin))
-    if isinstance(result, Configuration):
+    return validated(grouped(tree, overrides, origin), Configuration, origin, "configuration")
+
+
+def validated(tree: Tree, root: type[AnyGroup], origin: str, kind: str) -> AnyGroup:
+    """Validate a tree of keys.
+
+    Args:
+        tree: The tree.
+        root: Its model.
+        origin: Its name in error messages, such as its file.
+        kind: What it is, for error messages.
+
+    Raises:
+        UsageError: The tree is not valid; the message lists all problems.
+    """
+    result = _validate(tree, root)
+    if not isinstance(result, list):
         return result
-    problems = "\n".join(f"  {problem}" for problem in result)
-    raise UsageError(f"{origin}: the configuration is not valid\n{problems}")
+    raise UsageError("\n".join([f"{origin}: the {kind} is not valid", *(f"  {problem}" for problem in result)]))
 
 
 def grouped(tree: Tree, overrides: Sequence[str] = (), origin: str = "configuration") -> Tree:
@@ -134,16 +150,16 @@ def value_at(tree: Tree, key: str) -> object:
 
 def problems_of(tree: Tree) -> list[str]:
     """Return the problems of a grouped tree, one line for each key; empty if it is valid."""
-    result = _validate(tree)
+    result = _validate(tree, Configuration)
     return [] if isinstance(result, Configuration) else result
 
 
-def _validate(tree: Tree) -> Configuration | list[str]:
+def _validate(tree: Tree, root: type[AnyGroup]) -> AnyGroup | list[str]:
     try:
         # Through JSON, because strict validation accepts arrays for tuples only there.
-        return Configuration.model_validate_json(json.dumps(tree))
+        return root.model_validate_json(json.dumps(tree))
     except ValidationError as error:
-        return messages.describe_problems(error.errors(), tree)
+        return messages.describe_problems(error.errors(), tree, root)
 
 
 def read_json_object(path: str | Path) -> Tree:

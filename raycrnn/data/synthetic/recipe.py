@@ -3,7 +3,6 @@
 The attribute docstrings are the help text of `raycrnn words --help` and of the reference on the documentation page.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    ValidationError,
     model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -24,7 +22,6 @@ from raycrnn import config, storage
 from raycrnn.config import Group, Positive, one_as_several
 from raycrnn.config.group import Share
 from raycrnn.config.schema import Integer, Location, RegularExpression
-from raycrnn.errors import UsageError
 
 MIN_CONTRAST = 50
 """The least difference between the grey levels of ink and paper."""
@@ -290,13 +287,7 @@ def parse(tree: dict[str, object], origin: str = "recipe") -> Recipe:
     Raises:
         UsageError: The recipe is not valid; the message lists all problems.
     """
-    try:
-        # Through JSON, because strict validation accepts arrays for tuples only there.
-        return Recipe.model_validate_json(json.dumps({"text": {}, **tree}))
-    except ValidationError as error:
-        problems = config.describe_problems(error.errors(), tree, Recipe)
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise UsageError(f"{origin}: the recipe is not valid\n{lines}") from None
+    return config.validated({"text": {}, **tree}, Recipe, origin, "recipe")
 
 
 def _resolve(tree: dict, path: str) -> None:
