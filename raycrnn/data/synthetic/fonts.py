@@ -50,11 +50,15 @@ BLANK_SIZE = 32
 KERNING_SIZE = 64
 """Font size at which kerning is measured: it is the same fraction of an em at all sizes."""
 
-MAX_FACES = 256
-"""Greatest number of fonts at a size that a process keeps, with their glyphs."""
+MAX_FACES = 2048
+"""Greatest number of fonts at a size that a process keeps, with their glyphs. A hundred fonts whose lines have three
+heights need about 500."""
 
 MAX_GLYPHS = 1000
 """Greatest number of glyphs that are kept of each: a Chinese font has many thousands."""
+
+MAX_PAIRS = 10_000
+"""Greatest number of pairs of letters whose kerning is kept of each font."""
 
 
 @cache
@@ -251,7 +255,7 @@ class Face:
         self.ascent, self.descent = self._font.getmetrics()
         self._glyphs: dict[str, Glyph] = {}
         self._vertical_glyphs: dict[str, Glyph] = {}
-        self._kerning: dict[str, float] = {}
+        self._kerning = _kerning_of(font)
 
     def glyph(self, letters: str) -> Glyph:
         """Return the glyph of a letter or a ligature."""
@@ -281,8 +285,10 @@ class Face:
         """Return by how many pixels the font moves the second of two letters."""
         kerning = self._kerning.get(pair)
         if kerning is None:
-            kerning = self._kerning[pair] = _kerning(self._file, pair) * self.size
-        return kerning
+            if len(self._kerning) >= MAX_PAIRS:
+                self._kerning.clear()
+            kerning = self._kerning[pair] = face(self._file, KERNING_SIZE).measure_kerning(pair)
+        return kerning * self.size
 
     def measure_kerning(self, pair: str) -> float:
         """Return the kerning of two letters in ems, as measured at this size."""
@@ -299,9 +305,10 @@ def _keep(glyphs: dict[str, Glyph], letters: str, glyph: Glyph) -> Glyph:
     return glyph
 
 
-@lru_cache(maxsize=1 << 16)
-def _kerning(font: FontFile, pair: str) -> float:
-    return face(font, KERNING_SIZE).measure_kerning(pair)
+@lru_cache(maxsize=MAX_FACES)
+def _kerning_of(font: FontFile) -> dict[str, float]:
+    """Return the kerning of pairs of letters in ems, which all sizes of a font share and fill."""
+    return {}
 
 
 @lru_cache(maxsize=MAX_FACES)
