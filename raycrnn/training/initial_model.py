@@ -154,7 +154,8 @@ class InitialModel:
         own_rows, model_rows = map(list, zip(*pairs, (alphabet.blank, self.alphabet.blank), strict=True))
         for name in ("output.weight", "output.bias"):
             values = network.get_parameter(name).detach().clone()
-            values[own_rows] = tensors[name][model_rows]
+            # The weights may be stored in half precision.
+            values[own_rows] = tensors[name][model_rows].to(values.dtype)
             tensors[name] = values
         network.load_state_dict(tensors)
 

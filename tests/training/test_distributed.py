@@ -26,16 +26,20 @@ LABELS = words(10)
 
 SETS = {"all rows": LABELS, "uneven shares": LABELS[:3], "empty shares": LABELS[:1]}
 
+FROM_A_MODEL = {"initial_model": "model", "frozen_convolutions": 3, "initial_layers_rate": 0.5}
+
 
 def share(labels: list[str], rank: int, world_size: int) -> Batch:
     own = labels[rank::world_size]
     return make_batch(own) if own else EMPTY
 
 
-def step_and_evaluate(rank: int, world_size: int, labels: list[str], device: torch.device = CPU) -> dict:
+def step_and_evaluate(
+    rank: int, world_size: int, labels: list[str], device: torch.device = CPU, settings: dict | None = None
+) -> dict:
     """Take one training step and one evaluation as a worker, and return the results."""
     torch.backends.cudnn.allow_tf32 = False
-    learner = Learner(network(), Training(precision="fp32", gradient_clip=None), device)
+    learner = Learner(network(), Training(precision="fp32", gradient_clip=None, **settings or {}), device)
     batch = share(labels, rank, world_size)
     signals = StepSignals(stop=rank == 1, steps_left=7 * (rank == 0), read_failed=rank == 1, save=rank == 1)
     with HostReads() as reads:
@@ -45,7 +49,7 @@ def step_and_evaluate(rank: int, world_size: int, labels: list[str], device: tor
     # Every worker learns that one of them was asked to stop.
     assert validation.evaluate(learner.network, [batch], ALPHABET, "fp32", device, lambda: rank == 0) is None
     return {
-        "gradients": {name: p.grad.cpu() for name, p in learner.network.named_parameters()},
+        "gradients": {name: p.grad.cpu() for name, p in learner.network.named_parameters() if p.grad is not None},
         "buffers": {name: buffer.cpu() for name, buffer in learner.network.named_buffers()},
         "reads": reads.count,
         "loss": step.loss,
@@ -64,6 +68,7 @@ def save_results(rank: int, world_size: int, folder: str, backend: str) -> None:
         torch.cuda.set_device(device)
     dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
     results = {name: step_and_evaluate(rank, world_size, labels, device) for name, labels in SETS.items()}
+    results["from a model"] = step_and_evaluate(rank, world_size, LABELS, device, FROM_A_MODEL)
     torch.save(results, f"{folder}/{rank} of {world_size}.pt")
     leave()
 
@@ -92,7 +97,7 @@ WORKERS = [
 
 @pytest.fixture(scope="module", params=WORKERS)
 def workers(request, tmp_path_factory) -> list[dict]:
-    """The results of each worker, by the name of the set."""
+    """The results of each worker, by the name of the set or of the settings."""
     folder = tmp_path_factory.mktemp("workers")
     count, backend = request.param
     mp.spawn(save_results, (count, str(folder), backend), nprocs=count)
@@ -110,6 +115,18 @@ def test_several_workers_compute_the_gradients_statistics_and_scores_of_one(work
         assert worker["signals"] == (True, 7, False, False, False, True, True, False)
         assert worker["counts"][0] == one["counts"][0] == len(SETS[name])
         assert worker["counts"][3] == one["counts"][3] == sum(map(len, SETS[name]))
+
+
+def test_several_workers_leave_the_same_convolutions_frozen(workers):
+    one = step_and_evaluate(0, 1, LABELS, CPU, FROM_A_MODEL)
+    trained = {name.rpartition(".")[0] for name in one["gradients"] if name.startswith("convolutions.")}
+    assert trained == {
+        *(f"convolutions.{index}.convolution" for index in (3, 4, 5, 6)),
+        *(f"convolutions.{index}.norm" for index in (4, 6)),
+    }
+    for worker in workers:
+        assert worker["from a model"]["gradients"].keys() == one["gradients"].keys()
+        assert_same_results(worker["from a model"], one)
 
 
 def assert_same_results(found: dict, expected: dict, gradient_error: float = 3e-5) -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from raycrnn import cluster, config
@@ -101,6 +102,19 @@ def log_probs(network: CRNN) -> torch.Tensor:
     images = torch.nn.functional.pad(batch.images_BCHW, (0, 0, 8, 8))
     with torch.no_grad():
         return network.eval()(images, batch.widths_B)[0]
+
+
+def test_weights_in_half_precision_are_loaded_as_they_are(model):
+    file = model / "model.safetensors"
+    halves = {
+        name: values.half() if values.is_floating_point() else values
+        for name, values in safetensors.torch.load_file(file).items()
+    }
+    safetensors.torch.save_file(halves, file)
+    network = start(model, ("é", "a", "ß"))
+    assert network.lstms[0].forwards.weight_ih_l0.dtype == torch.float32
+    assert torch.equal(network.lstms[0].forwards.weight_ih_l0, halves["lstms.0.forwards.weight_ih_l0"].float())
+    assert torch.equal(network.output.bias[[0, 1, 3]], halves["output.bias"][[2, 0, 4]].float())
 
 
 def test_before_its_first_step_a_network_computes_what_the_model_does(model):
