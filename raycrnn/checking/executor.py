@@ -60,16 +60,31 @@ def scan_all(paths: Sequence[str], channels: int, address: str | None = None, im
 def _blocks(paths: Sequence[str], channels: int, address: str | None, import_seconds: float) -> Iterator[pa.Table]:
     scanned = 0
     if not address and "RAY_ADDRESS" not in os.environ:
-        since, start_seconds = time.monotonic(), start_time.estimate_start_seconds(import_seconds)
-        for part in _parts(paths, IMAGES_PER_BLOCK):
+        start_seconds, first, since = start_time.estimate_start_seconds(import_seconds), 0, 0.0
+        for block in _local_blocks(paths, channels):
+            yield block
+            scanned += len(block)
+            if not first:
+                # Not part of the rate, because the process that decodes has to start.
+                first, since = scanned, time.monotonic()
+                continue
             left = len(paths) - scanned
-            if scanned and start_time.is_worth_starting((time.monotonic() - since) / scanned * left, start_seconds):
+            seconds_left = (time.monotonic() - since) / (scanned - first) * left
+            if start_time.is_worth_starting(seconds_left, start_seconds):
                 logger.info(f"{left:,} images are left: Ray is started to read them in parallel")
                 break
-            yield scan.scan_images(part, channels)
-            scanned += len(part)
     if scanned < len(paths):
         yield from _ray_blocks(paths[scanned:], channels, address)
+
+
+def _local_blocks(paths: Sequence[str], channels: int) -> Iterator[pa.Table]:
+    if not paths:
+        return
+    decoder = scan.start_decoder(channels)
+    try:
+        yield from decoder.decode_ahead(pa.table({"path": part}) for part in _parts(paths, IMAGES_PER_BLOCK))
+    finally:
+        decoder.close()
 
 
 def _parts(paths: Sequence[str], size: int) -> list[Sequence[str]]:
@@ -126,4 +141,4 @@ class ScanBlock:
         from raycrnn.cluster.workers import check_deaths
 
         check_deaths("a worker that decodes images", "one of the images may crash its decoder")
-        return scan.scan_images(table["path"].to_pylist(), self.channels)
+        return scan.scan_block(table, self.channels)

@@ -3,14 +3,16 @@
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 from PIL import Image
 
-from raycrnn.data import image, image_files
+from raycrnn.data import image, image_files, rejections
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import StorageError
+from raycrnn.ingest.decoder_process import DecoderProcess
 
 DIGEST_BYTES = 16
 
@@ -30,6 +32,17 @@ height by the file's header, as `image.measure` returns it before training; `hea
 detail of why there is none. `size` is that of the decoded image; `rejected` says why it cannot be decoded. `problem`
 says why object storage does not deliver the images; it is then the only row. It is not raised as an error, of which
 Ray would pass on only the traceback."""
+
+
+def start_decoder(channels: int) -> DecoderProcess:
+    """Start a process that returns the notes on blocks of images, tables with a column `path`."""
+    died = pa.Table.from_pylist([{"header_rejected": rejections.DECODER_DIED}], SCANNED)
+    return DecoderProcess(partial(scan_block, channels=channels), died)
+
+
+def scan_block(table: pa.Table, channels: int) -> pa.Table:
+    """Return the notes on the images of a block, a table with a column `path`."""
+    return scan_images(table["path"].to_pylist(), channels)
 
 
 def scan_images(paths: Sequence[str], channels: int) -> pa.Table:

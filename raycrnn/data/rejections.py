@@ -23,6 +23,9 @@ REMEDIES = {
 }
 """The reasons for which a sample is left out, with what the user can do about each."""
 
+DECODER_DIED = ("damaged image", "its decoder died")
+"""Reason and detail for an image that ends the process that decodes it."""
+
 
 class Rejected(Exception):
     """A sample cannot be used.

@@ -12,6 +12,7 @@ from raycrnn.cluster.workers import check_deaths
 from raycrnn.config import Cluster, Image
 from raycrnn.data import image_files
 from raycrnn.data.orientation import LineOrientation
+from raycrnn.ingest.decoder_process import TRIES_ALONE
 from raycrnn.prediction import image_stage, resources
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
@@ -88,7 +89,7 @@ class Decode:
         # Not 0 CPUs, or the tasks would run on a cluster's head node. This task's CPUs are free while it waits.
         decode = ray.remote(num_cpus=0.001, max_retries=0)(_decode_alone)
         for path in paths:
-            for _ in range(image_stage.TRIES_ALONE):
+            for _ in range(TRIES_ALONE):
                 with suppress(*crashes):
                     yield ray.get(decode.remote(path, self.settings, self.orientation))
                     break

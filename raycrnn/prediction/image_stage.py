@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 from raycrnn.config import Image
 from raycrnn.data import image, image_files, rejections
 from raycrnn.data.orientation import LineOrientation
+from raycrnn.ingest.decoder_process import DecoderProcess
 from raycrnn.prediction.tables import DECODED
 
 ImageDecoder = Callable[[Sequence[str]], Iterator[dict]]
@@ -23,6 +25,17 @@ def decode_table(table: pa.Table, decode: ImageDecoder) -> pa.Table:
     return pa.Table.from_pylist(
         [next(rows) if problem is None else _malformed(problem) for problem in problems], DECODED
     )
+
+
+def decode_block(table: pa.Table, settings: Image, orientation: LineOrientation) -> pa.Table:
+    """Return a table of `DECODED` for a table with the columns `path` and `problem` of `inputs.INPUTS`."""
+    return decode_table(table, lambda paths: decode_images(paths, settings, orientation))
+
+
+def start_decoder(settings: Image, orientation: LineOrientation) -> DecoderProcess:
+    """Start a process that decodes blocks of images as `decode_block` does."""
+    decode = partial(decode_block, settings=settings, orientation=orientation)
+    return DecoderProcess(decode, pa.Table.from_pylist([DECODER_DIED], DECODED))
 
 
 def decode_images(paths: Sequence[str], settings: Image, orientation: LineOrientation = "horizontal") -> Iterator[dict]:
@@ -45,11 +58,8 @@ def decode_image(read: Callable[[], bytes], settings: Image, orientation: LineOr
     }
 
 
-DECODER_DIED = {"rejected": ["damaged image", "its decoder died"]}
+DECODER_DIED = {"rejected": list(rejections.DECODER_DIED)}
 """The row of an image that ends the process that decodes it."""
-
-TRIES_ALONE = 2
-"""Tries for an image alone after its process has died, which may have been killed for another reason."""
 
 
 def _malformed(problem: str) -> dict:

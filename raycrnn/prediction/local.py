@@ -8,9 +8,9 @@ import pyarrow as pa
 import torch
 
 from raycrnn.cluster import start_time
+from raycrnn.ingest.decoder_process import DecoderProcess
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.prediction import resources
-from raycrnn.prediction.decoder_process import Decoder
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
 
@@ -27,7 +27,7 @@ class LocalReader:
         decoder: Decodes the images.
     """
 
-    def __init__(self, job: PredictionJob, decoder: Decoder):
+    def __init__(self, job: PredictionJob, decoder: DecoderProcess):
         self._job = job
         self._decoder = decoder
         self._ray_start_seconds = start_time.estimate_start_seconds(time.process_time())

@@ -17,9 +17,9 @@ from raycrnn.console import ImageProgress, StopRequest
 from raycrnn.data import rejections
 from raycrnn.data.inputs import printable, to_table
 from raycrnn.data.unusual_images import UnusualImages
+from raycrnn.ingest.decoder_process import DecoderProcess
 from raycrnn.model.transcription import Transcription
-from raycrnn.prediction import formats
-from raycrnn.prediction.decoder_process import Decoder
+from raycrnn.prediction import formats, image_stage
 from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.tables import RESULTS
 
@@ -65,7 +65,7 @@ class Executor:
         self._stack = ExitStack()
         self._wants_ray = bool(address or os.environ.get("RAY_ADDRESS")) or _ray_is_running()
         self._is_connected = False
-        self._local: tuple[PredictionJob, Decoder] | None = None
+        self._local: tuple[PredictionJob, DecoderProcess] | None = None
         self._reader: LocalReader | None = None
 
     def __enter__(self) -> "Executor":
@@ -115,14 +115,14 @@ class Executor:
 
             yield from _with_pauses(lambda: distributed.read_blocks(job, inputs, done))
 
-    def _decoder(self, job: PredictionJob) -> Decoder:
+    def _decoder(self, job: PredictionJob) -> DecoderProcess:
         """Return the decoder of a job. Its process starts while the thread that reads imports torch."""
         if self._local is None or self._local[0] != job:
             self._close_local()
-            self._local = job, Decoder(job.image, job.orientation)
+            self._local = job, image_stage.start_decoder(job.image, job.orientation)
         return self._local[1]
 
-    def _local_reader(self, job: PredictionJob, decoder: Decoder) -> "LocalReader":
+    def _local_reader(self, job: PredictionJob, decoder: DecoderProcess) -> "LocalReader":
         from raycrnn.prediction.local import LocalReader
 
         if self._reader is None:

@@ -1,11 +1,15 @@
 """The notes on single images."""
 
 import hashlib
+import os
+import signal
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from raycrnn.checking import executor, scan
+from raycrnn.checking.scan import scan_block
 from raycrnn.cluster import start_time
 from raycrnn.data import image, image_files
 from raycrnn.data.rejections import Rejected
@@ -63,8 +67,26 @@ def test_storage_that_fails_is_no_fault_of_an_image(monkeypatch):
         raise StorageError("no connection")
 
     monkeypatch.setattr(image_files, "iter_readers", fail)
+    monkeypatch.setattr(executor, "_local_blocks", lambda paths, channels: iter([scan.scan_images(paths, channels)]))
     with pytest.raises(StorageError, match="no connection"):
         executor.scan_all(["s3://lines/a.png"], 1)
+
+
+def die_at_bad_images(table, channels):
+    """Return the notes on a block, but die at an image whose name begins with "bad"."""
+    if any(Path(path).name.startswith("bad") for path in table["path"].to_pylist()):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return scan_block(table, channels)
+
+
+def test_an_image_that_kills_its_decoder_is_one_damaged_image(tmp_path, monkeypatch):
+    for name in ("a.png", "bad.png", "c.png"):
+        draw(name).save(tmp_path / name)
+    paths = [str(tmp_path / name) for name in ("a.png", "bad.png", "c.png")]
+    monkeypatch.setattr(scan, "scan_block", die_at_bad_images)
+    first, second, third = executor.scan_all(paths, 1).to_pylist()
+    assert [first, third] == scan.scan_images([paths[0], paths[2]], 1).to_pylist()
+    assert second["header_rejected"] == ["damaged image", "its decoder died"]
 
 
 @pytest.mark.ray

@@ -4,25 +4,32 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
 import pyarrow as pa
 
-from raycrnn.config import Image
 from raycrnn.console import sigterm_blocked
-from raycrnn.data.orientation import LineOrientation
 from raycrnn.errors import RaycrnnError
-from raycrnn.prediction import image_stage
-from raycrnn.prediction.tables import DECODED
+
+TRIES_ALONE = 2
+"""Tries for an image alone after its process has died, which may have been killed for another reason."""
+
+BlockDecoder = Callable[[pa.Table], pa.Table]
+"""Returns a row for each image of a block. A function that can be pickled."""
 
 
-class Decoder:
-    """A process that decodes images, so that an image that crashes its decoder does not end the command."""
+class DecoderProcess:
+    """A process that decodes images, so that an image that crashes its decoder does not end the command.
 
-    def __init__(self, settings: Image, orientation: LineOrientation = "horizontal"):
-        self._settings, self._orientation = settings, orientation
+    Args:
+        decode: Decodes a block of images.
+        died: The result for an image that ends the process, a table of one row.
+    """
+
+    def __init__(self, decode: BlockDecoder, died: pa.Table):
+        self._decode, self._died = decode, died
         self._closed = False
         # Another thread may close the decoder while this one starts its process again.
         self._lock = threading.Lock()
@@ -36,29 +43,32 @@ class Decoder:
             if self._closed:
                 return
             self._connection, other_end = context.Pipe()
-            arguments = other_end, self._settings, self._orientation
-            self._process = context.Process(target=_answer, args=arguments, daemon=True)
+            self._process = context.Process(target=_answer, args=(other_end, self._decode), daemon=True)
             with sigterm_blocked():
                 self._process.start()
             # The connection breaks when the process ends only if it alone has this end.
             other_end.close()
             self._is_ready = False
 
-    def decode_ahead(self, blocks: Sequence[pa.Table]) -> Iterator[pa.Table]:
-        """Yield a table of `tables.DECODED` for each block, and decode the next block meanwhile.
+    def decode_ahead(self, blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yield the decoded table of each block, and decode the next block meanwhile.
 
         Args:
-            blocks: Tables with the columns `path` and `problem` of `inputs.INPUTS`.
+            blocks: Tables with one row per image.
 
         Raises:
             RaycrnnError: The process does not start.
+            Exception: Any error that decoding a block raises.
         """
-        for number, block in enumerate(blocks):
-            if number == 0:
-                self._send(block)
+        iterator = iter(blocks)
+        block = next(iterator, None)
+        if block is not None:
+            self._send(block)
+        while block is not None:
             decoded = self._receive(block)
-            if number + 1 < len(blocks):
-                self._send(blocks[number + 1])
+            block = next(iterator, None)
+            if block is not None:
+                self._send(block)
             yield decoded
 
     def _send(self, block: pa.Table) -> None:
@@ -93,14 +103,14 @@ class Decoder:
         self._is_ready = True
 
     def _decode_alone(self, row: pa.Table) -> pa.Table:
-        for _ in range(image_stage.TRIES_ALONE):
+        for _ in range(TRIES_ALONE):
             if not self._process.is_alive():
                 self._start()
             with suppress(EOFError, ConnectionError):
                 self._send(row)
                 return self._reply()
             self._process.join()
-        return pa.Table.from_pylist([image_stage.DECODER_DIED], DECODED)
+        return self._died
 
     def close(self) -> None:
         """End the process, for which Python would wait without end otherwise."""
@@ -110,7 +120,7 @@ class Decoder:
         self._process.join()
 
 
-def _answer(connection: Connection, settings: Image, orientation: LineOrientation) -> None:
+def _answer(connection: Connection, decode: BlockDecoder) -> None:
     """Decode the blocks that come through a connection until its other end is closed."""
     # Ctrl-C reaches all processes of a terminal. The command decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,9 +131,7 @@ def _answer(connection: Connection, settings: Image, orientation: LineOrientatio
         while True:
             block = connection.recv()
             try:
-                reply = image_stage.decode_table(
-                    block, lambda paths: image_stage.decode_images(paths, settings, orientation)
-                )
+                reply = decode(block)
             except Exception as error:
                 reply = error
             connection.send(reply)

@@ -9,8 +9,9 @@ import pytest
 from raycrnn import config
 from raycrnn.data.inputs import to_table
 from raycrnn.errors import RaycrnnError
-from raycrnn.prediction import decoder_process, image_stage
-from raycrnn.prediction.decoder_process import Decoder
+from raycrnn.ingest import decoder_process
+from raycrnn.ingest.decoder_process import DecoderProcess
+from raycrnn.prediction import image_stage
 from tests.conftest import draw_four
 
 SETTINGS = config.Image(input_shape=(32, 256))
@@ -25,8 +26,12 @@ def block(*paths) -> pa.Table:
     return to_table((str(path), str(path), None) for path in paths)
 
 
+def start() -> DecoderProcess:
+    return image_stage.start_decoder(SETTINGS, "horizontal")
+
+
 def decode(blocks: list[pa.Table]) -> list[pa.Table]:
-    decoder = Decoder(SETTINGS)
+    decoder = start()
     try:
         return list(decoder.decode_ahead(blocks))
     finally:
@@ -36,9 +41,7 @@ def decode(blocks: list[pa.Table]) -> list[pa.Table]:
 def test_blocks_are_decoded_in_order(images, tmp_path):
     malformed = to_table(iter([("a", "a", "a quote is not closed")]))
     blocks = [block(images / "0.png", images / "gone.png"), malformed, block(images / "2.png")]
-    assert decode(blocks) == [
-        image_stage.decode_table(each, lambda paths: image_stage.decode_images(paths, SETTINGS)) for each in blocks
-    ]
+    assert decode(blocks) == [image_stage.decode_block(each, SETTINGS, "horizontal") for each in blocks]
     with pytest.raises(RaycrnnError, match="disk"):
         run_with(answer_with_an_error, blocks)
 
@@ -49,25 +52,22 @@ def run_with(answer, blocks: list[pa.Table]) -> list[pa.Table]:
         return decode(blocks)
 
 
-def answer_with_an_error(connection, *settings):
-    def fail(*_):
+def answer_with_an_error(connection, decode):
+    def fail(_):
         raise RaycrnnError("the disk is gone")
 
-    image_stage.decode_table = fail
-    decoder_process._answer(connection, *settings)
+    decoder_process._answer(connection, fail)
 
 
-def die_at_bad_images(connection, *settings):
+def die_at_bad_images(connection, decode):
     """Answer, but die at an image whose name begins with "bad"."""
-    decode_images = image_stage.decode_images
 
-    def deadly(paths, *settings):
-        if any(os.path.basename(path).startswith("bad") for path in paths):
+    def deadly(block):
+        if any(os.path.basename(path).startswith(b"bad") for path in block["path"].to_pylist()):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return decode_images(paths, *settings)
+        return decode(block)
 
-    image_stage.decode_images = deadly
-    decoder_process._answer(connection, *settings)
+    decoder_process._answer(connection, deadly)
 
 
 def test_only_images_that_kill_the_process_are_lost(images):
@@ -79,7 +79,7 @@ def test_only_images_that_kill_the_process_are_lost(images):
 
 
 def test_a_signal_to_the_whole_job_does_not_end_the_process(images):
-    decoder = Decoder(SETTINGS)
+    decoder = start()
     try:
         os.kill(decoder._process.pid, signal.SIGTERM)
         (found,) = decoder.decode_ahead([block(images / "0.png")])
@@ -90,7 +90,7 @@ def test_a_signal_to_the_whole_job_does_not_end_the_process(images):
 
 
 def test_a_closed_decoder_starts_no_process_again(images):
-    decoder = Decoder(SETTINGS)
+    decoder = start()
     blocks = decoder.decode_ahead([block(images / "0.png"), block(images / "1.png")])
     next(blocks)
     decoder.close()
@@ -98,7 +98,7 @@ def test_a_closed_decoder_starts_no_process_again(images):
     assert not decoder._process.is_alive()
 
 
-def end_at_once(connection, *settings):
+def end_at_once(connection, decode):
     os._exit(3)
 
 
