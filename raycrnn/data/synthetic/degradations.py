@@ -9,6 +9,9 @@ from raycrnn.data.synthetic.paper import blot, make_paper
 from raycrnn.data.synthetic.recipe import Recipe, Stains
 from raycrnn.data.textures import clouds, crop, grain
 
+LEVELS = np.arange(256) / 255
+"""The grey levels of an image, from 0 to 1."""
+
 
 def render(
     ink: Image.Image, verso: Image.Image | None, thickness: int, recipe: Recipe, random: random.Random
@@ -42,7 +45,7 @@ def render(
 def _opacity(ink: Image.Image, thickness: int, recipe: Recipe, random: random.Random) -> np.ndarray:
     """Return how much of the paper the ink covers, float32 [height, width] from 0 to 1."""
     exponent = 2.0 ** (-1.5 * random.uniform(*recipe.ink.weight))
-    ink = ink.point([round(255 * (value / 255) ** exponent) for value in range(256)])
+    ink = ink.point(np.rint(255 * LEVELS**exponent).tolist())
     if random.random() < recipe.blur.share:
         # Ink and not the whole image, whose other parts are smooth anyway: it is still an image of Pillow.
         ink = ink.filter(ImageFilter.GaussianBlur(random.uniform(*recipe.blur.radius) * thickness))
