@@ -1,13 +1,14 @@
 """Write metrics.jsonl, run.json and TensorBoard logs, and describe evaluations and progress."""
 
 import json
+import logging
 import math
 import os
 import platform
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
@@ -17,6 +18,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from raycrnn import __version__
+from raycrnn.config import Training
 from raycrnn.storage import write_text
 from raycrnn.training.learner import StepResult, TrainingState
 from raycrnn.training.time_budget import Throughput
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 STEPS_BETWEEN_SCALARS = 10
 """Steps between two points of the training curves in TensorBoard."""
+
+BLANK_STEPS = 1000
+"""Steps after which a network should no longer output only blanks. With few units it stops within 50 to 200."""
 
 
 def write_run(path: Path, configuration: dict[str, object], csv_digests: dict[str, str]) -> None:
@@ -106,8 +111,8 @@ def metrics_record(
     return record
 
 
-def describe(record: MetricsRecord, result: ValidationResult | None) -> str:
-    """Return the line that the command prints for an evaluation."""
+def describe(record: MetricsRecord, result: ValidationResult | None, settings: Training) -> Iterator[tuple[int, str]]:
+    """Yield the levels and the lines that the command logs for an evaluation."""
     minutes, seconds = divmod(round(record["seconds"]), 60)
     parts = [f"epoch {record['epoch']:g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
     if result:
@@ -115,7 +120,19 @@ def describe(record: MetricsRecord, result: ValidationResult | None) -> str:
         parts += [f"{name} {100 * score:.2f} %" for name, score in scores.items()]
     parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
     parts += [f"padding {100 * record['padding']:.0f} %", f"{minutes}:{seconds:02d}"]
-    return "  ".join(parts + (["best"] if record["best"] and result else []))
+    yield logging.INFO, "  ".join(parts + (["best"] if record["best"] and result else []))
+    if result and result.is_blank:
+        yield _describe_blank(record["step"], settings)
+
+
+def _describe_blank(step: int, settings: Training) -> tuple[int, str]:
+    if step <= BLANK_STEPS:
+        return logging.INFO, f"the network outputs only blanks so far, as is normal in the first {BLANK_STEPS:,} steps"
+    return logging.WARNING, (
+        f"after {step:,} steps the network still outputs only blanks, where others read their first units within "
+        f"{BLANK_STEPS:,}: see whether the labels are those of the images (raycrnn check), or try a lower learning rate "
+        f"(training.learning_rate={settings.learning_rate:g})"
+    )
 
 
 def progress_report(epoch: float, progress: TrainingState, throughput: Throughput, steps_left: int) -> "ProgressReport":

@@ -87,6 +87,8 @@ class ValidationResult:
     """Fitted on the data set."""
     examples: tuple["ValidationExample", ...] = ()
     """The first few samples of this worker's share."""
+    is_blank: bool = False
+    """Whether all transcriptions are empty: the network outputs only blanks."""
 
     def better_than(self, best: dict[str, float]) -> bool:
         """Return whether these scores are better: lower CER, then lower or equal loss; the loss must be finite."""
@@ -128,7 +130,7 @@ def evaluate(
         The scores; None on all workers if one of them stopped.
     """
     network.eval()
-    counts, fitter, loss_sum, learnable, seconds = Counts(), CalibrationFitter(), 0.0, 0, 0.0
+    counts, fitter, loss_sum, learnable, units_read, seconds = Counts(), CalibrationFitter(), 0.0, 0, 0, 0.0
     shown: list[ValidationExample] = []
     stopped = False
     for batch in _parts(batches, len(alphabet) + 1):
@@ -142,6 +144,7 @@ def evaluate(
         seconds += time.perf_counter() - start
         batch_loss, batch_learnable = _loss_of_learnable(log_probs_TBK, frames_B, batch)
         loss_sum, learnable = loss_sum + batch_loss, learnable + batch_learnable
+        units_read += sum(len(path.codes) for path in paths)
         exact = [list(path.codes) == codes for path, codes in zip(paths, batch.labels(), strict=True)]
         fitter.add(log_probs_TBK, frames_B, [path.codes for path in paths], exact)
         # Before those of the next part are computed.
@@ -157,16 +160,17 @@ def evaluate(
                 )
                 shown.append(ValidationExample(image_CHW, *texts))
     totals = torch.tensor(
-        [*counts.as_tuple(), loss_sum, learnable, seconds, stopped], dtype=torch.float64, device=device
+        [*counts.as_tuple(), loss_sum, learnable, units_read, seconds, stopped], dtype=torch.float64, device=device
     )
-    *sums, loss_sum, learnable, seconds, stops = collectives.all_reduce(totals).tolist()
+    *sums, loss_sum, learnable, units_read, seconds, stops = collectives.all_reduce(totals).tolist()
     if stops:
         return None
     fitter = CalibrationFitter(np.concatenate(collectives.gather(fitter.rows)))
     counts = Counts(*map(int, sums))
     # The workers transcribe at the same time.
     speed = counts.samples * collectives.world_size() / seconds if seconds else 0.0
-    return ValidationResult(counts, loss_sum / max(1, learnable), speed, fitter.fit(), tuple(shown))
+    loss = loss_sum / max(1, learnable)
+    return ValidationResult(counts, loss, speed, fitter.fit(), tuple(shown), is_blank=not units_read)
 
 
 def _parts(batches: Iterable[Batch], classes: int) -> Iterator[Batch]:

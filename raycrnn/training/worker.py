@@ -344,7 +344,8 @@ class Worker:
         )
         self._write("metrics.jsonl", lambda: self.run_log.evaluation(record, result))
         if self.rank == 0:
-            self.reporter.log(run_log.describe(record, result))
+            for level, line in run_log.describe(record, result, self.settings):
+                self.reporter.log(line, level)
         return record
 
     # All workers must call the following methods: they wait for worker 0 to write.

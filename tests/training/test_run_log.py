@@ -2,14 +2,19 @@
 
 import html
 import json
+import logging
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
+from raycrnn.config import Training
 from raycrnn.metrics.error_rates import Counts
+from raycrnn.training import run_log
 from raycrnn.training.learner import TrainingState
-from raycrnn.training.run_log import RunLog, _table, read_metrics
+from raycrnn.training.run_log import RunLog, _table, metrics_record, read_metrics
+from raycrnn.training.time_budget import Throughput
 from raycrnn.training.validation import UNKNOWN_UNIT, ValidationExample, ValidationResult
 
 RESULT = ValidationResult(Counts(1, 0, 1, 2, 1, 1), 1.0)
@@ -39,6 +44,23 @@ def test_tensorboard_reads_the_scalars_and_evaluations(tmp_path):
         "eval/loss": [12],
     }
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 12, "cer": 0.5, "loss": 2.0}
+
+
+def describe(step: int, *, is_blank: bool) -> list[tuple[int, str]]:
+    state, throughput = TrainingState(), Throughput()
+    state.step = step
+    result = replace(RESULT, is_blank=is_blank)
+    record = metrics_record(result, state, throughput, 1.0, 61.0, 1, {}, True)
+    return list(run_log.describe(record, result, Training()))
+
+
+def test_only_blanks_are_normal_at_first_and_a_warning_later():
+    [(level, line)] = describe(5000, is_blank=False)
+    assert level == logging.INFO and "CER 50.00 %" in line and line.endswith("1:01  best")
+    _, (level, line) = describe(run_log.BLANK_STEPS, is_blank=True)
+    assert level == logging.INFO and "normal in the first 1,000 steps" in line
+    _, (level, line) = describe(run_log.BLANK_STEPS + 1, is_blank=True)
+    assert level == logging.WARNING and "after 1,001 steps" in line and "training.learning_rate=0.001" in line
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,14 @@ def test_scores_do_not_depend_on_the_parts(monkeypatch):
     assert [each.reference for each in parts.examples] == [each.reference for each in whole.examples]
 
 
+@pytest.mark.parametrize("bias", [-50.0, 50.0])
+def test_a_result_says_whether_the_network_outputs_only_blanks(bias):
+    net = network()
+    torch.nn.init.constant_(net.output.bias[ALPHABET.blank :], bias)
+    result = validation.evaluate(net, [make_batch([(0, 1), (2,)]), make_batch([(3,)])], ALPHABET, "fp32", CPU)
+    assert result.is_blank == (bias > 0)
+
+
 @pytest.mark.parametrize(("units", "parts"), [(80, 1), (8_000, 4), (200_000, 64)])
 def test_the_outputs_of_a_part_have_a_limited_size_for_every_alphabet(units, parts):
     # 64 lines of 1,000 pixels, by the sizes alone: their outputs would have 510 MB with 8,000 units.
