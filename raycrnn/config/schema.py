@@ -235,8 +235,9 @@ class Training(Group):
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of all random numbers of a run."""
     initial_model: Annotated[Location, Field(min_length=1)] | None = None
-    """Model directory, a path or a URI, with whose weights training starts. Keys of the network that are not set are
-    taken from that model. By default the weights are random."""
+    """Model directory, a path or a URI, with whose weights training starts, or latin: the model for Latin script that
+    comes with raycrnn. Keys of the network that are not set are taken from that model. By default the weights are
+    random."""
     initial_model_sha256: str | None = None
     """SHA-256 of the weights of initial_model. A run is refused if they have another one. A run without this key adds
     it to the configuration of its model."""

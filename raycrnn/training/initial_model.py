@@ -3,7 +3,9 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +38,16 @@ SET_BY_SIZE = ("model.cnn_channels", "model.lstm_size")
 
 MOST_UNITS_SHOWN = 20
 
+BASE_MODELS = ("latin",)
+"""Names of the models that come with raycrnn."""
+
 
 @dataclass(frozen=True)
 class InitialModel:
     """The model that a run starts from."""
 
     location: str
-    """Path or URI of the model directory, as in the configuration of the run."""
+    """Path or URI of the model directory, or its name in `BASE_MODELS`, as in the configuration of the run."""
     configuration: Configuration
     """The configuration of the model."""
     alphabet: Alphabet
@@ -187,7 +192,8 @@ def read(configuration: Configuration) -> InitialModel:
     training = configuration.training
     assert training.initial_model is not None
     location = training.initial_model
-    model = model_files.read_unchanged(location, lambda folder: _read(folder, location, configuration))
+    with _directory_of(location) as directory:
+        model = model_files.read_unchanged(directory, lambda folder: _read(folder, location, configuration))
     if training.initial_model_sha256 not in (None, model.sha256):
         raise UsageError(
             f"{storage.redacted(location)}: the SHA-256 of its weights is {model.sha256}, but "
@@ -195,6 +201,13 @@ def read(configuration: Configuration) -> InitialModel:
             "was meant; remove the key to train with these weights"
         )
     return model
+
+
+def _directory_of(location: str) -> AbstractContextManager[str | Path]:
+    """Return the model directory at a path or URI, or the one in the package of a name in `BASE_MODELS`."""
+    if location in BASE_MODELS:
+        return resources.as_file(resources.files("raycrnn.training") / "base_models" / location)
+    return nullcontext(location)
 
 
 def _read(folder: Path, location: str, configuration: Configuration) -> InitialModel:

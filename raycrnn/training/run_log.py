@@ -130,7 +130,7 @@ def _describe_blank(step: int, settings: Training) -> tuple[int, str]:
         return logging.INFO, f"the network outputs only blanks so far, as is normal in the first {BLANK_STEPS:,} steps"
     return logging.WARNING, (
         f"after {step:,} steps the network still outputs only blanks, where others read their first units within "
-        f"{BLANK_STEPS:,}: see whether the labels are those of the images (raycrnn check), or try a lower learning rate "
+        f"{BLANK_STEPS:,}: check that the labels are those of the images (raycrnn check), or try a lower learning rate "
         f"(training.learning_rate={settings.learning_rate:g})"
     )
 
