@@ -10,19 +10,18 @@ from multiprocessing.connection import Connection
 
 import pyarrow as pa
 
-from raycrnn.config import Image
 from raycrnn.console import sigterm_blocked
-from raycrnn.data.orientation import LineOrientation
 from raycrnn.errors import RaycrnnError
 from raycrnn.prediction import image_stage
+from raycrnn.prediction.job import ImageSettings
 from raycrnn.prediction.tables import DECODED
 
 
 class Decoder:
     """A process that decodes images, so that an image that crashes its decoder does not end the command."""
 
-    def __init__(self, settings: Image, orientation: LineOrientation = "horizontal"):
-        self._settings, self._orientation = settings, orientation
+    def __init__(self, settings: Sequence[ImageSettings]):
+        self._settings = settings
         self._closed = False
         # Another thread may close the decoder while this one starts its process again.
         self._lock = threading.Lock()
@@ -36,7 +35,7 @@ class Decoder:
             if self._closed:
                 return
             self._connection, other_end = context.Pipe()
-            arguments = other_end, self._settings, self._orientation
+            arguments = other_end, self._settings
             self._process = context.Process(target=_answer, args=arguments, daemon=True)
             with sigterm_blocked():
                 self._process.start()
@@ -110,7 +109,7 @@ class Decoder:
         self._process.join()
 
 
-def _answer(connection: Connection, settings: Image, orientation: LineOrientation) -> None:
+def _answer(connection: Connection, settings: Sequence[ImageSettings]) -> None:
     """Decode the blocks that come through a connection until its other end is closed."""
     # Ctrl-C reaches all processes of a terminal. The command decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -121,9 +120,7 @@ def _answer(connection: Connection, settings: Image, orientation: LineOrientatio
         while True:
             block = connection.recv()
             try:
-                reply = image_stage.decode_table(
-                    block, lambda paths: image_stage.decode_images(paths, settings, orientation)
-                )
+                reply = image_stage.decode_table(block, lambda paths: image_stage.decode_images(paths, settings))
             except Exception as error:
                 reply = error
             connection.send(reply)
