@@ -1,10 +1,12 @@
 """Groups of rows that belong together, such as the lines of a book, and the folds of a cross-validation."""
 
+import os
 import random
 import re
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
+from raycrnn import storage
 from raycrnn.data import generated_lines
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.errors import UsageError
@@ -112,7 +114,7 @@ def folds_of_rows(
                 continue
             groups.setdefault(key, []).append(place)
             if not row.problem:
-                by_path.setdefault(file.resolve(row), []).append(place)
+                by_path.setdefault(_place_of(file, row), []).append(place)
         check_no_rows(file.path, unnamed, f"in no group: data.fold_group={pattern!r} must match a part of every path")
     joined = join(list(groups.values()), [places for places in by_path.values() if len(places) > 1])
     if len(joined) < folds:
@@ -130,7 +132,13 @@ def folds_of_rows(
 def _group_of(file: CsvFile, row: Row, pattern: str | None) -> Hashable:
     if row.problem:
         return file.path, row.line
-    return file.resolve(row) if pattern is None else group_name(pattern, row.path) or None
+    return _place_of(file, row) if pattern is None else group_name(pattern, row.path) or None
+
+
+def _place_of(file: CsvFile, row: Row) -> str:
+    """Return the URI of a row's image, or its path without `.` and `..`."""
+    place = file.resolve(row)
+    return place if storage.is_uri(place) else os.path.normpath(place)
 
 
 def hold_back(

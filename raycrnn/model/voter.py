@@ -11,13 +11,14 @@ from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import display_order
 from raycrnn.data.image import ImageInput, PreparedImage
+from raycrnn.errors import UsageError
 from raycrnn.model import ctc, model_files
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.decoding import path_confidences
 from raycrnn.model.model_files import Models
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.model.transcription import Alternative, Transcription, Unit
-from raycrnn.model.voting import Reading, VotedUnit, vote
+from raycrnn.model.voting import Ballot, VotedUnit, vote
 
 Text = tuple[str, ...]
 """Units in logical order."""
@@ -138,7 +139,9 @@ class Voter:
             UsageError: `n_best` is less than 1 or greater than `max_alternatives`.
             RaycrnnError: A network produces NaN.
         """
-        n_best = n_best or self.configuration.decoding.num_beam_paths
+        n_best = self.configuration.decoding.num_beam_paths if n_best is None else n_best
+        if not 1 <= n_best <= self.max_alternatives:
+            raise UsageError(f"n_best={n_best}: these models return 1 to {self.max_alternatives} alternatives")
         height = self.configuration.image.input_shape[0]
         results: dict[int, Transcription] = {}
         # In batches, because the log-probabilities of all models are kept for each.
@@ -159,7 +162,7 @@ class Voter:
             )
             for each in self.recognizers
         ]
-        voted = [vote(list(map(_reading, own))) for own in zip(*transcriptions, strict=True)]
+        voted = [vote(list(map(_ballot, own))) for own in zip(*transcriptions, strict=True)]
         candidates = [self._candidates(units, own) for units, *own in zip(voted, *transcriptions, strict=True)]
         confidences = [
             text_confidences(recognizer, own, candidates)
@@ -261,8 +264,8 @@ def _image_for(prepared: PreparedImage, number: int) -> PreparedImage:
     return prepared.others[number - 1]
 
 
-def _reading(transcription: Transcription) -> Reading:
+def _ballot(transcription: Transcription) -> Ballot:
     units = transcription.units or ()
-    return Reading(
+    return Ballot(
         tuple(unit.text for unit in units), tuple(unit.confidence for unit in units), transcription.confidence
     )

@@ -15,7 +15,7 @@ from raycrnn.metrics import error_rates
 
 
 @dataclass(frozen=True)
-class Reading:
+class Ballot:
     """The units that a model has read in an image."""
 
     units: tuple[str, ...]
@@ -36,31 +36,31 @@ class VotedUnit:
 
     text: str
     confidence: float
-    """Sum of the confidences of the readings with this unit, divided by the number of all readings."""
+    """Sum of the confidences of the ballots with this unit, divided by the number of all ballots."""
     sources: tuple[int | None, ...]
-    """For each reading, the index of this unit, or None if it has another one at this place."""
+    """For each ballot, the index of this unit, or None if it has another one at this place."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A place of the aligned readings."""
+    """A place of the aligned ballots."""
 
     indices: tuple[int | None, ...]
-    """For each reading, the index of its unit at this place. None is a gap."""
+    """For each ballot, the index of its unit at this place. None is a gap."""
     places: tuple[int, ...]
-    """For each reading, the index of its next unit, which tells where a gap is."""
+    """For each ballot, the index of its next unit, which tells where a gap is."""
 
 
-def vote(readings: Sequence[Reading]) -> list[VotedUnit]:
-    """Return the units with the largest sum of confidences at each place of the aligned readings.
+def vote(ballots: Sequence[Ballot]) -> list[VotedUnit]:
+    """Return the units with the largest sum of confidences at each place of the aligned ballots.
 
-    A reading without a unit at a place votes against one there, with the mean confidence of the two neighbouring units.
+    A ballot without a unit at a place votes against one there, with the mean confidence of the two neighbouring units.
     If two sums are equal, more votes win, then the unit against the gap, then the larger code point. The result does
-    not depend on the order of the readings.
+    not depend on the order of the ballots.
     """
-    ranges = [range(len(reading.units)) for reading in readings]
-    units = [reading.units for reading in readings]
-    return [unit for column in align(units, ranges) if (unit := _elect(readings, column))]
+    ranges = [range(len(ballot.units)) for ballot in ballots]
+    units = [ballot.units for ballot in ballots]
+    return [unit for column in align(units, ranges) if (unit := _elect(ballots, column))]
 
 
 def align(texts: Sequence[Sequence[str]], ranges: Sequence[range]) -> Iterator[Column]:
@@ -103,17 +103,17 @@ def _places(middle: Sequence[str], part: Sequence[str]) -> list[tuple[int | None
     return [*places, (None, len(part))]
 
 
-def _elect(readings: Sequence[Reading], column: Column) -> VotedUnit | None:
+def _elect(ballots: Sequence[Ballot], column: Column) -> VotedUnit | None:
     """Return the unit that wins at a place, or None if the gap does."""
     votes: dict[str | None, list[float]] = {}
-    for reading, index, place in zip(readings, column.indices, column.places, strict=True):
-        unit = None if index is None else reading.units[index]
-        votes.setdefault(unit, []).append(reading.gap(place) if index is None else reading.confidences[index])
+    for ballot, index, place in zip(ballots, column.indices, column.places, strict=True):
+        unit = None if index is None else ballot.units[index]
+        votes.setdefault(unit, []).append(ballot.gap(place) if index is None else ballot.confidences[index])
     winner = max(votes, key=lambda unit: (math.fsum(votes[unit]), len(votes[unit]), unit is not None, unit or ""))
     if winner is None:
         return None
     sources = (
-        index if index is not None and reading.units[index] == winner else None
-        for reading, index in zip(readings, column.indices, strict=True)
+        index if index is not None and ballot.units[index] == winner else None
+        for ballot, index in zip(ballots, column.indices, strict=True)
     )
-    return VotedUnit(winner, math.fsum(votes[winner]) / len(readings), tuple(sources))
+    return VotedUnit(winner, math.fsum(votes[winner]) / len(ballots), tuple(sources))

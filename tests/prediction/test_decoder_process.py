@@ -13,7 +13,7 @@ from raycrnn.prediction import decoder_process, image_stage
 from raycrnn.prediction.decoder_process import Decoder
 from tests.conftest import draw_four
 
-SETTINGS = config.Image(input_shape=(32, 256))
+SETTINGS = ((config.Image(input_shape=(32, 256)), "horizontal"),)
 
 
 @pytest.fixture
