@@ -155,6 +155,12 @@ def model_card(model: StoredModel) -> str:
         if started.initial_model
         else ""
     )
+    part = (
+        f"It is model {started.fold} of {started.folds} of a cross-validation: it was trained without the rows of fold "
+        f"{started.fold}, which are its evaluation set."
+        if started.fold
+        else ""
+    )
     scores = [
         f"| {title} | {form.format(model.metrics[name])} |"
         for name, (title, form) in SCORES.items()
@@ -167,6 +173,7 @@ def model_card(model: StoredModel) -> str:
         f"A convolutional recurrent neural network (CRNN) that transcribes images of single text lines, trained with "
         f"raycrnn {__version__}.",
         *(["", origin] if origin else []),
+        *(["", part] if part else []),
         "",
         f"- Input: images of one text line in any size.{turned} They are converted to {colours} and scaled to a height "
         f"of {height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
