@@ -164,3 +164,20 @@ def test_the_model_directories_at_the_start_of_the_arguments_vote(tmp_path):
     a, b, images = (str(tmp_path / name) for name in ("a", "b", "images"))
     assert model_files.leading_models(a, [b, images, b]) == ([a, b], [images, b])
     assert model_files.leading_models(a, [images]) == ([a], [images])
+
+
+def test_models_in_object_storage_vote(tmp_path, bucket):
+    from raycrnn import storage
+
+    for seed in (1, 2):
+        recognizer(seed).save(tmp_path / f"fold-{seed}")
+        for file in (tmp_path / f"fold-{seed}").iterdir():
+            storage.upload(file, storage.join(bucket, "all", f"fold-{seed}", file.name))
+    storage.write(storage.join(bucket, "all", "models.json"), b'{"models": ["fold-1", "fold-2"]}')
+    place = storage.join(bucket, "all")
+    assert model_files.is_model(place) and not model_files.is_model(bucket)
+    folders = [tmp_path / "fold-1", tmp_path / "fold-2"]
+    assert model_files.file_digests(place) == model_files.file_digests(folders)
+    assert model_files.fingerprint(place) == model_files.fingerprint(list(model_files.members(place))) != ()
+    texts = [each.text for each in Voter.load(folders, "cpu")(LINES)]
+    assert [each.text for each in Voter.load(place, "cpu")(LINES)] == texts
