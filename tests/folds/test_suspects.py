@@ -16,16 +16,17 @@ def line(number: int, label: str, text: str, log_prob: float, label_log_prob: fl
     return OutOfFoldLine(evaluated, 2, log_prob, label_log_prob)
 
 
-def test_the_label_that_is_least_likely_beside_the_reading_comes_first():
+def test_the_label_with_the_least_likely_edits_comes_first():
     lines = [
         line(1, "ab", "ab", -0.1, -0.1),
-        line(2, "ab", "cd", -0.1, -20.0),
+        line(2, "ab", "cb", -0.1, -20.0),
         line(3, "ab", "cb", -9.0, -20.0),  # the model is not sure of what it has read
         line(4, "aé", "ae", -0.1, -math.inf),
         line(5, "ab", "ac", -3.0, -2.9),  # the label is more likely
+        line(6, "abcd", "xycz", -1.0, -25.0),  # three edits
     ]
-    assert [each.line.number for each in suspects.by_suspicion(lines)] == [4, 2, 3, 5, 1]
-    assert [round(each.score, 1) for each in lines] == [0.0, 19.9, 11.0, math.inf, 0.0]
+    assert [each.line.number for each in suspects.by_suspicion(lines)] == [4, 2, 3, 6, 5, 1]
+    assert [round(each.score, 1) for each in lines] == [0.0, 19.9, 11.0, math.inf, 0.0, 8.0]
 
 
 def test_the_csv_has_a_row_for_each_line_and_the_page_the_pictures_of_those_that_differ(tmp_path):
