@@ -1,8 +1,9 @@
 """Combine the readings of several models to one text, by a vote on each unit.
 
-This is confidence voting (Reul et al. 2018, https://jlcl.org/article/view/219): the texts are aligned, and at each
-place the unit with the largest sum of confidences is taken. The frames of two networks cannot be aligned instead,
-because their CTC peaks lie at different places.
+This is confidence voting (Reul et al. 2018, https://arxiv.org/abs/1802.10038): the texts are aligned, and at each
+place the unit with the largest sum of confidences is taken. Other than there, only the unit that a model has read at a
+place counts, not its alternatives. The frames of two networks cannot be aligned instead, because their CTC peaks lie at
+different places.
 """
 
 import math

@@ -15,7 +15,7 @@ from raycrnn.training.learner import Learner
 from tests.conftest import GLYPHS, draw, words
 from tests.training.test_learner import ALPHABET, CPU, SMALL, make_batch, network
 
-ROWS, PLANTED, STEPS, BATCH = 160, 5, 240, 40
+ROWS, PLANTED, STEPS, BATCH = 160, 5, 160, 40
 
 
 def plant(labels: list[str]) -> dict[int, str]:
