@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from raycrnn.model.recognizer import Recognizer
     from raycrnn.model.transcription import Transcription
+    from raycrnn.model.voter import Voter
 
-__all__ = ["Recognizer", "Transcription", "__version__"]
+__all__ = ["Recognizer", "Transcription", "Voter", "__version__"]
 
 __version__ = "0.1.0"
 
-_MODULES = {"Recognizer": "raycrnn.model.recognizer", "Transcription": "raycrnn.model.transcription"}
+_MODULES = {
+    "Recognizer": "raycrnn.model.recognizer",
+    "Transcription": "raycrnn.model.transcription",
+    "Voter": "raycrnn.model.voter",
+}
 
 
 def __getattr__(name: str) -> type:

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -28,7 +29,7 @@ class Evaluate(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model."""
+    """Model directory, such as output/model. If several follow each other, or if it holds several, they vote."""
     csvs: CliPositionalArg[Annotated[list[str], Metavar("CSV")]] = Field(min_length=1)
     """Labelled CSVs, and settings of decoding and data as KEY=VALUE, such as data.encoding=cp1252."""
     report: Annotated[str | None, Metavar("DIR")] = None
@@ -73,11 +74,20 @@ class Evaluate(Command):
 
     @property
     def _csvs(self) -> list[str]:
-        return [text for text in self.csvs if text not in self._overrides]
+        return self._divided[1]
 
     @property
-    def _models(self) -> list[str]:
-        return [self.model] if self.against is None else [self.model, self.against]
+    def _models(self) -> "list[str | list[str]]":
+        voting, _ = self._divided
+        model = self.model if len(voting) == 1 else voting
+        return [model] if self.against is None else [model, self.against]
+
+    @cached_property
+    def _divided(self) -> tuple[list[str], list[str]]:
+        """The models that vote, and the CSVs."""
+        from raycrnn.model.model_files import leading_models
+
+        return leading_models(self.model, [text for text in self.csvs if text not in self._overrides])
 
     def _evaluate(self) -> "Evaluation | Comparison":
         from raycrnn.evaluation.analysis import Comparison

@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import is_override
-from raycrnn.prediction.job import Format, PredictionJob
+from raycrnn.prediction.job import Format, make_job
 
 # Not __name__, which is "__main__" under python -m.
 logger = logging.getLogger("raycrnn.predict")
@@ -24,7 +24,7 @@ class Predict(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model."""
+    """Model directory, such as output/model. If several follow each other, or if it holds several, they vote."""
     inputs: CliPositionalArg[Annotated[list[str], Metavar("INPUT")]] = Field(min_length=1)
     """Images, folders and .csv files, and settings of decoding as KEY=VALUE, such as decoding.num_beam_paths=3."""
     output: Annotated[str | None, Metavar("FILE")] = Field(None, validation_alias=AliasChoices("o", "output"))
@@ -49,27 +49,20 @@ class Predict(Command):
     def run(self) -> int:
         # Here, because `--help` needs none of them.
         from raycrnn.data.inputs import list_inputs
-        from raycrnn.model.model_files import file_digests, read_configuration
+        from raycrnn.model.model_files import file_digests, leading_models, read_configurations
         from raycrnn.prediction.run import Output, predict
 
         overrides = [text for text in self.inputs if is_override(text)]
-        names = [text for text in self.inputs if text not in overrides]
+        models, names = leading_models(self.model, [text for text in self.inputs if text not in overrides])
         # First, so that a model that is replaced from here on is noticed.
-        digests = file_digests(self.model)
-        configuration = read_configuration(self.model, overrides)
+        digests = file_digests(models)
+        configurations = read_configurations(models, overrides)
+        configuration = configurations[0]
         output = Output(self.output, self.resume, self.overwrite)
         layout = output.layout(self.format, configuration.decoding.num_beam_paths, self.confidence, self.spans)
         inputs = list_inputs(names, configuration.data)
-        output.check(self.model, names, inputs)
-        job = PredictionJob(
-            self.model,
-            configuration.image,
-            tuple(overrides),
-            self.spans,
-            self.replicas,
-            digests,
-            configuration.data.line_orientation,
-        )
+        output.check(models, names, inputs)
+        job = make_job(models, configurations, overrides, digests, self.spans, self.replicas)
         read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:
             return 130

@@ -35,7 +35,7 @@ class Serve(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model."""
+    """Model directory, such as output/model. If several follow each other, or if it holds several, they vote."""
     overrides: CliPositionalArg[Annotated[list[str], Metavar("KEY=VALUE")]] = Field([])
     """Settings of decoding, such as decoding.method=greedy."""
     host: Annotated[str, Metavar("HOST")] = "127.0.0.1"
@@ -64,14 +64,14 @@ class Serve(Command):
     """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
 
     def run(self) -> int:
-        from raycrnn.model.recognizer import Recognizer
+        from raycrnn.model import voter
         from raycrnn.serving import deployment, proxy_middleware, run
 
-        Recognizer.load(self.model, "cpu", self.overrides)
+        settings = self._settings()
+        voter.load(settings.model, "cpu", settings.overrides)
         # Fail on an unreadable token before Ray starts.
         deployment.read_token(self.token_file)
         proxy_middleware.read_max_body_mb(os.environ.get(proxy_middleware.MAX_BODY_VARIABLE))
-        settings = self._settings()
         for name, value in run.environment(settings).items():
             os.environ.setdefault(name, value)
         # Errors of Ray Serve arrive as exceptions.
@@ -83,6 +83,7 @@ class Serve(Command):
 
     def _settings(self) -> "Settings":
         """Return the settings of the application, without GPUs. Raises `UsageError` for invalid ones."""
+        from raycrnn.model.model_files import leading_models
         from raycrnn.serving.deployment import Settings
 
         try:
@@ -90,9 +91,11 @@ class Serve(Command):
             limits = Limits(**self.model_dump(include=self.model_fields_set & set(Limits.model_fields)))
         except ValidationError as error:
             raise UsageError("; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())) from None
-        names = {"model", "overrides", "replicas", "cpus", "threads", "token_file"}
+        models, overrides = leading_models(self.model, self.overrides)
+        model = self.model if len(models) == 1 else tuple(models)
+        names = {"replicas", "cpus", "threads", "token_file"}
         try:
-            return Settings(**self.model_dump(include=names), limits=limits)
+            return Settings(model=model, overrides=overrides, **self.model_dump(include=names), limits=limits)
         except ValueError:
             # The other fields are valid here as well.
             raise UsageError(f"--replicas={self.replicas}: give a number, or a range such as 1-4") from None

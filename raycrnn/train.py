@@ -3,6 +3,7 @@
 import json
 import shlex
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import config, storage
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import Configuration, describe_keys
+from raycrnn.metrics.error_rates import Counts
 from raycrnn.training import run
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ class Train(Command):
     """Train a text recogniser from CSV files of images and labels.
 
     Writes the best model to output_model_dir/model, and checkpoints and TensorBoard logs next to it. Ctrl-C or SIGTERM
-    saves a checkpoint and stops; the same command with restore_model=true resumes from there.
+    saves a checkpoint and stops; the same command with restore_model=true resumes from there. With training.folds=5,
+    five models are trained, each without another part of the rows, which vote and list labels that are likely wrong.
     """
 
     config: CliPositionalArg[str]
@@ -39,10 +42,32 @@ class Train(Command):
         # The time budget includes the start of the interpreter and the imports, which take mostly CPU time.
         started = time.time() - time.process_time()
         configuration = config.load(self.config, self.overrides)
+        if configuration.training.folds and not configuration.training.fold:
+            return self._train_folds(configuration)
         outcome = run.train(configuration, self.address, started)
         if "stopped" in outcome:
             return 130
         self._print(configuration, outcome)
+        return 0
+
+    def _train_folds(self, configuration: Configuration) -> int:
+        from raycrnn.folds import run as folds
+
+        result = folds.train(configuration, self.address)
+        if result is None:
+            return 130
+        output = configuration.output_model_dir
+        model = storage.join(output, "model")
+        print(f"rows held back: {_describe(_rates(result.counts))}")
+        if result.vote is not None:
+            print(f"vote on data.csv_files_eval: {_describe(_rates(result.vote.counts))}")
+        print(f"models: {model}")
+        print(f"suspect labels: {storage.join(output, 'suspects.html')} and suspects.csv")
+        print(f"next:  raycrnn predict {shlex.quote(model)} images/ -o transcriptions.csv")
+        if self.json_line:
+            values = {"model": model, "folds": result.folds, "held_back": _rates(result.counts)}
+            vote = {} if result.vote is None else {"vote": result.vote.as_json()}
+            print(json.dumps({**values, **vote}))
         return 0
 
     def _print(self, configuration: Configuration, outcome: "TrainingResult") -> None:
@@ -50,13 +75,21 @@ class Train(Command):
         model = storage.join(output, "model")
         best = outcome["best"]
         if "cer" in best:
-            cer, wer, exact = (100 * best[name] for name in ("cer", "wer", "accuracy"))
-            print(f"best: CER {cer:.2f} %, WER {wer:.2f} %, exact {exact:.1f} % at epoch {best['epoch']:g}")
+            print(f"best: {_describe(best)} at epoch {best['epoch']:g}")
         print(f"model: {model}")
         print(f"next:  raycrnn predict {shlex.quote(model)} images/ -o transcriptions.csv")
         print(f"       tensorboard --logdir {shlex.quote(storage.join(output, 'logs'))}")
         if self.json_line:
             print(json.dumps({"model": str(model), **outcome}))
+
+
+def _rates(counts: Counts) -> dict[str, float]:
+    return {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
+
+
+def _describe(scores: Mapping[str, float]) -> str:
+    cer, wer, exact = (100 * scores[name] for name in ("cer", "wer", "accuracy"))
+    return f"CER {cer:.2f} %, WER {wer:.2f} %, exact {exact:.1f} %"
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ class Tune(Command):
 
 def _check(search: Search, configuration: Configuration, model: str | None, resume: bool) -> None:
     """Check that search, configuration and options fit together. Raises `UsageError`."""
+    if configuration.training.folds:
+        raise UsageError("a search trains one model in each trial: remove training.folds from the configuration")
     if not configuration.data.csv_files_eval:
         raise UsageError("a search needs data.csv_files_eval, to compare the trials")
     if search.decoding_only and model is None:

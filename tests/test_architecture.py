@@ -27,6 +27,7 @@ ORDER = (
     {"ingest"},
     {"training", "prediction", "serving", "exporting"},
     {"tuning", "evaluation", "checking"},
+    {"folds"},
     VERBS,
     {"tools", "bench", "__main__"},
 )

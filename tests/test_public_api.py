@@ -15,12 +15,14 @@ ROOT = Path(__file__).parents[1]
 def test_the_public_names_are_the_classes_of_the_model_package():
     from raycrnn.model.recognizer import Recognizer
     from raycrnn.model.transcription import Transcription
+    from raycrnn.model.voter import Voter
 
-    assert set(raycrnn.__all__) == {"Recognizer", "Transcription", "__version__"}
+    assert set(raycrnn.__all__) == {"Recognizer", "Transcription", "Voter", "__version__"}
     assert raycrnn.Recognizer is Recognizer
     assert raycrnn.Transcription is Transcription
+    assert raycrnn.Voter is Voter
     assert set(raycrnn.__all__) <= set(dir(raycrnn))
-    assert all(getattr(raycrnn, name).__doc__ for name in ("Recognizer", "Transcription"))
+    assert all(getattr(raycrnn, name).__doc__ for name in ("Recognizer", "Transcription", "Voter"))
 
 
 def test_an_unknown_name_is_an_attribute_error():

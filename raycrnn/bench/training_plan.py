@@ -19,6 +19,7 @@ Overrides = tuple[str, ...]
 SET_BY_THE_PLAN = (
     *("output_model_dir", "restore_model", "data.csv_files_train", "data.csv_files_eval", "data.csv_delimiter"),
     *("data.encoding", "training.n_epochs", "training.evaluate_every_epoch", "training.seed"),
+    *("training.folds", "training.fold"),
 )
 """Keys that no setting may override: the plan says on what and how long is trained."""
 

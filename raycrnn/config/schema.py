@@ -125,6 +125,11 @@ class Data(Group):
     """Whether to keep the decoded training images in memory, so that later epochs read no files. auto: if they take at
     most a quarter of Ray's object store."""
 
+    fold_group: RegularExpression | None = None
+    """Regular expression that names the group of each training image for training.folds, as raycrnn split --group does:
+    it is searched in each path, and what its first (group) matches is the name. Rows of one group, such as a book, are
+    never in two folds. By default every image is a group."""
+
     @property
     def train_csvs(self) -> tuple[str, ...]:
         return tuple(self.csv_files_train)
@@ -249,6 +254,12 @@ class Training(Group):
     have new units, has the full rate."""
     frozen_convolutions: Annotated[Integer, Field(ge=0, le=7)] = 0
     """Number of convolutions, from the first, that keep the weights and statistics of initial_model."""
+    folds: Annotated[Integer, Field(ge=2)] | None = None
+    """Number of models to train, each of which holds back another part of the training CSVs as its evaluation set. The
+    models vote (output_model_dir/model), and each row is read by the model that was not trained on it: see
+    suspects.csv. data.csv_files_eval then tests the vote. By default one model is trained on all rows."""
+    fold: Positive | None = None
+    """Number of the only fold to train, from 1 to folds. By default all folds are trained."""
 
     def epochs(self, batches: int) -> int:
         """Return the number of epochs of a run, given the number of batches in each."""
@@ -265,6 +276,12 @@ class Training(Group):
         changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
         if changed and self.initial_model is None:
             raise ValueError(f"{', '.join(changed)}: set initial_model too, or remove this")
+        return self
+
+    @model_validator(mode="after")
+    def _fold_exists(self) -> "Training":
+        if self.fold is not None and self.fold > (self.folds or 0):
+            raise ValueError(f"fold={self.fold}: set folds to {max(2, self.fold)} or more, or remove fold")
         return self
 
     @model_validator(mode="before")
@@ -343,12 +360,18 @@ class Configuration(Group):
     decoding: Decoding = Decoding()
     cluster: Cluster = Cluster()
 
+    @property
+    def eval_csvs(self) -> tuple[str, ...]:
+        """The CSVs to evaluate on during training: none for a fold, which evaluates on the rows that it holds back."""
+        return () if self.training.fold else self.data.csv_files_eval
+
     def identity(self) -> dict[str, object]:
         """Return the keys that determine the training steps, by dotted path: a resumed run must not change them."""
         training = (
             *("optimizer", "train_batch_size", "batch_by", "eval_batch_size", "seed"),
             # Without its path, because a model may move.
             *("initial_model_sha256", "initial_alphabet", "frozen_convolutions"),
+            *("folds", "fold"),
         )
         identity = {f"training.{name}": getattr(self.training, name) for name in training}
         identity |= {"model.cnn_channels": self.model.channels, "model.lstm_size": self.model.lstm_units}
@@ -361,6 +384,7 @@ class Configuration(Group):
             "unicode_form",
             "text_direction",
             "line_orientation",
+            "fold_group",
         )
         identity |= {f"data.{name}": getattr(self.data, name) for name in names}
         # Without the paths of the CSVs, which may move. What is in them is compared by `training.resume`.

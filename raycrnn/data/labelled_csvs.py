@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from raycrnn.config import Configuration
-from raycrnn.data import bidi, csv_files
+from raycrnn.data import bidi, csv_files, grouping
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import CsvFile
@@ -29,15 +29,17 @@ class LabelledCsvs:
 
 
 def read(configuration: Configuration) -> LabelledCsvs:
-    """Read the CSVs, and load the alphabet if one is configured.
+    """Read the CSVs, divide them if a fold is trained, and load the alphabet if one is configured.
+
+    The alphabet of a fold also has the units of the rows that it holds back, so that all folds have the same.
 
     Raises:
         UsageError: A file cannot be read, or has no usable label.
     """
     data = configuration.data
     train = csv_files.read_labelled_csvs(data.train_csvs, data)
-    evaluation = csv_files.read_labelled_csvs(data.csv_files_eval, data)
-    digests = {path: csv_files.digest(path) for path in (*data.train_csvs, *data.csv_files_eval)}
+    evaluation = csv_files.read_labelled_csvs(configuration.eval_csvs, data)
+    digests = {path: csv_files.digest(path) for path in (*data.train_csvs, *configuration.eval_csvs)}
     row_digests = {file.path: digest_rows(file) for file in (*train, *evaluation)}
     alphabet = None
     if data.lookup_alphabet_file is not None:
@@ -48,7 +50,35 @@ def read(configuration: Configuration) -> LabelledCsvs:
     direction = data.text_direction
     if direction == "auto":
         direction = bidi.direction_of(row.label for file in train for row in file.rows if row.label)
-    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests)
+    more_units: tuple[str, ...] = ()
+    if configuration.training.fold is not None:
+        train, evaluation = _divide(train, configuration, configuration.training.fold)
+        held_back = (csv_files.units_of(row, data) for file in evaluation for row in file.rows)
+        more_units = tuple(dict.fromkeys(unit for units in held_back for unit in units))
+    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests, more_units)
+
+
+def _divide(files: list[CsvFile], configuration: Configuration, fold: int) -> tuple[list[CsvFile], list[CsvFile]]:
+    """Return the files with the rows that a fold trains on, and those with the rows that it holds back.
+
+    Raises:
+        UsageError: The rows cannot be divided into folds, or a fold holds back all rows of a CSV that has a weight.
+    """
+    train, held_back = grouping.hold_back(files, fold, folds_of_rows(files, configuration))
+    empty = [file.path for file in train if not file.rows]
+    if empty and configuration.data.train_weights:
+        raise UsageError(
+            f"{', '.join(empty)}: fold {fold} holds back all rows, but data.csv_files_train has a weight for them: "
+            "remove the weights, or choose smaller groups (data.fold_group)"
+        )
+    return train, held_back
+
+
+def folds_of_rows(files: list[CsvFile], configuration: Configuration) -> list[list[int | None]]:
+    """Return the fold that holds back each row of the training CSVs; see `grouping.folds_of_rows`."""
+    training = configuration.training
+    assert training.folds is not None
+    return grouping.folds_of_rows(files, training.folds, configuration.data.fold_group, training.seed)
 
 
 def digest_rows(file: CsvFile) -> str:

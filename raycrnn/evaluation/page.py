@@ -8,10 +8,10 @@ from raycrnn.evaluation.alignment import visible
 
 
 def template(package: str) -> jinja2.Template:
-    """Return the template `report.html` of a package, which may extend `page.html`."""
+    """Return the template `report.html` of a package, which may extend `page.html` and import from `lines.html`."""
 
     def read(name: str) -> str:
-        origin = "raycrnn.evaluation" if name == "page.html" else package
+        origin = "raycrnn.evaluation" if name in ("page.html", "lines.html") else package
         return resources.files(origin).joinpath(name).read_text(encoding="utf-8")
 
     environment = jinja2.Environment(

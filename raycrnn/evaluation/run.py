@@ -13,17 +13,18 @@ from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
 from raycrnn.metrics import error_rates
-from raycrnn.model import model_files
+from raycrnn.model import model_files, voter
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
-from raycrnn.prediction.job import PredictionJob
+from raycrnn.model.voter import Voter
+from raycrnn.prediction.job import make_job
 from raycrnn.prediction.pipeline import Executor, Result
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_all(
-    models: Sequence[str],
+    models: Sequence[str | Sequence[str]],
     csvs: Sequence[str],
     overrides: Sequence[str] = (),
     address: str | None = None,
@@ -35,6 +36,7 @@ def evaluate_all(
     model, and the references are normalised with those of each model.
 
     Args:
+        models: Model directories. Those of an inner sequence vote.
         spans: Whether to keep the positions of the units in the images.
 
     Raises:
@@ -43,7 +45,7 @@ def evaluate_all(
     """
     # Computed first, so that workers notice if a model is replaced in the meantime.
     digests = list(map(model_files.file_digests, models))
-    recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
+    recognizers = [voter.load(model, "cpu", overrides) for model in models]
     configurations = [each.configuration for each in recognizers]
     settings = configurations[0].data
     if not csvs:
@@ -58,8 +60,7 @@ def evaluate_all(
     readings = []
     with Executor(address) as executor:
         for model, recognizer, own, found in zip(models, recognizers, digests, unusual, strict=True):
-            image, orientation = recognizer.configuration.image, recognizer.configuration.data.line_orientation
-            job = PredictionJob(model, image, tuple(overrides), spans, digests=own, orientation=orientation)
+            job = make_job(model, [each.configuration for each in _members(recognizer)], overrides, own, spans)
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
         logger.warning(warning)
@@ -75,19 +76,25 @@ def evaluate_all(
     if not any(line.reference for line in kept[0]):
         raise RaycrnnError(f"{', '.join(csvs)}: all labels are empty: check the second column")
     return [
-        Evaluation(_describe(model, recognizer), tuple(lines), rejections)
+        Evaluation(_describe(model_files.describe(model), recognizer), tuple(lines), rejections)
         for model, recognizer, lines in zip(models, recognizers, kept, strict=True)
     ]
 
 
-def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
+def _members(recognizer: Recognizer | Voter) -> tuple[Recognizer, ...]:
+    return recognizer.recognizers if isinstance(recognizer, Voter) else (recognizer,)
+
+
+def _describe(name: str, recognizer: Recognizer | Voter) -> ModelInfo:
     configuration, calibration = recognizer.configuration, recognizer.calibration
     decoding, (height, width) = configuration.decoding, configuration.image.input_shape
-    weights = sum(parameter.numel() for parameter in recognizer.network.parameters())
+    members = _members(recognizer)
+    weights = sum(parameter.numel() for each in members for parameter in each.network.parameters())
+    vote = f"{len(members)} models, which vote; the first: " if len(members) > 1 else ""
     colour = "colour" if configuration.image.input_channels == 3 else "grey"
     fitted = f"calibrated on {calibration.samples:,} samples" if calibration.samples else "not calibrated"
     facts = {
-        "network": f"{configuration.model.size}, {weights:,} weights",
+        "network": f"{vote}{configuration.model.size}, {weights:,} weights",
         "alphabet": f"{len(recognizer.alphabet):,} units",
         "images": f"{height} pixels high, at most {width:,} wide, {colour}",
         "lines": configuration.data.line_orientation.replace("_", " "),
@@ -110,7 +117,10 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
 
 
 def _read(
-    results: Iterator[Result], pairs: Sequence[tuple[CsvFile, Row]], recognizer: Recognizer, unusual: UnusualImages
+    results: Iterator[Result],
+    pairs: Sequence[tuple[CsvFile, Row]],
+    recognizer: Recognizer | Voter,
+    unusual: UnusualImages,
 ) -> Iterator[EvaluatedLine | Rejection]:
     """Yield the transcription of each row, or the rejection of its image, and count the unusual images."""
     for file, row in pairs:
@@ -127,7 +137,7 @@ def _read(
 
 
 def _line(
-    file: CsvFile, row: Row, transcription: Transcription, size: tuple[int, int], recognizer: Recognizer
+    file: CsvFile, row: Row, transcription: Transcription, size: tuple[int, int], recognizer: Recognizer | Voter
 ) -> EvaluatedLine:
     reference = csv_files.units_of(row, recognizer.configuration.data)
     units = tuple(recognizer.alphabet.decode(transcription.codes))

@@ -148,13 +148,6 @@ def model_card(model: StoredModel) -> str:
     colours = "grey" if image.input_channels == 1 else "colour"
     orientation = model.configuration.data.line_orientation
     turned = "" if orientation == "horizontal" else f" Its line runs {orientation.replace('_', ' ')}; raycrnn turns it."
-    started = model.configuration.training
-    origin = (
-        f"Training started from the weights of `{storage.redacted(started.initial_model)}` (SHA-256 of `{WEIGHTS}`: "
-        f"`{started.initial_model_sha256}`)."
-        if started.initial_model
-        else ""
-    )
     scores = [
         f"| {title} | {form.format(model.metrics[name])} |"
         for name, (title, form) in SCORES.items()
@@ -166,7 +159,7 @@ def model_card(model: StoredModel) -> str:
         "",
         f"A convolutional recurrent neural network (CRNN) that transcribes images of single text lines, trained with "
         f"raycrnn {__version__}.",
-        *(["", origin] if origin else []),
+        *(line for sentence in _origin(model.configuration.training) for line in ("", sentence)),
         "",
         f"- Input: images of one text line in any size.{turned} They are converted to {colours} and scaled to a height "
         f"of {height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
@@ -197,3 +190,19 @@ def model_card(model: StoredModel) -> str:
     if training:
         lines += ["", f"The weights are those of {training}."]
     return "\n".join(lines)
+
+
+def _origin(training: config.Training) -> list[str]:
+    """Return the sentences of the model card about the initial model and the fold, if there are any."""
+    sentences = []
+    if training.initial_model:
+        sentences.append(
+            f"Training started from the weights of `{storage.redacted(training.initial_model)}` (SHA-256 of "
+            f"`{WEIGHTS}`: `{training.initial_model_sha256}`)."
+        )
+    if training.fold:
+        sentences.append(
+            f"It is model {training.fold} of {training.folds} of a cross-validation: it was trained without the rows "
+            f"of fold {training.fold}, which are its evaluation set."
+        )
+    return sentences

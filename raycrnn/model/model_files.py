@@ -1,6 +1,7 @@
-"""The files of a model directory, read without PyTorch: which there are, their versions, and the configuration."""
+"""The files of model directories, read without PyTorch: which there are, their versions, and the configuration."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,23 +18,77 @@ CALIBRATION = "calibration.json"
 """Missing in models that were written before there was a calibration."""
 MODEL_CARD = "README.md"
 
-FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION)
+MODELS = "models.json"
+"""In a directory of several models, which vote: {"models": [the names of their directories in it]}."""
+
+Models = str | Path | Sequence[str | Path]
+"""Paths or URIs of model directories, or of directories that hold several models."""
+
+FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, MODELS)
 """The files that are read."""
 
 IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
 """The files that tell one model from another."""
 
 
-def read_configuration(location: str | Path, overrides: Sequence[str] = ()) -> config.Configuration:
-    """Read the configuration of a model directory, with overrides that a trained model allows.
+def members(models: Models) -> tuple[str, ...]:
+    """Return the paths or URIs of all model directories, with those that directories of several models list.
+
+    Raises:
+        UsageError: The list of a directory cannot be read or is not valid.
+    """
+    locations = [models] if isinstance(models, str | Path) else models
+    return tuple(member for location in locations for member in _members_of(str(location)))
+
+
+def _members_of(location: str) -> list[str]:
+    place = storage.join(_current(location), MODELS)
+    if not storage.exists(place):
+        return [location]
+    names = config.read_json_object(place).get("models")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise UsageError(f'{place}: not a list of models: it must be {{"models": ["name of a directory in it", …]}}')
+    return [storage.join(location, name) for name in names]
+
+
+def is_model(location: str) -> bool:
+    """Return whether a path or URI is that of a model directory, or of a directory that holds several models."""
+    try:
+        return any(storage.exists(storage.join(location, name)) for name in (WEIGHTS, MODELS))
+    except OSError:
+        # Storage is unreachable. Whatever uses the argument reports it.
+        return False
+
+
+def describe(models: Models) -> str:
+    """Return the models as text for messages and reports."""
+    return str(models) if isinstance(models, str | Path) else ", ".join(map(str, models))
+
+
+def leading_models(first: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the model directories at the start of the arguments of a command, and the arguments after them.
+
+    Args:
+        first: The first argument, which is a model directory.
+        arguments: The others.
+    """
+    others = list(itertools.takewhile(is_model, arguments))
+    return [first, *others], list(arguments[len(others) :])
+
+
+def read_configurations(models: Models, overrides: Sequence[str] = ()) -> list[config.Configuration]:
+    """Read the configuration of each model directory, with overrides that a trained model allows.
 
     Raises:
         UsageError: There is no model directory, or an override is invalid.
         RaycrnnError: Files are missing or damaged.
     """
     check_overrides(overrides)
-    with storage.copied(location, FILES) as folder:
-        return configuration_of(folder, str(location), overrides)
+    configurations = []
+    for location in members(models):
+        with storage.copied(location, FILES) as folder:
+            configurations.append(configuration_of(folder, location, overrides))
+    return configurations
 
 
 def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
@@ -74,6 +129,11 @@ def configuration_of(folder: Path, location: str, overrides: Sequence[str]) -> c
         UsageError: It is not a model directory, or an override is invalid.
         RaycrnnError: Files are missing or damaged.
     """
+    if (folder / MODELS).is_file():
+        raise UsageError(
+            f"{location}: holds several models, which vote: evaluate, predict and serve take it, and raycrnn.Voter; "
+            "otherwise name one of the model directories in it"
+        )
     if not (folder / WEIGHTS).is_file():
         inner = storage.join(location, "model")
         hint = f"; did you mean {inner}?" if storage.exists(storage.join(inner, WEIGHTS)) else ""
@@ -85,52 +145,69 @@ def configuration_of(folder: Path, location: str, overrides: Sequence[str]) -> c
     return config.parse(tree, tuple(overrides), storage.join(location, CONFIGURATION))
 
 
-def file_digests(location: str) -> dict[str, str]:
-    """Return the SHA-256 digest of each file on which transcriptions depend."""
-    digests = {}
-    for name in (*IDENTITY_FILES, CALIBRATION):
-        with suppress(FileNotFoundError, NotADirectoryError):
-            digests[name] = hashlib.sha256(storage.read(storage.join(_current(location), name))).hexdigest()
+def file_digests(models: Models) -> dict[str, str]:
+    """Return the SHA-256 digest of each file on which transcriptions depend.
+
+    The names of the files of several models begin with the number of the model.
+    """
+    digests, locations = {}, members(models)
+    for number, location in enumerate(locations, 1):
+        for name in (*IDENTITY_FILES, CALIBRATION):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                data = storage.read(storage.join(_current(location), name))
+                key = name if len(locations) == 1 else f"{number}/{name}"
+                digests[key] = hashlib.sha256(data).hexdigest()
     return digests
 
 
-def as_location(location: str | Path) -> str | Path:
-    """Return a URI as a string, anything else as a path, so that equal locations compare equal."""
-    return str(location) if storage.is_uri(location) else Path(location)
+def as_location(models: Models) -> Models:
+    """Return URIs as strings, anything else as paths, so that equal locations compare equal."""
+    if isinstance(models, str | Path):
+        return str(models) if storage.is_uri(models) else Path(models)
+    return tuple(Path(each) if not storage.is_uri(each) else str(each) for each in models)
 
 
-def fingerprint(location: str | Path) -> tuple[Hashable, ...]:
-    """Return a value that changes when the model is replaced, without reading its files.
+def fingerprint(models: Models) -> tuple[Hashable, ...]:
+    """Return a value that changes when a model is replaced, without reading the files of models.
 
     Args:
-        location: The result of `as_location`.
+        models: The result of `as_location`.
 
     Returns:
-        The fingerprint; an empty tuple if there is no model.
+        The fingerprint; an empty tuple if a model is missing.
     """
     try:
-        if not isinstance(location, Path):
+        states = [_fingerprint_of(location) for location in members(models)]
+    except (OSError, UsageError):
+        return ()
+    return tuple(state for own in states for state in own) if all(states) else ()
+
+
+def _fingerprint_of(location: str) -> tuple[Hashable, ...]:
+    try:
+        if storage.is_uri(location):
             files = storage.names(location)
             return tuple(files[name] for name in IDENTITY_FILES if name in files)
-        folder = storage.current_directory(location)
+        folder = storage.current_directory(Path(location))
         states = [(folder / name).stat() for name in IDENTITY_FILES]
     except OSError:
         return ()
     return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
 
 
-def version_of(location: str | Path) -> str:
-    """Return the version of a model: 12 hexadecimal digits of a digest of its files.
+def version_of(models: Models) -> str:
+    """Return the version of a model, or of several: 12 hexadecimal digits of a digest of their files.
 
     Raises:
         OSError: A file cannot be read.
     """
     digest = hashlib.sha256()
-    for name in IDENTITY_FILES:
-        digest.update(storage.read(storage.join(_current(location), name)))
+    for location in members(models):
+        for name in IDENTITY_FILES:
+            digest.update(storage.read(storage.join(_current(location), name)))
     return digest.hexdigest()[:12]
 
 
-def _current(location: str | Path) -> str:
+def _current(location: str) -> str:
     """Return the directory to read, also while it is being replaced."""
-    return str(location) if storage.is_uri(location) else str(storage.current_directory(Path(location)))
+    return location if storage.is_uri(location) else str(storage.current_directory(Path(location)))

@@ -9,12 +9,11 @@ import pyarrow as pa
 from raycrnn import cluster, storage
 from raycrnn.cluster import workers
 from raycrnn.cluster.workers import check_deaths
-from raycrnn.config import Cluster, Image
+from raycrnn.config import Cluster
 from raycrnn.data import image_files
-from raycrnn.data.orientation import LineOrientation
 from raycrnn.ingest.decoder_process import TRIES_ALONE
 from raycrnn.prediction import image_stage, resources
-from raycrnn.prediction.job import PredictionJob
+from raycrnn.prediction.job import ImageSettings, PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
 
 
@@ -45,14 +44,14 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
     dataset = dataset.map_batches(
-        Decode(job.image, job.orientation),
+        Decode(job.all_images),
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
         num_cpus=allocation.decode_cpus,
     ).map_batches(
         TranscriberActor,
-        fn_constructor_args=(replace(job, model=storage.absolute(job.model)), allocation.threads),
+        fn_constructor_args=(replace(job, model=_absolute(job.model)), allocation.threads),
         compute=ray.data.ActorPoolStrategy(size=allocation.count),
         num_cpus=allocation.cpus,
         num_gpus=allocation.gpus,
@@ -63,6 +62,10 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
     yield from workers.read_blocks(dataset)
 
 
+def _absolute(model: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    return storage.absolute(model) if isinstance(model, str) else tuple(map(storage.absolute, model))
+
+
 @dataclass(frozen=True)
 class Decode:
     """The task from paths to a table of `tables.DECODED`.
@@ -71,15 +74,14 @@ class Decode:
     of its own.
     """
 
-    settings: Image
-    orientation: LineOrientation
+    settings: tuple[ImageSettings, ...]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         deaths = check_deaths("a worker that decodes images", "it may need more memory than its machine has")
         return image_stage.decode_table(table, self._alone if deaths else self._together)
 
     def _together(self, paths: Sequence[str]) -> Iterator[dict]:
-        return image_stage.decode_images(paths, self.settings, self.orientation)
+        return image_stage.decode_images(paths, self.settings)
 
     def _alone(self, paths: Sequence[str]) -> Iterator[dict]:
         import ray
@@ -91,14 +93,14 @@ class Decode:
         for path in paths:
             for _ in range(TRIES_ALONE):
                 with suppress(*crashes):
-                    yield ray.get(decode.remote(path, self.settings, self.orientation))
+                    yield ray.get(decode.remote(path, self.settings))
                     break
             else:
                 yield image_stage.DECODER_DIED
 
 
-def _decode_alone(path: str, settings: Image, orientation: LineOrientation) -> dict:
-    return image_stage.decode_image(lambda: image_files.read_bytes(path), settings, orientation)
+def _decode_alone(path: str, settings: Sequence[ImageSettings]) -> dict:
+    return image_stage.decode_image(lambda: image_files.read_bytes(path), settings)
 
 
 class TranscriberActor(Transcriber):

@@ -7,10 +7,9 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from raycrnn.config import Image
 from raycrnn.data import image, image_files, rejections
-from raycrnn.data.orientation import LineOrientation
 from raycrnn.ingest.decoder_process import DecoderProcess
+from raycrnn.prediction.job import ImageSettings
 from raycrnn.prediction.tables import DECODED
 
 ImageDecoder = Callable[[Sequence[str]], Iterator[dict]]
@@ -27,35 +26,42 @@ def decode_table(table: pa.Table, decode: ImageDecoder) -> pa.Table:
     )
 
 
-def decode_block(table: pa.Table, settings: Image, orientation: LineOrientation) -> pa.Table:
+def decode_block(table: pa.Table, settings: Sequence[ImageSettings]) -> pa.Table:
     """Return a table of `DECODED` for a table with the columns `path` and `problem` of `inputs.INPUTS`."""
-    return decode_table(table, lambda paths: decode_images(paths, settings, orientation))
+    return decode_table(table, lambda paths: decode_images(paths, settings))
 
 
-def start_decoder(settings: Image, orientation: LineOrientation) -> DecoderProcess:
+def start_decoder(settings: Sequence[ImageSettings]) -> DecoderProcess:
     """Start a process that decodes blocks of images as `decode_block` does."""
-    decode = partial(decode_block, settings=settings, orientation=orientation)
+    decode = partial(decode_block, settings=tuple(settings))
     return DecoderProcess(decode, pa.Table.from_pylist([DECODER_DIED], DECODED))
 
 
-def decode_images(paths: Sequence[str], settings: Image, orientation: LineOrientation = "horizontal") -> Iterator[dict]:
+def decode_images(paths: Sequence[str], settings: Sequence[ImageSettings]) -> Iterator[dict]:
     """Yield a row of `DECODED` for each image. One that cannot be read is a rejection."""
-    return (decode_image(read, settings, orientation) for _, read in image_files.iter_readers(paths))
+    return (decode_image(read, settings) for _, read in image_files.iter_readers(paths))
 
 
-def decode_image(read: Callable[[], bytes], settings: Image, orientation: LineOrientation) -> dict:
-    """Read and decode an image; return a row of `DECODED`."""
-    shape, channels = settings.input_shape, settings.input_channels
+def decode_image(read: Callable[[], bytes], settings: Sequence[ImageSettings]) -> dict:
+    """Read and decode an image; return a row of `DECODED`.
+
+    Args:
+        read: Returns the content of the file.
+        settings: The different image settings of the models.
+    """
     try:
-        prepared = image.prepare_image(read(), shape, channels, orientation=orientation)
+        data = read()
+        first, *others = (
+            image.prepare_image(data, own.input_shape, own.input_channels, orientation=orientation)
+            for own, orientation in settings
+        )
     except rejections.Rejected as rejected:
         return {"rejected": [rejected.reason, rejected.detail]}
-    pixels = prepared.pixels
-    return {
-        "pixels": pixels.tobytes(),
-        "width": pixels.shape[1],
-        "size": prepared.original_size,
-    }
+    return {**_columns(first), "size": first.original_size, "others": list(map(_columns, others))}
+
+
+def _columns(prepared: image.PreparedImage) -> dict:
+    return {"pixels": prepared.pixels.tobytes(), "width": prepared.pixels.shape[1]}
 
 
 DECODER_DIED = {"rejected": list(rejections.DECODER_DIED)}

@@ -1,22 +1,26 @@
 """The settings of a prediction run that its workers need."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from raycrnn.config import Image
+from raycrnn.config import Configuration, Image
 from raycrnn.data.orientation import LineOrientation
 
 Format = Literal["csv", "jsonl", "parquet"]
 """Format of an output."""
 
 
+ImageSettings = tuple[Image, LineOrientation]
+"""The size and the channels of the images that a network reads, and how the lines run in the files."""
+
+
 @dataclass(frozen=True)
 class PredictionJob:
     """The model of a prediction run, and how it runs."""
 
-    model: str
-    """Path or URI of the model directory."""
+    model: str | tuple[str, ...]
+    """Path or URI of the model directory, or those of several, which vote."""
     image: Image
     """The model's settings of images."""
     overrides: tuple[str, ...] = ()
@@ -29,3 +33,26 @@ class PredictionJob:
     """Digests of the model's files: every replica must load the same ones. None disables the check."""
     orientation: LineOrientation = "horizontal"
     """How the lines run in the images: the model's `data.line_orientation`."""
+    more_images: tuple[ImageSettings, ...] = ()
+    """The image settings of other models of a vote that differ from those of the first."""
+
+    @property
+    def all_images(self) -> tuple[ImageSettings, ...]:
+        """The different image settings of the models."""
+        return ((self.image, self.orientation), *self.more_images)
+
+
+def make_job(
+    model: str | Sequence[str],
+    configurations: Sequence[Configuration],
+    overrides: Sequence[str],
+    digests: Mapping[str, str],
+    spans: bool = False,
+    replicas: int | None = None,
+) -> PredictionJob:
+    """Return the job of a model, or of several that vote, with the image settings of their configurations."""
+    settings = [(each.image, each.data.line_orientation) for each in configurations]
+    different = [each for number, each in enumerate(settings) if each not in settings[:number]]
+    (image, orientation), *more = different
+    models = model if isinstance(model, str) else tuple(model)
+    return PredictionJob(models, image, tuple(overrides), spans, replicas, digests, orientation, tuple(more))

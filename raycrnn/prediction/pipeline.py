@@ -119,7 +119,7 @@ class Executor:
         """Return the decoder of a job. Its process starts while the thread that reads imports torch."""
         if self._local is None or self._local[0] != job:
             self._close_local()
-            self._local = job, image_stage.start_decoder(job.image, job.orientation)
+            self._local = job, image_stage.start_decoder(job.all_images)
         return self._local[1]
 
     def _local_reader(self, job: PredictionJob, decoder: DecoderProcess) -> "LocalReader":

@@ -112,11 +112,11 @@ class Output:
             raise UsageError("--spans: CSV cannot hold spans: set --format=jsonl or --format=parquet")
         return Layout(chosen, readings, confidence, spans)
 
-    def check(self, model: str, names: Sequence[str], inputs: pa.Table) -> None:
+    def check(self, models: Sequence[str], names: Sequence[str], inputs: pa.Table) -> None:
         """Check that the output may be written.
 
         Args:
-            model: path or URI of the model directory.
+            models: paths or URIs of the model directories.
             names: the inputs as the user typed them.
             inputs: the images that they stand for.
 
@@ -129,7 +129,7 @@ class Output:
         if self.name is None:
             return
         exists = storage.check_output_file(self.place, self.name)
-        if self._is_in(model):
+        if any(map(self._is_in, models)):
             raise UsageError(f"{self.name}: is in the model directory, which holds only the model; name another place")
         if exists and not self.is_stream:
             self._check_replaceable(names, inputs)

@@ -9,11 +9,12 @@ DECODED = pa.schema(
         "pixels": pa.large_binary(),
         "width": pa.int32(),
         "size": pa.list_(pa.int32()),
+        "others": pa.list_(pa.struct({"pixels": pa.large_binary(), "width": pa.int32()})),
         "rejected": pa.list_(pa.string()),
     }
 )
-"""Columns of a table with one row per image: uint8 [H, W, C] as bytes and its upright width and height
-before it was fitted, or the reason and the detail of a rejection."""
+"""Columns of a table with one row per image: uint8 [H, W, C] as bytes, its upright width and height before it was
+fitted, and the image for other models of a vote that read another size; or the reason and the detail of a rejection."""
 
 RESULTS = pa.schema(
     {

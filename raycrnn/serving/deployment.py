@@ -11,9 +11,8 @@ from raycrnn import storage
 from raycrnn.cluster import ray_internals
 from raycrnn.config.schema import Location
 from raycrnn.errors import UsageError
-from raycrnn.model import runtime
+from raycrnn.model import runtime, voter
 from raycrnn.model.cpus import usable_cpus
-from raycrnn.model.recognizer import Recognizer
 from raycrnn.serving.api import make_app
 from raycrnn.serving.service import Service
 from raycrnn.serving.settings import Limits
@@ -32,8 +31,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
-    model: Location
-    """Model directory: a path that exists on every node with a replica, or a URI in object storage."""
+    model: Location | tuple[Location, ...]
+    """Model directory: a path that exists on every node with a replica, or a URI in object storage. The models of
+    several, or of a directory that holds several, vote."""
     overrides: list[str] = []
     """decoding.key=value, such as decoding.method=greedy."""
     replicas: int | tuple[int, int] = 1
@@ -118,7 +118,7 @@ class Replica:
         # Not torch's default, which is the number of reserved CPUs: Ray sets OMP_NUM_THREADS to it.
         return min(usable_cpus(), ray_internals.detected_cpus())
 
-    async def reconfigure(self, user_config: dict[str, str]) -> None:
+    async def reconfigure(self, user_config: dict[str, str | list[str]]) -> None:
         """Serve another model; Ray Serve calls this with `user_config`."""
         await self.service.change_model(user_config["model"])
 
@@ -134,9 +134,9 @@ def app(args: Settings) -> "Application":
     """
     from ray import serve
 
-    model = storage.absolute(args.model)
+    model = storage.absolute(args.model) if isinstance(args.model, str) else tuple(map(storage.absolute, args.model))
     # Load it here first: Ray Serve would start a replica that fails again and again.
-    Recognizer.load(model, "cpu", args.overrides)
+    voter.load(model, "cpu", args.overrides)
     settings = args.model_copy(update={"model": model})
     deployment = serve.deployment(name=NAME, **settings.deployment_options())(serve.ingress()(Replica))
     return deployment.bind(settings.model_dump(mode="json"), read_token(args.token_file))

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -14,9 +13,11 @@ from raycrnn import __version__
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
-from raycrnn.model import model_files
+from raycrnn.model import model_files, voter
+from raycrnn.model.model_files import Models
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
+from raycrnn.model.voter import Voter
 from raycrnn.serving.batcher import Batcher, BatcherClosed, QueueFull
 from raycrnn.serving.limits import BodyLimiter, RequestError
 from raycrnn.serving.settings import Limits
@@ -41,7 +42,7 @@ class Upload:
 class LoadedModel:
     """A model in service."""
 
-    recognizer: Recognizer
+    recognizer: Recognizer | Voter
     batcher: Batcher
     version: str
     """Hash of its files."""
@@ -55,7 +56,7 @@ class Service:
     """Answers requests with the model in a directory, and loads a new model when the directory changes.
 
     Args:
-        model: The model directory.
+        model: The model directory, or several whose models vote.
         overrides: `decoding.key=value`, as `Recognizer.load` takes them.
         limits: Limits on requests and on the queue; None for the defaults.
         token: The token that requests must send; None if they need none.
@@ -65,7 +66,7 @@ class Service:
 
     def __init__(
         self,
-        model: str,
+        model: Models,
         overrides: Sequence[str] = (),
         limits: Limits | None = None,
         token: str | None = None,
@@ -121,8 +122,10 @@ class Service:
             # A thread that hangs must not block the end of the process.
             executor.shutdown(wait=False, cancel_futures=True)
 
-    async def change_model(self, path: str) -> None:
-        """Serve the model in another directory; requests in progress are answered by the previous one.
+    async def change_model(self, path: Models) -> None:
+        """Serve the model in another directory, or the vote of several.
+
+        Requests in progress are answered by the previous one.
 
         Raises:
             UsageError, RaycrnnError: The model is missing or damaged. The previous one stays in service.
@@ -133,18 +136,18 @@ class Service:
             elif model_files.as_location(path) != self.path:
                 await self._replace(model_files.as_location(path))
 
-    async def _load(self, path: str | Path) -> LoadedModel:
+    async def _load(self, path: Models) -> LoadedModel:
         fingerprint = await asyncio.to_thread(model_files.fingerprint, path)
         loop = asyncio.get_running_loop()
-        recognizer = await loop.run_in_executor(self._readers[0], Recognizer.load, path, self.device, self.overrides)
+        recognizer = await loop.run_in_executor(self._readers[0], voter.load, path, self.device, self.overrides)
         version = await asyncio.to_thread(model_files.version_of, path)
         batcher = Batcher(recognizer, self.limits.max_waiting, self._readers)
         return LoadedModel(recognizer, batcher, version, fingerprint, time.time())
 
-    async def _replace(self, path: str | Path) -> None:
+    async def _replace(self, path: Models) -> None:
         new, previous = await self._load(path), self.model
         self._model, self.path, self._tried_fingerprint, self.problem = new, path, new.fingerprint, None
-        logger.warning("now serving model %s from %s", new.version, path)
+        logger.warning("now serving model %s from %s", new.version, model_files.describe(path))
         self._close(previous.batcher)
 
     def _close(self, batcher: Batcher) -> None:
@@ -203,7 +206,9 @@ class Service:
             for upload, image in zip(uploads, images, strict=True)
         ]
 
-    async def _decode_all(self, recognizer: Recognizer, uploads: Sequence[Upload]) -> list[PreparedImage | Rejected]:
+    async def _decode_all(
+        self, recognizer: Recognizer | Voter, uploads: Sequence[Upload]
+    ) -> list[PreparedImage | Rejected]:
         """Decode the images of a request, a few at a time, so that other requests get their turn."""
         loop, semaphore = asyncio.get_running_loop(), asyncio.Semaphore(DECODER_THREADS)
 

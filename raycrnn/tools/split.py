@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic_settings import CliPositionalArg
 
 from raycrnn.cli import Command, LocalPath, Metavar
 from raycrnn.config.schema import Delimiter, Encoding, RegularExpression
+from raycrnn.data import grouping
 from raycrnn.data.csv_files import CsvFile, Row, read_csv
 from raycrnn.data.csv_rewriting import folder_prefix, raw_lines, with_moved_path, write_files
 from raycrnn.data.duplicates import conflicting_labels, same_images
@@ -26,9 +26,6 @@ from raycrnn.data.rejections import REMEDIES
 from raycrnn.errors import UsageError
 
 logger = logging.getLogger(__name__)
-
-MAX_LISTED = 20
-"""Number of rows that an error message lists."""
 
 
 class Split(Command):
@@ -125,11 +122,11 @@ def _log_duplicates(path: str, same: Sequence[Sequence[Row]]) -> None:
     rows = sum(map(len, same))
     logger.info(f"{path}: {rows:,} rows show {len(same):,} images; rows with the same image are in the same CSV")
     conflicts = conflicting_labels(same)
-    for firsts in conflicts[:MAX_LISTED]:
+    for firsts in conflicts[: grouping.MAX_LISTED]:
         labels = ", ".join(f"{row.label!r} in line {row.line}" for row in firsts)
         logger.warning(f"{path}: one image has different labels: {labels} ({firsts[0].path})")
-    if len(conflicts) > MAX_LISTED:
-        logger.warning(f"{path}: {len(conflicts) - MAX_LISTED:,} more images have different labels")
+    if len(conflicts) > grouping.MAX_LISTED:
+        logger.warning(f"{path}: {len(conflicts) - grouping.MAX_LISTED:,} more images have different labels")
 
 
 def group_rows(csv: CsvFile, pattern: str | None, same: Sequence[Sequence[Row]] = ()) -> list[list[Row]]:
@@ -144,55 +141,22 @@ def group_rows(csv: CsvFile, pattern: str | None, same: Sequence[Sequence[Row]] 
         UsageError: A row is malformed, the pattern does not match a path, or there are fewer than two groups.
     """
     malformed = [f"line {row.line}: {row.problem}: {row.path!r}" for row in csv.rows if row.problem]
-    _check_no_rows(csv.path, malformed, f"malformed: {REMEDIES['malformed row']}")
+    grouping.check_no_rows(csv.path, malformed, f"malformed: {REMEDIES['malformed row']}")
     groups: dict[str | int, list[Row]] = {}
     unnamed = []
     for row in csv.rows:
-        name = row.line if pattern is None else _group_name(pattern, row.path)
+        name = row.line if pattern is None else grouping.group_name(pattern, row.path)
         if name:
             groups.setdefault(name, []).append(row)
         else:
             unnamed.append(f"line {row.line}: {row.path!r}")
-    _check_no_rows(csv.path, unnamed, f"in no group: --group {pattern!r} must match a part of every path")
+    grouping.check_no_rows(csv.path, unnamed, f"in no group: --group {pattern!r} must match a part of every path")
     if len(groups) < 2:
         raise UsageError(f"{csv.path}: {_too_few(groups)}")
-    joined = _join(list(groups.values()), same)
+    joined = grouping.join(list(groups.values()), same)
     if len(joined) < 2:
         raise UsageError(f"{csv.path}: all rows show the same image, or images of one group; a split needs two groups")
     return joined
-
-
-def _join(groups: Sequence[list[Row]], same: Sequence[Sequence[Row]]) -> list[list[Row]]:
-    """Join the groups that have rows with the same image (union-find)."""
-    group_of = {row.line: index for index, rows in enumerate(groups) for row in rows}
-    parent = list(range(len(groups)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
-    for first, *others in same:
-        for row in others:
-            parent[root(group_of[row.line])] = root(group_of[first.line])
-    joined: dict[int, list[Row]] = {}
-    for index, rows in enumerate(groups):
-        joined.setdefault(root(index), []).extend(rows)
-    return list(joined.values())
-
-
-def _check_no_rows(path: str, rows: Sequence[str], reason: str) -> None:
-    """Raise `UsageError`, with a list of the rows, if there are any."""
-    if rows:
-        more = [f"and {len(rows) - MAX_LISTED} more"] if len(rows) > MAX_LISTED else []
-        lines = [f"{path}: rows that are {reason}", *(f"{path}, {row}" for row in rows[:MAX_LISTED]), *more]
-        raise UsageError("\n  ".join(lines))
-
-
-def _group_name(pattern: str, path: str) -> str | None:
-    match = re.search(pattern, path)
-    return match and match.group(min(1, match.re.groups))
 
 
 def _too_few(groups: dict[str | int, list[Row]]) -> str:

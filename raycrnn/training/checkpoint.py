@@ -100,7 +100,7 @@ def make_state(
         "progress": asdict(progress),
         "seconds": seconds,
         "alphabet": job.data.alphabet.units,
-        "csv_files": {"train": job.configuration.data.train_csvs, "eval": job.configuration.data.csv_files_eval},
+        "csv_files": {"train": job.configuration.data.train_csvs, "eval": job.configuration.eval_csvs},
         "csv_digests": job.data.csv_digests,
         "csv_row_digests": job.data.csv_row_digests,
         "identity": job.configuration.identity(),

@@ -114,7 +114,7 @@ class InitialModel:
             case "union" if csvs.alphabet is not None:
                 csvs.alphabet = Alphabet(tuple(dict.fromkeys((*csvs.alphabet.units, *self.alphabet.units))))
             case "union":
-                csvs.more_units = self.alphabet.units
+                csvs.more_units += self.alphabet.units
         direction, own = csvs.text_direction, self.configuration.data.text_direction
         if "rtl" in (direction, own) and direction != own:
             logger.warning(

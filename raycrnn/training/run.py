@@ -64,7 +64,7 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         if "data.text_direction" not in resumed["identity"]:
             # A checkpoint of an earlier version, which used labels as they were.
             csvs.text_direction = "visual"
-        files = {"train": configuration.data.train_csvs, "eval": configuration.data.csv_files_eval}
+        files = {"train": configuration.data.train_csvs, "eval": configuration.eval_csvs}
         resume.check_same_data(resumed, csvs, files, output)
         # Built once: images may have been lost or restored since then.
         csvs.alphabet = Alphabet(tuple(resumed["alphabet"]))

@@ -14,7 +14,7 @@ from raycrnn.ingest.decoder_process import DecoderProcess
 from raycrnn.prediction import image_stage
 from tests.conftest import draw_four
 
-SETTINGS = config.Image(input_shape=(32, 256))
+SETTINGS = ((config.Image(input_shape=(32, 256)), "horizontal"),)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def block(*paths) -> pa.Table:
 
 
 def start() -> DecoderProcess:
-    return image_stage.start_decoder(SETTINGS, "horizontal")
+    return image_stage.start_decoder(SETTINGS)
 
 
 def decode(blocks: list[pa.Table]) -> list[pa.Table]:
@@ -41,7 +41,7 @@ def decode(blocks: list[pa.Table]) -> list[pa.Table]:
 def test_blocks_are_decoded_in_order(images, tmp_path):
     malformed = to_table(iter([("a", "a", "a quote is not closed")]))
     blocks = [block(images / "0.png", images / "gone.png"), malformed, block(images / "2.png")]
-    assert decode(blocks) == [image_stage.decode_block(each, SETTINGS, "horizontal") for each in blocks]
+    assert decode(blocks) == [image_stage.decode_block(each, SETTINGS) for each in blocks]
     with pytest.raises(RaycrnnError, match="disk"):
         run_with(answer_with_an_error, blocks)
 
