@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raycrnn import config
+from raycrnn.data.alphabet import Alphabet
 from raycrnn.model import ctc
 from raycrnn.model.calibration import Calibration
 
@@ -22,23 +23,29 @@ class Outputs:
     frames_B: Tensor
 
 
-@torch.inference_mode()
-def decode(outputs: Outputs, settings: config.Decoding) -> list[list[ctc.Path]]:
-    """Return the most likely paths of each image, best first.
+@dataclass(frozen=True)
+class LineDecoder:
+    """Decodes a network's outputs to paths, with some settings and what is known about the texts."""
 
-    Beam search returns at least two paths, if there are as many, because the score needs them.
-    """
-    if settings.method == "greedy":
-        return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
-    paths = max(2, settings.num_beam_paths)
-    return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
+    settings: config.Decoding
+    alphabet: Alphabet
+    """The units of the network's outputs."""
 
+    @torch.inference_mode()
+    def decode(self, outputs: Outputs) -> list[list[ctc.Path]]:
+        """Return the most likely paths of each image, best first.
 
-def sequence_score(paths: Sequence[ctc.Path], decoding: config.Decoding) -> float | None:
-    """Return the difference between the log-probabilities of the two best paths, None if there is only one."""
-    if decoding.method == "greedy" or len(paths) < 2:
-        return None
-    return paths[0].log_prob - paths[1].log_prob
+        Beam search returns at least two paths, if there are as many, because the score needs them.
+        """
+        settings = self.settings
+        if settings.method == "greedy":
+            return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
+        paths = max(2, settings.num_beam_paths)
+        return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
+
+    def score(self, paths: Sequence[ctc.Path]) -> float | None:
+        """Return the difference between the log-probabilities of the two best paths, None if there is only one."""
+        return paths[0].log_prob - paths[1].log_prob if len(paths) > 1 else None
 
 
 def path_confidences(

@@ -20,7 +20,7 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model import ctc, model_dir, model_files, runtime
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.crnn import CRNN
-from raycrnn.model.decoding import Outputs, decode, path_confidences, sequence_score
+from raycrnn.model.decoding import LineDecoder, Outputs, path_confidences
 from raycrnn.model.transcription import Alternative, Transcription, Unit
 
 MAX_BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**21}
@@ -74,6 +74,8 @@ class Recognizer:
         """The scores of the model in training."""
         self.calibration = calibration or Calibration()
         """The calibration of confidences."""
+        self.decoder = LineDecoder(configuration.decoding, alphabet)
+        """Decodes the network's outputs."""
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", overrides: Sequence[str] = ()) -> "Recognizer":
@@ -183,17 +185,11 @@ class Recognizer:
             UsageError: `n_best` is less than 1 or greater than `max_alternatives`.
             RaycrnnError: The network produces NaN.
         """
-        decoding = self.configuration.decoding
-        if n_best is not None:
-            if not 1 <= n_best <= self.max_alternatives:
-                raise UsageError(
-                    f"n_best={n_best}: {decoding.method} decoding returns 1 to {self.max_alternatives} alternatives"
-                )
-            decoding = decoding.model_copy(update={"num_beam_paths": n_best})
+        decoder = self._decoder(n_best)
         results: dict[int, Transcription] = {}
         for outputs in self.log_probs([prepared.pixels for prepared in images]):
             batch = [images[i] for i in outputs.indices]
-            transcriptions = self._transcribe_batch(batch, outputs, decoding, spans)
+            transcriptions = self._transcribe_batch(batch, outputs, decoder, spans)
             for position, (i, transcription) in enumerate(zip(outputs.indices, transcriptions, strict=True)):
                 if log_probs:
                     frames = image.frames(images[i].pixels.shape[1])
@@ -222,11 +218,22 @@ class Recognizer:
                     raise RaycrnnError("the network produced NaN: its weights overflowed; retrain the model")
             yield Outputs(tuple(indices), log_probs_TBK, frames_B)
 
+    def _decoder(self, n_best: int | None) -> LineDecoder:
+        """Return the decoder of a call. Raises `UsageError` if it cannot return `n_best` alternatives."""
+        if n_best is None:
+            return self.decoder
+        settings = self.decoder.settings
+        if not 1 <= n_best <= self.max_alternatives:
+            raise UsageError(
+                f"n_best={n_best}: {settings.method} decoding returns 1 to {self.max_alternatives} alternatives"
+            )
+        return replace(self.decoder, settings=settings.model_copy(update={"num_beam_paths": n_best}))
+
     def _transcribe_batch(
-        self, images: Sequence[PreparedImage], outputs: Outputs, decoding: config.Decoding, spans: bool
+        self, images: Sequence[PreparedImage], outputs: Outputs, decoder: LineDecoder, spans: bool
     ) -> Iterator[Transcription]:
-        paths = decode(outputs, decoding)
-        returned = [image_paths[: decoding.num_beam_paths] for image_paths in paths]
+        paths = decoder.decode(outputs)
+        returned = [image_paths[: decoder.settings.num_beam_paths] for image_paths in paths]
         calibrated_TBK = apply_temperature(outputs.log_probs_TBK, self.calibration.temperature)
         confidences = path_confidences(calibrated_TBK, outputs.frames_B, returned, self.calibration)
         units: list[tuple[Unit, ...]] | list[None] = [None] * len(images)
@@ -238,7 +245,7 @@ class Recognizer:
                 codes = tuple(code for _, code in self.alphabet.in_logical_order(path.codes))
                 text = "".join(self.alphabet.decode(codes))
                 alternatives.append(Alternative(text, codes, path.log_prob, confidence))
-            yield Transcription(tuple(alternatives), sequence_score(paths[i], decoding), units[i], prepared.name)
+            yield Transcription(tuple(alternatives), decoder.score(paths[i]), units[i], prepared.name)
 
     def _units(
         self,

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from raycrnn.metrics import error_rates
 from raycrnn.metrics.error_rates import Counts
 from raycrnn.model import runtime
 from raycrnn.model.crnn import output_bytes
-from raycrnn.model.decoding import Outputs, decode
+from raycrnn.model.decoding import Outputs
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.tuning import results
@@ -148,15 +148,15 @@ def _read_images(recognizer: Recognizer, configuration: Configuration) -> Evalua
 
 def _run_trial(trial: Trial, experiment: Experiment, evaluation_set: EvaluationSet) -> None:
     """Decode with a trial's values and score the transcriptions. Raises `UsageError` for invalid values."""
-    decoding, alphabet = _configuration(experiment, trial).decoding, evaluation_set.recognizer.alphabet
+    decoder = replace(evaluation_set.recognizer.decoder, settings=_configuration(experiment, trial).decoding)
     counts, seconds = Counts(), 0.0
     for batch in evaluation_set.outputs():
         start = time.perf_counter()
-        paths = decode(batch, decoding)
+        paths = decoder.decode(batch)
         seconds += time.perf_counter() - start
         for index, (best, *_) in zip(batch.indices, paths, strict=True):
-            codes = [code for _, code in alphabet.in_logical_order(best.codes)]
-            counts += error_rates.score(evaluation_set.references[index], alphabet.decode(codes))
+            codes = [code for _, code in decoder.alphabet.in_logical_order(best.codes)]
+            counts += error_rates.score(evaluation_set.references[index], decoder.alphabet.decode(codes))
     scores = {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
     speed = round(counts.samples / seconds, 1)
     trial.evaluations = [{"best": True, "epoch": 0, "step": 0, "share": 1.0, **scores, "speed": speed}]
