@@ -17,7 +17,8 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
 from raycrnn.data.orientation import box_of, horizontal_size, spans
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.model import ctc, model_dir, model_files, runtime
+from raycrnn.model import model_dir, model_files, runtime
+from raycrnn.model.alignment import align
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import LineDecoder, Outputs, path_confidences
@@ -256,7 +257,7 @@ class Recognizer:
     ) -> list[tuple[Unit, ...]]:
         """Return the units of each image's best path in logical order, with their positions and confidences."""
         orientation = self.configuration.data.line_orientation
-        alignments = ctc.align(calibrated_TBK, frames_B, labels)
+        alignments = align(calibrated_TBK, frames_B, labels)
         units = []
         for i, (prepared, label, ranges) in enumerate(zip(images, labels, alignments, strict=True)):
             probs_TK = calibrated_TBK[:, i].exp().cpu().numpy()
