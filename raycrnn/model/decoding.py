@@ -11,6 +11,7 @@ from raycrnn import config
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.model import ctc
 from raycrnn.model.calibration import Calibration
+from raycrnn.model.lexicon_decoding import CodedLexicon
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,27 @@ class LineDecoder:
     settings: config.Decoding
     alphabet: Alphabet
     """The units of the network's outputs."""
+    lexicon: CodedLexicon | None = None
+    """To what the paths are restricted, as `settings.lexicon_mode` says."""
 
     @torch.inference_mode()
     def decode(self, outputs: Outputs) -> list[list[ctc.Path]]:
         """Return the most likely paths of each image, best first.
 
-        Beam search returns at least two paths, if there are as many, because the score needs them.
+        Other methods than greedy decoding return at least two paths, if there are as many, because the score needs
+        them.
         """
-        settings = self.settings
+        settings, paths = self.settings, max(2, self.settings.num_beam_paths)
+        if self.lexicon is not None:
+            if settings.lexicon_mode == "words":
+                return self.lexicon.with_words(
+                    outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths
+                )
+            return self.lexicon.best_entries(
+                outputs.log_probs_TBK, outputs.frames_B, paths, settings.lexicon_distance
+            )
         if settings.method == "greedy":
             return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
-        paths = max(2, settings.num_beam_paths)
         return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
 
     def score(self, paths: Sequence[ctc.Path]) -> float | None:
