@@ -9,8 +9,10 @@ from torch import Tensor
 
 from raycrnn import config
 from raycrnn.data.alphabet import Alphabet
-from raycrnn.model import ctc
+from raycrnn.language.automaton import Automaton
+from raycrnn.model import ctc, fused_search
 from raycrnn.model.calibration import Calibration
+from raycrnn.model.fused_search import Fusion
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class LineDecoder:
     settings: config.Decoding
     alphabet: Alphabet
     """The units of the network's outputs."""
+    language_model: Automaton | None = None
+    """The language model for the units of the alphabet, if there is one."""
 
     @torch.inference_mode()
     def decode(self, outputs: Outputs) -> list[list[ctc.Path]]:
@@ -41,11 +45,18 @@ class LineDecoder:
         if settings.method == "greedy":
             return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
         paths = max(2, settings.num_beam_paths)
+        if self.language_model is not None:
+            fusion = Fusion(self.language_model, settings.language_model_weight, settings.insertion_bonus)
+            width = settings.beam_width
+            return fused_search.beam_search(outputs.log_probs_TBK, outputs.frames_B, fusion, width, paths)
         return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
 
     def score(self, paths: Sequence[ctc.Path]) -> float | None:
-        """Return the difference between the log-probabilities of the two best paths, None if there is only one."""
-        return paths[0].log_prob - paths[1].log_prob if len(paths) > 1 else None
+        """Return the difference between the scores of the two best paths, None if there is only one.
+
+        The score of a path is its log-probability, with what the language model adds to it.
+        """
+        return paths[0].score - paths[1].score if len(paths) > 1 else None
 
 
 def path_confidences(
