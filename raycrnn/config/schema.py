@@ -293,6 +293,15 @@ class Decoding(Group):
     insertion_bonus: float = 0.5
     """Number that is added to the score of a transcription for each of its units, because a language model prefers
     short texts. Used only with a language model."""
+    lexicon: Annotated[Location, Field(min_length=1)] | None = None
+    """Lexicon: the path or URI of a text file in UTF-8 with one entry a line, to which transcriptions are restricted.
+    Training copies it into the model directory. By default there is none."""
+    lexicon_mode: Literal["entries", "words"] = "entries"
+    """What the lexicon restricts. entries: the transcription is the most likely entry. words: every word of the line
+    is an entry, and what stands between words is free."""
+    lexicon_distance: Annotated[Integer, Field(ge=0)] | None = None
+    """With lexicon_mode=entries: the largest edit distance, in units, between the entries that are considered and the
+    transcription by greedy decoding. null: all entries are considered."""
 
     @model_validator(mode="after")
     def _beam_holds_paths(self) -> "Decoding":
@@ -302,6 +311,14 @@ class Decoding(Group):
             raise ValueError("greedy decoding finds one path only: num_beam_paths needs method=beam")
         if self.method == "greedy" and self.language_model is not None:
             raise ValueError("greedy decoding uses no language model: language_model needs method=beam")
+        return self
+
+    @model_validator(mode="after")
+    def _lexicon_can_be_used(self) -> "Decoding":
+        if self.lexicon_mode == "words" and self.method == "greedy":
+            raise ValueError("lexicon_mode=words needs method=beam")
+        if self.lexicon_mode == "words" and self.lexicon_distance is not None:
+            raise ValueError("lexicon_distance has an effect only with lexicon_mode=entries: remove one of them")
         return self
 
 
