@@ -49,7 +49,7 @@ class Predict(Command):
     def run(self) -> int:
         # Here, because `--help` needs none of them.
         from raycrnn.data.inputs import list_inputs
-        from raycrnn.model.model_files import file_digests, read_configuration
+        from raycrnn.model.model_files import file_digests, overridden_language_model, read_configuration
         from raycrnn.prediction.run import Output, predict
 
         overrides = [text for text in self.inputs if is_override(text)]
@@ -69,6 +69,7 @@ class Predict(Command):
             self.replicas,
             digests,
             configuration.data.line_orientation,
+            overridden_language_model(overrides),
         )
         read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:

@@ -285,6 +285,14 @@ class Decoding(Group):
     """Number of prefixes that beam search keeps at each frame; at least 2 and at least num_beam_paths."""
     num_beam_paths: Positive = 1
     """Number of transcriptions to return for each image, best first."""
+    language_model: Annotated[Location, Field(min_length=1)] | None = None
+    """Language model of beam search: the path or URI of an ARPA file, or labels, with which training estimates one from
+    the training labels. Training stores it in the model directory. By default there is none."""
+    language_model_weight: Annotated[float, Field(ge=0)] = 0.5
+    """Factor of the language model's log-probabilities, which are added to those of the network."""
+    insertion_bonus: float = 0.5
+    """Number that is added to the score of a transcription for each of its units, because a language model prefers
+    short texts. Used only with a language model."""
     lexicon: Annotated[Location, Field(min_length=1)] | None = None
     """Lexicon: the path or URI of a text file in UTF-8 with one entry a line, to which transcriptions are restricted.
     Training copies it into the model directory. By default there is none."""
@@ -301,6 +309,8 @@ class Decoding(Group):
             raise ValueError("beam_width must be at least 2 and at least num_beam_paths")
         if self.method == "greedy" and self.num_beam_paths > 1:
             raise ValueError("greedy decoding finds one path only: num_beam_paths needs method=beam")
+        if self.method == "greedy" and self.language_model is not None:
+            raise ValueError("greedy decoding uses no language model: language_model needs method=beam")
         return self
 
     @model_validator(mode="after")

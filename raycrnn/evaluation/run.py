@@ -43,7 +43,8 @@ def evaluate_all(
     """
     # Computed first, so that workers notice if a model is replaced in the meantime.
     digests = list(map(model_files.file_digests, models))
-    recognizers = [Recognizer.load(model, "cpu", overrides) for model in models]
+    overridden = model_files.overridden_language_model(overrides)
+    recognizers = [Recognizer.load(model, "cpu", overrides, overridden) for model in models]
     configurations = [each.configuration for each in recognizers]
     settings = configurations[0].data
     if not csvs:
@@ -59,7 +60,9 @@ def evaluate_all(
     with Executor(address) as executor:
         for model, recognizer, own, found in zip(models, recognizers, digests, unusual, strict=True):
             image, orientation = recognizer.configuration.image, recognizer.configuration.data.line_orientation
-            job = PredictionJob(model, image, tuple(overrides), spans, digests=own, orientation=orientation)
+            job = PredictionJob(
+                model, image, tuple(overrides), spans, digests=own, orientation=orientation, language_model=overridden
+            )
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
         logger.warning(warning)
@@ -86,12 +89,18 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
     weights = sum(parameter.numel() for parameter in recognizer.network.parameters())
     colour = "colour" if configuration.image.input_channels == 3 else "grey"
     fitted = f"calibrated on {calibration.samples:,} samples" if calibration.samples else "not calibrated"
+    fused = ""
+    if recognizer.language_model is not None:
+        fused = (
+            f", language model of order {recognizer.language_model.order} with weight "
+            f"{decoding.language_model_weight:g} and bonus {decoding.insertion_bonus:g}"
+        )
     facts = {
         "network": f"{configuration.model.size}, {weights:,} weights",
         "alphabet": f"{len(recognizer.alphabet):,} units",
         "images": f"{height} pixels high, at most {width:,} wide, {colour}",
         "lines": configuration.data.line_orientation.replace("_", " "),
-        "decoding": f"beam of {decoding.beam_width}" if decoding.method == "beam" else decoding.method,
+        "decoding": f"beam of {decoding.beam_width}{fused}" if decoding.method == "beam" else decoding.method,
         "confidences": fitted,
     }
     shown = {

@@ -11,13 +11,10 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from raycrnn import storage
-from raycrnn.data import characters
-from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.errors import RaycrnnError
 from raycrnn.language.ngram_model import (
     BEGIN_ID,
     END_ID,
@@ -92,25 +89,6 @@ def to_bytes(model: NgramModel, compressed: bool = False) -> bytes:
     """Return the ARPA file of a model, in UTF-8."""
     data = "".join(line + "\n" for line in to_lines(model)).encode("utf-8")
     return gzip.compress(data, mtime=0) if compressed else data
-
-
-def read(location: str | Path) -> NgramModel:
-    """Read an ARPA file, which may be compressed by gzip.
-
-    Args:
-        location: Path or URI.
-
-    Raises:
-        UsageError: There is no such file.
-        RaycrnnError: The file is not an ARPA file, or is damaged.
-    """
-    try:
-        data = storage.read(location)
-    except FileNotFoundError:
-        raise UsageError(f"{location}: no such language model{characters.notes_on(str(location))}") from None
-    except OSError as error:
-        raise UsageError(f"{location}: the language model cannot be read: {storage.describe(error)}") from None
-    return from_bytes(data, str(location))
 
 
 def from_bytes(data: bytes, origin: str) -> NgramModel:

@@ -44,7 +44,6 @@ class Automaton:
         """The column of the end of a line."""
         self._column_V = np.full(len(model.units), -1)
         self._column_V[self._token_C] = np.arange(len(self._token_C))
-        self._unit_S, self._state_S = model.unit_S, model.state_S
         self._units = tuple(units)
         self._lock = threading.Lock()
         self._forget()
@@ -101,11 +100,11 @@ class Automaton:
         next_RC[:] = self._next_RC[self._row_S[suffix]]
         start, stop = model.first_child_S[states], model.first_child_S[states + 1]
         child = _ranges(start, stop)
-        column = self._column_V[self._unit_S[child]]
+        column = self._column_V[model.unit_S[child]]
         row = np.repeat(np.arange(len(states)), stop - start)
         child, column, row = child[column >= 0], column[column >= 0], row[column >= 0]
         log_prob_RC[row, column] = LN_10 * model.log_prob_S[child]
-        next_RC[row, column] = self._state_S[child]
+        next_RC[row, column] = model.state_S[child]
         self._row_S[states] = np.arange(first, end)
         self._rows = end
 

@@ -7,6 +7,8 @@ suffix links, the trie is an automaton: the state after some units is the longes
 Array names end in their shape: S nodes, V units of the vocabulary.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,6 +22,9 @@ its end."""
 UNKNOWN_ID, BEGIN_ID, END_ID = range(3)
 
 MAX_ORDER = 9
+
+DEFAULT_ORDER = 6
+"""Longer n-grams improve neither perplexity nor error rates (see docs/measurements.md)."""
 
 NEVER = -99.0
 """The log10-probability that stands for a probability of 0 in ARPA files."""
@@ -44,12 +49,20 @@ class NgramModel:
     backoff_S: np.ndarray
     """float32: log10 of the back-off weight of each n-gram as a context; 0 if it is none."""
 
+    @cached_property
+    def digest(self) -> str:
+        """A SHA-256 of the n-grams."""
+        digest = hashlib.sha256(json.dumps(self.units).encode("ascii"))
+        for array in (self.key_S, self.log_prob_S, self.backoff_S):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     @property
     def parent_S(self) -> np.ndarray:
         """The n-gram without its last unit; −1 for the root."""
         return self.key_S // len(self.units)
 
-    @property
+    @cached_property
     def unit_S(self) -> np.ndarray:
         """The last unit of each n-gram; arbitrary for the root."""
         return self.key_S % len(self.units)

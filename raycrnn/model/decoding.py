@@ -9,8 +9,10 @@ from torch import Tensor
 
 from raycrnn import config
 from raycrnn.data.alphabet import Alphabet
-from raycrnn.model import ctc
+from raycrnn.language.automaton import Automaton
+from raycrnn.model import ctc, fused_search
 from raycrnn.model.calibration import Calibration
+from raycrnn.model.fused_search import Fusion
 from raycrnn.model.lexicon_decoding import CodedLexicon
 
 
@@ -31,8 +33,10 @@ class LineDecoder:
     settings: config.Decoding
     alphabet: Alphabet
     """The units of the network's outputs."""
+    language_model: Automaton | None = None
+    """The language model for the units of the alphabet, if there is one."""
     lexicon: CodedLexicon | None = None
-    """To what the paths are restricted, as `settings.lexicon_mode` says."""
+    """The lexicon to which paths are restricted, as `settings.lexicon_mode` says. It replaces the language model."""
 
     @torch.inference_mode()
     def decode(self, outputs: Outputs) -> list[list[ctc.Path]]:
@@ -41,22 +45,25 @@ class LineDecoder:
         Other methods than greedy decoding return at least two paths, if there are as many, because the score needs
         them.
         """
-        settings, paths = self.settings, max(2, self.settings.num_beam_paths)
+        log_probs_TBK, frames_B, settings = outputs.log_probs_TBK, outputs.frames_B, self.settings
+        width, paths = settings.beam_width, max(2, settings.num_beam_paths)
+        if self.lexicon is not None and settings.lexicon_mode == "words":
+            return self.lexicon.with_words(log_probs_TBK, frames_B, width, paths)
         if self.lexicon is not None:
-            if settings.lexicon_mode == "words":
-                return self.lexicon.with_words(
-                    outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths
-                )
-            return self.lexicon.best_entries(
-                outputs.log_probs_TBK, outputs.frames_B, paths, settings.lexicon_distance
-            )
+            return self.lexicon.best_entries(log_probs_TBK, frames_B, paths, settings.lexicon_distance)
         if settings.method == "greedy":
-            return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
-        return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
+            return [[path] for path in ctc.greedy(log_probs_TBK, frames_B)]
+        if self.language_model is not None:
+            fusion = Fusion(self.language_model, settings.language_model_weight, settings.insertion_bonus)
+            return fused_search.beam_search(log_probs_TBK, frames_B, fusion, width, paths)
+        return ctc.beam_search(log_probs_TBK, frames_B, width, paths)
 
     def score(self, paths: Sequence[ctc.Path]) -> float | None:
-        """Return the difference between the log-probabilities of the two best paths, None if there is only one."""
-        return paths[0].log_prob - paths[1].log_prob if len(paths) > 1 else None
+        """Return the difference between the scores of the two best paths, None if there is only one.
+
+        The score of a path is its log-probability, with what the language model adds to it.
+        """
+        return paths[0].score - paths[1].score if len(paths) > 1 else None
 
 
 def path_confidences(

@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from raycrnn import config, storage
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.language import model_files as language_files
+from raycrnn.language.ngram_model import NgramModel
 
 T = TypeVar("T")
 
@@ -15,9 +17,11 @@ WEIGHTS = "model.safetensors"
 CONFIGURATION, ALPHABET, METRICS = "config.json", "alphabet.json", "metrics.json"
 CALIBRATION = "calibration.json"
 """Missing in models that were written before there was a calibration."""
+LANGUAGE_MODEL = "language_model.safetensors"
+"""Missing in models without a language model."""
 MODEL_CARD = "README.md"
 
-FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION)
+FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, LANGUAGE_MODEL)
 """The files that are read."""
 
 IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
@@ -55,6 +59,26 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
         return read(folder)
 
 
+LABELS = "labels"
+"""The value of `decoding.language_model` that names no file."""
+
+
+def overridden_language_model(overrides: Sequence[str]) -> NgramModel | None:
+    """Return the language model that overrides name, if any.
+
+    Workers on other machines may not have its file: a command reads it once, and passes the model on.
+
+    Raises:
+        UsageError: The file cannot be read.
+        RaycrnnError: It is not a language model, or is damaged.
+    """
+    given = [each for each in overrides if each.startswith("decoding.language_model=")]
+    location = config.with_overrides({"decoding": {}}, given)["decoding"].get("language_model")
+    if not isinstance(location, str) or location == LABELS:
+        return None
+    return language_files.read(storage.with_home(location))
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise a `UsageError` if an override changes a setting that is fixed by training."""
     for override in overrides:
@@ -88,7 +112,7 @@ def configuration_of(folder: Path, location: str, overrides: Sequence[str]) -> c
 def file_digests(location: str) -> dict[str, str]:
     """Return the SHA-256 digest of each file on which transcriptions depend."""
     digests = {}
-    for name in (*IDENTITY_FILES, CALIBRATION):
+    for name in (*IDENTITY_FILES, CALIBRATION, LANGUAGE_MODEL):
         with suppress(FileNotFoundError, NotADirectoryError):
             digests[name] = hashlib.sha256(storage.read(storage.join(_current(location), name))).hexdigest()
     return digests

@@ -3,6 +3,7 @@
 All verbs, the server and the Python API use this one path from images to text.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,19 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
 from raycrnn.data.orientation import box_of, horizontal_size, spans
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.language.automaton import Automaton
+from raycrnn.language.ngram_model import UNKNOWN, NgramModel
 from raycrnn.model import model_dir, model_files, runtime
 from raycrnn.model.alignment import align
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import LineDecoder, Outputs, path_confidences
 from raycrnn.model.transcription import Alternative, Transcription, Unit
+
+logger = logging.getLogger(__name__)
+
+MAX_LISTED = 20
+"""Units that a message lists."""
 
 MAX_BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Pixels of a batch, with padding, by type of device. On a CPU, the activations must fit into its caches: with 8 lines
@@ -44,6 +52,7 @@ class Recognizer:
         metrics: Its scores, as they are written to metrics.json.
         device: The device to compute on; default: the CPU.
         calibration: The calibration of its confidences; default: none.
+        language_model: The language model of beam search; default: none.
 
     Examples:
         >>> from raycrnn import Recognizer
@@ -62,6 +71,7 @@ class Recognizer:
         metrics: dict[str, float],
         device: torch.device | None = None,
         calibration: Calibration | None = None,
+        language_model: NgramModel | None = None,
     ):
         self.device = device or torch.device("cpu")
         """The device on which the network computes."""
@@ -75,17 +85,27 @@ class Recognizer:
         """The scores of the model in training."""
         self.calibration = calibration or Calibration()
         """The calibration of confidences."""
-        self.decoder = LineDecoder(configuration.decoding, alphabet)
+        self.language_model = language_model
+        """The language model, if there is one."""
+        automaton = Automaton(language_model, alphabet.units) if language_model else None
+        self.decoder = LineDecoder(configuration.decoding, alphabet, automaton)
         """Decodes the network's outputs."""
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", overrides: Sequence[str] = ()) -> "Recognizer":
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        overrides: Sequence[str] = (),
+        language_model: NgramModel | None = None,
+    ) -> "Recognizer":
         """Load a model directory.
 
         Args:
             path: Path or URI of the directory.
             device: A PyTorch device such as "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one.
             overrides: Settings that replace those of the model: "decoding.key=value" or "data.key=value".
+            language_model: The language model that overrides name. By default it is read.
 
         Raises:
             UsageError: There is no model directory, or an override or the device is invalid.
@@ -95,10 +115,20 @@ class Recognizer:
             >>> Recognizer.load("s3://bucket/run/model", "cpu", ["decoding.beam_width=20"])
         """
         model_files.check_overrides(overrides)
-        model = model_dir.read(path, overrides)
-        return cls(
-            model.network, model.configuration, model.alphabet, model.metrics, _device(device), model.calibration
+        model = model_dir.read(path, overrides, language_model)
+        recognizer = cls(
+            model.network,
+            model.configuration,
+            model.alphabet,
+            model.metrics,
+            _device(device),
+            model.calibration,
+            model.language_model,
         )
+        if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
+            shown = ", ".join(map(repr, unknown[:MAX_LISTED]))
+            logger.info(f"the language model lacks {len(unknown):,} units of the alphabet, as {UNKNOWN}: {shown}")
+        return recognizer
 
     def save(self, path: Path) -> None:
         """Write a model directory. A reader finds either the old directory or the new one.
@@ -109,8 +139,10 @@ class Recognizer:
         Raises:
             OSError: The directory cannot be written.
         """
-        model = model_dir.StoredModel(self.network, self.configuration, self.alphabet, self.metrics, self.calibration)
-        model_dir.write(path, model)
+        stored = model_dir.StoredModel(
+            self.network, self.configuration, self.alphabet, self.metrics, self.calibration, self.language_model
+        )
+        model_dir.write(path, stored)
 
     @property
     def max_batch_pixels(self) -> int:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from raycrnn.config import Image
 from raycrnn.data.orientation import LineOrientation
+from raycrnn.language.ngram_model import NgramModel
 
 Format = Literal["csv", "jsonl", "parquet"]
 """Format of an output."""
@@ -29,3 +30,5 @@ class PredictionJob:
     """Digests of the model's files: every replica must load the same ones. None disables the check."""
     orientation: LineOrientation = "horizontal"
     """How the lines run in the images: the model's `data.line_orientation`."""
+    language_model: NgramModel | None = None
+    """The language model that overrides name; None if there is none, or if each worker reads it."""

@@ -11,7 +11,8 @@ from raycrnn import storage
 from raycrnn.cluster import ray_internals
 from raycrnn.config.schema import Location
 from raycrnn.errors import UsageError
-from raycrnn.model import runtime
+from raycrnn.language.ngram_model import NgramModel
+from raycrnn.model import model_files, runtime
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.serving.api import make_app
@@ -96,7 +97,7 @@ class Settings(BaseModel):
 class Replica:
     """A service in a process of Ray Serve."""
 
-    def __init__(self, settings: dict[str, object], token: str | None):
+    def __init__(self, settings: dict[str, object], token: str | None, language_model: NgramModel | None):
         self.settings = Settings(**settings)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
@@ -107,6 +108,7 @@ class Replica:
             token,
             self._threads(),
             "auto" if self.settings.gpus else "cpu",
+            language_model,
         )
 
     def _threads(self) -> int:
@@ -136,10 +138,11 @@ def app(args: Settings) -> "Application":
 
     model = storage.absolute(args.model)
     # Load it here first: Ray Serve would start a replica that fails again and again.
-    Recognizer.load(model, "cpu", args.overrides)
+    language_model = model_files.overridden_language_model(args.overrides)
+    Recognizer.load(model, "cpu", args.overrides, language_model)
     settings = args.model_copy(update={"model": model})
     deployment = serve.deployment(name=NAME, **settings.deployment_options())(serve.ingress()(Replica))
-    return deployment.bind(settings.model_dump(mode="json"), read_token(args.token_file))
+    return deployment.bind(settings.model_dump(mode="json"), read_token(args.token_file), language_model)
 
 
 def read_token(path: str | None) -> str | None:

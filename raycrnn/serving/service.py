@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from raycrnn import __version__
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError
+from raycrnn.language.ngram_model import NgramModel
 from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
@@ -61,6 +63,7 @@ class Service:
         token: The token that requests must send; None if they need none.
         threads: CPU threads of the network; None for torch's default.
         device: "auto", "cpu" or "cuda".
+        language_model: The language model that overrides name. None reads it with the model directory.
     """
 
     def __init__(
@@ -71,10 +74,11 @@ class Service:
         token: str | None = None,
         threads: int | None = None,
         device: str = "auto",
+        language_model: NgramModel | None = None,
     ):
         self.path, self.overrides, self.token = model_files.as_location(model), tuple(overrides), token
         self.limits = limits or Limits()
-        self.device = device
+        self.device, self.language_model = device, language_model
         self.body_limiter = BodyLimiter(self.limits.max_body_mb, self.limits.max_upload_mb, self.limits.body_seconds)
         self.problem: str | None = None
         """Why the model in the directory is not in service; None if it is."""
@@ -136,7 +140,8 @@ class Service:
     async def _load(self, path: str | Path) -> LoadedModel:
         fingerprint = await asyncio.to_thread(model_files.fingerprint, path)
         loop = asyncio.get_running_loop()
-        recognizer = await loop.run_in_executor(self._readers[0], Recognizer.load, path, self.device, self.overrides)
+        load = partial(Recognizer.load, path, self.device, self.overrides, self.language_model)
+        recognizer = await loop.run_in_executor(self._readers[0], load)
         version = await asyncio.to_thread(model_files.version_of, path)
         batcher = Batcher(recognizer, self.limits.max_waiting, self._readers)
         return LoadedModel(recognizer, batcher, version, fingerprint, time.time())

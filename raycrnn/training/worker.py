@@ -140,6 +140,7 @@ class Worker:
         self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
         self.eval_batches = EvaluationBatches(partial(open_eval_stream, job))
         self.rejected = RejectedSamples(job.data, job.configuration.data)
+        self.language_model = ray.get(job.language_model) if job.language_model and self.rank == 0 else None
         self.seconds_before = 0.0
         """Seconds that earlier commands spent on this run."""
         self._restore()
@@ -336,6 +337,7 @@ class Worker:
                 progress.best,
                 self.device,
                 result.calibration if result else None,
+                self.language_model,
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
