@@ -49,7 +49,12 @@ class Predict(Command):
     def run(self) -> int:
         # Here, because `--help` needs none of them.
         from raycrnn.data.inputs import list_inputs
-        from raycrnn.model.model_files import file_digests, overridden_language_model, read_configuration
+        from raycrnn.model.model_files import (
+            file_digests,
+            overridden_language_model,
+            overridden_lexicon,
+            read_configuration,
+        )
         from raycrnn.prediction.run import Output, predict
 
         overrides = [text for text in self.inputs if is_override(text)]
@@ -70,6 +75,7 @@ class Predict(Command):
             digests,
             configuration.data.line_orientation,
             overridden_language_model(overrides),
+            overridden_lexicon(self.model, overrides, configuration),
         )
         read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:

@@ -1,4 +1,4 @@
-"""The CSVs of a training run: their rows, the configured alphabet and the direction of the text."""
+"""The CSVs of a training run: their rows, the configured alphabet and lexicon, and the direction of the text."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from raycrnn.data import bidi, csv_files
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import CsvFile
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import UsageError
 
 
@@ -26,10 +27,12 @@ class LabelledCsvs:
     """SHA-256 of the labels and file names in each file, by its path."""
     more_units: tuple[str, ...] = ()
     """Units that an alphabet built from the rows has besides those of the labels."""
+    lexicon: Lexicon | None = None
+    """The lexicon of decoding, if one is configured."""
 
 
 def read(configuration: Configuration) -> LabelledCsvs:
-    """Read the CSVs, and load the alphabet if one is configured.
+    """Read the CSVs, and the alphabet and the lexicon if they are configured.
 
     Raises:
         UsageError: A file cannot be read, or has no usable label.
@@ -48,7 +51,8 @@ def read(configuration: Configuration) -> LabelledCsvs:
     direction = data.text_direction
     if direction == "auto":
         direction = bidi.direction_of(row.label for file in train for row in file.rows if row.label)
-    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests)
+    lexicon = Lexicon.read(configuration.decoding.lexicon, data) if configuration.decoding.lexicon else None
+    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests, lexicon=lexicon)
 
 
 def digest_rows(file: CsvFile) -> str:

@@ -133,7 +133,7 @@ class Lexicon:
             f"them: {'; '.join(listed)}{more}"
         )
         kept = [i for i in range(len(self)) if i not in problems]
-        entries, numbers = (tuple(each[i] for i in kept) for each in (self.entries, self.numbers))
+        entries, numbers = tuple(self.entries[i] for i in kept), tuple(self.numbers[i] for i in kept)
         return Lexicon(entries, self.origin, numbers)
 
     def to_text(self, split_delimiter: str) -> str:
@@ -145,6 +145,7 @@ class Lexicon:
             one_each = all(len(unit) == 1 for unit in entry)
             yield labels.format_label("".join(entry) if one_each else entry, split_delimiter)
 
+    @property
     def digest(self) -> str:
         """Return the SHA-256 digest of the entries."""
         return hashlib.sha256(repr(self.entries).encode()).hexdigest()

@@ -61,7 +61,14 @@ def evaluate_all(
         for model, recognizer, own, found in zip(models, recognizers, digests, unusual, strict=True):
             image, orientation = recognizer.configuration.image, recognizer.configuration.data.line_orientation
             job = PredictionJob(
-                model, image, tuple(overrides), spans, digests=own, orientation=orientation, language_model=overridden
+                model,
+                image,
+                tuple(overrides),
+                spans,
+                digests=own,
+                orientation=orientation,
+                language_model=overridden,
+                lexicon=recognizer.lexicon,
             )
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
@@ -95,12 +102,17 @@ def _describe(name: str, recognizer: Recognizer) -> ModelInfo:
             f", language model of order {recognizer.language_model.order} with weight "
             f"{decoding.language_model_weight:g} and bonus {decoding.insertion_bonus:g}"
         )
+    beam = f"beam of {decoding.beam_width}{fused}" if decoding.method == "beam" else decoding.method
+    if recognizer.lexicon is not None:
+        near = "" if decoding.lexicon_distance is None else f", within {decoding.lexicon_distance} of greedy decoding"
+        restricted = "words" if decoding.lexicon_mode == "words" else "texts"
+        beam += f"; {restricted} from a lexicon of {len(recognizer.lexicon):,} entries{near}"
     facts = {
         "network": f"{configuration.model.size}, {weights:,} weights",
         "alphabet": f"{len(recognizer.alphabet):,} units",
         "images": f"{height} pixels high, at most {width:,} wide, {colour}",
         "lines": configuration.data.line_orientation.replace("_", " "),
-        "decoding": f"beam of {decoding.beam_width}{fused}" if decoding.method == "beam" else decoding.method,
+        "decoding": beam,
         "confidences": fitted,
     }
     shown = {

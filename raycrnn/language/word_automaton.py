@@ -1,9 +1,9 @@
 """The texts whose words are all entries of a lexicon, as a deterministic automaton over the units of an alphabet.
 
-A word is a sequence of letters. Between words there can be any free units: those without letters, such as spaces, digits
-and punctuation. An entry can contain free units too, as in `don't`, `well-known` and `New York`. After such a unit, a
-line can be within the entry, or at a place where another word begins, or both. Therefore a state is a set of nodes of
-the trie of the entries (subset construction, Rabin and Scott 1959). Nearly all states are sets of one node.
+A word is a sequence of letters. Between words there can be any free units: those without letters, such as spaces,
+digits and punctuation. An entry can contain free units too, as in `don't`, `well-known` and `New York`. After such a
+unit, a line can be within the entry, or at a place where another word begins, or both. Therefore a state is a set of
+nodes of the trie of the entries (subset construction, Rabin and Scott 1959). Nearly all states are sets of one node.
 
 Array names end in their shape: R rows, C columns (the units of the alphabet, and the end), S states, X edges.
 """

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from torch import Tensor
 
@@ -14,6 +14,9 @@ from raycrnn.model import ctc, fused_search
 from raycrnn.model.ctc import Path
 from raycrnn.model.entry_search import EntrySearch
 from raycrnn.model.fused_search import Fusion
+
+KEPT_LEXICONS = 4
+"""Number of lexicons of calls that stay coded, because further calls may have them too."""
 
 
 class CodedLexicon:
@@ -75,9 +78,13 @@ class CodedLexicon:
     def _codes(self, entries: "Iterator[Entry] | tuple[Entry, ...]") -> list[tuple[int, ...]]:
         """Return the codes of entries in the order of the image, each once."""
         direction = self.alphabet.text_direction
-        return list(
-            dict.fromkeys(tuple(self.alphabet.encode(display_order(entry, direction))) for entry in entries)
-        )
+        return list(dict.fromkeys(tuple(self.alphabet.encode(display_order(entry, direction))) for entry in entries))
+
+
+@lru_cache(maxsize=KEPT_LEXICONS)
+def coded(lexicon: Lexicon, alphabet: Alphabet) -> CodedLexicon:
+    """Return a lexicon in the codes of an alphabet. That of a recent call is returned again."""
+    return CodedLexicon(lexicon, alphabet)
 
 
 def _path(codes: tuple[int, ...], image: int, log_probs_TBK: Tensor, frames_B: Tensor) -> Path:

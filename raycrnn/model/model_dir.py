@@ -14,6 +14,7 @@ import safetensors.torch
 from raycrnn import __version__, config, storage
 from raycrnn.data import file_kinds
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language import model_files as language_files
 from raycrnn.language.ngram_model import NgramModel
@@ -24,11 +25,13 @@ from raycrnn.model.model_files import (
     CALIBRATION,
     CONFIGURATION,
     LANGUAGE_MODEL,
+    LEXICON,
     METRICS,
     MODEL_CARD,
     WEIGHTS,
     configuration_of,
     overridden_language_model,
+    overridden_lexicon,
     read_unchanged,
 )
 
@@ -52,9 +55,15 @@ class StoredModel:
     """Scores of the evaluation during training, with the epoch and the step of the weights."""
     calibration: Calibration
     language_model: NgramModel | None = None
+    lexicon: Lexicon | None = None
 
 
-def read(location: str | Path, overrides: Sequence[str] = (), language_model: NgramModel | None = None) -> StoredModel:
+def read(
+    location: str | Path,
+    overrides: Sequence[str] = (),
+    language_model: NgramModel | None = None,
+    lexicon: Lexicon | None = None,
+) -> StoredModel:
     """Read a model directory, to the CPU.
 
     If the directory is replaced in the meantime, the new one is read.
@@ -63,16 +72,23 @@ def read(location: str | Path, overrides: Sequence[str] = (), language_model: Ng
         location: Path or URI.
         overrides: Settings `key=value` that replace those of the model.
         language_model: The language model that overrides name. By default it is read.
+        lexicon: The lexicon that overrides name. By default it is read.
 
     Raises:
         UsageError: There is no model directory, or an override is invalid.
         RaycrnnError: Files are missing, damaged or inconsistent.
     """
     language_model = language_model or overridden_language_model(overrides)
-    return read_unchanged(location, lambda folder: _read(folder, str(location), overrides, language_model))
+    return read_unchanged(location, lambda folder: _read(folder, str(location), overrides, language_model, lexicon))
 
 
-def _read(folder: Path, location: str, overrides: Sequence[str], language_model: NgramModel | None) -> StoredModel:
+def _read(
+    folder: Path,
+    location: str,
+    overrides: Sequence[str],
+    language_model: NgramModel | None,
+    lexicon: Lexicon | None,
+) -> StoredModel:
     configuration = configuration_of(folder, location, overrides)
     # Models of earlier versions have no direction, and were trained with labels as they were.
     direction = "visual" if configuration.data.text_direction == "auto" else configuration.data.text_direction
@@ -88,7 +104,20 @@ def _read(folder: Path, location: str, overrides: Sequence[str], language_model:
         language_model = None
     elif language_model is None:
         language_model = _stored_language_model(folder, location)
-    return StoredModel(network, configuration, alphabet, metrics, calibration, language_model)
+    if lexicon is None and configuration.decoding.lexicon is not None:
+        lexicon = overridden_lexicon(folder, overrides, configuration) or _stored_lexicon(
+            folder, location, configuration
+        )
+    return StoredModel(network, configuration, alphabet, metrics, calibration, language_model, lexicon)
+
+
+def _stored_lexicon(folder: Path, location: str, configuration: config.Configuration) -> Lexicon:
+    if not (folder / LEXICON).is_file():
+        raise UsageError(
+            f"{storage.join(location, LEXICON)}: the model directory has no lexicon: name one, with "
+            "decoding.lexicon=FILE, or set decoding.lexicon=null"
+        )
+    return Lexicon.read(folder / LEXICON, configuration.data)
 
 
 def _stored_language_model(folder: Path, location: str) -> NgramModel:
@@ -144,7 +173,7 @@ def write(path: Path, model: StoredModel) -> None:
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     texts = {
-        CONFIGURATION: _with_direction(model).model_dump_json(indent=2),
+        CONFIGURATION: _complete(model).model_dump_json(indent=2),
         ALPHABET: model.alphabet.to_json(),
         METRICS: json.dumps(model.metrics, indent=2),
         CALIBRATION: model.calibration.to_json(),
@@ -155,14 +184,21 @@ def write(path: Path, model: StoredModel) -> None:
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
         if model.language_model is not None:
             (folder / LANGUAGE_MODEL).write_bytes(language_files.to_bytes(model.language_model))
+        if model.lexicon is not None:
+            text = model.lexicon.to_text(model.configuration.data.string_split_delimiter)
+            (folder / LEXICON).write_text(text, encoding="utf-8", newline="")
         for name, text in texts.items():
             (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
-def _with_direction(model: StoredModel) -> config.Configuration:
-    """Return the configuration with the direction of the text that training found."""
-    data = model.configuration.data.model_copy(update={"text_direction": model.alphabet.text_direction})
-    return model.configuration.model_copy(update={"data": data})
+def _complete(model: StoredModel) -> config.Configuration:
+    """Return the configuration with the direction of the text that training found, and the name of the lexicon."""
+    configuration = model.configuration
+    data = configuration.data.model_copy(update={"text_direction": model.alphabet.text_direction})
+    decoding = configuration.decoding
+    if model.lexicon is not None and decoding.lexicon is None:
+        decoding = decoding.model_copy(update={"lexicon": LEXICON})
+    return configuration.model_copy(update={"data": data, "decoding": decoding})
 
 
 def _language_model_lines(model: StoredModel) -> list[str]:
@@ -175,6 +211,17 @@ def _language_model_lines(model: StoredModel) -> list[str]:
     return [
         f"- Decoding: beam search with a language model of {origin} (`{LANGUAGE_MODEL}`: n-grams of up to "
         f"{model.language_model.order} units), with weight {decoding.language_model_weight:g}. The scores below are "
+        "those of the network without it."
+    ]
+
+
+def _lexicon_lines(model: StoredModel) -> list[str]:
+    """Return the line of the model card on the lexicon."""
+    if model.lexicon is None:
+        return []
+    restricted = "Each word of a text" if model.configuration.decoding.lexicon_mode == "words" else "A text"
+    return [
+        f"- Decoding: {restricted} is one of the {len(model.lexicon):,} entries of `{LEXICON}`. The scores below are "
         "those of the network without it."
     ]
 
@@ -210,6 +257,7 @@ def model_card(model: StoredModel) -> str:
         f"of {height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
         f"- Output: text in the {len(model.alphabet)} units of `{ALPHABET}`, usually characters.",
         *_language_model_lines(model),
+        *_lexicon_lines(model),
         "",
         "## Usage",
         "",

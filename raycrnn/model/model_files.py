@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from raycrnn import config, storage
+from raycrnn.data import image
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language import model_files as language_files
 from raycrnn.language.ngram_model import NgramModel
@@ -19,9 +22,11 @@ CALIBRATION = "calibration.json"
 """Missing in models that were written before there was a calibration."""
 LANGUAGE_MODEL = "language_model.safetensors"
 """Missing in models without a language model."""
+LEXICON = "lexicon.txt"
+"""Missing in models without a lexicon."""
 MODEL_CARD = "README.md"
 
-FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, LANGUAGE_MODEL)
+FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, LANGUAGE_MODEL, LEXICON)
 """The files that are read."""
 
 IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
@@ -79,6 +84,29 @@ def overridden_language_model(overrides: Sequence[str]) -> NgramModel | None:
     return language_files.read(storage.with_home(location))
 
 
+def overridden_lexicon(
+    location: str | Path, overrides: Sequence[str], configuration: config.Configuration
+) -> Lexicon | None:
+    """Return the lexicon that overrides name, if any, without the entries that the model cannot read.
+
+    A command reads it once, and passes it on to its workers, as with `overridden_language_model`.
+
+    Args:
+        location: Path or URI of the model directory.
+        overrides: The overrides.
+        configuration: The configuration of the model with the overrides.
+
+    Raises:
+        UsageError: The file cannot be read, or has no entry that the model can read.
+    """
+    name = configuration.decoding.lexicon
+    if name is None or not any(each.startswith("decoding.lexicon=") for each in overrides):
+        return None
+    lexicon = Lexicon.read(name, configuration.data)
+    alphabet = Alphabet.load(storage.join(_current(location), ALPHABET), configuration.data.unicode_form)
+    return lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise a `UsageError` if an override changes a setting that is fixed by training."""
     for override in overrides:
@@ -112,7 +140,7 @@ def configuration_of(folder: Path, location: str, overrides: Sequence[str]) -> c
 def file_digests(location: str) -> dict[str, str]:
     """Return the SHA-256 digest of each file on which transcriptions depend."""
     digests = {}
-    for name in (*IDENTITY_FILES, CALIBRATION, LANGUAGE_MODEL):
+    for name in (*IDENTITY_FILES, CALIBRATION, LANGUAGE_MODEL, LEXICON):
         with suppress(FileNotFoundError, NotADirectoryError):
             digests[name] = hashlib.sha256(storage.read(storage.join(_current(location), name))).hexdigest()
     return digests

@@ -16,6 +16,7 @@ from raycrnn import config
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.orientation import box_of, horizontal_size, spans
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language.automaton import Automaton
@@ -25,6 +26,7 @@ from raycrnn.model.alignment import align
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import LineDecoder, Outputs, path_confidences
+from raycrnn.model.lexicon_decoding import CodedLexicon, coded
 from raycrnn.model.transcription import Alternative, Transcription, Unit
 
 logger = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Recognizer:
         device: The device to compute on; default: the CPU.
         calibration: The calibration of its confidences; default: none.
         language_model: The language model of beam search; default: none.
+        lexicon: The lexicon to which texts are restricted; default: none.
 
     Examples:
         >>> from raycrnn import Recognizer
@@ -72,6 +75,7 @@ class Recognizer:
         device: torch.device | None = None,
         calibration: Calibration | None = None,
         language_model: NgramModel | None = None,
+        lexicon: Lexicon | None = None,
     ):
         self.device = device or torch.device("cpu")
         """The device on which the network computes."""
@@ -88,7 +92,12 @@ class Recognizer:
         self.language_model = language_model
         """The language model, if there is one."""
         automaton = Automaton(language_model, alphabet.units) if language_model else None
-        self.decoder = LineDecoder(configuration.decoding, alphabet, automaton)
+        self.decoder = LineDecoder(
+            configuration.decoding,
+            alphabet,
+            automaton,
+            CodedLexicon(self.readable(lexicon), alphabet) if lexicon else None,
+        )
         """Decodes the network's outputs."""
 
     @classmethod
@@ -98,6 +107,7 @@ class Recognizer:
         device: str = "auto",
         overrides: Sequence[str] = (),
         language_model: NgramModel | None = None,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> "Recognizer":
         """Load a model directory.
 
@@ -106,16 +116,20 @@ class Recognizer:
             device: A PyTorch device such as "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one.
             overrides: Settings that replace those of the model: "decoding.key=value" or "data.key=value".
             language_model: The language model that overrides name. By default it is read.
+            lexicon: The entries of a lexicon, which replaces that of the model or of the overrides, and the language
+                model. An entry is written as in a lexicon file.
 
         Raises:
-            UsageError: There is no model directory, or an override or the device is invalid.
+            UsageError: There is no model directory, or an override, the device or the lexicon is invalid.
             RaycrnnError: Files of the model directory are missing, damaged or inconsistent.
 
         Examples:
             >>> Recognizer.load("s3://bucket/run/model", "cpu", ["decoding.beam_width=20"])
         """
         model_files.check_overrides(overrides)
-        model = model_dir.read(path, overrides, language_model)
+        model = model_dir.read(path, overrides, language_model, lexicon if isinstance(lexicon, Lexicon) else None)
+        if lexicon is not None and not isinstance(lexicon, Lexicon):
+            lexicon = Lexicon.of(lexicon, model.configuration.data)
         recognizer = cls(
             model.network,
             model.configuration,
@@ -124,6 +138,7 @@ class Recognizer:
             _device(device),
             model.calibration,
             model.language_model,
+            lexicon or model.lexicon,
         )
         if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
             shown = ", ".join(map(repr, unknown[:MAX_LISTED]))
@@ -140,9 +155,25 @@ class Recognizer:
             OSError: The directory cannot be written.
         """
         stored = model_dir.StoredModel(
-            self.network, self.configuration, self.alphabet, self.metrics, self.calibration, self.language_model
+            self.network,
+            self.configuration,
+            self.alphabet,
+            self.metrics,
+            self.calibration,
+            self.language_model,
+            self.lexicon,
         )
         model_dir.write(path, stored)
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        """The lexicon, without the entries that the model cannot read; None if there is none."""
+        return self.decoder.lexicon.lexicon if self.decoder.lexicon else None
+
+    @property
+    def max_frames(self) -> int:
+        """Number of frames of the widest image."""
+        return image.frames(self.configuration.image.input_shape[1])
 
     @property
     def max_batch_pixels(self) -> int:
@@ -176,6 +207,7 @@ class Recognizer:
         n_best: int | None = None,
         spans: bool = True,
         log_probs: bool = False,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> list[Transcription]:
         """Transcribe images.
 
@@ -185,6 +217,7 @@ class Recognizer:
             n_best: Number of alternatives per image, at most; default: the setting `decoding.num_beam_paths`.
             spans: Whether to return the position and the confidence of each unit.
             log_probs: Whether to return the network's log-probabilities of each frame.
+            lexicon: The entries of a lexicon, which replaces that of the model, and the language model.
 
         Returns:
             The transcriptions, in the order of the images.
@@ -192,14 +225,19 @@ class Recognizer:
         Raises:
             Rejected: An image cannot be read or used. To skip such images, call `prepare` for each image, and
                 `transcribe`.
-            UsageError: `n_best` is less than 1 or greater than `max_alternatives`.
+            UsageError: `n_best` is less than 1 or greater than `max_alternatives`, or the lexicon is invalid.
             RaycrnnError: The network produces NaN.
         """
         many = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
-        return self.transcribe([self.prepare(source) for source in many], n_best, spans, log_probs)
+        return self.transcribe([self.prepare(source) for source in many], n_best, spans, log_probs, lexicon)
 
     def transcribe(
-        self, images: Sequence[PreparedImage], n_best: int | None = None, spans: bool = True, log_probs: bool = False
+        self,
+        images: Sequence[PreparedImage],
+        n_best: int | None = None,
+        spans: bool = True,
+        log_probs: bool = False,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> list[Transcription]:
         """Transcribe prepared images, in batches of similar width.
 
@@ -210,15 +248,16 @@ class Recognizer:
             n_best: Number of alternatives per image, at most; default: the setting `decoding.num_beam_paths`.
             spans: Whether to return the position and the confidence of each unit.
             log_probs: Whether to return the network's log-probabilities of each frame.
+            lexicon: The entries of a lexicon, which replaces that of the model, and the language model.
 
         Returns:
             The transcriptions, in the order of the images.
 
         Raises:
-            UsageError: `n_best` is less than 1 or greater than `max_alternatives`.
+            UsageError: `n_best` is less than 1 or greater than `max_alternatives`, or the lexicon is invalid.
             RaycrnnError: The network produces NaN.
         """
-        decoder = self._decoder(n_best)
+        decoder = self._decoder(n_best, lexicon)
         results: dict[int, Transcription] = {}
         for outputs in self.log_probs([prepared.pixels for prepared in images]):
             batch = [images[i] for i in outputs.indices]
@@ -251,16 +290,32 @@ class Recognizer:
                     raise RaycrnnError("the network produced NaN: its weights overflowed; retrain the model")
             yield Outputs(tuple(indices), log_probs_TBK, frames_B)
 
-    def _decoder(self, n_best: int | None) -> LineDecoder:
-        """Return the decoder of a call. Raises `UsageError` if it cannot return `n_best` alternatives."""
+    def readable(self, lexicon: Lexicon | Sequence[str]) -> Lexicon:
+        """Return a lexicon without the entries that the model cannot read, after a warning about them.
+
+        Args:
+            lexicon: The lexicon, or its entries, which are written as in a lexicon file.
+
+        Raises:
+            UsageError: An entry is empty, or the model can read none of the entries.
+        """
+        if not isinstance(lexicon, Lexicon):
+            lexicon = Lexicon.of(lexicon, self.configuration.data)
+        return lexicon.readable(self.alphabet, self.max_frames)
+
+    def _decoder(self, n_best: int | None, lexicon: Lexicon | Sequence[str] | None) -> LineDecoder:
+        """Return the decoder of a call. Raises `UsageError` if its arguments are invalid."""
+        decoder = self.decoder
+        if lexicon is not None:
+            decoder = replace(decoder, lexicon=coded(self.readable(lexicon), self.alphabet))
         if n_best is None:
-            return self.decoder
-        settings = self.decoder.settings
+            return decoder
+        settings = decoder.settings
         if not 1 <= n_best <= self.max_alternatives:
             raise UsageError(
                 f"n_best={n_best}: {settings.method} decoding returns 1 to {self.max_alternatives} alternatives"
             )
-        return replace(self.decoder, settings=settings.model_copy(update={"num_beam_paths": n_best}))
+        return replace(decoder, settings=settings.model_copy(update={"num_beam_paths": n_best}))
 
     def _transcribe_batch(
         self, images: Sequence[PreparedImage], outputs: Outputs, decoder: LineDecoder, spans: bool

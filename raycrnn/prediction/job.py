@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raycrnn.config import Image
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.orientation import LineOrientation
 from raycrnn.language.ngram_model import NgramModel
 
@@ -32,3 +33,5 @@ class PredictionJob:
     """How the lines run in the images: the model's `data.line_orientation`."""
     language_model: NgramModel | None = None
     """The language model that overrides name; None if there is none, or if each worker reads it."""
+    lexicon: Lexicon | None = None
+    """The lexicon that overrides name; None if there is none, or if each worker reads it."""

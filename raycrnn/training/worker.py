@@ -338,6 +338,7 @@ class Worker:
                 self.device,
                 result.calibration if result else None,
                 self.language_model,
+                self.job.data.lexicon,
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()

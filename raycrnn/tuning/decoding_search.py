@@ -12,6 +12,7 @@ import numpy as np
 from raycrnn import config, storage
 from raycrnn.config import Configuration
 from raycrnn.data import csv_files
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import Rejected, Rejection, check_rejections, rejection_table
 from raycrnn.errors import UsageError
 from raycrnn.language import model_files as language_files
@@ -21,6 +22,7 @@ from raycrnn.metrics.error_rates import Counts
 from raycrnn.model import runtime
 from raycrnn.model.crnn import output_bytes
 from raycrnn.model.decoding import Outputs
+from raycrnn.model.lexicon_decoding import CodedLexicon
 from raycrnn.model.model_files import LABELS
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
@@ -47,6 +49,8 @@ class EvaluationSet:
     """The units of each image's label."""
     language_models: dict[str, Automaton] = field(default_factory=dict)
     """The language models of the trials that were read, by path or URI."""
+    lexicons: dict[str, CodedLexicon] = field(default_factory=dict)
+    """The lexicons of the trials that were read, by path or URI."""
 
     def __len__(self) -> int:
         return len(self.references)
@@ -80,6 +84,20 @@ class EvaluationSet:
         if name not in self.language_models:
             self.language_models[name] = Automaton(language_files.read(name), self.recognizer.alphabet.units)
         return self.language_models[name]
+
+    def lexicon(self, configuration: Configuration) -> CodedLexicon | None:
+        """Return the lexicon that a configuration names. The name in the model is that of the model's own.
+
+        Raises:
+            UsageError: It cannot be read, or has no entry that the model can read.
+        """
+        name, recognizer = configuration.decoding.lexicon, self.recognizer
+        if name is None or name == recognizer.configuration.decoding.lexicon:
+            return recognizer.decoder.lexicon if name else None
+        if name not in self.lexicons:
+            readable = recognizer.readable(Lexicon.read(name, recognizer.configuration.data))
+            self.lexicons[name] = CodedLexicon(readable, recognizer.alphabet)
+        return self.lexicons[name]
 
     def outputs(self) -> Iterable[Outputs]:
         """Return the network's outputs in batches. If they are not kept, they are computed as they are read."""
@@ -172,9 +190,12 @@ def _read_images(recognizer: Recognizer, configuration: Configuration) -> Evalua
 
 def _run_trial(trial: Trial, experiment: Experiment, evaluation_set: EvaluationSet) -> None:
     """Decode with a trial's values and score the transcriptions. Raises `UsageError` for invalid values."""
-    settings = _configuration(experiment, trial).decoding
-    language_model = evaluation_set.language_model(settings)
-    decoder = replace(evaluation_set.recognizer.decoder, settings=settings, language_model=language_model)
+    configuration = _configuration(experiment, trial)
+    settings = configuration.decoding
+    language_model, lexicon = evaluation_set.language_model(settings), evaluation_set.lexicon(configuration)
+    decoder = replace(
+        evaluation_set.recognizer.decoder, settings=settings, language_model=language_model, lexicon=lexicon
+    )
     counts, seconds = Counts(), 0.0
     for batch in evaluation_set.outputs():
         start = time.perf_counter()
@@ -192,6 +213,7 @@ def _run_trial(trial: Trial, experiment: Experiment, evaluation_set: EvaluationS
 def _with_decoding(evaluation_set: EvaluationSet, configuration: Configuration, scores: dict[str, float]) -> Recognizer:
     """Return the model with the decoding of another configuration, and the scores that it has with it."""
     recognizer, language_model = evaluation_set.recognizer, evaluation_set.language_model(configuration.decoding)
+    lexicon = evaluation_set.lexicon(configuration)
     return Recognizer(
         recognizer.network,
         recognizer.configuration.model_copy(update={"decoding": configuration.decoding}),
@@ -200,4 +222,5 @@ def _with_decoding(evaluation_set: EvaluationSet, configuration: Configuration, 
         recognizer.device,
         recognizer.calibration,
         language_model.model if language_model else None,
+        lexicon.lexicon if lexicon else None,
     )

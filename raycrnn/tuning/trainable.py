@@ -80,6 +80,7 @@ class SharedState:
         base = config.parse(self.tree)
         return (
             configuration.data == base.data
+            and configuration.decoding.lexicon == base.decoding.lexicon
             and configuration.image == base.image
             and configuration.training.initial_alphabet == base.training.initial_alphabet
             and image_cache.is_augmented(configuration) == image_cache.is_augmented(base)
