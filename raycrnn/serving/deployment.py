@@ -99,7 +99,11 @@ class Replica:
     """A service in a process of Ray Serve."""
 
     def __init__(
-        self, settings: dict[str, object], token: str | None, language_model: NgramModel | None, lexicon: Lexicon | None
+        self,
+        settings: dict[str, object],
+        token: str | None,
+        language_model: NgramModel | None = None,
+        lexicon: Lexicon | None = None,
     ):
         self.settings = Settings(**settings)
         runtime.keep_freed_memory()

@@ -23,7 +23,7 @@ from PIL import Image
 
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
-from raycrnn.serving import api
+from raycrnn.serving import forms
 from raycrnn.serving.api import make_app
 from raycrnn.serving.limits import BodyLimiter
 from raycrnn.serving.proxy_middleware import ProxyMiddleware
@@ -335,7 +335,7 @@ def post_in_thread(client: httpx.Client, answers: list, **request) -> threading.
 def gated(reader):
     """Make a recognizer's `transcribe` wait for an event, which is set at the latest when the context is left."""
     gate, real = threading.Event(), reader.transcribe
-    reader.transcribe = lambda *given: gate.wait(20) and real(*given)
+    reader.transcribe = lambda *given, **named: gate.wait(20) and real(*given, **named)
     try:
         yield gate
     finally:
@@ -377,7 +377,7 @@ def test_images_that_wait_to_be_decoded_count_towards_the_queue(model):
     with serving(service) as client:
         recognizer_ = service.model.recognizer
         real = recognizer_.prepare
-        recognizer_.prepare = lambda *given: gate.wait(20) and real(*given)
+        recognizer_.prepare = lambda *given, **named: gate.wait(20) and real(*given, **named)
         parts = [("image", ("x.png", png(draw("ab"))))]
         thread = post_in_thread(client, answers, files=[*parts * 3, ("image", ("bad.png", b"not an image"))])
         wait_until(lambda: service.model.batcher.waiting == 4)
@@ -466,8 +466,8 @@ def test_a_text_field_is_not_decoded_with_a_slow_codec(client):
 
 
 def test_lone_surrogates_in_a_file_name_are_escaped():
-    assert api._escape_surrogates("a\ud800.png") == r"a\ud800.png"
-    assert api._escape_surrogates("é.png") == "é.png"
+    assert forms._escape_surrogates("a\ud800.png") == r"a\ud800.png"
+    assert forms._escape_surrogates("é.png") == "é.png"
 
 
 @pytest.mark.parametrize("boundary", ["", '""', "; boundary=" + "x" * 71, r'"x\"; charset=\"utf-7"'])
@@ -477,15 +477,15 @@ def test_an_invalid_boundary_is_refused(client, boundary):
     assert_refused(answer, 422, "malformed", "let the HTTP client set it")
 
 
-def cpu_out_of_memory(*_):
+def cpu_out_of_memory(*_, **__):
     torch.empty(10**15)
 
 
-def cuda_out_of_memory(*_):
+def cuda_out_of_memory(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
-def broken(*_):
+def broken(*_, **__):
     raise KeyError("unexpected")
 
 

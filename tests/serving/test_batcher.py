@@ -49,11 +49,9 @@ class GatedRecognizer:
 
 
 async def read_together(batcher: Batcher, gate: threading.Event, *requests) -> list:
-    """Return the results of requests (widths, n_best, spans) that all wait before the first one is read."""
-    tasks = [
-        asyncio.create_task(batcher.read([line(w) for w in widths], ReadOptions(n, s))) for widths, n, s in requests
-    ]
-    while batcher.waiting < sum(len(widths) for widths, _, _ in requests):
+    """Return the results of requests (widths, options) that all wait before the first one is read."""
+    tasks = [asyncio.create_task(batcher.read([line(w) for w in widths], options)) for widths, options in requests]
+    while batcher.waiting < sum(len(widths) for widths, _ in requests):
         await asyncio.sleep(0.01)
     gate.set()
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -63,7 +61,7 @@ def test_each_request_gets_only_what_it_asked_for():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        requests = [([100, 110], ReadOptions(1, False)), ([105], 3, True), ([300], 2, False)]
+        requests = [([100, 110], ReadOptions(1, False)), ([105], ReadOptions(3, True)), ([300], ReadOptions(2, False))]
         results = await read_together(batcher, recognizer_.gate, *requests)
         await batcher.close()
         return results
