@@ -170,7 +170,9 @@ class EntrySearch:
             arrivals_MT = forward.arrivals(index_M, repeats_M)
             emissions_MT = log_probs_BTK[line_M, :, self._trie.code_D[child_M]]
             arrivals_MT += emissions_MT
-            kept_M = _most_likely(self._bounds(arrivals_MT, line_M, child_M, log_probs_BTK, found), line_M, found, width)
+            kept_M = _most_likely(
+                self._bounds(arrivals_MT, line_M, child_M, log_probs_BTK, found), line_M, found, width
+            )
             line_N, node_N = line_M[kept_M], child_M[kept_M]
             forward = _Forward.of(arrivals_MT[kept_M], emissions_MT[kept_M], log_probs_BTK[line_N, :, -1])
             log_prob_N, entry_N = forward.totals(), self._trie.entry_D[node_N]
