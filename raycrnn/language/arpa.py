@@ -115,7 +115,7 @@ def from_bytes(data: bytes, origin: str) -> NgramModel:
 
 
 @dataclass
-class Section:
+class ArpaSection:
     """The n-grams of one order, as a file has them."""
 
     units: np.ndarray
@@ -178,7 +178,7 @@ class ArpaParser:
             counts.append(int(found[2]))
         raise self._problem("the file ends in its header: it is truncated")
 
-    def _section(self, lines: Iterator[str], order: int, count: int) -> Section:
+    def _section(self, lines: Iterator[str], order: int, count: int) -> ArpaSection:
         if order > 1 and (line := next(lines, "the end of the file")) != f"\\{order}-grams:":
             raise self._problem(
                 f"expected \\{order}-grams:, not {line[:50]!r}: the file is truncated, or has more n-grams than "
@@ -209,7 +209,7 @@ class ArpaParser:
             backoffs.append(backoff)
         if not count and order == 1:
             raise self._problem("the model has no 1-grams")
-        return Section(np.array(ids, np.int64).reshape(-1, order), np.array(log_probs), np.array(backoffs))
+        return ArpaSection(np.array(ids, np.int64).reshape(-1, order), np.array(log_probs), np.array(backoffs))
 
     def _ngram(self, line: str, order: int) -> tuple[float, list[str], float]:
         """Return the log-probability, the tokens and the back-off weight of a line. A missing weight is 0."""
@@ -237,7 +237,7 @@ def _fields(line: str) -> list[str]:
     return [each for each in fields if each] if "" in fields else fields
 
 
-def _build(sections: Sequence[Section], units: Sequence[str]) -> NgramModel:
+def _build(sections: Sequence[ArpaSection], units: Sequence[str]) -> NgramModel:
     """Return the model of n-grams of the orders 1, 2, …, whose units are numbered by their place in `units`.
 
     Contexts that are missing because the model was pruned are added.

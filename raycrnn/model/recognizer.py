@@ -127,7 +127,10 @@ class Recognizer:
         )
         if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
             shown = ", ".join(map(repr, unknown[:MAX_LISTED]))
-            logger.info(f"the language model lacks {len(unknown):,} units of the alphabet, as {UNKNOWN}: {shown}")
+            logger.info(
+                f"the language model lacks {len(unknown):,} units of the alphabet, which have the probability of "
+                f"{UNKNOWN}: {shown}"
+            )
         return recognizer
 
     def save(self, path: Path) -> None:
