@@ -59,6 +59,11 @@ class Automaton:
         self._next_RC = np.empty((FIRST_ROWS, len(self._token_C)), np.int32)
 
     @property
+    def start(self) -> int:
+        """The state at the start of a line."""
+        return self.model.start
+
+    @property
     def max_states(self) -> int:
         """Number of states that a call of `rows` can have."""
         return TABLE_BYTES // (2 * self.model.order * 8 * len(self._token_C))

@@ -361,7 +361,7 @@ def read_back(
         [
             Path(tuple(unit for unit in sequence if unit >= 0), log_prob, added)
             for sequence, log_prob, added in zip(*image, strict=True)
-            if log_prob > -torch.inf
+            if log_prob + added > -torch.inf
         ]
         for image in zip(units_BNT, log_prob_BN.tolist(), added_BN.tolist(), strict=True)
     ]

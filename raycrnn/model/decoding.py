@@ -13,6 +13,7 @@ from raycrnn.language.automaton import Automaton
 from raycrnn.model import ctc, fused_search
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.fused_search import Fusion
+from raycrnn.model.lexicon_decoding import CodedLexicon
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,28 @@ class LineDecoder:
     """The units of the network's outputs."""
     language_model: Automaton | None = None
     """The language model for the units of the alphabet, if there is one."""
+    lexicon: CodedLexicon | None = None
+    """The lexicon to which paths are restricted, as `settings.lexicon_mode` says. It replaces the language model."""
 
     @torch.inference_mode()
     def decode(self, outputs: Outputs) -> list[list[ctc.Path]]:
         """Return the most likely paths of each image, best first.
 
-        Beam search returns at least two paths, if there are as many, because the score needs them.
+        Other methods than greedy decoding return at least two paths, if there are as many, because the score needs
+        them.
         """
-        settings = self.settings
+        log_probs_TBK, frames_B, settings = outputs.log_probs_TBK, outputs.frames_B, self.settings
+        width, paths = settings.beam_width, max(2, settings.num_beam_paths)
+        if self.lexicon is not None and settings.lexicon_mode == "words":
+            return self.lexicon.with_words(log_probs_TBK, frames_B, width, paths)
+        if self.lexicon is not None:
+            return self.lexicon.best_entries(log_probs_TBK, frames_B, paths, settings.lexicon_distance)
         if settings.method == "greedy":
-            return [[path] for path in ctc.greedy(outputs.log_probs_TBK, outputs.frames_B)]
-        paths = max(2, settings.num_beam_paths)
+            return [[path] for path in ctc.greedy(log_probs_TBK, frames_B)]
         if self.language_model is not None:
             fusion = Fusion(self.language_model, settings.language_model_weight, settings.insertion_bonus)
-            width = settings.beam_width
-            return fused_search.beam_search(outputs.log_probs_TBK, outputs.frames_B, fusion, width, paths)
-        return ctc.beam_search(outputs.log_probs_TBK, outputs.frames_B, settings.beam_width, paths)
+            return fused_search.beam_search(log_probs_TBK, frames_B, fusion, width, paths)
+        return ctc.beam_search(log_probs_TBK, frames_B, width, paths)
 
     def score(self, paths: Sequence[ctc.Path]) -> float | None:
         """Return the difference between the scores of the two best paths, None if there is only one.

@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 
 from raycrnn.model import ctc
-from raycrnn.model.trie import GROUPS, ROOT, Trie
+from raycrnn.language.trie import GROUPS, ROOT, Trie
 
 WIDTHS = (32, 256)
 """Numbers of prefixes of a length that a search keeps for a line. It is repeated with the next one until no prefix that

@@ -6,11 +6,12 @@ C candidates for the next beam: the N prefixes as they are, and each of them ext
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from raycrnn.language.automaton import Automaton
 from raycrnn.model.ctc import Beam, Frame, Path, logaddexp, read_back
 
 RANKED = 32
@@ -22,11 +23,29 @@ network, only a few units are more likely. On the lines of docs/measurements.md,
 same texts."""
 
 
+class Transitions(Protocol):
+    """What the search uses of a language model or lexicon."""
+
+    @property
+    def columns(self) -> np.ndarray: ...
+
+    @property
+    def end_column(self) -> int: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def max_states(self) -> int: ...
+
+    def rows(self, states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
 @dataclass(frozen=True)
 class Fusion:
     """A language model, and what its scores count."""
 
-    automaton: Automaton
+    automaton: Transitions
     weight: float
     """Factor of the language model's log-probabilities."""
     bonus: float
@@ -110,7 +129,7 @@ class FusedBeam:
     def start(cls, batch: int, width: int, fusion: Fusion) -> "FusedBeam":
         """Return the beam before the first frame."""
         prefixes = Beam.start(batch, width, torch.device("cpu"))
-        state_BN = torch.full((batch, width), fusion.automaton.model.start)
+        state_BN = torch.full((batch, width), fusion.automaton.start)
         return cls(fusion, prefixes, torch.zeros(batch, width), state_BN)
 
     def where(self, chosen_B1: Tensor, other: "FusedBeam") -> "FusedBeam":
@@ -153,6 +172,8 @@ class FusedBeam:
         added_BNM = log_prob_RC.take(place_BNM) * self.fusion.weight + self.fusion.bonus + self.bonus_BN[:, :, None]
         total_BC = torch.cat([logaddexp(stay_blank_BN, stay_unit_BN), extended_BNM.reshape(batch, -1)], dim=1)
         bonus_BC = torch.cat([self.bonus_BN, added_BNM.view(batch, -1)], dim=1)
+        # An impossible extension must not become a prefix, not even if there are no others.
+        total_BC = total_BC.where(bonus_BC > -torch.inf, -torch.inf)
 
         index_BN = (total_BC + bonus_BC).topk(width, dim=1).indices
         stays_BN, extension_BN = index_BN < width, (index_BN - width).clamp(min=0)

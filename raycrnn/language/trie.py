@@ -67,6 +67,14 @@ class Trie:
     def __len__(self) -> int:
         return len(self.parent_D)
 
+    def child(self, node: int, code: int) -> int | None:
+        """Return the child of a node by a code; None if there is none."""
+        first = int(self.first_child_D[node])
+        codes = self.code_D[first : first + self.children_D[node]]
+        # The codes of the children are in increasing order.
+        place = int(codes.searchsorted(code))
+        return first + place if place < len(codes) and codes[place] == code else None
+
     def children(self, nodes_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return all children of some nodes, and the index in `nodes_N` of the parent of each."""
         counts_N = self.children_D[nodes_N]
