@@ -75,9 +75,7 @@ class CodedLexicon:
     def _codes(self, entries: "Iterator[Entry] | tuple[Entry, ...]") -> list[tuple[int, ...]]:
         """Return the codes of entries in the order of the image, each once."""
         direction = self.alphabet.text_direction
-        return list(
-            dict.fromkeys(tuple(self.alphabet.encode(display_order(entry, direction))) for entry in entries)
-        )
+        return list(dict.fromkeys(tuple(self.alphabet.encode(display_order(entry, direction))) for entry in entries))
 
 
 def _path(codes: tuple[int, ...], image: int, log_probs_TBK: Tensor, frames_B: Tensor) -> Path:
