@@ -1,4 +1,4 @@
-"""Beam search, compared with greedy decoding, pyctcdecode and fast-ctc-decode on the same log-probabilities."""
+"""Beam search with and without a language model, compared with other decoders on the same log-probabilities."""
 
 import json
 import math
@@ -20,7 +20,10 @@ from raycrnn import bench
 from raycrnn.bench import other_decoders
 from raycrnn.cli import Command, Metavar
 from raycrnn.errors import RaycrnnError
-from raycrnn.model import ctc, runtime
+from raycrnn.language import kneser_ney
+from raycrnn.language.automaton import Automaton
+from raycrnn.language.ngram_model import DEFAULT_ORDER
+from raycrnn.model import ctc, fused_search, runtime
 from raycrnn.model.recognizer import MAX_BATCH_PIXELS, batches_by_width
 
 HEIGHT = 32
@@ -39,11 +42,11 @@ TREE_BYTES = 2 * 2**30
 
 
 class DecodeBench(Command):
-    """Measure microseconds per frame of beam search, greedy decoding and other decoders on the same lines.
+    """Measure microseconds per frame of beam search, with and without a language model, greedy decoding and others.
 
-    The lines are random log-probabilities: with peaks, like those of a trained network, or flat. Beam search gets them
-    in batches as large as those of prediction. The limits: beam search ≥ 10 × as fast as pyctcdecode and ≥ 0.7 × as
-    fast as fast-ctc-decode, with the same best transcriptions.
+    All decode the same lines: random log-probabilities, with peaks, like those of a trained network, or flat. Beam
+    search gets them in batches as large as those of prediction. The limits: beam search ≥ 10 × as fast as pyctcdecode
+    and ≥ 0.7 × as fast as fast-ctc-decode, with the same best transcriptions.
 
     The other decoders need environments of their own, because pyctcdecode requires NumPy < 2. They are left out if no
     Python is given for them. To make the environments:
@@ -103,12 +106,16 @@ class DecodeBench(Command):
             if python and (cut := cut_lines(name, log_probs_TBK, self.width)) is not None
         ]
         batches = list(batches_of_prediction(log_probs_TBK))
-        times: dict[str, list[float]] = {name: [] for name in ("beam search", "greedy", *pythons)}
+        names = ("beam search", "with a language model", "greedy", *pythons)
+        times: dict[str, list[float]] = {name: [] for name in names}
+        fusion = random_fusion(classes - 1)
         same: dict[str, float] = {}
         for _ in range(self.rounds):
             beam = seconds(lambda batch: ctc.beam_search(*batch, self.width), batches)
+            fused = seconds(lambda batch: fused_search.beam_search(*batch, fusion, self.width), batches)
             greedy = seconds(lambda batch: ctc.greedy(*batch), batches)
             times["beam search"].append(1e6 * beam / (frames * lines))
+            times["with a language model"].append(1e6 * fused / (frames * lines))
             times["greedy"].append(1e6 * greedy / (frames * lines))
             for other in others:
                 per_frame, same[other.name] = other.measure(self.width)
@@ -116,6 +123,8 @@ class DecodeBench(Command):
         case = f"K={classes} T={frames}"
         limit = "≤ 1300" if classes >= LARGE else ""
         yield bench.Figure(f"{case} beam search", statistics.median(times["beam search"]), "µs", limit)
+        fused = statistics.median(times["with a language model"])
+        yield bench.Figure(f"{case} beam search with a language model", fused, "µs")
         yield bench.Figure(f"{case} greedy", statistics.median(times["greedy"]), "µs")
         for other in others:
             frames, lines, _ = other.log_probs_TBK.shape
@@ -124,6 +133,16 @@ class DecodeBench(Command):
             yield bench.Figure(f"{case} {other.name}", time, "µs", f"({lines} × {frames} frames)")
             yield bench.Figure(f"{case} speed over {other.name}", ratio, "", RATIOS[other.name])
             yield bench.Figure(f"{case} same text as {other.name}", 100 * same[other.name], "%", "100")
+
+
+def random_fusion(units: int) -> fused_search.Fusion:
+    """Return a language model of random lines, for as many units."""
+    random = np.random.default_rng(0)
+    # Few units are frequent, as in real text.
+    drawn = np.minimum(random.zipf(1.3, (2000, 40)) - 1, units - 1)
+    alphabet = [chr(other_decoders.FIRST + unit) for unit in range(units)]
+    model = kneser_ney.estimate([[alphabet[unit] for unit in line] for line in drawn], DEFAULT_ORDER, alphabet)
+    return fused_search.Fusion(Automaton(model, alphabet), 0.5, 0.5)
 
 
 def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tensor:

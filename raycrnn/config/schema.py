@@ -317,6 +317,8 @@ class Decoding(Group):
     def _lexicon_can_be_used(self) -> "Decoding":
         if self.lexicon_mode == "words" and self.method == "greedy":
             raise ValueError("lexicon_mode=words needs method=beam")
+        if self.lexicon is not None and self.language_model is not None:
+            raise ValueError("lexicon and language_model cannot be used together: set one of them to null")
         if self.lexicon_mode == "words" and self.lexicon_distance is not None:
             raise ValueError("lexicon_distance has an effect only with lexicon_mode=entries: remove one of them")
         if self.lexicon is not None and self.language_model is not None:

@@ -115,7 +115,7 @@ def from_bytes(data: bytes, origin: str) -> NgramModel:
 
 
 @dataclass
-class Section:
+class ArpaSection:
     """The n-grams of one order, as a file has them."""
 
     units: np.ndarray
@@ -134,6 +134,8 @@ class ArpaParser:
     """The number of the line that was read last."""
     ids: dict[str, int] = field(default_factory=dict)
     """The numbers of the tokens."""
+    units: dict[str, None] = field(default_factory=dict)
+    """The units of the tokens, in the same order."""
 
     def parse(self) -> NgramModel:
         lines = self._lines()
@@ -143,15 +145,10 @@ class ArpaParser:
             sections.append(self._section(lines, order, count))
         if next(lines, None) != "\\end\\":
             raise self._problem("expected \\end\\: the file is truncated, or has more n-grams than \\data\\ says")
-        return _build(sections, self._units())
-
-    def _units(self) -> list[str]:
-        """Return the units of the tokens."""
-        units = [{"<UNK>": UNKNOWN}.get(token, unescape(token)) for token in self.ids]
-        if len(set(units)) < len(units):
-            twice = next(unit for i, unit in enumerate(units) if unit in units[:i])
-            raise RaycrnnError(f"{self.origin}: two of the 1-grams are the unit {twice!r}")
-        return units
+        try:
+            return _build(sections, [*self.units])
+        except ValueError as error:
+            raise RaycrnnError(f"{self.origin}: {error}") from None
 
     def _problem(self, problem: str) -> RaycrnnError:
         return RaycrnnError(f"{self.origin}, line {self.number}: {problem}")
@@ -181,7 +178,7 @@ class ArpaParser:
             counts.append(int(found[2]))
         raise self._problem("the file ends in its header: it is truncated")
 
-    def _section(self, lines: Iterator[str], order: int, count: int) -> Section:
+    def _section(self, lines: Iterator[str], order: int, count: int) -> ArpaSection:
         if order > 1 and (line := next(lines, "the end of the file")) != f"\\{order}-grams:":
             raise self._problem(
                 f"expected \\{order}-grams:, not {line[:50]!r}: the file is truncated, or has more n-grams than "
@@ -198,9 +195,12 @@ class ArpaParser:
                 )
             log_prob, tokens, backoff = self._ngram(line, order)
             if order == 1:
-                if tokens[0] in self.ids:
-                    raise self._problem(f"the unit {tokens[0]!r} stands twice among the 1-grams")
+                # KenLM accepts both.
+                unit = UNKNOWN if tokens[0] == "<UNK>" else unescape(tokens[0])
+                if unit in self.units:
+                    raise self._problem(f"the unit {unit!r} stands twice among the 1-grams")
                 self.ids[tokens[0]] = len(self.ids)
+                self.units[unit] = None
             try:
                 ids += [self.ids[token] for token in tokens]
             except KeyError as error:
@@ -209,7 +209,7 @@ class ArpaParser:
             backoffs.append(backoff)
         if not count and order == 1:
             raise self._problem("the model has no 1-grams")
-        return Section(np.array(ids, np.int64).reshape(-1, order), np.array(log_probs), np.array(backoffs))
+        return ArpaSection(np.array(ids, np.int64).reshape(-1, order), np.array(log_probs), np.array(backoffs))
 
     def _ngram(self, line: str, order: int) -> tuple[float, list[str], float]:
         """Return the log-probability, the tokens and the back-off weight of a line. A missing weight is 0."""
@@ -237,10 +237,13 @@ def _fields(line: str) -> list[str]:
     return [each for each in fields if each] if "" in fields else fields
 
 
-def _build(sections: Sequence[Section], units: Sequence[str]) -> NgramModel:
+def _build(sections: Sequence[ArpaSection], units: Sequence[str]) -> NgramModel:
     """Return the model of n-grams of the orders 1, 2, …, whose units are numbered by their place in `units`.
 
     Contexts that are missing because the model was pruned are added.
+
+    Raises:
+        ValueError: An n-gram stands twice.
     """
     vocabulary = (*SPECIAL, *sorted(set(units) - set(SPECIAL)))
     number_of = {unit: number for number, unit in enumerate(vocabulary)}
@@ -261,12 +264,14 @@ def _build(sections: Sequence[Section], units: Sequence[str]) -> NgramModel:
     for order in range(2, len(sections) + 1):
         # Of the longer n-grams too, whose first units are contexts.
         keys = [node_of_rows[i] * len(vocabulary) + rows[i][:, order - 1] for i in range(order - 1, len(sections))]
-        key, number = np.unique(np.concatenate(keys), return_inverse=True)
+        key, place = np.unique(np.concatenate(keys), return_inverse=True)
         log_prob, backoff = np.full(len(key), np.nan), np.zeros(len(key))
-        own = number[: len(keys[0])]
+        own = place[: len(keys[0])]
+        if len(np.unique(own)) < len(own):
+            raise ValueError(f"an n-gram of order {order} stands twice")
         log_prob[own], backoff[own] = sections[order - 1].log_prob, sections[order - 1].backoff
         ends = np.cumsum(list(map(len, keys)))
-        node_of_rows[order - 1 :] = np.split(len(key_S) + number, ends[:-1])
+        node_of_rows[order - 1 :] = np.split(len(key_S) + place, ends[:-1])
         key_S = np.concatenate([key_S, key])
         log_probs.append(log_prob)
         backoffs.append(backoff)

@@ -10,24 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from raycrnn import config
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
 from raycrnn.data.lexicon import Lexicon
-from raycrnn.data.orientation import box_of, horizontal_size, spans
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language.automaton import Automaton
 from raycrnn.language.ngram_model import UNKNOWN, NgramModel
 from raycrnn.model import model_dir, model_files, runtime
-from raycrnn.model.alignment import align
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import LineDecoder, Outputs, path_confidences
 from raycrnn.model.lexicon_decoding import CodedLexicon, coded
 from raycrnn.model.transcription import Alternative, Transcription, Unit
+from raycrnn.model.unit_positions import locate_units
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +140,10 @@ class Recognizer:
         )
         if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
             shown = ", ".join(map(repr, unknown[:MAX_LISTED]))
-            logger.info(f"the language model lacks {len(unknown):,} units of the alphabet, as {UNKNOWN}: {shown}")
+            logger.info(
+                f"the language model lacks {len(unknown):,} units of the alphabet, which have the probability of "
+                f"{UNKNOWN}: {shown}"
+            )
         return recognizer
 
     def save(self, path: Path) -> None:
@@ -326,7 +327,9 @@ class Recognizer:
         confidences = path_confidences(calibrated_TBK, outputs.frames_B, returned, self.calibration)
         units: list[tuple[Unit, ...]] | list[None] = [None] * len(images)
         if spans:
-            units = self._units(images, calibrated_TBK, outputs.frames_B, [best.codes for best, *_ in paths])
+            labels = [best.codes for best, *_ in paths]
+            orientation = self.configuration.data.line_orientation
+            units = locate_units(images, calibrated_TBK, outputs.frames_B, labels, self.alphabet, orientation)
         for i, prepared in enumerate(images):
             alternatives = []
             for path, confidence in zip(returned[i], confidences[i], strict=True):
@@ -334,33 +337,6 @@ class Recognizer:
                 text = "".join(self.alphabet.decode(codes))
                 alternatives.append(Alternative(text, codes, path.log_prob, confidence))
             yield Transcription(tuple(alternatives), decoder.score(paths[i]), units[i], prepared.name)
-
-    def _units(
-        self,
-        images: Sequence[PreparedImage],
-        calibrated_TBK: Tensor,
-        frames_B: Tensor,
-        labels: Sequence[Sequence[int]],
-    ) -> list[tuple[Unit, ...]]:
-        """Return the units of each image's best path in logical order, with their positions and confidences."""
-        orientation = self.configuration.data.line_orientation
-        alignments = align(calibrated_TBK, frames_B, labels)
-        units = []
-        for i, (prepared, label, ranges) in enumerate(zip(images, labels, alignments, strict=True)):
-            probs_TK = calibrated_TBK[:, i].exp().cpu().numpy()
-            size = prepared.original_size
-            length, _ = horizontal_size(size, orientation)
-            boxes = [box_of(span, size, orientation) for span in spans(ranges, prepared.pixels.shape, length)]
-            confidences = [
-                float(probs_TK[first:end, code].max()) for code, (first, end) in zip(label, ranges, strict=True)
-            ]
-            units.append(
-                tuple(
-                    Unit(self.alphabet.units[code], code, confidences[index], *boxes[index])
-                    for index, code in self.alphabet.in_logical_order(label)
-                )
-            )
-        return units
 
 
 def batches_by_width(widths: Sequence[int], height: int, max_pixels: int) -> list[list[int]]:

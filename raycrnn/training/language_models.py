@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING
 from raycrnn.config import Configuration
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.language import kneser_ney, model_files
-from raycrnn.language.ngram_model import DEFAULT_ORDER
+from raycrnn.language.ngram_model import DEFAULT_ORDER, NgramModel
 from raycrnn.model.model_files import LABELS
 
 if TYPE_CHECKING:
     from ray import ObjectRef
+
+    from raycrnn.training.job import TrainingJob
 
 logger = logging.getLogger(__name__)
 
@@ -49,3 +51,10 @@ def put(configuration: Configuration, data: TrainingData) -> "ObjectRef | None":
             logger.warning(f"{location}: the language model lacks {len(lacking):,} units of the alphabet: {shown}")
     logger.info(f"language model of {location}: {len(model.key_S) - 1:,} n-grams of up to {model.order} units")
     return ray.put(model)
+
+
+def get(job: "TrainingJob") -> NgramModel | None:
+    """Return the language model of a run, if it has one."""
+    import ray
+
+    return ray.get(job.language_model) if job.language_model else None

@@ -24,7 +24,7 @@ from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, collectives, run_log, validation
+from raycrnn.training import checkpoint, collectives, language_models, run_log, validation
 from raycrnn.training.job import TrainingJob
 from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
@@ -140,7 +140,6 @@ class Worker:
         self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
         self.eval_batches = EvaluationBatches(partial(open_eval_stream, job))
         self.rejected = RejectedSamples(job.data, job.configuration.data)
-        self.language_model = ray.get(job.language_model) if job.language_model and self.rank == 0 else None
         self.seconds_before = 0.0
         """Seconds that earlier commands spent on this run."""
         self._restore()
@@ -337,7 +336,7 @@ class Worker:
                 progress.best,
                 self.device,
                 result.calibration if result else None,
-                self.language_model,
+                language_models.get(self.job) if self.rank == 0 else None,
                 self.job.data.lexicon,
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))

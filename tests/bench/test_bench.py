@@ -49,9 +49,10 @@ def test_decode_prints_figures_and_limits(capsys):
     arguments = ["--classes", "5,7000", "--frames", "4", "--lines", "2", "--width", "3", "--rounds", "1", "--json"]
     assert DecodeBench.call(arguments, "bench decode") == 0
     out = capsys.readouterr().out.splitlines()
-    assert ["≤ 1300" in line for line in out if "beam search" in line] == [False, True]
+    assert ["≤ 1300" in line for line in out if "beam search  " in line] == [False, True]
     figures = json.loads(out[-1])
     assert figures["K=5_T=4_beam_search"] > 0
+    assert figures["K=5_T=4_beam_search_with_a_language_model"] > 0
     assert figures["K=5_T=4_greedy"] > 0
 
 
