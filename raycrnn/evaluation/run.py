@@ -1,7 +1,7 @@
 """Evaluate one or two models on labelled images."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
 from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
+from raycrnn.language.ngram_model import NgramModel
 from raycrnn.metrics import error_rates
 from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
@@ -59,17 +60,7 @@ def evaluate_all(
     readings = []
     with Executor(address) as executor:
         for model, recognizer, own, found in zip(models, recognizers, digests, unusual, strict=True):
-            image, orientation = recognizer.configuration.image, recognizer.configuration.data.line_orientation
-            job = PredictionJob(
-                model,
-                image,
-                tuple(overrides),
-                spans,
-                digests=own,
-                orientation=orientation,
-                language_model=overridden,
-                lexicon=recognizer.lexicon,
-            )
+            job = _job(model, recognizer, overrides, spans, own, overridden)
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
         logger.warning(warning)
@@ -88,6 +79,26 @@ def evaluate_all(
         Evaluation(_describe(model, recognizer), tuple(lines), rejections)
         for model, recognizer, lines in zip(models, recognizers, kept, strict=True)
     ]
+
+
+def _job(
+    model: str,
+    recognizer: Recognizer,
+    overrides: Sequence[str],
+    spans: bool,
+    digests: Mapping[str, str],
+    language_model: NgramModel | None,
+) -> PredictionJob:
+    return PredictionJob(
+        model,
+        recognizer.configuration.image,
+        tuple(overrides),
+        spans,
+        digests=digests,
+        orientation=recognizer.configuration.data.line_orientation,
+        language_model=language_model,
+        lexicon=recognizer.lexicon,
+    )
 
 
 def _describe(name: str, recognizer: Recognizer) -> ModelInfo:

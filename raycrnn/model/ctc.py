@@ -23,6 +23,8 @@ class Path:
     alignment alone."""
     added: float = 0.0
     """What a language model adds to the log-probability. Paths are in decreasing order of the sum."""
+    is_in_lexicon: bool = False
+    """Whether a lexicon allows the text, to which decoding was restricted."""
 
     @property
     def score(self) -> float:

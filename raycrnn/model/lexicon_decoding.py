@@ -1,11 +1,14 @@
 """Decode with a lexicon: a line is one of its entries, or all words of a line are."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 
 from torch import Tensor
 
+from raycrnn import config
+from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import display_order
 from raycrnn.data.lexicon import Entry, Lexicon
@@ -36,7 +39,8 @@ class CodedLexicon:
     ) -> list[list[Path]]:
         """Return the most likely entries of each line, best first.
 
-        If no entry is possible, or near enough, it is the empty text.
+        If no entry is possible, because all need more frames, it is the empty text. If none is near enough, there are
+        no paths.
 
         Args:
             log_probs_TBK: Log-probabilities.
@@ -45,7 +49,9 @@ class CodedLexicon:
             distance: Greatest edit distance of an entry from the greedy path; None for all entries.
         """
         found = self._entry_search.search(log_probs_TBK, frames_B, paths, distance)
-        return [each or [_path((), i, log_probs_TBK, frames_B)] for i, each in enumerate(found)]
+        if distance is None:
+            found = [each or [_path((), i, log_probs_TBK, frames_B)] for i, each in enumerate(found)]
+        return _marked(found)
 
     def with_words(self, log_probs_TBK: Tensor, frames_B: Tensor, width: int, paths: int) -> list[list[Path]]:
         """Return the most likely texts of each line whose words are entries, best first, by prefix beam search.
@@ -60,7 +66,7 @@ class CodedLexicon:
         """
         fusion = Fusion(self._automaton, weight=1.0, bonus=0.0)
         found = fused_search.beam_search(log_probs_TBK, frames_B, fusion, width, paths)
-        return [each or [self._complete_part(i, log_probs_TBK, frames_B)] for i, each in enumerate(found)]
+        return _marked([each or [self._complete_part(i, log_probs_TBK, frames_B)] for i, each in enumerate(found)])
 
     def _complete_part(self, image: int, log_probs_TBK: Tensor, frames_B: Tensor) -> Path:
         codes = ctc.greedy(log_probs_TBK[:, [image]], frames_B[[image]])[0].codes
@@ -85,6 +91,27 @@ class CodedLexicon:
 def coded(lexicon: Lexicon, alphabet: Alphabet) -> CodedLexicon:
     """Return a lexicon in the codes of an alphabet. That of a recent call is returned again."""
     return CodedLexicon(lexicon, alphabet)
+
+
+def readable(lexicon: Lexicon | Sequence[str], configuration: config.Configuration, alphabet: Alphabet) -> Lexicon:
+    """Return a lexicon without the entries that a model cannot read, after a warning about them.
+
+    Args:
+        lexicon: The lexicon, or its entries, which are written as in a lexicon file.
+        configuration: The configuration of the model.
+        alphabet: The alphabet of the model.
+
+    Raises:
+        UsageError: An entry is empty, or the model can read none of the entries.
+    """
+    if not isinstance(lexicon, Lexicon):
+        lexicon = Lexicon.of(lexicon, configuration.data)
+    return lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
+
+
+def _marked(paths: Sequence[Sequence[Path]]) -> list[list[Path]]:
+    """Return paths with the mark that a lexicon allows them; the empty text, which stands for none, does not get it."""
+    return [[replace(path, is_in_lexicon=bool(path.codes)) for path in image_paths] for image_paths in paths]
 
 
 def _path(codes: tuple[int, ...], image: int, log_probs_TBK: Tensor, frames_B: Tensor) -> Path:

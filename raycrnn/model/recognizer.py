@@ -20,12 +20,12 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language.automaton import Automaton
 from raycrnn.language.ngram_model import UNKNOWN, NgramModel
 from raycrnn.model import model_dir, model_files, runtime
-from raycrnn.model.calibration import Calibration, apply_temperature
+from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
-from raycrnn.model.decoding import LineDecoder, Outputs, path_confidences
-from raycrnn.model.lexicon_decoding import CodedLexicon, coded
-from raycrnn.model.transcription import Alternative, Transcription, Unit
-from raycrnn.model.unit_positions import locate_units
+from raycrnn.model.decoding import LineDecoder, Outputs
+from raycrnn.model.lexicon_decoding import CodedLexicon, coded, readable
+from raycrnn.model.output_transcription import transcribe_outputs
+from raycrnn.model.transcription import Transcription
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Recognizer:
             configuration.decoding,
             alphabet,
             automaton,
-            CodedLexicon(self.readable(lexicon), alphabet) if lexicon else None,
+            CodedLexicon(readable(lexicon, configuration, alphabet), alphabet) if lexicon else None,
         )
         """Decodes the network's outputs."""
 
@@ -155,26 +155,14 @@ class Recognizer:
         Raises:
             OSError: The directory cannot be written.
         """
-        stored = model_dir.StoredModel(
-            self.network,
-            self.configuration,
-            self.alphabet,
-            self.metrics,
-            self.calibration,
-            self.language_model,
-            self.lexicon,
-        )
+        more = self.calibration, self.language_model, self.lexicon
+        stored = model_dir.StoredModel(self.network, self.configuration, self.alphabet, self.metrics, *more)
         model_dir.write(path, stored)
 
     @property
     def lexicon(self) -> Lexicon | None:
         """The lexicon, without the entries that the model cannot read; None if there is none."""
         return self.decoder.lexicon.lexicon if self.decoder.lexicon else None
-
-    @property
-    def max_frames(self) -> int:
-        """Number of frames of the widest image."""
-        return image.frames(self.configuration.image.input_shape[1])
 
     @property
     def max_batch_pixels(self) -> int:
@@ -184,8 +172,7 @@ class Recognizer:
     @property
     def max_alternatives(self) -> int:
         """Number of alternatives that decoding can return for an image: 1 if greedy, else the beam width."""
-        decoding = self.configuration.decoding
-        return 1 if decoding.method == "greedy" else decoding.beam_width
+        return self.decoder.max_paths
 
     def prepare(self, source: ImageInput, max_pixels: int = image.MAX_PIXELS) -> PreparedImage:
         """Decode an image and fit it to the network's input, for `transcribe`.
@@ -258,11 +245,18 @@ class Recognizer:
             UsageError: `n_best` is less than 1 or greater than `max_alternatives`, or the lexicon is invalid.
             RaycrnnError: The network produces NaN.
         """
-        decoder = self._decoder(n_best, lexicon)
+        decoder = self.decoder
+        if lexicon is not None:
+            decoder = replace(
+                decoder, lexicon=coded(readable(lexicon, self.configuration, self.alphabet), self.alphabet)
+            )
+        if n_best is not None:
+            decoder = decoder.with_paths(n_best)
         results: dict[int, Transcription] = {}
         for outputs in self.log_probs([prepared.pixels for prepared in images]):
             batch = [images[i] for i in outputs.indices]
-            transcriptions = self._transcribe_batch(batch, outputs, decoder, spans)
+            orientation = self.configuration.data.line_orientation
+            transcriptions = transcribe_outputs(batch, outputs, decoder, self.calibration, orientation, spans)
             for position, (i, transcription) in enumerate(zip(outputs.indices, transcriptions, strict=True)):
                 if log_probs:
                     frames = image.frames(images[i].pixels.shape[1])
@@ -290,53 +284,6 @@ class Recognizer:
                 if log_probs_TBK.isnan().any():
                     raise RaycrnnError("the network produced NaN: its weights overflowed; retrain the model")
             yield Outputs(tuple(indices), log_probs_TBK, frames_B)
-
-    def readable(self, lexicon: Lexicon | Sequence[str]) -> Lexicon:
-        """Return a lexicon without the entries that the model cannot read, after a warning about them.
-
-        Args:
-            lexicon: The lexicon, or its entries, which are written as in a lexicon file.
-
-        Raises:
-            UsageError: An entry is empty, or the model can read none of the entries.
-        """
-        if not isinstance(lexicon, Lexicon):
-            lexicon = Lexicon.of(lexicon, self.configuration.data)
-        return lexicon.readable(self.alphabet, self.max_frames)
-
-    def _decoder(self, n_best: int | None, lexicon: Lexicon | Sequence[str] | None) -> LineDecoder:
-        """Return the decoder of a call. Raises `UsageError` if its arguments are invalid."""
-        decoder = self.decoder
-        if lexicon is not None:
-            decoder = replace(decoder, lexicon=coded(self.readable(lexicon), self.alphabet))
-        if n_best is None:
-            return decoder
-        settings = decoder.settings
-        if not 1 <= n_best <= self.max_alternatives:
-            raise UsageError(
-                f"n_best={n_best}: {settings.method} decoding returns 1 to {self.max_alternatives} alternatives"
-            )
-        return replace(decoder, settings=settings.model_copy(update={"num_beam_paths": n_best}))
-
-    def _transcribe_batch(
-        self, images: Sequence[PreparedImage], outputs: Outputs, decoder: LineDecoder, spans: bool
-    ) -> Iterator[Transcription]:
-        paths = decoder.decode(outputs)
-        returned = [image_paths[: decoder.settings.num_beam_paths] for image_paths in paths]
-        calibrated_TBK = apply_temperature(outputs.log_probs_TBK, self.calibration.temperature)
-        confidences = path_confidences(calibrated_TBK, outputs.frames_B, returned, self.calibration)
-        units: list[tuple[Unit, ...]] | list[None] = [None] * len(images)
-        if spans:
-            labels = [best.codes for best, *_ in paths]
-            orientation = self.configuration.data.line_orientation
-            units = locate_units(images, calibrated_TBK, outputs.frames_B, labels, self.alphabet, orientation)
-        for i, prepared in enumerate(images):
-            alternatives = []
-            for path, confidence in zip(returned[i], confidences[i], strict=True):
-                codes = tuple(code for _, code in self.alphabet.in_logical_order(path.codes))
-                text = "".join(self.alphabet.decode(codes))
-                alternatives.append(Alternative(text, codes, path.log_prob, confidence))
-            yield Transcription(tuple(alternatives), decoder.score(paths[i]), units[i], prepared.name)
 
 
 def batches_by_width(widths: Sequence[int], height: int, max_pixels: int) -> list[list[int]]:

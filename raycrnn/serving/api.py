@@ -270,10 +270,7 @@ def make_app(service: Service) -> FastAPI:
         n_best: Annotated[int | None, Query(ge=1, description="Readings per image; default: the model's.")] = None,
         spans: Annotated[bool, Query(description="Return the position and confidence of each unit.")] = False,
     ) -> Response:
-        """Read one image (the body is its file) or several (multipart/form-data; the response is a list).
-
-        A part of multipart/form-data with the name `lexicon` restricts the readings to its lines.
-        """
+        """Read one image (the body is its file) or several (multipart/form-data; the response is a list)."""
         _check_parameters(request, ("n_best", "spans"))
         async with _form(service, request) as form:
             results = await service.read(form.uploads, n_best, spans, form.lexicon)

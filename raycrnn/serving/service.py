@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from raycrnn import __version__
+from raycrnn.data import image
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.lexicon import Lexicon, problem_of
 from raycrnn.data.rejections import Rejected
@@ -228,8 +229,9 @@ class Service:
 
         def read() -> Lexicon:
             lexicon = Lexicon.of(entries, recognizer.configuration.data)
+            frames = image.frames(recognizer.configuration.image.input_shape[1])
             for number, entry in zip(lexicon.numbers, lexicon.entries, strict=True):
-                if problem := problem_of(entry, recognizer.alphabet, recognizer.max_frames):
+                if problem := problem_of(entry, recognizer.alphabet, frames):
                     raise RequestError(422, "wrong lexicon", f"entry {number}, {problem}")
             return lexicon
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import ray
 import torch
@@ -336,8 +337,7 @@ class Worker:
                 progress.best,
                 self.device,
                 result.calibration if result else None,
-                language_models.get(self.job) if self.rank == 0 else None,
-                self.job.data.lexicon,
+                **(_knowledge(self.job) if self.rank == 0 else {}),
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
@@ -372,3 +372,8 @@ class Worker:
         self.saver.save()
         self._write_rejected()
         self._write("logs", self.run_log.close)
+
+
+def _knowledge(job: TrainingJob) -> dict[str, Any]:
+    """Return what models store besides the network, as arguments of `Recognizer`."""
+    return {"language_model": language_models.get(job), "lexicon": job.data.lexicon}

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycrnn import config
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.lexicon import Lexicon
 from raycrnn.model import ctc
+from raycrnn.model.decoding import LineDecoder, Outputs
 from raycrnn.model.lexicon_decoding import CodedLexicon
 from tests.language.test_word_automaton import is_allowed
 
@@ -78,12 +80,23 @@ def test_without_a_possible_text_the_complete_words_of_the_greedy_path_remain():
     assert path.log_prob == pytest.approx(float(ctc.log_likelihoods(log_probs_TBK, frames_B, [path.codes])))
 
 
-def test_without_a_possible_or_near_entry_the_text_is_empty():
+def test_without_a_possible_entry_the_text_is_empty():
     log_probs_TBK, frames_B = spelled(LETTERS, "ab")
-    for entries, distance in ((("a" * 9,), None), (("bbbb",), 1)):
-        [[path]] = lexicon(LETTERS, *entries).best_entries(log_probs_TBK, frames_B, 2, distance)
-        assert path.codes == ()
-        assert path.log_prob == pytest.approx(float(log_probs_TBK[:, 0, -1].sum()), abs=1e-3)
+    [[path]] = lexicon(LETTERS, "a" * 9).best_entries(log_probs_TBK, frames_B, 2, None)
+    assert path.codes == ()
+    assert path.log_prob == pytest.approx(float(log_probs_TBK[:, 0, -1].sum()), abs=1e-3)
+    assert not path.is_in_lexicon
+
+
+def test_without_a_near_entry_a_line_is_decoded_without_the_lexicon():
+    settings = config.Decoding(lexicon_distance=1)
+    decoder = LineDecoder(settings, LETTERS, lexicon=lexicon(LETTERS, "bbbb", "ba"))
+    lines = [spelled(LETTERS, text) for text in ("ab a", "b", "bbab")]
+    log_probs_TBK = torch.nn.utils.rnn.pad_sequence([log_probs_T1K for log_probs_T1K, _ in lines])[:, :, 0]
+    frames_B = torch.cat([frames for _, frames in lines])
+    decoded = decoder.decode(Outputs((0, 1, 2), log_probs_TBK, frames_B))
+    assert ["".join(LETTERS.decode(paths[0].codes)) for paths in decoded] == ["ab a", "ba", "bbbb"]
+    assert [paths[0].is_in_lexicon for paths in decoded] == [False, True, True]
 
 
 def test_entries_of_text_from_right_to_left_are_in_the_order_of_the_image():

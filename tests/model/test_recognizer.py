@@ -16,6 +16,7 @@ from raycrnn import config
 from raycrnn.data import bidi, orientation
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import PreparedImage
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.calibration import FEATURES, Calibration
@@ -350,14 +351,18 @@ def test_batches_contain_every_image_once_within_the_limit():
 
 def test_texts_are_entries_of_the_lexicon_with_their_probabilities():
     reader, entries = recognizer(), ["abc", "cab", "|ſt|é|", "bb"]
-    for transcription in reader.transcribe(lines(), lexicon=entries):
+    for image, transcription in zip(lines(), reader.transcribe(lines(), lexicon=entries), strict=True):
         texts = [each.text for each in transcription.alternatives]
         assert len(texts) == 3
         assert set(texts) <= {"abc", "cab", "ſté", "bb"}
         assert transcription.score == transcription.log_prob - transcription.alternatives[1].log_prob
         assert sum(each.confidence for each in transcription.alternatives) <= 1 + 1e-6
-        # Not calibrated: the confidence is the probability of the text among all texts, not among the entries.
-        assert transcription.confidence == pytest.approx(math.exp(transcription.log_prob), rel=1e-3)
+        # Without calibration, the confidence is the probability among the entries.
+        fourth = reader.transcribe([image], n_best=4, lexicon=entries)[0].alternatives
+        probabilities = [math.exp(each.log_prob) for each in fourth]
+        assert [each.confidence for each in fourth] == pytest.approx(
+            [each / sum(probabilities) for each in probabilities], rel=1e-2
+        )
 
 
 def test_a_saved_model_keeps_its_lexicon(tmp_path):
@@ -367,7 +372,7 @@ def test_a_saved_model_keeps_its_lexicon(tmp_path):
         original.configuration,
         ALPHABET,
         {},
-        lexicon=original.readable(["abc", "|ſt|é|", "cb", "xyz"]),
+        lexicon=Lexicon.of(["abc", "|ſt|é|", "cb", "xyz"], original.configuration.data),
     )
     original.save(tmp_path / "model")
     assert (tmp_path / "model" / "lexicon.txt").read_text(encoding="utf-8") == "abc\n|ſt|é|\ncb\n"
