@@ -23,6 +23,9 @@ class Path:
     alignment alone."""
     added: float = 0.0
     """What a language model adds to the log-probability. Paths are in decreasing order of the sum."""
+    posterior: float | None = None
+    """With a language model, the probability of the text among those in the last beam: their scores, as logarithms of
+    probabilities that are not normalised."""
     is_in_lexicon: bool = False
     """Whether a lexicon allows the text, to which decoding was restricted."""
 

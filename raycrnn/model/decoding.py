@@ -103,6 +103,10 @@ def path_confidences(
 ) -> list[list[float]]:
     """Return the calibrated probability of every path of each image, over all of its alignments.
 
+    With a language model, it is the posterior probability of the path, which is not calibrated. On receipts, its Brier
+    score was less than half that of the calibrated probability, which does not know the language model (see
+    docs/language_models.md).
+
     With a lexicon, it is the probability on the condition that the text is one of those that the lexicon allows: that
     among all texts, divided by the sum of those of the paths.
 
@@ -124,9 +128,16 @@ def path_confidences(
             total = float(np.logaddexp.reduce(log_probs[i]))
             log_probs[i] = [min(0.0, log_prob - total) for log_prob in log_probs[i]]
     return [
-        _calibrate(own, calibration.confidence(own[0], len(image_paths[0].codes), frames))
+        _posteriors(image_paths) or _calibrate(own, calibration.confidence(own[0], len(image_paths[0].codes), frames))
         for own, image_paths, frames in zip(log_probs, paths, frames_B.tolist(), strict=True)
     ]
+
+
+def _posteriors(paths: Sequence[ctc.Path]) -> list[float]:
+    """Return the posterior probabilities of an image's paths with a language model, none if there is no such model."""
+    if paths[0].is_in_lexicon:
+        return []
+    return [path.posterior for path in paths if path.posterior is not None]
 
 
 def _calibrate(log_probs: Sequence[float], best: float) -> list[float]:

@@ -4,6 +4,7 @@ Tensor names end in their shape: T frames, B batch, K classes, N prefixes in a b
 C candidates for the next beam: the N prefixes as they are, and each of them extended by each ranked unit.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -198,4 +199,9 @@ class FusedBeam:
         rows_BN, log_prob_RC, _ = self._rows()
         end_BN = log_prob_RC[:, self.fusion.automaton.end_column].take(rows_BN)
         score_BN = self.prefixes.total_BN + self.bonus_BN + self.fusion.weight * end_BN
-        return read_back(self.prefixes.total_BN, score_BN, trail, paths)
+        found = read_back(self.prefixes.total_BN, score_BN, trail, paths)
+        sums = score_BN.logsumexp(1).tolist()
+        return [
+            [replace(path, posterior=math.exp(min(0.0, path.score - total))) for path in image_paths]
+            for image_paths, total in zip(found, sums, strict=True)
+        ]

@@ -39,7 +39,8 @@ class Alternative:
     greedy decoding, of the best alignment alone. A language model does not change it."""
     confidence: float
     """Probability that the whole text is exact, from 0 to 1: the network's probability, calibrated on the evaluation
-    set. The confidences of an image's alternatives add up to at most 1."""
+    set; with a language model, the probability among the texts that the search kept. The confidences of an image's
+    alternatives add up to at most 1."""
 
 
 @dataclass(frozen=True)
