@@ -290,7 +290,7 @@ class Decoding(Group):
     the training labels. Training stores it in the model directory. By default there is none."""
     language_model_weight: Annotated[float, Field(ge=0)] = 0.5
     """Factor of the language model's log-probabilities, which are added to those of the network."""
-    insertion_bonus: float = 0.5
+    insertion_bonus: float = 1.0
     """Number that is added to the score of a transcription for each of its units, because a language model prefers
     short texts. Used only with a language model."""
     lexicon: Annotated[Location, Field(min_length=1)] | None = None
