@@ -5,8 +5,7 @@ import math
 import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,16 +16,14 @@ from pydantic import Field
 from torch import Tensor
 
 from raycrnn import bench
-from raycrnn.bench import other_decoders
+from raycrnn.bench import decode_lexicon, other_decoders
+from raycrnn.bench.decode_timing import batches_of_prediction, seconds
 from raycrnn.cli import Command, Metavar
 from raycrnn.errors import RaycrnnError
 from raycrnn.language import kneser_ney
 from raycrnn.language.automaton import Automaton
 from raycrnn.language.ngram_model import DEFAULT_ORDER
 from raycrnn.model import ctc, fused_search, runtime
-from raycrnn.model.recognizer import MAX_BATCH_PIXELS, batches_by_width
-
-HEIGHT = 32
 
 LARGE = 7000
 """Number of classes from which beam search has a limit of its own."""
@@ -71,6 +68,8 @@ class DecodeBench(Command):
     """Beam width."""
     lines: int = Field(16, ge=1)
     """Number of lines."""
+    lexicon: bool = False
+    """Also measure decoding with a lexicon of 50,000 entries, on lines that spell entries."""
     threads: int | None = Field(None, ge=1)
     """Number of CPU threads. Default: one for each usable core."""
     rounds: int = Field(3, ge=1)
@@ -93,6 +92,8 @@ class DecodeBench(Command):
             for frames in map(int, self.frames.split(",")):
                 log_probs_TBK = random_log_probs(frames, self.lines, classes, self.data == "peaks")
                 figures += self._measure(log_probs_TBK.to(device))
+                if self.lexicon and classes < LARGE:
+                    figures += decode_lexicon.figures(frames, self.lines, classes, self.width, self.rounds)
         where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
         bench.report(f"decode, per frame: {self.data}, beam width {self.width}, {where}", figures, self.json_line)
 
@@ -165,23 +166,6 @@ def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tens
     logits_TBK[:, :, -1] = torch.where(is_unit_TB, others, others + 4)
     best_TB1 = unit_TB.where(is_unit_TB, classes - 1)[:, :, None]
     return logits_TBK.scatter_(2, best_TB1, certainty_TB[:, :, None] + 2).log_softmax(2)
-
-
-def batches_of_prediction(log_probs_TBK: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield log-probabilities and frames of lines, in batches as large as those of the recognizer."""
-    frames, lines, _ = log_probs_TBK.shape
-    device = log_probs_TBK.device
-    for group in batches_by_width([4 * (frames + 1)] * lines, HEIGHT, MAX_BATCH_PIXELS[device.type]):
-        yield log_probs_TBK[:, group], torch.full((len(group),), frames, device=device)
-
-
-def seconds(decode: Callable[[tuple[Tensor, Tensor]], object], batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the seconds in which a function decodes batches."""
-    # The decoders return Python objects, for which they wait for a GPU.
-    start = time.perf_counter()
-    for batch in batches:
-        decode(batch)
-    return time.perf_counter() - start
 
 
 def cut_lines(decoder: str, log_probs_TBK: Tensor, width: int) -> Tensor | None:

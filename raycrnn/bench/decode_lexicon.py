@@ -1,5 +1,6 @@
 """Decoding with a lexicon, compared with beam search on the same log-probabilities."""
 
+import math
 import random
 from collections.abc import Iterator
 
@@ -59,7 +60,7 @@ def figures(frames: int, lines: int, classes: int, width: int, rounds: int) -> I
 
 
 def random_words(letters: tuple[str, ...], generator: random.Random) -> list[Entry]:
-    """Return `ENTRIES` different words of two to four syllables, which share their beginnings as words of a language."""
+    """Return `ENTRIES` different words of two to four syllables, many of which have the same beginnings."""
     drawn = [tuple(generator.choices(letters, k=generator.choice((2, 3)))) for _ in range(SYLLABLES)]
     words: dict[Entry, None] = {}
     while len(words) < ENTRIES:
@@ -77,15 +78,23 @@ def _sentence(words: list[Entry], length: int, generator: random.Random) -> Entr
 
 
 def spelled(texts: list[Entry], alphabet: Alphabet, frames: int, generator: random.Random) -> Tensor:
-    """Return log-probabilities [T, B, K] with a peak for each unit of some texts, some of them for another unit."""
-    noise = torch.randn(len(texts), frames, len(alphabet) + 1, generator=torch.Generator().manual_seed(0))
-    logits_BTK = 1.5 * noise
-    logits_BTK[:, :, alphabet.blank] += 8
+    """Return log-probabilities [T, B, K] with a peak for each unit of some texts, some of them for another unit.
+
+    The peaks are as high as those of `decode.random_log_probs`. Where they are for another unit, the right one is the
+    second most likely.
+    """
+    classes, seeded = len(alphabet) + 1, torch.Generator().manual_seed(0)
+    logits_BTK = 2 * torch.randn(len(texts), frames, classes, generator=seeded)
+    # The sum of the other classes is about this in the logarithm.
+    others = math.log(classes) + 2
+    certainty_BT = others + 2 + 6 * torch.rand(len(texts), frames, generator=seeded)
+    best_BT = torch.full((len(texts), frames), alphabet.blank)
     for line, text in enumerate(texts):
         for place, code in enumerate(alphabet.encode(text)):
             frame = int((place + 0.5) * frames / len(text))
-            logits_BTK[line, frame, alphabet.blank] -= 6
-            logits_BTK[line, frame, code] += 7
+            best_BT[line, frame] = code
             if generator.random() < CONFUSED:
-                logits_BTK[line, frame, generator.randrange(alphabet.blank)] += 9
+                logits_BTK[line, frame, code] = others
+                best_BT[line, frame] = generator.randrange(alphabet.blank)
+    logits_BTK.scatter_(2, best_BT[:, :, None], certainty_BT[:, :, None])
     return logits_BTK.transpose(0, 1).log_softmax(2)
