@@ -210,8 +210,8 @@ def _language_model_lines(model: StoredModel) -> list[str]:
     origin = "the training labels" if name == "labels" else f"`{storage.redacted(name)}`"
     return [
         f"- Decoding: beam search with a language model of {origin} (`{LANGUAGE_MODEL}`: n-grams of up to "
-        f"{model.language_model.order} units), with weight {decoding.language_model_weight:g}. The scores below are "
-        "those of the network without it."
+        f"{model.language_model.order} units), with weight {decoding.language_model_weight:g}. Training scores the "
+        "network without it."
     ]
 
 
