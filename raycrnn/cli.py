@@ -41,6 +41,7 @@ VERBS = {
     "serve": ("serve", "Serve", "Transcribe images over HTTP, with a web page."),
     "alphabet": ("tools.alphabet", "AlphabetTool", "Build, show, merge and compare alphabets."),
     "labels": ("tools.labels", "Labels", "Rewrite the labels of a CSV."),
+    "lm": ("tools.lm", "LanguageModelTool", "Build and show language models."),
     "convert": ("tools.convert.verb", "Convert", "Import images and labels of other tools, or pack them."),
     "split": ("tools.split", "Split", "Divide a CSV into training and evaluation rows."),
     "words": ("tools.words", "Words", "Draw synthetic text lines with labels."),

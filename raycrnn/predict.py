@@ -49,7 +49,13 @@ class Predict(Command):
     def run(self) -> int:
         # Here, because `--help` needs none of them.
         from raycrnn.data.inputs import list_inputs
-        from raycrnn.model.model_files import file_digests, leading_models, read_configurations
+        from raycrnn.model.model_files import (
+            file_digests,
+            leading_models,
+            overridden_language_model,
+            overridden_lexicon,
+            read_configurations,
+        )
         from raycrnn.prediction.run import Output, predict
 
         overrides = [text for text in self.inputs if is_override(text)]
@@ -62,7 +68,8 @@ class Predict(Command):
         layout = output.layout(self.format, configuration.decoding.num_beam_paths, self.confidence, self.spans)
         inputs = list_inputs(names, configuration.data)
         output.check(models, names, inputs)
-        job = make_job(models, configurations, overrides, digests, self.spans, self.replicas)
+        language_model, lexicon = overridden_language_model(overrides), overridden_lexicon(models, overrides)
+        job = make_job(models, configurations, overrides, digests, self.spans, self.replicas, language_model, lexicon)
         read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:
             return 130

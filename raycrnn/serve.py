@@ -58,6 +58,10 @@ class Serve(Command):
     """Maximum number of pixels of an image."""
     max_images: int = Field(Limits().max_images, ge=1)
     """Maximum number of images in a request."""
+    max_lexicon_entries: int = Field(Limits().max_lexicon_entries, ge=0)
+    """Greatest number of entries of the lexicon of a request; 0 refuses lexicons in requests."""
+    max_lexicon_characters: int = Field(Limits().max_lexicon_characters, ge=0)
+    """Greatest number of characters of the lexicon of a request."""
     max_waiting: int = Field(Limits().max_waiting, ge=1)
     """Maximum number of images that wait in a replica. Requests beyond that are refused with 503 and Retry-After."""
     address: Annotated[str | None, Metavar("ADDRESS")] = None

@@ -22,6 +22,7 @@ ORDER = (
     {"errors", "console", "metrics"},
     {"cli", "storage", "config"},
     {"data"},
+    {"language"},
     {"model"},
     {"cluster"},
     {"ingest"},
@@ -33,7 +34,7 @@ ORDER = (
 )
 """A package or top-level module imports only from its own set and from the sets before it."""
 
-WITHOUT_TORCH_OR_RAY = {"errors", "console", "cli", "metrics", "storage", "config", "data"}
+WITHOUT_TORCH_OR_RAY = {"errors", "console", "cli", "metrics", "storage", "config", "data", "language"}
 WITHOUT_RAY = {
     "model",
     "exporting",

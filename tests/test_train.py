@@ -21,6 +21,8 @@ from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import RaycrnnError, StorageError, UsageError
 from raycrnn.evaluate import Evaluate
 from raycrnn.ingest.image_sizes import ImageSizes
+from raycrnn.language import kneser_ney
+from raycrnn.language.ngram_model import DEFAULT_ORDER
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
 from raycrnn.storage import Directory, files, lock_output
@@ -87,6 +89,20 @@ def test_a_run_writes_the_model_logs_metrics_and_checkpoints(local_ray, tmp_path
     assert run["configuration"]["training"]["n_epochs"] == 2
     state = checkpoint.latest(output / "checkpoints")[0].state
     assert state["progress"]["finished"]
+
+
+def test_a_language_model_of_the_training_labels_is_stored_with_the_model(local_ray, tmp_path):
+    settings = configuration(tmp_path, decoding={"language_model": "labels"}, training={"n_epochs": 1})
+    train(settings)
+    loaded = Recognizer.load(tmp_path / "output" / "model", "cpu")
+    expected = kneser_ney.estimate([tuple(text) for text in words(24)], DEFAULT_ORDER, loaded.alphabet.units)
+    assert loaded.language_model.digest == expected.digest
+    with pytest.raises(UsageError, match="no such language model"):
+        train(
+            settings.model_copy(
+                update={"output_model_dir": str(tmp_path / "b"), "decoding": config.Decoding(language_model="x.arpa")}
+            )
+        )
 
 
 def test_tensorboard_shows_the_curves_and_examples(local_ray, tmp_path):

@@ -1,12 +1,11 @@
-"""Beam search, compared with greedy decoding, pyctcdecode and fast-ctc-decode on the same log-probabilities."""
+"""Beam search with and without a language model, compared with other decoders on the same log-probabilities."""
 
 import json
 import math
 import statistics
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,13 +16,14 @@ from pydantic import Field
 from torch import Tensor
 
 from raycrnn import bench
-from raycrnn.bench import other_decoders
+from raycrnn.bench import decode_lexicon, other_decoders
+from raycrnn.bench.decode_timing import batches_of_prediction, seconds
 from raycrnn.cli import Command, Metavar
 from raycrnn.errors import RaycrnnError
-from raycrnn.model import ctc, runtime
-from raycrnn.model.recognizer import MAX_BATCH_PIXELS, batches_by_width
-
-HEIGHT = 32
+from raycrnn.language import kneser_ney
+from raycrnn.language.automaton import Automaton
+from raycrnn.language.ngram_model import DEFAULT_ORDER
+from raycrnn.model import ctc, fused_search, runtime
 
 LARGE = 7000
 """Number of classes from which beam search has a limit of its own."""
@@ -39,11 +39,11 @@ TREE_BYTES = 2 * 2**30
 
 
 class DecodeBench(Command):
-    """Measure microseconds per frame of beam search, greedy decoding and other decoders on the same lines.
+    """Measure microseconds per frame of beam search, with and without a language model, greedy decoding and others.
 
-    The lines are random log-probabilities: with peaks, like those of a trained network, or flat. Beam search gets them
-    in batches as large as those of prediction. The limits: beam search ≥ 10 × as fast as pyctcdecode and ≥ 0.7 × as
-    fast as fast-ctc-decode, with the same best transcriptions.
+    All decode the same lines: random log-probabilities, with peaks, like those of a trained network, or flat. Beam
+    search gets them in batches as large as those of prediction. The limits: beam search ≥ 10 × as fast as pyctcdecode
+    and ≥ 0.7 × as fast as fast-ctc-decode, with the same best transcriptions.
 
     The other decoders need environments of their own, because pyctcdecode requires NumPy < 2. They are left out if no
     Python is given for them. To make the environments:
@@ -68,6 +68,8 @@ class DecodeBench(Command):
     """Beam width."""
     lines: int = Field(16, ge=1)
     """Number of lines."""
+    lexicon: bool = False
+    """Also measure decoding with a lexicon of 50,000 entries, on lines that spell entries."""
     threads: int | None = Field(None, ge=1)
     """Number of CPU threads. Default: one for each usable core."""
     rounds: int = Field(3, ge=1)
@@ -90,6 +92,8 @@ class DecodeBench(Command):
             for frames in map(int, self.frames.split(",")):
                 log_probs_TBK = random_log_probs(frames, self.lines, classes, self.data == "peaks")
                 figures += self._measure(log_probs_TBK.to(device))
+                if self.lexicon and classes < LARGE:
+                    figures += decode_lexicon.figures(frames, self.lines, classes, self.width, self.rounds)
         where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
         bench.report(f"decode, per frame: {self.data}, beam width {self.width}, {where}", figures, self.json_line)
 
@@ -103,12 +107,16 @@ class DecodeBench(Command):
             if python and (cut := cut_lines(name, log_probs_TBK, self.width)) is not None
         ]
         batches = list(batches_of_prediction(log_probs_TBK))
-        times: dict[str, list[float]] = {name: [] for name in ("beam search", "greedy", *pythons)}
+        names = ("beam search", "with a language model", "greedy", *pythons)
+        times: dict[str, list[float]] = {name: [] for name in names}
+        fusion = random_fusion(classes - 1)
         same: dict[str, float] = {}
         for _ in range(self.rounds):
             beam = seconds(lambda batch: ctc.beam_search(*batch, self.width), batches)
+            fused = seconds(lambda batch: fused_search.beam_search(*batch, fusion, self.width), batches)
             greedy = seconds(lambda batch: ctc.greedy(*batch), batches)
             times["beam search"].append(1e6 * beam / (frames * lines))
+            times["with a language model"].append(1e6 * fused / (frames * lines))
             times["greedy"].append(1e6 * greedy / (frames * lines))
             for other in others:
                 per_frame, same[other.name] = other.measure(self.width)
@@ -116,6 +124,8 @@ class DecodeBench(Command):
         case = f"K={classes} T={frames}"
         limit = "≤ 1300" if classes >= LARGE else ""
         yield bench.Figure(f"{case} beam search", statistics.median(times["beam search"]), "µs", limit)
+        fused = statistics.median(times["with a language model"])
+        yield bench.Figure(f"{case} beam search with a language model", fused, "µs")
         yield bench.Figure(f"{case} greedy", statistics.median(times["greedy"]), "µs")
         for other in others:
             frames, lines, _ = other.log_probs_TBK.shape
@@ -124,6 +134,16 @@ class DecodeBench(Command):
             yield bench.Figure(f"{case} {other.name}", time, "µs", f"({lines} × {frames} frames)")
             yield bench.Figure(f"{case} speed over {other.name}", ratio, "", RATIOS[other.name])
             yield bench.Figure(f"{case} same text as {other.name}", 100 * same[other.name], "%", "100")
+
+
+def random_fusion(units: int) -> fused_search.Fusion:
+    """Return a language model of random lines, for as many units."""
+    random = np.random.default_rng(0)
+    # Few units are frequent, as in real text.
+    drawn = np.minimum(random.zipf(1.3, (2000, 40)) - 1, units - 1)
+    alphabet = [chr(other_decoders.FIRST + unit) for unit in range(units)]
+    model = kneser_ney.estimate([[alphabet[unit] for unit in line] for line in drawn], DEFAULT_ORDER, alphabet)
+    return fused_search.Fusion(Automaton(model, alphabet), 0.5, 0.5)
 
 
 def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tensor:
@@ -146,23 +166,6 @@ def random_log_probs(frames: int, lines: int, classes: int, peaks: bool) -> Tens
     logits_TBK[:, :, -1] = torch.where(is_unit_TB, others, others + 4)
     best_TB1 = unit_TB.where(is_unit_TB, classes - 1)[:, :, None]
     return logits_TBK.scatter_(2, best_TB1, certainty_TB[:, :, None] + 2).log_softmax(2)
-
-
-def batches_of_prediction(log_probs_TBK: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield log-probabilities and frames of lines, in batches as large as those of the recognizer."""
-    frames, lines, _ = log_probs_TBK.shape
-    device = log_probs_TBK.device
-    for group in batches_by_width([4 * (frames + 1)] * lines, HEIGHT, MAX_BATCH_PIXELS[device.type]):
-        yield log_probs_TBK[:, group], torch.full((len(group),), frames, device=device)
-
-
-def seconds(decode: Callable[[tuple[Tensor, Tensor]], object], batches: Sequence[tuple[Tensor, Tensor]]) -> float:
-    """Return the seconds in which a function decodes batches."""
-    # The decoders return Python objects, for which they wait for a GPU.
-    start = time.perf_counter()
-    for batch in batches:
-        decode(batch)
-    return time.perf_counter() - start
 
 
 def cut_lines(decoder: str, log_probs_TBK: Tensor, width: int) -> Tensor | None:

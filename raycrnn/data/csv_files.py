@@ -132,9 +132,15 @@ def _exists(path: str) -> bool:
 
 SAVE_AS_CSV = "name a text file with one row per image; save a spreadsheet as CSV"
 
+SET_ENCODING = "set data.encoding (--encoding of split and labels) to the file's encoding, such as cp1252"
+
 
 def read_text(
-    path: str | Path, encoding: str = "utf-8", kind: str = "CSV", remedy: str = SAVE_AS_CSV
+    path: str | Path,
+    encoding: str = "utf-8",
+    kind: str = "CSV",
+    remedy: str = SAVE_AS_CSV,
+    encoding_remedy: str = SET_ENCODING,
 ) -> tuple[str, str]:
     """Return the text of a file without a byte order mark, and the encoding that the file is in.
 
@@ -143,6 +149,7 @@ def read_text(
     Args:
         kind: What the file should be, for messages.
         remedy: What to do if it is a document instead.
+        encoding_remedy: What to do if it has another encoding.
 
     Raises:
         UsageError: The file does not exist, cannot be read, is no text file, or contains bytes that are invalid in the
@@ -164,10 +171,7 @@ def read_text(
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{path}, line {line}: the text is not {encoding}: set data.encoding (--encoding of split and labels) to "
-            "the file's encoding, such as cp1252"
-        ) from None
+        raise UsageError(f"{path}, line {line}: the text is not {encoding}: {encoding_remedy}") from None
     if "\r" in text and "\n" not in text:
         raise UsageError(f"{path}: the lines end in CR alone, as on old Macs: save the file with LF or CRLF")
     return text, encoding

@@ -1,4 +1,4 @@
-"""The CSVs of a training run: their rows, the configured alphabet and the direction of the text."""
+"""The CSVs of a training run: their rows, the configured alphabet and lexicon, and the direction of the text."""
 
 import hashlib
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from raycrnn.data import bidi, csv_files, grouping
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import CsvFile
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import UsageError
 
 
@@ -26,10 +27,12 @@ class LabelledCsvs:
     """SHA-256 of the labels and file names in each file, by its path."""
     more_units: tuple[str, ...] = ()
     """Units that an alphabet built from the rows has besides those of the labels."""
+    lexicon: Lexicon | None = None
+    """The lexicon of decoding, if one is configured."""
 
 
 def read(configuration: Configuration) -> LabelledCsvs:
-    """Read the CSVs, divide them if a fold is trained, and load the alphabet if one is configured.
+    """Read the CSVs, divide them if a fold is trained, and load the alphabet and the lexicon if they are configured.
 
     The alphabet of a fold also has the units of the rows that it holds back, so that all folds have the same.
 
@@ -55,7 +58,8 @@ def read(configuration: Configuration) -> LabelledCsvs:
         train, evaluation = _divide(train, configuration, configuration.training.fold)
         held_back = (csv_files.units_of(row, data) for file in evaluation for row in file.rows)
         more_units = tuple(dict.fromkeys(unit for units in held_back for unit in units))
-    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests, more_units)
+    lexicon = Lexicon.read(configuration.decoding.lexicon, data) if configuration.decoding.lexicon else None
+    return LabelledCsvs(train, evaluation, alphabet, direction, digests, row_digests, more_units, lexicon)
 
 
 def _divide(files: list[CsvFile], configuration: Configuration, fold: int) -> tuple[list[CsvFile], list[CsvFile]]:

@@ -45,7 +45,12 @@ def evaluate_all(
     """
     # Computed first, so that workers notice if a model is replaced in the meantime.
     digests = list(map(model_files.file_digests, models))
-    recognizers = [voter.load(model, "cpu", overrides) for model in models]
+    language_model = model_files.overridden_language_model(overrides)
+    lexicons = [model_files.overridden_lexicon(model, overrides) for model in models]
+    recognizers = [
+        voter.load(model, "cpu", overrides, language_model, lexicon)
+        for model, lexicon in zip(models, lexicons, strict=True)
+    ]
     configurations = [each.configuration for each in recognizers]
     settings = configurations[0].data
     if not csvs:
@@ -59,8 +64,9 @@ def evaluate_all(
     paths = [file.resolve(row) for file, row in pairs if not row.problem]
     readings = []
     with Executor(address) as executor:
-        for model, recognizer, own, found in zip(models, recognizers, digests, unusual, strict=True):
-            job = make_job(model, [each.configuration for each in _members(recognizer)], overrides, own, spans)
+        for model, recognizer, own, found, lexicon in zip(models, recognizers, digests, unusual, lexicons, strict=True):
+            members = [each.configuration for each in _members(recognizer)]
+            job = make_job(model, members, overrides, own, spans, language_model=language_model, lexicon=lexicon)
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
         logger.warning(warning)
@@ -93,12 +99,23 @@ def _describe(name: str, recognizer: Recognizer | Voter) -> ModelInfo:
     vote = f"{len(members)} models, which vote; the first: " if len(members) > 1 else ""
     colour = "colour" if configuration.image.input_channels == 3 else "grey"
     fitted = f"calibrated on {calibration.samples:,} samples" if calibration.samples else "not calibrated"
+    fused = ""
+    if recognizer.language_model is not None:
+        fused = (
+            f", language model of order {recognizer.language_model.order} with weight "
+            f"{decoding.language_model_weight:g} and bonus {decoding.insertion_bonus:g}"
+        )
+    beam = f"beam of {decoding.beam_width}{fused}" if decoding.method == "beam" else decoding.method
+    if recognizer.lexicon is not None:
+        near = "" if decoding.lexicon_distance is None else f", within {decoding.lexicon_distance} of greedy decoding"
+        restricted = "words" if decoding.lexicon_mode == "words" else "texts"
+        beam += f"; {restricted} from a lexicon of {len(recognizer.lexicon):,} entries{near}"
     facts = {
         "network": f"{vote}{configuration.model.size}, {weights:,} weights",
         "alphabet": f"{len(recognizer.alphabet):,} units",
         "images": f"{height} pixels high, at most {width:,} wide, {colour}",
         "lines": configuration.data.line_orientation.replace("_", " "),
-        "decoding": f"beam of {decoding.beam_width}" if decoding.method == "beam" else decoding.method,
+        "decoding": beam,
         "confidences": fitted,
     }
     shown = {

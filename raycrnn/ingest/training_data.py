@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 from raycrnn import storage
 from raycrnn.config import Configuration
+from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.labelled_csvs import LabelledCsvs
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import check_rejections, write_rejected
 from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import sample_table
@@ -28,6 +30,8 @@ class TrainingData:
     """SHA-256 of each CSV, by its path."""
     csv_row_digests: dict[str, str]
     """SHA-256 of the file names and labels in each CSV, by its path."""
+    lexicon: Lexicon | None = None
+    """The lexicon of decoding, without the entries that the model cannot read."""
 
     @property
     def sets(self) -> dict[str, SampleTable]:
@@ -58,6 +62,7 @@ def put(
         search: The output directory of the run's search, which has measured images as well.
 
     Raises:
+        UsageError: The model cannot read any entry of the lexicon.
         RaycrnnError: More than `data.max_rejected` of a data set is unusable; `rejected.csv` is written to `output`.
         StorageError: Object storage fails while images are measured.
     """
@@ -84,4 +89,7 @@ def put(
             reason = storage.describe(problem)
             raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {reason}") from None
         raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
-    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests, csvs.row_digests)
+    lexicon = csvs.lexicon
+    if lexicon is not None:
+        lexicon = lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
+    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests, csvs.row_digests, lexicon)

@@ -1,14 +1,13 @@
-"""Connectionist temporal classification (CTC, Graves et al. 2006): loss, decoding and alignment.
+"""Connectionist temporal classification (CTC, Graves et al. 2006): loss and decoding.
 
 Tensor names end in their shape: T frames, B batch, K classes, V units (K − 1, because the last class is the blank), N
-prefixes in a beam, S states of an alignment: the units of a label with a blank before, between and after them.
+prefixes in a beam.
 """
 
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,6 +21,18 @@ class Path:
     log_prob: float
     """Log-probability: with beam search, of all alignments that the search kept; with greedy decoding, of the best
     alignment alone."""
+    added: float = 0.0
+    """What a language model adds to the log-probability. Paths are in decreasing order of the sum."""
+    posterior: float | None = None
+    """With a language model, the probability of the text among those in the last beam: their scores, as logarithms of
+    probabilities that are not normalised."""
+    is_in_lexicon: bool = False
+    """Whether a lexicon allows the text, to which decoding was restricted."""
+
+    @property
+    def score(self) -> float:
+        """The number by which paths are ordered."""
+        return self.log_prob + self.added
 
 
 def loss(log_probs_TBK: Tensor, frames_B: Tensor, codes_S: Tensor, lengths_B: Tensor) -> Tensor:
@@ -171,7 +182,7 @@ class Frame:
 def _bytes_of_an_image(frames: int, classes: int, candidates: Candidates) -> int:
     """Return the memory that the search needs for each image, in bytes."""
     # For each frame: the rank of each class in int32, the ranked units twice in float32 and once in int64, and for each
-    # prefix two int64 numbers, which _read_back stacks again. Once: the candidates three times in float32, and as pairs
+    # prefix two int64 numbers, which read_back stacks again. Once: the candidates three times in float32, and as pairs
     # of a number and an index within topk; about thirty numbers for each prefix while the beam advances.
     width = candidates.width
     return frames * (4 * classes + 16 * candidates.ranks + 24 * width) + 28 * len(candidates.rank_C) + 240 * width
@@ -190,7 +201,7 @@ def _search_together(log_probs_TBK: Tensor, frames_B: Tensor, candidates: Candid
             source_BN, unit_BN = source_BN.where(running_B1, kept_BN), unit_BN.where(running_B1, -1)
         beam = moved
         trail.append((source_BN, unit_BN))
-    return _read_back(beam, trail, paths)
+    return read_back(beam.total_BN, beam.total_BN, trail, paths)
 
 
 @dataclass(frozen=True)
@@ -244,22 +255,47 @@ class Beam:
         candidate_BC.scatter_(1, repeated_BN, self.blank_BN + last_log_prob_BN)
         # Extensions that result in a prefix of the beam are merged into it, also by units that are not ranked. At most
         # one is merged into each prefix, because only its parent can be extended to it.
-        found_BN = self._parents()
-        has_parent_BN, parent_BN = found_BN < width, found_BN.clamp(max=width - 1)
+        found_BN = self.parents()
         candidate_BC.scatter_(1, candidates.index(found_BN, rank_BN), -torch.inf)
+        stay_blank_BN, stay_unit_BN = self.stay(frame, last_log_prob_BN, found_BN)
+        candidate_BC[:, :width] = logaddexp(stay_blank_BN, stay_unit_BN)
+
+        total_BN, index_BN = candidate_BC.topk(width, dim=1)
+        stays_BN, source_BN = index_BN < width, candidates.prefix_C.take(index_BN)
+        unit_BN = frame.unit_BM.gather(1, candidates.rank_C.take(index_BN)).where(~stays_BN, -1)
+        return self.moved(total_BN, stay_blank_BN, stay_unit_BN, source_BN, unit_BN), source_BN, unit_BN
+
+    def stay(self, frame: Frame, last_log_prob_BN: Tensor, parent_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities of the prefixes after a frame, if they end in a blank, and in their last unit.
+
+        Args:
+            frame: The frame.
+            last_log_prob_BN: Its log-probabilities of the last units.
+            parent_BN: The result of `parents`.
+        """
+        width = parent_BN.shape[1]
+        has_parent_BN, parent_BN = parent_BN < width, parent_BN.clamp(max=width - 1)
         repeats_BN = self.last_BN.gather(1, parent_BN) == self.last_BN
         before_BN = self.blank_BN.gather(1, parent_BN).where(repeats_BN, self.total_BN.gather(1, parent_BN))
         extension_BN = (before_BN + last_log_prob_BN).where(has_parent_BN, -torch.inf)
         stay_blank_BN = self.total_BN + frame.log_probs_BK[:, -1:].float()
-        stay_unit_BN = _logaddexp(self.unit_BN + last_log_prob_BN, extension_BN)
-        candidate_BC[:, :width] = _logaddexp(stay_blank_BN, stay_unit_BN)
+        return stay_blank_BN, logaddexp(self.unit_BN + last_log_prob_BN, extension_BN)
 
-        total_BN, index_BN = candidate_BC.topk(width, dim=1)
-        used_BN, stays_BN, source_BN = total_BN > -torch.inf, index_BN < width, candidates.prefix_C.take(index_BN)
-        unit_BN = frame.unit_BM.gather(1, candidates.rank_C.take(index_BN)).where(~stays_BN, -1)
+    def moved(
+        self, total_BN: Tensor, stay_blank_BN: Tensor, stay_unit_BN: Tensor, source_BN: Tensor, unit_BN: Tensor
+    ) -> "Beam":
+        """Return the beam of the prefixes that were chosen after a frame.
+
+        Args:
+            total_BN: Their log-probabilities.
+            stay_blank_BN, stay_unit_BN: The results of `stay`.
+            source_BN: The places in this beam that they come from.
+            unit_BN: The units that were appended to them; −1 for none.
+        """
+        used_BN, stays_BN = total_BN > -torch.inf, unit_BN < 0
         old_hash_BN = self.hash_BN.gather(1, source_BN)
         parent_hash_BN = self.parent_hash_BN.gather(1, source_BN).where(stays_BN, old_hash_BN)
-        beam = Beam(
+        return Beam(
             total_BN=total_BN,
             blank_BN=stay_blank_BN.gather(1, source_BN).where(stays_BN, -torch.inf),
             unit_BN=stay_unit_BN.gather(1, source_BN).where(stays_BN, total_BN),
@@ -267,9 +303,8 @@ class Beam:
             hash_BN=old_hash_BN.where(stays_BN, _hash(old_hash_BN, unit_BN)).where(used_BN, NO_PREFIX),
             parent_hash_BN=parent_hash_BN.where(used_BN, NO_PREFIX),
         )
-        return beam, source_BN, unit_BN
 
-    def _parents(self) -> Tensor:
+    def parents(self) -> Tensor:
         """Return the place of each prefix's parent in the beam, N if it is not there."""
         width = self.hash_BN.shape[1]
         # Equal hashes are next to each other after sorting, and those of the beam precede those of parents. This takes
@@ -287,75 +322,11 @@ NO_PREFIX = 0
 """Stands for the hash of the prefix of an unused place. As a parent it adds nothing, because its probability is 0."""
 
 
-def align(log_probs_TBK: Tensor, frames_B: Tensor, labels: Sequence[Sequence[int]]) -> list[list[tuple[int, int]]]:
-    """Find the most likely alignment of each label with the Viterbi algorithm.
-
-    Args:
-        log_probs_TBK: Log-probabilities.
-        frames_B: Frames of each image.
-        labels: The codes of each image's label, which must not need more frames than the image has.
-
-    Returns:
-        For each image, the frames [first, end) of each unit.
-    """
-    states_BS = _alignment_states(labels, blank=log_probs_TBK.shape[2] - 1)
-    index_BS = torch.from_numpy(states_BS).to(log_probs_TBK.device)
-    emissions_TBS = log_probs_TBK.gather(2, index_BS.expand(len(log_probs_TBK), -1, -1)).float().cpu().numpy()
-    scores_TBS, steps_TBS = _viterbi(emissions_TBS, states_BS)
-    alignments = []
-    for i, (label, frames) in enumerate(zip(labels, frames_B.tolist(), strict=True)):
-        # An alignment ends in the last unit or in the blank after it.
-        ends = [2 * len(label), 2 * len(label) - 1] if label else [0]
-        state = max(ends, key=lambda end: scores_TBS[frames - 1, i, end])
-        path = []
-        for t in range(frames - 1, -1, -1):
-            path.append(state)
-            # As an int, because the result does not fit into the int8 of the steps.
-            state -= int(steps_TBS[t, i, state])
-        path.reverse()
-        alignments.append([_range_of(path, 2 * index + 1) for index in range(len(label))])
-    return alignments
-
-
-def _alignment_states(labels: Sequence[Sequence[int]], blank: int) -> np.ndarray:
-    """Return the class of each state, int64 [B, S]."""
-    states_BS = np.full((len(labels), 2 * max(map(len, labels)) + 1), blank)
-    for row, label in zip(states_BS, labels, strict=True):
-        row[1 : 2 * len(label) : 2] = label
-    return states_BS
-
-
-def _viterbi(emissions_TBS: np.ndarray, states_BS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the best score of each state at each frame, and the step to it from the state before: 0, 1 or 2."""
-    batch, states = states_BS.shape
-    may_skip_BS = np.zeros((batch, states), bool)
-    # The blank between two different units can be skipped.
-    may_skip_BS[:, 3::2] = states_BS[:, 3::2] != states_BS[:, 1:-2:2]
-    scores_TBS = np.full_like(emissions_TBS, -np.inf)
-    steps_TBS = np.zeros(emissions_TBS.shape, np.int8)
-    scores_TBS[0, :, :2] = emissions_TBS[0, :, :2]
-    for t in range(1, len(emissions_TBS)):
-        candidates_BS3 = np.full((batch, states, 3), -np.inf, np.float32)
-        before_BS = scores_TBS[t - 1]
-        candidates_BS3[:, :, 0] = before_BS
-        candidates_BS3[:, 1:, 1] = before_BS[:, :-1]
-        candidates_BS3[:, 2:, 2] = np.where(may_skip_BS[:, 2:], before_BS[:, :-2], -np.inf)
-        steps_TBS[t] = candidates_BS3.argmax(2)
-        scores_TBS[t] = candidates_BS3.max(2) + emissions_TBS[t]
-    return scores_TBS, steps_TBS
-
-
-def _range_of(path: Sequence[int], state: int) -> tuple[int, int]:
-    """Return the frames [first, end) of a state in a monotonic path."""
-    first = path.index(state)
-    return first, first + path.count(state)
-
-
 def _tensors(beam: Beam) -> tuple[Tensor, ...]:
     return beam.total_BN, beam.blank_BN, beam.unit_BN, beam.last_BN, beam.hash_BN, beam.parent_hash_BN
 
 
-def _logaddexp(one_BN: Tensor, other_BN: Tensor) -> Tensor:
+def logaddexp(one_BN: Tensor, other_BN: Tensor) -> Tensor:
     """Return log(exp(one) + exp(other)), in which the place in the batch does not change the last bit.
 
     torch's kernel for CPUs rounds the numbers that are left after the last whole vector differently.
@@ -372,19 +343,30 @@ def _hash(prefix_hash: Tensor, unit: Tensor) -> Tensor:
     return mixed ^ (mixed >> 29)
 
 
-def _read_back(beam: Beam, trail: list[tuple[Tensor, Tensor]], paths: int) -> list[list[Path]]:
-    """Follow the best prefixes back through the frames to collect their units."""
-    log_prob_BN, place_BN = beam.total_BN.topk(paths, dim=1)
+def read_back(
+    total_BN: Tensor, score_BN: Tensor, trail: Sequence[tuple[Tensor, Tensor]], paths: int
+) -> list[list[Path]]:
+    """Follow the prefixes with the highest scores back through the frames to collect their units.
+
+    Args:
+        total_BN: The log-probabilities of the prefixes after the last frame.
+        score_BN: Their scores.
+        trail: The place that each prefix comes from, and the unit that was appended to it or −1, for each frame.
+        paths: Number of paths.
+    """
+    chosen_BN, place_BN = score_BN.topk(paths, dim=1)
+    log_prob_BN = total_BN.gather(1, place_BN)
     units = []
     for source_BN, unit_BN in reversed(trail):
         units.append(unit_BN.gather(1, place_BN))
         place_BN = source_BN.gather(1, place_BN)
     units_BNT = torch.stack(units[::-1], dim=2).tolist()
+    added_BN = chosen_BN - log_prob_BN
     return [
         [
-            Path(tuple(unit for unit in sequence if unit >= 0), log_prob)
-            for sequence, log_prob in zip(sequences, log_probs, strict=True)
-            if log_prob > -torch.inf
+            Path(tuple(unit for unit in sequence if unit >= 0), log_prob, added)
+            for sequence, log_prob, added in zip(*image, strict=True)
+            if log_prob + added > -torch.inf
         ]
-        for sequences, log_probs in zip(units_BNT, log_prob_BN.tolist(), strict=True)
+        for image in zip(units_BNT, log_prob_BN.tolist(), added_BN.tolist(), strict=True)
     ]

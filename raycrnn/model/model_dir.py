@@ -14,17 +14,24 @@ import safetensors.torch
 from raycrnn import __version__, config, storage
 from raycrnn.data import file_kinds
 from raycrnn.data.alphabet import Alphabet
-from raycrnn.errors import RaycrnnError
+from raycrnn.data.lexicon import Lexicon
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.language import model_files as language_files
+from raycrnn.language.ngram_model import NgramModel
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.model_files import (
     ALPHABET,
     CALIBRATION,
     CONFIGURATION,
+    LANGUAGE_MODEL,
+    LEXICON,
     METRICS,
     MODEL_CARD,
     WEIGHTS,
     configuration_of,
+    overridden_language_model,
+    overridden_lexicon,
     read_unchanged,
 )
 
@@ -47,9 +54,16 @@ class StoredModel:
     metrics: dict[str, float]
     """Scores of the evaluation during training, with the epoch and the step of the weights."""
     calibration: Calibration
+    language_model: NgramModel | None = None
+    lexicon: Lexicon | None = None
 
 
-def read(location: str | Path, overrides: Sequence[str] = ()) -> StoredModel:
+def read(
+    location: str | Path,
+    overrides: Sequence[str] = (),
+    language_model: NgramModel | None = None,
+    lexicon: Lexicon | None = None,
+) -> StoredModel:
     """Read a model directory, to the CPU.
 
     If the directory is replaced in the meantime, the new one is read.
@@ -57,15 +71,24 @@ def read(location: str | Path, overrides: Sequence[str] = ()) -> StoredModel:
     Args:
         location: Path or URI.
         overrides: Settings `key=value` that replace those of the model.
+        language_model: The language model that overrides name. By default it is read.
+        lexicon: The lexicon that overrides name. By default it is read.
 
     Raises:
         UsageError: There is no model directory, or an override is invalid.
         RaycrnnError: Files are missing, damaged or inconsistent.
     """
-    return read_unchanged(location, lambda folder: _read(folder, str(location), overrides))
+    language_model = language_model or overridden_language_model(overrides)
+    return read_unchanged(location, lambda folder: _read(folder, str(location), overrides, language_model, lexicon))
 
 
-def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
+def _read(
+    folder: Path,
+    location: str,
+    overrides: Sequence[str],
+    language_model: NgramModel | None,
+    lexicon: Lexicon | None,
+) -> StoredModel:
     configuration = configuration_of(folder, location, overrides)
     # Models of earlier versions have no direction, and were trained with labels as they were.
     direction = "visual" if configuration.data.text_direction == "auto" else configuration.data.text_direction
@@ -76,7 +99,33 @@ def _read(folder: Path, location: str, overrides: Sequence[str]) -> StoredModel:
     calibration = Calibration()
     if (folder / CALIBRATION).exists():
         calibration = Calibration.from_json(config.read_json_object(folder / CALIBRATION), str(folder / CALIBRATION))
-    return StoredModel(network, configuration, alphabet, config.read_json_object(folder / METRICS), calibration)
+    metrics = config.read_json_object(folder / METRICS)
+    if configuration.decoding.language_model is None:
+        language_model = None
+    elif language_model is None:
+        language_model = _stored_language_model(folder, location)
+    if lexicon is None and configuration.decoding.lexicon is not None:
+        lexicon = overridden_lexicon(folder, overrides) or _stored_lexicon(folder, location, configuration)
+    return StoredModel(network, configuration, alphabet, metrics, calibration, language_model, lexicon)
+
+
+def _stored_lexicon(folder: Path, location: str, configuration: config.Configuration) -> Lexicon:
+    if not (folder / LEXICON).is_file():
+        raise UsageError(
+            f"{storage.join(location, LEXICON)}: the model directory has no lexicon: name one, with "
+            "decoding.lexicon=FILE, or set decoding.lexicon=null"
+        )
+    return Lexicon.read(folder / LEXICON, configuration.data)
+
+
+def _stored_language_model(folder: Path, location: str) -> NgramModel:
+    place = storage.join(location, LANGUAGE_MODEL)
+    if not (folder / LANGUAGE_MODEL).is_file():
+        raise UsageError(
+            f"{place}: the model directory has no language model: name one, with decoding.language_model=FILE, or set "
+            "decoding.language_model=null"
+        )
+    return language_files.read(folder / LANGUAGE_MODEL)
 
 
 def load_weights(network: CRNN, weights: Path | bytes, location: str) -> None:
@@ -122,7 +171,7 @@ def write(path: Path, model: StoredModel) -> None:
     """
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.network.state_dict().items()}
     texts = {
-        CONFIGURATION: _with_direction(model).model_dump_json(indent=2),
+        CONFIGURATION: _complete(model).model_dump_json(indent=2),
         ALPHABET: model.alphabet.to_json(),
         METRICS: json.dumps(model.metrics, indent=2),
         CALIBRATION: model.calibration.to_json(),
@@ -131,14 +180,48 @@ def write(path: Path, model: StoredModel) -> None:
     with storage.replacing_directory(path) as folder:
         # Not safetensors' save_file, which does not raise OSError on a full disk.
         (folder / WEIGHTS).write_bytes(safetensors.torch.save(tensors))
+        if model.language_model is not None:
+            (folder / LANGUAGE_MODEL).write_bytes(language_files.to_bytes(model.language_model))
+        if model.lexicon is not None:
+            text = model.lexicon.to_text(model.configuration.data.string_split_delimiter)
+            (folder / LEXICON).write_text(text, encoding="utf-8", newline="")
         for name, text in texts.items():
             (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
-def _with_direction(model: StoredModel) -> config.Configuration:
-    """Return the configuration with the direction of the text that training found."""
-    data = model.configuration.data.model_copy(update={"text_direction": model.alphabet.text_direction})
-    return model.configuration.model_copy(update={"data": data})
+def _complete(model: StoredModel) -> config.Configuration:
+    """Return the configuration with the direction of the text that training found, and the name of the lexicon."""
+    configuration = model.configuration
+    data = configuration.data.model_copy(update={"text_direction": model.alphabet.text_direction})
+    decoding = configuration.decoding
+    if model.lexicon is not None and decoding.lexicon is None:
+        decoding = decoding.model_copy(update={"lexicon": LEXICON})
+    return configuration.model_copy(update={"data": data, "decoding": decoding})
+
+
+def _language_model_lines(model: StoredModel) -> list[str]:
+    """Return the line of the model card on the language model."""
+    if model.language_model is None:
+        return []
+    decoding = model.configuration.decoding
+    name = decoding.language_model or ""
+    origin = "the training labels" if name == "labels" else f"`{storage.redacted(name)}`"
+    return [
+        f"- Decoding: beam search with a language model of {origin} (`{LANGUAGE_MODEL}`: n-grams of up to "
+        f"{model.language_model.order} units), with weight {decoding.language_model_weight:g}. Training scores the "
+        "network without it."
+    ]
+
+
+def _lexicon_lines(model: StoredModel) -> list[str]:
+    """Return the line of the model card on the lexicon."""
+    if model.lexicon is None:
+        return []
+    restricted = "Each word of a text" if model.configuration.decoding.lexicon_mode == "words" else "A text"
+    return [
+        f"- Decoding: {restricted} is one of the {len(model.lexicon):,} entries of `{LEXICON}`. The scores below are "
+        "those of the network without it."
+    ]
 
 
 def model_card(model: StoredModel) -> str:
@@ -164,6 +247,8 @@ def model_card(model: StoredModel) -> str:
         f"- Input: images of one text line in any size.{turned} They are converted to {colours} and scaled to a height "
         f"of {height} pixels; lines that would then be wider than {width} pixels are compressed to that width.",
         f"- Output: text in the {len(model.alphabet)} units of `{ALPHABET}`, usually characters.",
+        *_language_model_lines(model),
+        *_lexicon_lines(model),
         "",
         "## Usage",
         "",

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from raycrnn import config, storage
+from raycrnn.data import image
+from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.language import model_files as language_files
+from raycrnn.language.ngram_model import NgramModel
 
 T = TypeVar("T")
 
@@ -16,6 +21,10 @@ WEIGHTS = "model.safetensors"
 CONFIGURATION, ALPHABET, METRICS = "config.json", "alphabet.json", "metrics.json"
 CALIBRATION = "calibration.json"
 """Missing in models that were written before there was a calibration."""
+LANGUAGE_MODEL = "language_model.safetensors"
+"""Missing in models without a language model."""
+LEXICON = "lexicon.txt"
+"""Missing in models without a lexicon."""
 MODEL_CARD = "README.md"
 
 MODELS = "models.json"
@@ -24,7 +33,7 @@ MODELS = "models.json"
 Models = str | Path | Sequence[str | Path]
 """Paths or URIs of model directories, or of directories that hold several models."""
 
-FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, MODELS)
+FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, LANGUAGE_MODEL, LEXICON, MODELS)
 """The files that are read."""
 
 IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
@@ -110,6 +119,54 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
         return read(folder)
 
 
+LABELS = "labels"
+"""The value of `decoding.language_model` that names no file."""
+
+
+def overridden_language_model(overrides: Sequence[str]) -> NgramModel | None:
+    """Return the language model that overrides name, if any.
+
+    Workers on other machines may not have its file: a command reads it once, and passes the model on.
+
+    Raises:
+        UsageError: The file cannot be read.
+        RaycrnnError: It is not a language model, or is damaged.
+    """
+    given = [each for each in overrides if each.startswith("decoding.language_model=")]
+    location = config.with_overrides({"decoding": {}}, given)["decoding"].get("language_model")
+    if not isinstance(location, str) or location == LABELS:
+        return None
+    return language_files.read(storage.with_home(location))
+
+
+def overridden_lexicon(models: Models, overrides: Sequence[str]) -> Lexicon | None:
+    """Return the lexicon that overrides name, if any, without the entries that the model cannot read.
+
+    A command reads it once, and passes it on to its workers, as with `overridden_language_model`. If several models
+    vote, each of them leaves out other entries, so that here all are kept.
+
+    Args:
+        models: The models.
+        overrides: The overrides.
+
+    Raises:
+        UsageError: There is no model directory, an override is invalid, the file cannot be read, or it has no entry
+            that the model can read.
+        RaycrnnError: Files of a model directory are missing or damaged.
+    """
+    if not any(each.startswith("decoding.lexicon=") for each in overrides):
+        return None
+    configuration, *others = read_configurations(models, overrides)
+    if configuration.decoding.lexicon is None:
+        return None
+    lexicon = Lexicon.read(configuration.decoding.lexicon, configuration.data)
+    if others:
+        return lexicon
+    (location,) = members(models)
+    alphabet = Alphabet.load(storage.join(_current(location), ALPHABET), configuration.data.unicode_form)
+    return lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
+
+
 def check_overrides(overrides: Sequence[str]) -> None:
     """Raise a `UsageError` if an override changes a setting that is fixed by training."""
     for override in overrides:
@@ -152,7 +209,7 @@ def file_digests(models: Models) -> dict[str, str]:
     """
     digests, locations = {}, members(models)
     for number, location in enumerate(locations, 1):
-        for name in (*IDENTITY_FILES, CALIBRATION):
+        for name in (*IDENTITY_FILES, CALIBRATION, LANGUAGE_MODEL, LEXICON):
             with suppress(FileNotFoundError, NotADirectoryError):
                 data = storage.read(storage.join(_current(location), name))
                 key = name if len(locations) == 1 else f"{number}/{name}"

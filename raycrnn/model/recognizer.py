@@ -3,25 +3,34 @@
 All verbs, the server and the Python API use this one path from images to text.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from raycrnn import config
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
-from raycrnn.data.orientation import box_of, horizontal_size, spans
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.model import ctc, model_dir, model_files, runtime
-from raycrnn.model.calibration import Calibration, apply_temperature
+from raycrnn.language.automaton import Automaton
+from raycrnn.language.ngram_model import UNKNOWN, NgramModel
+from raycrnn.model import model_dir, model_files, runtime
+from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
-from raycrnn.model.decoding import Outputs, decode, path_confidences, sequence_score
-from raycrnn.model.transcription import Alternative, Transcription, Unit
+from raycrnn.model.decoding import LineDecoder, Outputs
+from raycrnn.model.lexicon_decoding import CodedLexicon, coded, readable
+from raycrnn.model.output_transcription import transcribe_outputs
+from raycrnn.model.transcription import Transcription
+
+logger = logging.getLogger(__name__)
+
+MAX_LISTED = 20
+"""Units that a message lists."""
 
 MAX_BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Pixels of a batch, with padding, by type of device. On a CPU, the activations must fit into its caches: with 8 lines
@@ -43,6 +52,8 @@ class Recognizer:
         metrics: Its scores, as they are written to metrics.json.
         device: The device to compute on; default: the CPU.
         calibration: The calibration of its confidences; default: none.
+        language_model: The language model of beam search; default: none.
+        lexicon: The lexicon to which texts are restricted; default: none.
 
     Examples:
         >>> from raycrnn import Recognizer
@@ -61,6 +72,8 @@ class Recognizer:
         metrics: dict[str, float],
         device: torch.device | None = None,
         calibration: Calibration | None = None,
+        language_model: NgramModel | None = None,
+        lexicon: Lexicon | None = None,
     ):
         self.device = device or torch.device("cpu")
         """The device on which the network computes."""
@@ -74,28 +87,64 @@ class Recognizer:
         """The scores of the model in training."""
         self.calibration = calibration or Calibration()
         """The calibration of confidences."""
+        self.language_model = language_model
+        """The language model, if there is one."""
+        automaton = Automaton(language_model, alphabet.units) if language_model else None
+        self.decoder = LineDecoder(
+            configuration.decoding,
+            alphabet,
+            automaton,
+            CodedLexicon(readable(lexicon, configuration, alphabet), alphabet) if lexicon else None,
+        )
+        """Decodes the network's outputs."""
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", overrides: Sequence[str] = ()) -> "Recognizer":
+    def load(
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        overrides: Sequence[str] = (),
+        language_model: NgramModel | None = None,
+        lexicon: Lexicon | Sequence[str] | None = None,
+    ) -> "Recognizer":
         """Load a model directory.
 
         Args:
             path: Path or URI of the directory.
             device: A PyTorch device such as "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one.
             overrides: Settings that replace those of the model: "decoding.key=value" or "data.key=value".
+            language_model: The language model that overrides name. By default it is read.
+            lexicon: The entries of a lexicon, which replaces that of the model or of the overrides, and the language
+                model. An entry is written as in a lexicon file.
 
         Raises:
-            UsageError: There is no model directory, or an override or the device is invalid.
+            UsageError: There is no model directory, or an override, the device or the lexicon is invalid.
             RaycrnnError: Files of the model directory are missing, damaged or inconsistent.
 
         Examples:
             >>> Recognizer.load("s3://bucket/run/model", "cpu", ["decoding.beam_width=20"])
         """
         model_files.check_overrides(overrides)
-        model = model_dir.read(path, overrides)
-        return cls(
-            model.network, model.configuration, model.alphabet, model.metrics, _device(device), model.calibration
+        model = model_dir.read(path, overrides, language_model, lexicon if isinstance(lexicon, Lexicon) else None)
+        if lexicon is not None and not isinstance(lexicon, Lexicon):
+            lexicon = Lexicon.of(lexicon, model.configuration.data)
+        recognizer = cls(
+            model.network,
+            model.configuration,
+            model.alphabet,
+            model.metrics,
+            _device(device),
+            model.calibration,
+            model.language_model,
+            lexicon or model.lexicon,
         )
+        if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
+            shown = ", ".join(map(repr, unknown[:MAX_LISTED]))
+            logger.info(
+                f"the language model lacks {len(unknown):,} units of the alphabet, which have the probability of "
+                f"{UNKNOWN}: {shown}"
+            )
+        return recognizer
 
     def save(self, path: Path) -> None:
         """Write a model directory. A reader finds either the old directory or the new one.
@@ -106,8 +155,14 @@ class Recognizer:
         Raises:
             OSError: The directory cannot be written.
         """
-        model = model_dir.StoredModel(self.network, self.configuration, self.alphabet, self.metrics, self.calibration)
-        model_dir.write(path, model)
+        more = self.calibration, self.language_model, self.lexicon
+        stored = model_dir.StoredModel(self.network, self.configuration, self.alphabet, self.metrics, *more)
+        model_dir.write(path, stored)
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        """The lexicon, without the entries that the model cannot read; None if there is none."""
+        return self.decoder.lexicon.lexicon if self.decoder.lexicon else None
 
     @property
     def max_batch_pixels(self) -> int:
@@ -117,8 +172,7 @@ class Recognizer:
     @property
     def max_alternatives(self) -> int:
         """Number of alternatives that decoding can return for an image: 1 if greedy, else the beam width."""
-        decoding = self.configuration.decoding
-        return 1 if decoding.method == "greedy" else decoding.beam_width
+        return self.decoder.max_paths
 
     def prepare(self, source: ImageInput, max_pixels: int = image.MAX_PIXELS) -> PreparedImage:
         """Decode an image and fit it to the network's input, for `transcribe`.
@@ -141,6 +195,7 @@ class Recognizer:
         n_best: int | None = None,
         spans: bool = True,
         log_probs: bool = False,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> list[Transcription]:
         """Transcribe images.
 
@@ -150,6 +205,7 @@ class Recognizer:
             n_best: Number of alternatives per image, at most; default: the setting `decoding.num_beam_paths`.
             spans: Whether to return the position and the confidence of each unit.
             log_probs: Whether to return the network's log-probabilities of each frame.
+            lexicon: The entries of a lexicon, which replaces that of the model, and the language model.
 
         Returns:
             The transcriptions, in the order of the images.
@@ -157,14 +213,19 @@ class Recognizer:
         Raises:
             Rejected: An image cannot be read or used. To skip such images, call `prepare` for each image, and
                 `transcribe`.
-            UsageError: `n_best` is less than 1 or greater than `max_alternatives`.
+            UsageError: `n_best` is less than 1 or greater than `max_alternatives`, or the lexicon is invalid.
             RaycrnnError: The network produces NaN.
         """
         many = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
-        return self.transcribe([self.prepare(source) for source in many], n_best, spans, log_probs)
+        return self.transcribe([self.prepare(source) for source in many], n_best, spans, log_probs, lexicon)
 
     def transcribe(
-        self, images: Sequence[PreparedImage], n_best: int | None = None, spans: bool = True, log_probs: bool = False
+        self,
+        images: Sequence[PreparedImage],
+        n_best: int | None = None,
+        spans: bool = True,
+        log_probs: bool = False,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> list[Transcription]:
         """Transcribe prepared images, in batches of similar width.
 
@@ -175,25 +236,27 @@ class Recognizer:
             n_best: Number of alternatives per image, at most; default: the setting `decoding.num_beam_paths`.
             spans: Whether to return the position and the confidence of each unit.
             log_probs: Whether to return the network's log-probabilities of each frame.
+            lexicon: The entries of a lexicon, which replaces that of the model, and the language model.
 
         Returns:
             The transcriptions, in the order of the images.
 
         Raises:
-            UsageError: `n_best` is less than 1 or greater than `max_alternatives`.
+            UsageError: `n_best` is less than 1 or greater than `max_alternatives`, or the lexicon is invalid.
             RaycrnnError: The network produces NaN.
         """
-        decoding = self.configuration.decoding
+        decoder = self.decoder
+        if lexicon is not None:
+            decoder = replace(
+                decoder, lexicon=coded(readable(lexicon, self.configuration, self.alphabet), self.alphabet)
+            )
         if n_best is not None:
-            if not 1 <= n_best <= self.max_alternatives:
-                raise UsageError(
-                    f"n_best={n_best}: {decoding.method} decoding returns 1 to {self.max_alternatives} alternatives"
-                )
-            decoding = decoding.model_copy(update={"num_beam_paths": n_best})
+            decoder = decoder.with_paths(n_best)
         results: dict[int, Transcription] = {}
         for outputs in self.log_probs([prepared.pixels for prepared in images]):
             batch = [images[i] for i in outputs.indices]
-            transcriptions = self._transcribe_batch(batch, outputs, decoding, spans)
+            orientation = self.configuration.data.line_orientation
+            transcriptions = transcribe_outputs(batch, outputs, decoder, self.calibration, orientation, spans)
             for position, (i, transcription) in enumerate(zip(outputs.indices, transcriptions, strict=True)):
                 if log_probs:
                     frames = image.frames(images[i].pixels.shape[1])
@@ -221,51 +284,6 @@ class Recognizer:
                 if log_probs_TBK.isnan().any():
                     raise RaycrnnError("the network produced NaN: its weights overflowed; retrain the model")
             yield Outputs(tuple(indices), log_probs_TBK, frames_B)
-
-    def _transcribe_batch(
-        self, images: Sequence[PreparedImage], outputs: Outputs, decoding: config.Decoding, spans: bool
-    ) -> Iterator[Transcription]:
-        paths = decode(outputs, decoding)
-        returned = [image_paths[: decoding.num_beam_paths] for image_paths in paths]
-        calibrated_TBK = apply_temperature(outputs.log_probs_TBK, self.calibration.temperature)
-        confidences = path_confidences(calibrated_TBK, outputs.frames_B, returned, self.calibration)
-        units: list[tuple[Unit, ...]] | list[None] = [None] * len(images)
-        if spans:
-            units = self._units(images, calibrated_TBK, outputs.frames_B, [best.codes for best, *_ in paths])
-        for i, prepared in enumerate(images):
-            alternatives = []
-            for path, confidence in zip(returned[i], confidences[i], strict=True):
-                codes = tuple(code for _, code in self.alphabet.in_logical_order(path.codes))
-                text = "".join(self.alphabet.decode(codes))
-                alternatives.append(Alternative(text, codes, path.log_prob, confidence))
-            yield Transcription(tuple(alternatives), sequence_score(paths[i], decoding), units[i], prepared.name)
-
-    def _units(
-        self,
-        images: Sequence[PreparedImage],
-        calibrated_TBK: Tensor,
-        frames_B: Tensor,
-        labels: Sequence[Sequence[int]],
-    ) -> list[tuple[Unit, ...]]:
-        """Return the units of each image's best path in logical order, with their positions and confidences."""
-        orientation = self.configuration.data.line_orientation
-        alignments = ctc.align(calibrated_TBK, frames_B, labels)
-        units = []
-        for i, (prepared, label, ranges) in enumerate(zip(images, labels, alignments, strict=True)):
-            probs_TK = calibrated_TBK[:, i].exp().cpu().numpy()
-            size = prepared.original_size
-            length, _ = horizontal_size(size, orientation)
-            boxes = [box_of(span, size, orientation) for span in spans(ranges, prepared.pixels.shape, length)]
-            confidences = [
-                float(probs_TK[first:end, code].max()) for code, (first, end) in zip(label, ranges, strict=True)
-            ]
-            units.append(
-                tuple(
-                    Unit(self.alphabet.units[code], code, confidences[index], *boxes[index])
-                    for index, code in self.alphabet.in_logical_order(label)
-                )
-            )
-        return units
 
 
 def batches_by_width(widths: Sequence[int], height: int, max_pixels: int) -> list[list[int]]:

@@ -35,11 +35,12 @@ class Alternative:
     codes: tuple[int, ...]
     """The codes of the units."""
     log_prob: float
-    """Natural logarithm of the probability: with beam search, of all alignments that the search kept; with greedy
-    decoding, of the best alignment alone."""
+    """Natural logarithm of the network's probability: with beam search, of all alignments that the search kept; with
+    greedy decoding, of the best alignment alone. A language model does not change it."""
     confidence: float
-    """Probability that the whole text is exact, from 0 to 1, calibrated on the evaluation set. The confidences of an
-    image's alternatives add up to at most 1."""
+    """Probability that the whole text is exact, from 0 to 1: the network's probability, calibrated on the evaluation
+    set; with a language model, the probability among the texts that the search kept. The confidences of an image's
+    alternatives add up to at most 1."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,11 @@ class Transcription:
     """
 
     alternatives: tuple[Alternative, ...]
-    """The most likely texts, best first; at least one."""
+    """The most likely texts, best first; at least one. With a language model, the order is that of the scores with
+    it."""
     score: float | None
-    """Difference between the log-probabilities of the two best texts. None if there is only one text, as with greedy
-    decoding."""
+    """Difference between the log-probabilities of the two best texts, with what a language model adds to them. None if
+    there is only one text, as with greedy decoding."""
     units: tuple[Unit, ...] | None = None
     """The units of the best text, with their positions; None if they were not requested."""
     name: str | None = None

@@ -11,14 +11,16 @@ from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.bidi import display_order
 from raycrnn.data.image import ImageInput, PreparedImage
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import UsageError
+from raycrnn.language.ngram_model import NgramModel
 from raycrnn.model import ctc, model_files
 from raycrnn.model.calibration import Calibration, apply_temperature
 from raycrnn.model.decoding import path_confidences
 from raycrnn.model.model_files import Models
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.model.transcription import Alternative, Transcription, Unit
-from raycrnn.model.voting import Ballot, VotedUnit, vote
+from raycrnn.model.voting import Ballot, VotedUnit, vote, vote_on_texts
 
 Text = tuple[str, ...]
 """Units in logical order."""
@@ -36,6 +38,8 @@ class ImageForVote(PreparedImage):
 
 class Voter:
     """Several trained models that read the same images and vote on each unit, see `voting.vote`.
+
+    With a lexicon, they vote on whole texts, because units of several texts could make one that is not in it.
 
     It is called like a `Recognizer`. The confidence of a text is the mean of the models' calibrated probabilities that
     it is exact; it is 0 for a model whose alphabet lacks one of the units. The alternatives are the voted text, and
@@ -62,7 +66,14 @@ class Voter:
         """The units of all models."""
 
     @classmethod
-    def load(cls, models: Models, device: str = "auto", overrides: Sequence[str] = ()) -> "Voter":
+    def load(
+        cls,
+        models: Models,
+        device: str = "auto",
+        overrides: Sequence[str] = (),
+        language_model: NgramModel | None = None,
+        lexicon: Lexicon | Sequence[str] | None = None,
+    ) -> "Voter":
         """Load model directories.
 
         Args:
@@ -70,12 +81,15 @@ class Voter:
                 run with `training.folds`.
             device: A PyTorch device, as for `Recognizer.load`.
             overrides: Settings that replace those of every model: "decoding.key=value" or "data.key=value".
+            language_model: The language model that overrides name, for all models. By default it is read.
+            lexicon: The lexicon of all models, as for `Recognizer.load`.
 
         Raises:
-            UsageError: There is no model directory, or an override or the device is invalid.
+            UsageError: There is no model directory, or an override, the device or the lexicon is invalid.
             RaycrnnError: Files of a model directory are missing, damaged or inconsistent.
         """
-        return cls([Recognizer.load(model, device, overrides) for model in model_files.members(models)])
+        known = language_model, lexicon
+        return cls([Recognizer.load(model, device, overrides, *known) for model in model_files.members(models)])
 
     @property
     def configuration(self) -> config.Configuration:
@@ -98,6 +112,16 @@ class Voter:
         return min((each.calibration for each in self.recognizers), key=lambda each: each.samples)
 
     @property
+    def language_model(self) -> NgramModel | None:
+        """The language model of the first model, if it has one."""
+        return self.recognizers[0].language_model
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        """The lexicon of the first model, if it has one."""
+        return self.recognizers[0].lexicon
+
+    @property
     def max_batch_pixels(self) -> int:
         """Number of pixels that a batch can have, with padding."""
         return min(each.max_batch_pixels for each in self.recognizers)
@@ -114,14 +138,22 @@ class Voter:
         return ImageForVote(first.pixels, first.original_size, first.name, tuple(others))
 
     def __call__(
-        self, images: ImageInput | Sequence[ImageInput], n_best: int | None = None, spans: bool = True
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        n_best: int | None = None,
+        spans: bool = True,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> list[Transcription]:
         """Transcribe images. See `Recognizer.__call__`."""
         many = images if isinstance(images, Sequence) and not isinstance(images, str | bytes) else [images]
-        return self.transcribe([self.prepare(source) for source in many], n_best, spans)
+        return self.transcribe([self.prepare(source) for source in many], n_best, spans, lexicon)
 
     def transcribe(
-        self, images: Sequence[PreparedImage], n_best: int | None = None, spans: bool = True
+        self,
+        images: Sequence[PreparedImage],
+        n_best: int | None = None,
+        spans: bool = True,
+        lexicon: Lexicon | Sequence[str] | None = None,
     ) -> list[Transcription]:
         """Transcribe prepared images.
 
@@ -131,6 +163,7 @@ class Voter:
             spans: Whether to return the position and the confidence of each unit. The position is that of the most
                 confident model; the confidence is the sum of those of the models that read the unit, divided by the
                 number of models.
+            lexicon: The entries of a lexicon, which replaces those of the models, and the language models.
 
         Returns:
             The transcriptions, in the order of the images.
@@ -147,11 +180,13 @@ class Voter:
         # In batches, because the log-probabilities of all models are kept for each.
         for indices in batches_by_width([each.pixels.shape[1] for each in images], height, self.max_batch_pixels):
             batch = [images[index] for index in indices]
-            for index, transcription in zip(indices, self._vote(batch, n_best, spans), strict=True):
+            for index, transcription in zip(indices, self._vote(batch, n_best, spans, lexicon), strict=True):
                 results[index] = transcription
         return [results[index] for index in range(len(images))]
 
-    def _vote(self, images: Sequence[PreparedImage], n_best: int, spans: bool) -> Iterator[Transcription]:
+    def _vote(
+        self, images: Sequence[PreparedImage], n_best: int, spans: bool, lexicon: Lexicon | Sequence[str] | None
+    ) -> Iterator[Transcription]:
         """Yield the transcription of each image of a batch."""
         # The score needs a second alternative.
         transcriptions = [
@@ -159,10 +194,13 @@ class Voter:
                 [_image_for(prepared, self.inputs.index(_input(each))) for prepared in images],
                 min(each.max_alternatives, max(2, n_best)),
                 log_probs=True,
+                lexicon=lexicon,
             )
             for each in self.recognizers
         ]
-        voted = [vote(list(map(_ballot, own))) for own in zip(*transcriptions, strict=True)]
+        # Units of several texts of a lexicon could make a text that is not in it.
+        elect = vote if lexicon is None and self.lexicon is None else vote_on_texts
+        voted = [elect(list(map(_ballot, own))) for own in zip(*transcriptions, strict=True)]
         candidates = [self._candidates(units, own) for units, *own in zip(voted, *transcriptions, strict=True)]
         confidences = [
             text_confidences(recognizer, own, candidates)
@@ -206,12 +244,18 @@ class Voter:
         return tuple(units)
 
 
-def load(models: Models, device: str = "auto", overrides: Sequence[str] = ()) -> Recognizer | Voter:
+def load(
+    models: Models,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    language_model: NgramModel | None = None,
+    lexicon: Lexicon | Sequence[str] | None = None,
+) -> Recognizer | Voter:
     """Load one model directory, or several that vote. See `Recognizer.load` and `Voter.load`."""
-    locations = model_files.members(models)
-    if len(locations) > 1:
-        return Voter.load(locations, device, overrides)
-    return Recognizer.load(locations[0], device, overrides)
+    first, *others = model_files.members(models)
+    if others:
+        return Voter.load((first, *others), device, overrides, language_model, lexicon)
+    return Recognizer.load(first, device, overrides, language_model, lexicon)
 
 
 def text_confidences(

@@ -64,6 +64,23 @@ def vote(ballots: Sequence[Ballot]) -> list[VotedUnit]:
     return [unit for column in align(units, ranges) if (unit := _elect(ballots, column))]
 
 
+def vote_on_texts(ballots: Sequence[Ballot]) -> list[VotedUnit]:
+    """Return the units of the text with the largest sum of confidences.
+
+    If two sums are equal, more votes win, then the text that sorts last.
+    """
+    votes: dict[tuple[str, ...], list[float]] = {}
+    for ballot in ballots:
+        votes.setdefault(ballot.units, []).append(ballot.confidence)
+    winner = max(votes, key=lambda units: (math.fsum(votes[units]), len(votes[units]), units))
+    voted = []
+    for index, unit in enumerate(winner):
+        confidences = [ballot.confidences[index] for ballot in ballots if ballot.units == winner]
+        sources = tuple(index if ballot.units == winner else None for ballot in ballots)
+        voted.append(VotedUnit(unit, math.fsum(confidences) / len(ballots), sources))
+    return voted
+
+
 def align(texts: Sequence[Sequence[str]], ranges: Sequence[range]) -> Iterator[Column]:
     """Align parts of several texts, and yield the places in the order of reading.
 

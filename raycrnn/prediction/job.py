@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raycrnn.config import Configuration, Image
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.orientation import LineOrientation
+from raycrnn.language.ngram_model import NgramModel
 
 Format = Literal["csv", "jsonl", "parquet"]
 """Format of an output."""
@@ -35,6 +37,10 @@ class PredictionJob:
     """How the lines run in the images: the model's `data.line_orientation`."""
     more_images: tuple[ImageSettings, ...] = ()
     """The image settings of other models of a vote that differ from those of the first."""
+    language_model: NgramModel | None = None
+    """The language model that overrides name; None if there is none, or if each worker reads it."""
+    lexicon: Lexicon | None = None
+    """The lexicon that overrides name; None if there is none, or if each worker reads it."""
 
     @property
     def all_images(self) -> tuple[ImageSettings, ...]:
@@ -49,10 +55,13 @@ def make_job(
     digests: Mapping[str, str],
     spans: bool = False,
     replicas: int | None = None,
+    language_model: NgramModel | None = None,
+    lexicon: Lexicon | None = None,
 ) -> PredictionJob:
     """Return the job of a model, or of several that vote, with the image settings of their configurations."""
     settings = [(each.image, each.data.line_orientation) for each in configurations]
     different = [each for number, each in enumerate(settings) if each not in settings[:number]]
     (image, orientation), *more = different
-    models = model if isinstance(model, str) else tuple(model)
-    return PredictionJob(models, image, tuple(overrides), spans, replicas, digests, orientation, tuple(more))
+    models, more_images = model if isinstance(model, str) else tuple(model), tuple(more)
+    known = language_model, lexicon
+    return PredictionJob(models, image, tuple(overrides), spans, replicas, digests, orientation, more_images, *known)

@@ -42,6 +42,8 @@ def _identity(job: PredictionJob, configuration: Configuration, inputs: pa.Table
         "raycrnn": __version__,
         **{f"the model's {name}": {"sha256": digest} for name, digest in (job.digests or {}).items()},
         **{f"decoding.{key}": value for key, value in decoding.items()},
+        "the lexicon": {"sha256": job.lexicon.digest if job.lexicon else None},
+        "the language model": {"sha256": job.language_model.digest if job.language_model else None},
         # Of data.*, only these keys affect transcriptions, apart from the list of images.
         "data.unicode_form": configuration.data.unicode_form,
         "data.line_orientation": configuration.data.line_orientation,

@@ -29,7 +29,7 @@ class Transcriber:
         torch.set_num_threads(threads)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
-        self.recognizer = voter.load(job.model, "auto", job.overrides)
+        self.recognizer = voter.load(job.model, "auto", job.overrides, job.language_model, job.lexicon)
         # Not before loading, when the model could still be replaced.
         if job.digests is not None and model_files.file_digests(job.model) != job.digests:
             name = model_files.describe(job.model)

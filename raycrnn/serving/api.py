@@ -7,7 +7,7 @@ never opened.
 import logging
 import re
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
@@ -19,17 +19,15 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import Headers, UploadFile
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from raycrnn import __version__
-from raycrnn.data import file_kinds
 from raycrnn.errors import RaycrnnError
 from raycrnn.serving import proxy_middleware
+from raycrnn.serving.forms import Form, parse_multipart
 from raycrnn.serving.limits import RequestError, ResponseSender
 from raycrnn.serving.service import Service, Upload
 
@@ -39,9 +37,6 @@ RAW_TYPES = ("image/", "application/octet-stream", "binary/octet-stream", "appli
 """Prefixes of content types whose body is one image file. `binary/octet-stream` comes from S3, and the last is what
 `curl --data-binary` sends by default."""
 
-BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{1,70}")
-"""The boundary of a multipart body (RFC 2046, section 5.1.1)."""
-
 TEXT_TYPES = ("application/json", "text/")
 """Prefixes of content types with which images are sent in base64 elsewhere."""
 
@@ -49,9 +44,6 @@ MULTIPART_START = re.compile(rb"--[^\r\n]{1,70}\r?\nContent-", re.IGNORECASE)
 
 FORM_START = re.compile(rb"[\w.\[\]%-]{1,100}=[\w.*%+/:;,=&~-]+\Z")
 """The first 200 bytes of a form with a name and a value, which no image begins with."""
-
-MAX_FORM_FIELDS = 100
-"""Fields beside the files in a multipart body. They are ignored; browsers and frameworks add some."""
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src blob:; "
@@ -65,8 +57,8 @@ BEARER = HTTPBearer(auto_error=False, description="The service's token, if it ha
 
 
 @asynccontextmanager
-async def _uploads(service: Service, request: Request) -> AsyncIterator[tuple[list[Upload], bool]]:
-    """Return the images of a request, and whether it is a multipart request. Raises `RequestError`."""
+async def _form(service: Service, request: Request) -> AsyncIterator[Form]:
+    """Return the images of a request, and its lexicon. Raises `RequestError`."""
     content_type = request.headers.get("content-type", "").lower() or "application/octet-stream"
     _check_encoding(request.headers)
     is_multipart = content_type.startswith("multipart/form-data")
@@ -80,10 +72,10 @@ async def _uploads(service: Service, request: Request) -> AsyncIterator[tuple[li
                 422, "empty body", "send the bytes of an image, or several images as multipart/form-data"
             )
         if is_multipart:
-            yield await _parse_multipart(request.headers["content-type"], body, service.limits.max_images), True
+            yield await parse_multipart(request.headers["content-type"], body, service.limits)
         else:
             _check_raw_body(content_type, body)
-            yield [Upload(None, body)], False
+            yield Form([Upload(None, body)], is_multipart=False)
 
 
 def _check_encoding(headers: Headers) -> None:
@@ -136,63 +128,6 @@ def _check_authorization(token: str | None, request: Request, credentials: HTTPA
         raise RequestError(401, "unauthorized", detail, headers={"WWW-Authenticate": "Bearer"})
     if request.method == "POST" and credentials is None and request.headers.get("sec-fetch-site") == "cross-site":
         raise RequestError(403, "cross-site request", "cross-site requests are not allowed")
-
-
-async def _parse_multipart(content_type: str, body: bytes, max_images: int) -> list[Upload]:
-    """Return the files in a multipart body (RFC 7578).
-
-    Starlette's parser is called with a content type of our own, not through `Request.form`: there, the request's
-    `charset` chooses any Python codec for its texts. Punycode takes quadratic time (150 KB block the event loop for
-    3 s), and utf-7 and unicode_escape yield lone surrogates. It also writes files over 1 MB to disk.
-
-    Raises:
-        RequestError: The body is malformed, or has too many files or none.
-    """
-    too_many = RequestError(422, "too many images", f"a request may have at most {max_images} images (max_images)")
-    boundary = parse_options_header(content_type)[1].get(b"boundary", b"").decode("latin-1")
-    if not BOUNDARY.fullmatch(boundary):
-        detail = "the content type has no valid boundary (RFC 2046): let the HTTP client set it"
-        raise RequestError(422, "malformed multipart body", detail)
-    if f"--{boundary}--".encode("latin-1") not in body:
-        # Without it, the parser would leave out the last part.
-        detail = "the body has no closing boundary: it is incomplete, or its boundary is not that of the content type"
-        raise RequestError(422, "malformed multipart body", detail)
-
-    async def chunks() -> AsyncGenerator[bytes, None]:
-        yield body
-        yield b""
-
-    headers = Headers({"content-type": f'multipart/form-data; boundary="{boundary}"'})
-    # With one file more than allowed, a request with too many files differs from a malformed one.
-    parser = MultiPartParser(headers, chunks(), max_files=max_images + 1, max_fields=MAX_FORM_FIELDS)
-    # The body is in memory already, so its parts need no files on disk.
-    parser.spool_max_size = len(body) + 1
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError, LookupError) as error:
-        detail = getattr(error, "message", None) or str(error) or type(error).__name__
-        if "files" in detail:
-            raise too_many from None
-        raise RequestError(422, "malformed multipart body", detail) from None
-    try:
-        files = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
-        if len(files) > max_images:
-            raise too_many
-        if not files:
-            detail = "the multipart body has no file: send each image as a part with a filename"
-            for name, value in form.multi_items()[:1]:
-                text = str(value).encode("utf-8", "replace")
-                found = file_kinds.describe(text[: file_kinds.HEAD_BYTES], len(text))
-                detail += f"; the part {name[:100]!r} has no filename and contains {found.detail}"
-            raise RequestError(422, "no image", detail)
-        return [Upload(_escape_surrogates(part.filename or ""), await part.read()) for part in files]
-    finally:
-        await form.close()
-
-
-def _escape_surrogates(name: str) -> str:
-    """Escape what UTF-8 cannot encode."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _check_parameters(request: Request, known: Sequence[str]) -> None:
@@ -254,7 +189,13 @@ REQUEST_BODY = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {"image": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                "properties": {
+                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                    "lexicon": {
+                        "type": "string",
+                        "description": "Entries to which the readings are restricted, one a line.",
+                    },
+                },
             }
         },
     },
@@ -331,9 +272,9 @@ def make_app(service: Service) -> FastAPI:
     ) -> Response:
         """Read one image (the body is its file) or several (multipart/form-data; the response is a list)."""
         _check_parameters(request, ("n_best", "spans"))
-        async with _uploads(service, request) as (uploads, is_multipart):
-            results = await service.read(uploads, n_best, spans)
-        if is_multipart:
+        async with _form(service, request) as form:
+            results = await service.read(form.uploads, n_best, spans, form.lexicon)
+        if form.is_multipart:
             return JSONResponse({"predictions": results})
         return JSONResponse(results[0], 422 if "error" in results[0] else 200)
 

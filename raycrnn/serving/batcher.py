@@ -23,6 +23,7 @@ from typing import Protocol
 import torch
 
 from raycrnn.data.image import PreparedImage
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.model.transcription import Transcription
 
 CLOSE_TIMEOUT_SECONDS = 60.0
@@ -39,7 +40,9 @@ class LineReader(Protocol):
     @property
     def max_batch_pixels(self) -> int: ...
 
-    def transcribe(self, lines: Sequence[PreparedImage], n_best: int, spans: bool) -> list[Transcription]: ...
+    def transcribe(
+        self, lines: Sequence[PreparedImage], n_best: int, spans: bool, *, lexicon: Lexicon | None
+    ) -> list[Transcription]: ...
 
 
 class QueueFull(Exception):
@@ -59,14 +62,29 @@ class BatcherClosed(Exception):
     """The batcher is closed, or gave up a line while closing."""
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How the lines of a request are read."""
+
+    n_best: int
+    """Number of readings of each line."""
+    spans: bool
+    """Whether to return the units of each reading."""
+    lexicon: Lexicon | None = None
+    """The lexicon of the request; None for the model's. Lines with different ones are in different batches."""
+
+
 @dataclass(eq=False)
 class QueuedLine:
     """A line that waits to be read, and the future that takes its transcription."""
 
     line: PreparedImage
-    n_best: int
-    spans: bool
+    options: ReadOptions
     result: asyncio.Future[Transcription] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def lexicon(self) -> Lexicon | None:
+        return self.options.lexicon
 
     @property
     def width(self) -> int:
@@ -136,7 +154,7 @@ class Batcher:
         finally:
             self._reservations.discard(reservation)
 
-    async def read(self, lines: Sequence[PreparedImage], n_best: int, spans: bool) -> list[Transcription]:
+    async def read(self, lines: Sequence[PreparedImage], options: ReadOptions) -> list[Transcription]:
         """Read all lines of a request.
 
         Raises:
@@ -144,7 +162,7 @@ class Batcher:
             Exception: Whatever the recognizer raises.
         """
         with self.reserve(len(lines)) as reservation:
-            return await reservation.read(lines, n_best, spans)
+            return await reservation.read(lines, options)
 
     async def _read_queued(self, lines: list[QueuedLine]) -> list[Transcription]:
         self._queue += lines
@@ -223,8 +241,9 @@ class Batcher:
     def _transcribe(self, batch: list[QueuedLine], threads: int) -> list[Transcription]:
         # This sets the number for the calling thread alone.
         torch.set_num_threads(threads)
-        n_best, spans = max(line.n_best for line in batch), any(line.spans for line in batch)
-        return self.recognizer.transcribe([line.line for line in batch], n_best, spans)
+        options = [line.options for line in batch]
+        n_best, spans = max(each.n_best for each in options), any(each.spans for each in options)
+        return self.recognizer.transcribe([line.line for line in batch], n_best, spans, lexicon=options[0].lexicon)
 
 
 class Reservation:
@@ -238,7 +257,7 @@ class Reservation:
         self.closed = False
         """Whether the batcher has given this reservation up."""
 
-    async def read(self, lines: Sequence[PreparedImage], n_best: int, spans: bool) -> list[Transcription]:
+    async def read(self, lines: Sequence[PreparedImage], options: ReadOptions) -> list[Transcription]:
         """Read lines, at most as many as were reserved.
 
         Raises:
@@ -248,11 +267,16 @@ class Reservation:
         if self.closed:
             raise BatcherClosed
         self.lines = 0
-        return await self._batcher._read_queued([QueuedLine(line, n_best, spans) for line in lines])
+        return await self._batcher._read_queued([QueuedLine(line, options) for line in lines])
 
 
 def choose_batch(queue: Sequence[QueuedLine], max_pixels: int) -> list[QueuedLine]:
-    """Choose the first line and the lines nearest to it in width, at most `max_pixels` with padding."""
+    """Choose the first line and the lines nearest to it in width with the same lexicon.
+
+    Args:
+        queue: The lines that wait.
+        max_pixels: Number of pixels that a batch can have, with padding.
+    """
     if not queue:
         return []
     first, *others = queue
@@ -261,7 +285,9 @@ def choose_batch(queue: Sequence[QueuedLine], max_pixels: int) -> list[QueuedLin
         return min(line.width, first.width) / max(line.width, first.width)
 
     batch, widest = [first], first.width
-    for line in sorted((other for other in others if ratio(other) >= MIN_WIDTH_RATIO), key=ratio, reverse=True):
+    # Those of a request have the same lexicon object, which is compared at once.
+    similar = [other for other in others if ratio(other) >= MIN_WIDTH_RATIO and other.lexicon == first.lexicon]
+    for line in sorted(similar, key=ratio, reverse=True):
         widest = max(widest, line.width)
         if (len(batch) + 1) * widest * first.line.pixels.shape[0] > max_pixels:
             break
@@ -271,5 +297,5 @@ def choose_batch(queue: Sequence[QueuedLine], max_pixels: int) -> list[QueuedLin
 
 def _trim(transcription: Transcription, line: QueuedLine) -> Transcription:
     """Drop the alternatives and units that only other lines of the batch asked for."""
-    units = transcription.units if line.spans else None
-    return replace(transcription, alternatives=transcription.alternatives[: line.n_best], units=units)
+    units = transcription.units if line.options.spans else None
+    return replace(transcription, alternatives=transcription.alternatives[: line.options.n_best], units=units)

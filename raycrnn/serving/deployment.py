@@ -10,8 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from raycrnn import storage
 from raycrnn.cluster import ray_internals
 from raycrnn.config.schema import Location
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import UsageError
-from raycrnn.model import runtime, voter
+from raycrnn.language.ngram_model import NgramModel
+from raycrnn.model import model_files, runtime, voter
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.serving.api import make_app
 from raycrnn.serving.service import Service
@@ -96,7 +98,13 @@ class Settings(BaseModel):
 class Replica:
     """A service in a process of Ray Serve."""
 
-    def __init__(self, settings: dict[str, object], token: str | None):
+    def __init__(
+        self,
+        settings: dict[str, object],
+        token: str | None,
+        language_model: NgramModel | None = None,
+        lexicon: Lexicon | None = None,
+    ):
         self.settings = Settings(**settings)
         runtime.keep_freed_memory()
         runtime.keep_kernels()
@@ -107,6 +115,8 @@ class Replica:
             token,
             self._threads(),
             "auto" if self.settings.gpus else "cpu",
+            language_model,
+            lexicon,
         )
 
     def _threads(self) -> int:
@@ -136,10 +146,12 @@ def app(args: Settings) -> "Application":
 
     model = storage.absolute(args.model) if isinstance(args.model, str) else tuple(map(storage.absolute, args.model))
     # Load it here first: Ray Serve would start a replica that fails again and again.
-    voter.load(model, "cpu", args.overrides)
+    language_model = model_files.overridden_language_model(args.overrides)
+    lexicon = model_files.overridden_lexicon(model, args.overrides)
+    voter.load(model, "cpu", args.overrides, language_model, lexicon)
     settings = args.model_copy(update={"model": model})
     deployment = serve.deployment(name=NAME, **settings.deployment_options())(serve.ingress()(Replica))
-    return deployment.bind(settings.model_dump(mode="json"), read_token(args.token_file))
+    return deployment.bind(settings.model_dump(mode="json"), read_token(args.token_file), language_model, lexicon)
 
 
 def read_token(path: str | None) -> str | None:

@@ -6,19 +6,23 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from raycrnn import __version__
+from raycrnn.data import image
 from raycrnn.data.image import PreparedImage
+from raycrnn.data.lexicon import Lexicon, problem_of
 from raycrnn.data.rejections import Rejected
-from raycrnn.errors import RaycrnnError
+from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.language.ngram_model import NgramModel
 from raycrnn.model import model_files, voter
 from raycrnn.model.model_files import Models
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.model.transcription import Transcription
 from raycrnn.model.voter import Voter
-from raycrnn.serving.batcher import Batcher, BatcherClosed, QueueFull
+from raycrnn.serving.batcher import Batcher, BatcherClosed, QueueFull, ReadOptions
 from raycrnn.serving.limits import BodyLimiter, RequestError
 from raycrnn.serving.settings import Limits
 
@@ -62,6 +66,8 @@ class Service:
         token: The token that requests must send; None if they need none.
         threads: CPU threads of the network; None for torch's default.
         device: "auto", "cpu" or "cuda".
+        language_model: The language model that overrides name. None reads it with the model directory.
+        lexicon: The same for the lexicon.
     """
 
     def __init__(
@@ -72,10 +78,12 @@ class Service:
         token: str | None = None,
         threads: int | None = None,
         device: str = "auto",
+        language_model: NgramModel | None = None,
+        lexicon: Lexicon | None = None,
     ):
         self.path, self.overrides, self.token = model_files.as_location(model), tuple(overrides), token
         self.limits = limits or Limits()
-        self.device = device
+        self.device, self.language_model, self.lexicon = device, language_model, lexicon
         self.body_limiter = BodyLimiter(self.limits.max_body_mb, self.limits.max_upload_mb, self.limits.body_seconds)
         self.problem: str | None = None
         """Why the model in the directory is not in service; None if it is."""
@@ -139,7 +147,8 @@ class Service:
     async def _load(self, path: Models) -> LoadedModel:
         fingerprint = await asyncio.to_thread(model_files.fingerprint, path)
         loop = asyncio.get_running_loop()
-        recognizer = await loop.run_in_executor(self._readers[0], voter.load, path, self.device, self.overrides)
+        load = partial(voter.load, path, self.device, self.overrides, self.language_model, self.lexicon)
+        recognizer = await loop.run_in_executor(self._readers[0], load)
         version = await asyncio.to_thread(model_files.version_of, path)
         batcher = Batcher(recognizer, self.limits.max_waiting, self._readers)
         return LoadedModel(recognizer, batcher, version, fingerprint, time.time())
@@ -178,11 +187,20 @@ class Service:
 
     # --- requests
 
-    async def read(self, uploads: Sequence[Upload], n_best: int | None, spans: bool) -> list[dict[str, object]]:
+    async def read(
+        self, uploads: Sequence[Upload], n_best: int | None, spans: bool, lexicon: Sequence[str] | None = None
+    ) -> list[dict[str, object]]:
         """Return the transcription of each image, or what is wrong with it, as JSON values.
 
+        Args:
+            uploads: The images.
+            n_best: Number of readings of each image; None for the model's.
+            spans: Whether to return the units of each reading.
+            lexicon: The entries of a lexicon, within the limits; None for the model's.
+
         Raises:
-            RequestError: The queue is full, the service stops, or `n_best` exceeds what the model can return.
+            RequestError: The queue is full, the service stops, the model cannot read an entry of the lexicon, or
+                `n_best` exceeds what the model can return.
         """
         model = self.model
         recognizer = model.recognizer
@@ -194,7 +212,8 @@ class Service:
             with model.batcher.reserve(len(uploads)) as reservation:
                 images = await self._decode_all(recognizer, uploads)
                 lines = [image for image in images if isinstance(image, PreparedImage)]
-                transcriptions = iter(await reservation.read(lines, n_best, spans))
+                options = ReadOptions(n_best, spans, await self._read_lexicon(recognizer, lexicon))
+                transcriptions = iter(await reservation.read(lines, options))
         except QueueFull as full:
             detail = f"{full.waiting} images are waiting (max_waiting={self.limits.max_waiting}): try again"
             raise RequestError(503, "busy", detail, retry_after=full.seconds) from None
@@ -205,6 +224,25 @@ class Service:
             _to_json(upload, image if isinstance(image, Rejected) else next(transcriptions))
             for upload, image in zip(uploads, images, strict=True)
         ]
+
+    async def _read_lexicon(self, recognizer: Recognizer | Voter, entries: Sequence[str] | None) -> Lexicon | None:
+        """Return the lexicon of a request. Raises `RequestError` if a model cannot read one of its entries."""
+        if entries is None:
+            return None
+
+        def read() -> Lexicon:
+            lexicon = Lexicon.of(entries, recognizer.configuration.data)
+            for each in recognizer.recognizers if isinstance(recognizer, Voter) else (recognizer,):
+                frames = image.frames(each.configuration.image.input_shape[1])
+                for number, entry in zip(lexicon.numbers, lexicon.entries, strict=True):
+                    if problem := problem_of(entry, each.alphabet, frames):
+                        raise RequestError(422, "wrong lexicon", f"entry {number}, {problem}")
+            return lexicon
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, read)
+        except UsageError as error:
+            raise RequestError(422, "wrong lexicon", str(error)) from None
 
     async def _decode_all(
         self, recognizer: Recognizer | Voter, uploads: Sequence[Upload]
@@ -260,6 +298,7 @@ class Service:
             "channels": settings.input_channels,
             "line_orientation": recognizer.configuration.data.line_orientation,
             "decoding": recognizer.configuration.decoding.model_dump(),
+            "lexicon_entries": len(recognizer.lexicon) if recognizer.lexicon else 0,
             "most_readings": recognizer.max_alternatives,
             "limits": self.limits.model_dump(),
         }

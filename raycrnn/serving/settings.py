@@ -29,6 +29,11 @@ class Limits(BaseModel):
     body_seconds: float = Field(BODY_SECONDS, gt=0)
     """Seconds within which a request's body must arrive."""
 
+    max_lexicon_entries: int = Field(10_000, ge=0)
+    """Entries of the lexicon of a request; 0 refuses lexicons in requests."""
+    max_lexicon_characters: int = Field(200_000, ge=0)
+    """Characters of the lexicon of a request."""
+
     @model_validator(mode="after")
     def _reconcile(self) -> "Limits":
         for per_request, in_total in (("max_images", "max_waiting"), ("max_body_mb", "max_upload_mb")):

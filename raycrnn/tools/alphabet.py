@@ -20,6 +20,7 @@ from raycrnn.data.alphabet_building import UnitCounts, join_listed
 from raycrnn.data.csv_files import read_csv
 from raycrnn.data.lookalikes import look_alikes
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.tools.inputs import check_output, paths_and_settings
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class BuildAlphabet(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        _check_output(self.output, self.overwrite)
+        check_output(self.output, self.overwrite)
         csvs, settings = _csvs_and_settings(self.inputs)
         form = settings.unicode_form
         old = _load(self.start, form) if self.start else {}
@@ -147,7 +148,7 @@ class MergeAlphabets(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        _check_output(self.output, self.overwrite)
+        check_output(self.output, self.overwrite)
         first, *others = self.alphabets
         merged = _load(first, self.unicode_form)
         print(f"{first}: {len(merged):,} units")
@@ -225,15 +226,11 @@ class AlphabetTool(Command):
 
 def _csvs_and_settings(inputs: Sequence[str]) -> tuple[list[str], config.Data]:
     """Return the CSVs among the inputs of a command, and the settings that the others make."""
-    overrides = [text for text in inputs if config.is_override(text)]
-    other = next((text for text in overrides if not text.startswith("data.")), None)
-    if other:
-        raise UsageError(f"{other}: only data.* concerns how CSVs are read")
-    csvs = [text for text in inputs if text not in overrides]
+    csvs, settings = paths_and_settings(inputs)
     alphabet = next((name for name in csvs if name.lower().endswith(".json")), None)
     if alphabet:
         raise UsageError(f"{alphabet}: not a CSV: name an alphabet with --from, or as the first argument of show")
-    return csvs, config.parse({"data": {"csv_files_train": csvs or ["none.csv"]}}, overrides).data
+    return csvs, settings
 
 
 def _count(csvs: Sequence[str], settings: config.Data) -> UnitCounts:
@@ -268,11 +265,6 @@ def _load(name: str, unicode_form: UnicodeForm) -> dict[str, int]:
     """Read a table from a JSON file, a model directory, or the package."""
     is_model = not storage.is_uri(name) and os.path.isdir(name)
     return read_codes(os.path.join(name, "alphabet.json") if is_model else name, unicode_form)
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if storage.check_output_file(str(output)) and not overwrite:
-        raise UsageError(f"{output}: already exists; use --overwrite to replace it, or name another file")
 
 
 def _write(output: Path, codes: Mapping[str, int]) -> None:

@@ -9,6 +9,7 @@ from raycrnn.ingest.training_data import TrainingData
 from raycrnn.training.initial_model import InitialModel
 
 if TYPE_CHECKING:
+    from ray import ObjectRef
     from ray.actor import ActorProxy
 
     from raycrnn.training.monitor import Monitor
@@ -39,6 +40,8 @@ class TrainingJob:
     """Whether `training.max_minutes` includes the time that was spent before the run was interrupted."""
     owner: str | None = None
     """The owner of an output directory in object storage: `storage.Directory.owner`."""
+    language_model: "ObjectRef | None" = None
+    """The language model of the run in the object store, an `NgramModel`; None if there is none."""
     trains_on: bool = False
     """Whether the run was finished and trains on with larger limits."""
     taken_over: bool = False

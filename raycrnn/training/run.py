@@ -99,6 +99,7 @@ def _make_job(
     trains_on: bool,
 ) -> "TrainingJob":
     from raycrnn.ingest import batches, image_cache, training_data
+    from raycrnn.training import language_models
     from raycrnn.training.job import TrainingJob
     from raycrnn.training.monitor import start_monitor
 
@@ -135,6 +136,7 @@ def _make_job(
         image_cache_registry=monitor,
         cache_images=cache_images,
         initial_model=initial_model,
+        language_model=language_models.put(configuration, data),
         trains_on=trains_on,
         owner=output.owner,
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import ray
 import torch
@@ -24,7 +25,7 @@ from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, collectives, run_log, validation
+from raycrnn.training import checkpoint, collectives, language_models, run_log, validation
 from raycrnn.training.job import TrainingJob
 from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
@@ -336,6 +337,7 @@ class Worker:
                 progress.best,
                 self.device,
                 result.calibration if result else None,
+                **(_knowledge(self.job) if self.rank == 0 else {}),
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
@@ -371,3 +373,8 @@ class Worker:
         self.saver.save()
         self._write_rejected()
         self._write("logs", self.run_log.close)
+
+
+def _knowledge(job: TrainingJob) -> dict[str, Any]:
+    """Return what models store besides the network, as arguments of `Recognizer`."""
+    return {"language_model": language_models.get(job), "lexicon": job.data.lexicon}

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -12,13 +12,18 @@ import numpy as np
 from raycrnn import config, storage
 from raycrnn.config import Configuration
 from raycrnn.data import csv_files
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import Rejected, Rejection, check_rejections, rejection_table
 from raycrnn.errors import UsageError
+from raycrnn.language import model_files as language_files
+from raycrnn.language.automaton import Automaton
 from raycrnn.metrics import error_rates
 from raycrnn.metrics.error_rates import Counts
 from raycrnn.model import runtime
 from raycrnn.model.crnn import output_bytes
-from raycrnn.model.decoding import Outputs, decode
+from raycrnn.model.decoding import Outputs
+from raycrnn.model.lexicon_decoding import CodedLexicon, readable
+from raycrnn.model.model_files import LABELS
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.tuning import results
@@ -42,6 +47,10 @@ class EvaluationSet:
     """uint8 [H, W, C], as the network reads them."""
     references: list[tuple[str, ...]]
     """The units of each image's label."""
+    language_models: dict[str, Automaton] = field(default_factory=dict)
+    """The language models of the trials that were read, by path or URI."""
+    lexicons: dict[str, CodedLexicon] = field(default_factory=dict)
+    """The lexicons of the trials that were read, by path or URI."""
 
     def __len__(self) -> int:
         return len(self.references)
@@ -56,6 +65,41 @@ class EvaluationSet:
     def kept(self) -> list[Outputs] | None:
         """The network's outputs in batches; None if they have more than `MAX_KEPT_BYTES`."""
         return list(self.recognizer.log_probs(self.images)) if self.total_bytes <= MAX_KEPT_BYTES else None
+
+    def language_model(self, settings: config.Decoding) -> Automaton | None:
+        """Return the language model that settings name. `labels`, and the name in the model, are that of the model.
+
+        Raises:
+            UsageError: There is none.
+            RaycrnnError: The file is damaged.
+        """
+        name = settings.language_model
+        if name is None:
+            return None
+        own = self.recognizer.decoder.language_model
+        if own and name in (LABELS, self.recognizer.configuration.decoding.language_model):
+            return own
+        if name == LABELS:
+            raise UsageError(f"decoding.language_model={LABELS}: the model has no language model: name an ARPA file")
+        if name not in self.language_models:
+            self.language_models[name] = Automaton(language_files.read(name), self.recognizer.alphabet.units)
+        return self.language_models[name]
+
+    def lexicon(self, configuration: Configuration) -> CodedLexicon | None:
+        """Return the lexicon that a configuration names. The name in the model is that of the model's own.
+
+        Raises:
+            UsageError: It cannot be read, or has no entry that the model can read.
+        """
+        name, recognizer = configuration.decoding.lexicon, self.recognizer
+        if name is None or name == recognizer.configuration.decoding.lexicon:
+            return recognizer.decoder.lexicon if name else None
+        if name not in self.lexicons:
+            entries = readable(
+                Lexicon.read(name, recognizer.configuration.data), recognizer.configuration, recognizer.alphabet
+            )
+            self.lexicons[name] = CodedLexicon(entries, recognizer.alphabet)
+        return self.lexicons[name]
 
     def outputs(self) -> Iterable[Outputs]:
         """Return the network's outputs in batches. If they are not kept, they are computed as they are read."""
@@ -114,7 +158,7 @@ def search(space: Search, base: dict[str, object], model: str) -> results.Search
         experiment.save(trial)
 
     def save_model(best: Trial, path: Path) -> None:
-        _with_decoding(recognizer, _configuration(experiment, best), best.scores or {}).save(path)
+        _with_decoding(evaluation_set, _configuration(experiment, best), best.scores or {}).save(path)
 
     results.write(experiment, save_model)
     return results.SearchResult(experiment)
@@ -148,23 +192,30 @@ def _read_images(recognizer: Recognizer, configuration: Configuration) -> Evalua
 
 def _run_trial(trial: Trial, experiment: Experiment, evaluation_set: EvaluationSet) -> None:
     """Decode with a trial's values and score the transcriptions. Raises `UsageError` for invalid values."""
-    decoding, alphabet = _configuration(experiment, trial).decoding, evaluation_set.recognizer.alphabet
+    configuration = _configuration(experiment, trial)
+    settings = configuration.decoding
+    language_model, lexicon = evaluation_set.language_model(settings), evaluation_set.lexicon(configuration)
+    decoder = replace(
+        evaluation_set.recognizer.decoder, settings=settings, language_model=language_model, lexicon=lexicon
+    )
     counts, seconds = Counts(), 0.0
     for batch in evaluation_set.outputs():
         start = time.perf_counter()
-        paths = decode(batch, decoding)
+        paths = decoder.decode(batch)
         seconds += time.perf_counter() - start
         for index, (best, *_) in zip(batch.indices, paths, strict=True):
-            codes = [code for _, code in alphabet.in_logical_order(best.codes)]
-            counts += error_rates.score(evaluation_set.references[index], alphabet.decode(codes))
+            codes = [code for _, code in decoder.alphabet.in_logical_order(best.codes)]
+            counts += error_rates.score(evaluation_set.references[index], decoder.alphabet.decode(codes))
     scores = {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
     speed = round(counts.samples / seconds, 1)
     trial.evaluations = [{"best": True, "epoch": 0, "step": 0, "share": 1.0, **scores, "speed": speed}]
     trial.done, trial.minutes, trial.status = 1.0, seconds / 60, FINISHED
 
 
-def _with_decoding(recognizer: Recognizer, configuration: Configuration, scores: dict[str, float]) -> Recognizer:
+def _with_decoding(evaluation_set: EvaluationSet, configuration: Configuration, scores: dict[str, float]) -> Recognizer:
     """Return the model with the decoding of another configuration, and the scores that it has with it."""
+    recognizer, language_model = evaluation_set.recognizer, evaluation_set.language_model(configuration.decoding)
+    lexicon = evaluation_set.lexicon(configuration)
     return Recognizer(
         recognizer.network,
         recognizer.configuration.model_copy(update={"decoding": configuration.decoding}),
@@ -172,4 +223,6 @@ def _with_decoding(recognizer: Recognizer, configuration: Configuration, scores:
         {**recognizer.metrics, **{name: scores[name] for name in ("cer", "wer", "accuracy")}},
         recognizer.device,
         recognizer.calibration,
+        language_model.model if language_model else None,
+        lexicon.lexicon if lexicon else None,
     )

@@ -23,7 +23,7 @@ from raycrnn.errors import RaycrnnError, StorageError, UsageError, WriteError
 from raycrnn.ingest import image_cache, training_data
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, initial_model, trainer
+from raycrnn.training import checkpoint, initial_model, language_models, trainer
 from raycrnn.training.console import Stall
 from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.job import TrainingJob
@@ -80,6 +80,7 @@ class SharedState:
         base = config.parse(self.tree)
         return (
             configuration.data == base.data
+            and configuration.decoding.lexicon == base.decoding.lexicon
             and configuration.image == base.image
             and configuration.training.initial_alphabet == base.training.initial_alphabet
             and image_cache.is_augmented(configuration) == image_cache.is_augmented(base)
@@ -189,6 +190,7 @@ class TrainingTrainable(tune.Trainable):
             image_cache_registry,
             cache_images,
             self._shared.initial_model,
+            language_model=language_models.put(configuration, read),
             exchanges_weights=self._shared.exchange,
             counts_all_minutes=True,
             taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],

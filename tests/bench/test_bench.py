@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raycrnn import bench
-from raycrnn.bench import other_decoders, scale, step
+from raycrnn.bench import decode_lexicon, other_decoders, scale, step
 from raycrnn.bench.decode import DecodeBench, cut_lines, random_log_probs
 from raycrnn.bench.step import Step
 from tests.devices import DEVICES
@@ -49,10 +49,34 @@ def test_decode_prints_figures_and_limits(capsys):
     arguments = ["--classes", "5,7000", "--frames", "4", "--lines", "2", "--width", "3", "--rounds", "1", "--json"]
     assert DecodeBench.call(arguments, "bench decode") == 0
     out = capsys.readouterr().out.splitlines()
-    assert ["≤ 1300" in line for line in out if "beam search" in line] == [False, True]
+    assert ["≤ 1300" in line for line in out if "beam search  " in line] == [False, True]
     figures = json.loads(out[-1])
     assert figures["K=5_T=4_beam_search"] > 0
+    assert figures["K=5_T=4_beam_search_with_a_language_model"] > 0
     assert figures["K=5_T=4_greedy"] > 0
+
+
+def test_decode_compares_lexicons_with_beam_search(capsys, monkeypatch):
+    monkeypatch.setattr(decode_lexicon, "ENTRIES", 50)
+    arguments = [
+        "--classes",
+        "9",
+        "--frames",
+        "40",
+        "--lines",
+        "2",
+        "--width",
+        "5",
+        "--rounds",
+        "1",
+        "--lexicon",
+        "--json",
+    ]
+    assert DecodeBench.call(arguments, "bench decode") == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for mode in ("entries", "words"):
+        assert figures[f"K=9_T=40_lines_of_{mode},_beam_search"] > 0
+        assert figures[f"K=9_T=40_lines_of_{mode},_lexicon_of_50_entries"] > 0
 
 
 def test_decode_names_an_environment_without_the_decoder(capsys):

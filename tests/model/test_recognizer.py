@@ -16,6 +16,7 @@ from raycrnn import config
 from raycrnn.data import bidi, orientation
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import PreparedImage
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.calibration import FEATURES, Calibration
@@ -346,3 +347,77 @@ def test_batches_contain_every_image_once_within_the_limit():
     assert sorted(index for batch in batches for index in batch) == list(range(300))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(widths[index] for index in batch) * 32 <= 2**17
+
+
+def test_texts_are_entries_of_the_lexicon_with_their_probabilities():
+    reader, entries = recognizer(), ["abc", "cab", "|ſt|é|", "bb"]
+    for image, transcription in zip(lines(), reader.transcribe(lines(), lexicon=entries), strict=True):
+        texts = [each.text for each in transcription.alternatives]
+        assert len(texts) == 3
+        assert set(texts) <= {"abc", "cab", "ſté", "bb"}
+        assert transcription.score == transcription.log_prob - transcription.alternatives[1].log_prob
+        assert sum(each.confidence for each in transcription.alternatives) <= 1 + 1e-6
+        # Without calibration, the confidence is the probability among the entries.
+        fourth = reader.transcribe([image], n_best=4, lexicon=entries)[0].alternatives
+        probabilities = [math.exp(each.log_prob) for each in fourth]
+        assert [each.confidence for each in fourth] == pytest.approx(
+            [each / sum(probabilities) for each in probabilities], rel=1e-2
+        )
+
+
+def test_a_saved_model_keeps_its_lexicon(tmp_path):
+    original = recognizer()
+    original = Recognizer(
+        original.network,
+        original.configuration,
+        ALPHABET,
+        {},
+        lexicon=Lexicon.of(["abc", "|ſt|é|", "cb", "xyz"], original.configuration.data),
+    )
+    original.save(tmp_path / "model")
+    assert (tmp_path / "model" / "lexicon.txt").read_text(encoding="utf-8") == "abc\n|ſt|é|\ncb\n"
+    loaded = Recognizer.load(tmp_path / "model", "cpu")
+    assert loaded.lexicon == original.lexicon
+    assert loaded.transcribe(lines()) == original.transcribe(lines())
+    assert "one of the 3 entries of `lexicon.txt`" in (tmp_path / "model" / "README.md").read_text()
+    # The directory does not need the file that its configuration names.
+    assert Recognizer.load(tmp_path / "model", "cpu", ["decoding.lexicon=null"]).lexicon is None
+    (tmp_path / "words.txt").write_text("bb\n")
+    other = Recognizer.load(tmp_path / "model", "cpu", [f"decoding.lexicon={tmp_path / 'words.txt'}"])
+    assert {each.text for each in other.transcribe(lines())} == {"bb"}
+    assert {each.text for each in Recognizer.load(tmp_path / "model", "cpu", lexicon=["ca"]).transcribe(lines())} == {
+        "ca"
+    }
+    (tmp_path / "model" / "lexicon.txt").unlink()
+    with pytest.raises(UsageError, match="has no lexicon: name one"):
+        Recognizer.load(tmp_path / "model", "cpu")
+
+
+def test_the_words_of_texts_are_entries(tmp_path):
+    reader = recognizer(lexicon_mode="words")
+    for transcription in reader.transcribe(lines(), lexicon=["ab", "c"]):
+        # This alphabet has no units between words.
+        assert {each.text for each in transcription.alternatives} <= {"", "ab", "c"}
+
+
+def test_a_lexicon_of_a_call_does_not_change_the_next_call():
+    reader = recognizer()
+    before = reader.transcribe(lines(3))
+    assert {each.text for each in reader.transcribe(lines(3), lexicon=["ab"])} == {"ab"}
+    assert {each.text for each in reader.transcribe(lines(3), lexicon=["bc"])} == {"bc"}
+    assert reader.transcribe(lines(3)) == before
+    with pytest.raises(UsageError, match="can read none of the entries"):
+        reader.transcribe(lines(1), lexicon=["xyz"])
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        {"lexicon_mode": "words", "method": "greedy", "num_beam_paths": 1},
+        {"lexicon_mode": "words", "lexicon_distance": 2},
+        {"lexicon": "words.txt", "language_model": "labels"},
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(decoding):
+    with pytest.raises(UsageError, match="decoding: "):
+        recognizer(**decoding)

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycrnn.data.image import PreparedImage
+from raycrnn.data.lexicon import Lexicon
 from raycrnn.model.transcription import Alternative, Transcription, Unit
-from raycrnn.serving.batcher import Batcher, BatcherClosed, QueuedLine, QueueFull, choose_batch
+from raycrnn.serving.batcher import Batcher, BatcherClosed, QueuedLine, QueueFull, ReadOptions, choose_batch
 from tests.conftest import draw, words
 from tests.model.test_recognizer import recognizer
 
@@ -33,11 +34,13 @@ class GatedRecognizer:
     def __post_init__(self):
         self.gate = threading.Event()
         self.batches: list[list[int]] = []
+        self.read_with: list[tuple[list[int], Lexicon | None]] = []
 
-    def transcribe(self, lines, n_best, spans):
+    def transcribe(self, lines, n_best, spans, lexicon):
         self.gate.wait(10)
         widths = [each.original_size[0] for each in lines]
         self.batches.append(widths)
+        self.read_with.append((widths, lexicon))
         if self.fails_at in widths:
             raise MemoryError(str(self.fails_at))
         units = (Unit("x", 0, 1.0, 0, 0, 1, 32),) if spans else None
@@ -46,9 +49,9 @@ class GatedRecognizer:
 
 
 async def read_together(batcher: Batcher, gate: threading.Event, *requests) -> list:
-    """Return the results of requests (widths, n_best, spans) that all wait before the first one is read."""
-    tasks = [asyncio.create_task(batcher.read([line(w) for w in widths], n, s)) for widths, n, s in requests]
-    while batcher.waiting < sum(len(widths) for widths, _, _ in requests):
+    """Return the results of requests (widths, options) that all wait before the first one is read."""
+    tasks = [asyncio.create_task(batcher.read([line(w) for w in widths], options)) for widths, options in requests]
+    while batcher.waiting < sum(len(widths) for widths, _ in requests):
         await asyncio.sleep(0.01)
     gate.set()
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -58,7 +61,7 @@ def test_each_request_gets_only_what_it_asked_for():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        requests = [([100, 110], 1, False), ([105], 3, True), ([300], 2, False)]
+        requests = [([100, 110], ReadOptions(1, False)), ([105], ReadOptions(3, True)), ([300], ReadOptions(2, False))]
         results = await read_together(batcher, recognizer_.gate, *requests)
         await batcher.close()
         return results
@@ -73,7 +76,7 @@ def test_lines_are_counted_at_all_times_until_they_are_read():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        task = asyncio.create_task(batcher.read([line(100), line(110)], 1, False))
+        task = asyncio.create_task(batcher.read([line(100), line(110)], ReadOptions(1, False)))
         counts = []
         for _ in range(20):
             await asyncio.sleep(0)
@@ -90,7 +93,9 @@ def test_lines_of_similar_width_are_read_together():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        await read_together(batcher, recognizer_.gate, *[([width], 1, False) for width in (100, 400, 110, 420, 90, 8)])
+        await read_together(
+            batcher, recognizer_.gate, *[([width], ReadOptions(1, False)) for width in (100, 400, 110, 420, 90, 8)]
+        )
         await batcher.close()
         return recognizer_.batches
 
@@ -106,10 +111,10 @@ def test_a_request_over_the_limit_is_refused_and_none_of_its_lines_wait():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 3, READERS)
-        task = asyncio.create_task(batcher.read([line(100)] * 2, 1, False))
+        task = asyncio.create_task(batcher.read([line(100)] * 2, ReadOptions(1, False)))
         await asyncio.sleep(0.05)
         with pytest.raises(QueueFull) as full:
-            await batcher.read([line(100)] * 2, 1, False)
+            await batcher.read([line(100)] * 2, ReadOptions(1, False))
         waiting = batcher.waiting
         recognizer_.gate.set()
         await task
@@ -123,9 +128,9 @@ def test_lines_of_a_cancelled_request_are_not_read():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        first = asyncio.create_task(batcher.read([line(100)], 1, False))
+        first = asyncio.create_task(batcher.read([line(100)], ReadOptions(1, False)))
         await asyncio.sleep(0.05)
-        cancelled = asyncio.create_task(batcher.read([line(500)], 1, False))
+        cancelled = asyncio.create_task(batcher.read([line(500)], ReadOptions(1, False)))
         await asyncio.sleep(0.05)
         cancelled.cancel()
         await asyncio.sleep(0.05)
@@ -142,7 +147,7 @@ def test_a_line_that_fails_does_not_affect_the_others_in_its_batch():
         recognizer_ = GatedRecognizer(fails_at=110)
         batcher = Batcher(recognizer_, 100, READERS)
         results = await read_together(
-            batcher, recognizer_.gate, *[([width], 1, False) for width in (400, 100, 110, 120)]
+            batcher, recognizer_.gate, *[([width], ReadOptions(1, False)) for width in (400, 100, 110, 120)]
         )
         await batcher.close()
         return results
@@ -156,7 +161,7 @@ def test_close_reads_the_lines_that_wait():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        task = asyncio.create_task(batcher.read([line(100), line(900)], 1, False))
+        task = asyncio.create_task(batcher.read([line(100), line(900)], ReadOptions(1, False)))
         await asyncio.sleep(0.05)
         recognizer_.gate.set()
         await batcher.close()
@@ -174,11 +179,11 @@ def test_close_waits_for_reservations_and_refuses_new_lines():
             closing = asyncio.create_task(batcher.close())
             await asyncio.sleep(0.1)
             with pytest.raises(BatcherClosed):
-                await batcher.read([line(200)], 1, False)
-            results = await asyncio.wait_for(reservation.read([line(100)], 1, False), 10)
+                await batcher.read([line(200)], ReadOptions(1, False))
+            results = await asyncio.wait_for(reservation.read([line(100)], ReadOptions(1, False)), 10)
         await closing
         with pytest.raises(BatcherClosed):
-            await asyncio.wait_for(batcher.read([line(200)], 1, False), 10)
+            await asyncio.wait_for(batcher.read([line(200)], ReadOptions(1, False)), 10)
         return results[0].text
 
     assert asyncio.run(run()) == "100.0"
@@ -188,13 +193,13 @@ def test_close_gives_up_after_its_timeout_and_fails_the_lines_that_wait():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 100, READERS)
-        being_read = asyncio.create_task(batcher.read([line(100)], 1, False))
+        being_read = asyncio.create_task(batcher.read([line(100)], ReadOptions(1, False)))
         await asyncio.sleep(0.05)
-        waiting = asyncio.create_task(batcher.read([line(500)], 1, False))
+        waiting = asyncio.create_task(batcher.read([line(500)], ReadOptions(1, False)))
         with batcher.reserve(1) as reservation:
             await asyncio.wait_for(batcher.close(0.1), 10)
             with pytest.raises(BatcherClosed):
-                await asyncio.wait_for(reservation.read([line(100)], 1, False), 10)
+                await asyncio.wait_for(reservation.read([line(100)], ReadOptions(1, False)), 10)
         results = await asyncio.wait_for(asyncio.gather(being_read, waiting, return_exceptions=True), 10)
         recognizer_.gate.set()
         return [type(each) for each in results]
@@ -214,7 +219,7 @@ def test_a_reservation_counts_as_waiting_until_it_is_used_or_released():
             with pytest.raises(QueueFull) as full, batcher.reserve(2):
                 pass
             assert full.value.waiting == 3
-            await reservation.read([line(100)], 1, False)
+            await reservation.read([line(100)], ReadOptions(1, False))
             left = batcher.waiting
         with batcher.reserve(4):
             return left, batcher.waiting
@@ -226,9 +231,9 @@ def test_a_cancelled_request_frees_its_places_at_once():
     async def run():
         recognizer_ = GatedRecognizer()
         batcher = Batcher(recognizer_, 4, READERS)
-        first = asyncio.create_task(batcher.read([line(100)], 1, False))
+        first = asyncio.create_task(batcher.read([line(100)], ReadOptions(1, False)))
         await asyncio.sleep(0.05)
-        cancelled = asyncio.create_task(batcher.read([line(100)] * 3, 1, False))
+        cancelled = asyncio.create_task(batcher.read([line(100)] * 3, ReadOptions(1, False)))
         await asyncio.sleep(0.05)
         before = batcher.waiting
         cancelled.cancel()
@@ -248,7 +253,7 @@ def test_a_recognizer_reads_the_same_through_the_batcher():
 
     async def run():
         batcher = Batcher(recognizer_, 100, READERS)
-        results = await asyncio.gather(*(batcher.read([each], 2, True) for each in lines))
+        results = await asyncio.gather(*(batcher.read([each], ReadOptions(2, True)) for each in lines))
         await batcher.close()
         return [each[0] for each in results]
 
@@ -259,10 +264,33 @@ def test_a_recognizer_reads_the_same_through_the_batcher():
 
 @given(st.lists(st.integers(8, 3000), min_size=1, max_size=80))
 def test_a_batch_has_the_first_line_similar_widths_and_at_most_the_allowed_pixels(widths):
-    waiting = [QueuedLine(line(width), 1, False, result=None) for width in widths]
+    waiting = [QueuedLine(line(width), ReadOptions(1, False), result=None) for width in widths]
     batch = choose_batch(waiting, 2**17)
     chosen = [each.width for each in batch]
     assert batch[0] is waiting[0]
     assert len({id(each) for each in batch}) == len(batch)
     assert len(batch) == 1 or len(batch) * max(chosen) * 32 <= 2**17
     assert min(chosen) * 2.05 >= max(chosen)
+
+
+def test_lines_with_different_lexicons_are_read_in_different_batches():
+    async def run():
+        reader = GatedRecognizer()
+        batcher = Batcher(reader, 100, READERS)
+        lexicons = (None, Lexicon((("a",),)), Lexicon((("b",),)), Lexicon((("a",),)))
+        tasks = [
+            asyncio.create_task(batcher.read([line(100 + number)], ReadOptions(1, False, lexicon)))
+            for number, lexicon in enumerate(lexicons)
+        ]
+        while batcher.waiting < len(tasks):
+            await asyncio.sleep(0.01)
+        reader.gate.set()
+        await asyncio.gather(*tasks)
+        await batcher.close()
+        return reader.read_with
+
+    assert {frozenset(widths): lexicon for widths, lexicon in asyncio.run(run())} == {
+        frozenset([100]): None,
+        frozenset([101, 103]): Lexicon((("a",),)),
+        frozenset([102]): Lexicon((("b",),)),
+    }

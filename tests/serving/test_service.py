@@ -12,6 +12,7 @@ import pytest
 from raycrnn.errors import UsageError
 from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
+from raycrnn.serving.batcher import ReadOptions
 from raycrnn.serving.service import Service
 from raycrnn.serving.settings import Limits
 from tests.conftest import draw
@@ -153,7 +154,7 @@ def test_a_request_that_hangs_does_not_block_a_new_model(model, tmp_path):
         await service.start()
         line = service.model.recognizer.prepare(draw("ab"))
         with gated(service.model.recognizer) as gate:
-            hanging = asyncio.create_task(service.model.batcher.read([line], 1, False))
+            hanging = asyncio.create_task(service.model.batcher.read([line], ReadOptions(1, False)))
             await asyncio.sleep(0.1)
             await asyncio.wait_for(service.change_model(str(tmp_path / "other")), 10)
             assert not hanging.done()

@@ -8,6 +8,7 @@ import pytest
 
 from raycrnn import config, evaluate
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.language import arpa, kneser_ney
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training.run import train
@@ -75,6 +76,30 @@ def test_outputs_that_are_too_large_to_keep_are_computed_for_each_trial(tmp_path
         assert ("runs again for each trial" in captured.err) == (limit == 0)
         scores.append([trial["cer"] for trial in json.loads(captured.out.splitlines()[-1])["trials"]])
     assert scores[0] == scores[1]
+
+
+def test_language_models_and_their_weights_are_searched(tmp_path, capsys):
+    csv_file = write_set(tmp_path, words(6))
+    settings = config.parse({"data": {"csv_files_train": str(csv_file)}, "model": {"size": "quarter"}})
+    alphabet = Alphabet(tuple(GLYPHS))
+    network = CRNN.from_settings(settings.model, settings.image, len(alphabet) + 1)
+    Recognizer(network, settings, alphabet, {"cer": 1.0}).save(tmp_path / "output" / "model")
+    (tmp_path / "a.arpa").write_bytes(arpa.to_bytes(kneser_ney.estimate(words(50), 3)))
+    text = f"""
+search:
+  decoding.language_model: {{grid: [null, labels, {tmp_path}/a.arpa]}}
+  decoding.language_model_weight: {{grid: [0.0, 2.0]}}
+fixed: {{decoding.insertion_bonus: 3.0}}
+metric: accuracy
+"""
+    assert run_search(tmp_path, tmp_path, text, "--json") == 0
+    trials = json.loads(capsys.readouterr().out.splitlines()[-1])["trials"][1:]
+    assert [trial["status"] for trial in trials] == ["finished"] * 2 + ["failed"] * 2 + ["finished"] * 2
+    with (tmp_path / "found" / "results.csv").open(newline="") as file:
+        assert "the model has no language model" in list(csv.DictReader(file))[3]["error"]
+    # Without a language model, neither the weight nor the bonus counts.
+    assert trials[0]["cer"] == trials[1]["cer"]
+    assert trials[4]["cer"] != trials[0]["cer"]
 
 
 def test_the_best_model_differs_only_in_its_decoding(trained, tmp_path, capsys):

@@ -1,0 +1,60 @@
+"""The language model that a run stores in its model directory. Importing it does not import torch."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from raycrnn.config import Configuration
+from raycrnn.ingest.training_data import TrainingData
+from raycrnn.language import kneser_ney, model_files
+from raycrnn.language.ngram_model import DEFAULT_ORDER, NgramModel
+from raycrnn.model.model_files import LABELS
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from raycrnn.training.job import TrainingJob
+
+logger = logging.getLogger(__name__)
+
+MAX_LISTED = 20
+"""Units that a message lists."""
+
+
+def put(configuration: Configuration, data: TrainingData) -> "ObjectRef | None":
+    """Put the language model of `decoding.language_model` into the object store, for the worker that writes models.
+
+    Args:
+        configuration: The run's configuration.
+        data: The training data, from whose labels the model is estimated if the setting is `labels`.
+
+    Returns:
+        The reference of an `NgramModel`; None if there is none.
+
+    Raises:
+        UsageError: There is no such file.
+        RaycrnnError: The file is not a language model, or is damaged.
+    """
+    import ray
+
+    location = configuration.decoding.language_model
+    if location is None:
+        return None
+    if location == LABELS:
+        # In the order in which the network reads the units.
+        labels = [data.alphabet.decode(codes) for codes in ray.get(data.train.table)["codes"].to_pylist()]
+        model = kneser_ney.estimate(labels, DEFAULT_ORDER, data.alphabet.units)
+    else:
+        model = model_files.read(location)
+        lacking = [unit for unit in data.alphabet.units if unit not in model.ids]
+        if lacking:
+            shown = ", ".join(map(repr, lacking[:MAX_LISTED]))
+            logger.warning(f"{location}: the language model lacks {len(lacking):,} units of the alphabet: {shown}")
+    logger.info(f"language model of {location}: {len(model.key_S) - 1:,} n-grams of up to {model.order} units")
+    return ray.put(model)
+
+
+def get(job: "TrainingJob") -> NgramModel | None:
+    """Return the language model of a run, if it has one."""
+    import ray
+
+    return ray.get(job.language_model) if job.language_model else None
