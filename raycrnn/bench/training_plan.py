@@ -11,7 +11,8 @@ from pydantic import Field
 
 from raycrnn import config
 from raycrnn.config import Group
-from raycrnn.config.schema import Location, Positive, RegularExpression
+from raycrnn.config.group import Location, Positive
+from raycrnn.config.schema import RegularExpression
 
 Overrides = tuple[str, ...]
 """Texts `key=value`, as on the command line of `raycrnn train`."""

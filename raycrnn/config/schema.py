@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from raycrnn.config.augmentation import Augmentation
-from raycrnn.config.group import Group, Share
-from raycrnn.storage import with_home
+from raycrnn.config.decoding import Decoding
+from raycrnn.config.group import Group, Integer, Location, Positive, Share
 
 CHANNELS_OF_SIZE = {
     "full": (64, 128, 256, 256, 512, 512, 512),
@@ -31,11 +31,6 @@ DEFAULT_STEPS = 3000
 On a hundred lines of old print, 3,000 steps gave 40 % fewer errors than the 420 steps of 60 epochs (see
 docs/measurements.md).
 """
-
-
-def _integral_float_as_int(value: object) -> object:
-    """Return 1e3 as 1000: JSON files, such as tf-crnn's template, write integers this way."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def one_as_several(value: object) -> object:
@@ -77,10 +72,6 @@ Delimiter = Annotated[
 ]
 Encoding = Annotated[str, AfterValidator(_check_encoding)]
 RegularExpression = Annotated[str, AfterValidator(_check_regular_expression)]
-Integer = Annotated[int, BeforeValidator(_integral_float_as_int)]
-Positive = Annotated[Integer, Field(ge=1)]
-Location = Annotated[str, AfterValidator(with_home)]
-"""A path or URI; `~/` at its start stands for the home directory."""
 Csvs = Annotated[tuple[Location, ...], BeforeValidator(one_as_several)]
 Weights = Annotated[dict[Location, Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
@@ -291,57 +282,6 @@ class Training(Group):
         if isinstance(values, dict) and "schedule" not in values and decay & values.keys():
             return {**values, "schedule": "exponential"}
         return values
-
-
-class Decoding(Group):
-    """How the log-probabilities of the network become text."""
-
-    method: Literal["beam", "greedy"] = "beam"
-    """Decoding method. beam: prefix beam search, which also gives a score. greedy: the best class of each frame, which
-    is faster."""
-    beam_width: Positive = 100
-    """Number of prefixes that beam search keeps at each frame; at least 2 and at least num_beam_paths."""
-    num_beam_paths: Positive = 1
-    """Number of transcriptions to return for each image, best first."""
-    language_model: Annotated[Location, Field(min_length=1)] | None = None
-    """Language model of beam search: the path or URI of an ARPA file, or labels, with which training estimates one from
-    the training labels. Training stores it in the model directory. By default there is none."""
-    language_model_weight: Annotated[float, Field(ge=0)] = 0.5
-    """Factor of the language model's log-probabilities, which are added to those of the network."""
-    insertion_bonus: float = 1.0
-    """Number that is added to the score of a transcription for each of its units, because a language model prefers
-    short texts. Used only with a language model."""
-    lexicon: Annotated[Location, Field(min_length=1)] | None = None
-    """Lexicon: the path or URI of a text file in UTF-8 with one entry a line, to which transcriptions are restricted.
-    Training copies it into the model directory. By default there is none."""
-    lexicon_mode: Literal["entries", "words"] = "entries"
-    """What the lexicon restricts. entries: the transcription is the most likely entry. words: every word of the line
-    is an entry, and what stands between words is free."""
-    lexicon_distance: Annotated[Integer, Field(ge=0)] | None = None
-    """With lexicon_mode=entries: the largest edit distance, in units, between the entries that are considered and the
-    transcription by greedy decoding. null: all entries are considered."""
-
-    @model_validator(mode="after")
-    def _beam_holds_paths(self) -> "Decoding":
-        if self.method == "beam" and self.beam_width < max(2, self.num_beam_paths):
-            raise ValueError("beam_width must be at least 2 and at least num_beam_paths")
-        if self.method == "greedy" and self.num_beam_paths > 1:
-            raise ValueError("greedy decoding finds one path only: num_beam_paths needs method=beam")
-        if self.method == "greedy" and self.language_model is not None:
-            raise ValueError("greedy decoding uses no language model: language_model needs method=beam")
-        return self
-
-    @model_validator(mode="after")
-    def _lexicon_can_be_used(self) -> "Decoding":
-        if self.lexicon_mode == "words" and self.method == "greedy":
-            raise ValueError("lexicon_mode=words needs method=beam")
-        if self.lexicon is not None and self.language_model is not None:
-            raise ValueError("lexicon and language_model cannot be used together: set one of them to null")
-        if self.lexicon_mode == "words" and self.lexicon_distance is not None:
-            raise ValueError("lexicon_distance has an effect only with lexicon_mode=entries: remove one of them")
-        if self.lexicon is not None and self.language_model is not None:
-            raise ValueError("lexicon and language_model exclude each other: set one of them to null")
-        return self
 
 
 class Cluster(Group):

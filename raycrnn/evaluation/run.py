@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from raycrnn import config
 from raycrnn.data import csv_files, csv_warnings
+from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.orientation import span_of
 from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
@@ -55,11 +57,7 @@ def evaluate_all(
     settings = configurations[0].data
     if not csvs:
         raise UsageError("evaluate needs a labelled CSV: name at least one")
-    files = csv_files.read_labelled_csvs(csvs, settings)
-    for file in files:
-        for warning in csv_warnings.warnings_of(file, settings, recognizers[0].alphabet.text_direction):
-            logger.warning(warning)
-    pairs = [(file, row) for file in files for row in file.rows]
+    pairs = _read_rows(csvs, settings, recognizers[0].alphabet.text_direction)
     unusual = [UnusualImages(each.image.input_shape, each.data.line_orientation) for each in configurations]
     paths = [file.resolve(row) for file, row in pairs if not row.problem]
     readings = []
@@ -85,6 +83,15 @@ def evaluate_all(
         Evaluation(_describe(model_files.describe(model), recognizer), tuple(lines), rejections)
         for model, recognizer, lines in zip(models, recognizers, kept, strict=True)
     ]
+
+
+def _read_rows(csvs: Sequence[str], settings: config.Data, direction: TextDirection) -> list[tuple[CsvFile, Row]]:
+    """Return the rows of CSVs with their files, after warnings about what is unusual in them. Raises `UsageError`."""
+    files = csv_files.read_labelled_csvs(csvs, settings)
+    for file in files:
+        for warning in csv_warnings.warnings_of(file, settings, direction):
+            logger.warning(warning)
+    return [(file, row) for file in files for row in file.rows]
 
 
 def _members(recognizer: Recognizer | Voter) -> tuple[Recognizer, ...]:

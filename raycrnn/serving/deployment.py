@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raycrnn import storage
 from raycrnn.cluster import ray_internals
-from raycrnn.config.schema import Location
+from raycrnn.config.group import Location
 from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import UsageError
 from raycrnn.language.ngram_model import NgramModel

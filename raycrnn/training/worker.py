@@ -330,14 +330,16 @@ class Worker:
         if best:
             scores = result.scores() if result else {}
             progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}
+            job, calibration = self.job, result.calibration if result else None
+            known = _knowledge(job) if self.rank == 0 else {}
             recognizer = Recognizer(
                 self.learner.network,
-                self.job.configuration,
-                self.job.data.alphabet,
+                job.configuration,
+                job.data.alphabet,
                 progress.best,
                 self.device,
-                result.calibration if result else None,
-                **(_knowledge(self.job) if self.rank == 0 else {}),
+                calibration,
+                **known,
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()

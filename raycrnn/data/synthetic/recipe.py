@@ -20,8 +20,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from raycrnn import config, storage
 from raycrnn.config import Group, Positive, one_as_several
-from raycrnn.config.group import Share
-from raycrnn.config.schema import Integer, Location, RegularExpression
+from raycrnn.config.group import Integer, Location, Share
+from raycrnn.config.schema import RegularExpression
 
 MIN_CONTRAST = 50
 """The least difference between the grey levels of ink and paper."""
