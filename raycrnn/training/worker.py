@@ -331,15 +331,9 @@ class Worker:
             scores = result.scores() if result else {}
             progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}
             job, calibration = self.job, result.calibration if result else None
-            known = _knowledge(job) if self.rank == 0 else {}
+            more = _knowledge(job) if self.rank == 0 else {}
             recognizer = Recognizer(
-                self.learner.network,
-                job.configuration,
-                job.data.alphabet,
-                progress.best,
-                self.device,
-                calibration,
-                **known,
+                self.learner.network, job.configuration, job.data.alphabet, progress.best, self.device, calibration, **more
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
