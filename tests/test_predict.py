@@ -269,6 +269,29 @@ def test_a_model_directory_that_lacks_a_file_is_named(model, images, capsys):
 # --- inputs
 
 
+def test_the_command_reads_the_lexicon_once_and_says_what_it_leaves_out(model, images, tmp_path, capsys, monkeypatch):
+    words = tmp_path / "words.txt"
+    words.write_text("abc\nxyz\nca\n")
+    transcriber = text_stage.Transcriber.__init__
+
+    def without_the_file(self, job: PredictionJob, threads: int) -> None:
+        # As on another machine.
+        words.rename(tmp_path / "elsewhere.txt")
+        transcriber(self, cloudpickle.loads(cloudpickle.dumps(job)), threads)
+
+    monkeypatch.setattr(text_stage.Transcriber, "__init__", without_the_file)
+    assert Predict.call([model, str(images), f"decoding.lexicon={words}"], "predict") == 0
+    out, err = capsys.readouterr()
+    assert {row["text"] for row in rows(out)} <= {"abc", "ca"}
+    assert {row["text_3"] for row in rows(out)} == {""}
+    assert err.count("line or entry 2, 'xyz': not in the alphabet") == 1
+
+
+def test_a_missing_lexicon_is_refused_before_anything_is_read(model, images, capsys):
+    assert Predict.call([model, str(images), "decoding.lexicon=none.txt"], "predict") == 2
+    assert "none.txt: no such lexicon file" in capsys.readouterr().err
+
+
 def test_a_folder_is_listed_in_the_order_of_its_paths(tmp_path):
     for name in ("b.png", "a/x.png", "a.png", "a/c/y.TIF", "a-b/z.png", "dir.png/in.jpg", "no.txt", "a/no", ".png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)

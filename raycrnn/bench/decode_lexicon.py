@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def figures(frames: int, lines: int, classes: int, width: int, rounds: int) -> I
     cases["words"] = [_sentence(words, frames // 4, generator) for _ in range(lines)]
     for mode, texts in cases.items():
         batches = list(batches_of_prediction(spelled(texts, alphabet, frames, generator)))
-        decoders = {
+        decoders: dict[str, Callable[[tuple[Tensor, Tensor]], object]] = {
             "beam search": lambda batch: ctc.beam_search(*batch, width, 2),
             "entries": lambda batch: coded.best_entries(*batch, 10, None),
             "words": lambda batch: coded.with_words(*batch, width, 10),
