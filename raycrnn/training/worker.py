@@ -330,10 +330,10 @@ class Worker:
         if best:
             scores = result.scores() if result else {}
             progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}
-            job, calibration = self.job, result.calibration if result else None
+            job, device, calibration = self.job, self.device, result.calibration if result else None
             more = _knowledge(job) if self.rank == 0 else {}
             recognizer = Recognizer(
-                self.learner.network, job.configuration, job.data.alphabet, progress.best, self.device, calibration, **more
+                self.learner.network, job.configuration, job.data.alphabet, progress.best, device, calibration, **more
             )
             self._write("model", lambda: recognizer.save(self.output.path / "model"))
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
