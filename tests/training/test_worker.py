@@ -98,7 +98,13 @@ def make_job(configuration: config.Configuration, output: Path, initial_model: I
     """Return the parts of a job that a worker without Ray and without evaluation rows needs."""
     samples = SimpleNamespace(rows=len(BATCHES), rejections=())
     data = SimpleNamespace(
-        alphabet=ALPHABET, train=samples, eval=None, sets={"train": samples}, csv_digests={}, csv_row_digests={}
+        alphabet=ALPHABET,
+        train=samples,
+        eval=None,
+        sets={"train": samples},
+        csv_digests={},
+        csv_row_digests={},
+        lexicon=None,
     )
     return SimpleNamespace(
         configuration=configuration,
@@ -112,6 +118,7 @@ def make_job(configuration: config.Configuration, output: Path, initial_model: I
         trains_on=False,
         exchanges_weights=False,
         initial_model=initial_model,
+        language_model=None,
     )
 
 

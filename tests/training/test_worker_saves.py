@@ -51,7 +51,9 @@ def run(tmp_path, monkeypatch):
                 "training": {"precision": "fp32", "n_epochs": 1, **training},
             }
         )
-        data = SimpleNamespace(alphabet=ALPHABET, train=None, eval=None, sets={}, csv_digests={}, csv_row_digests={})
+        data = SimpleNamespace(
+            alphabet=ALPHABET, train=None, eval=None, sets={}, csv_digests={}, csv_row_digests={}, lexicon=None
+        )
         job = SimpleNamespace(
             configuration=configuration,
             data=data,
@@ -64,6 +66,7 @@ def run(tmp_path, monkeypatch):
             trains_on=False,
             taken_over=False,
             initial_model=None,
+            language_model=None,
         )
         saved, save = [], checkpoint.save
 
