@@ -1,5 +1,6 @@
 """The loop of a worker, without Ray: its steps, evaluations, checkpoints, and how it stops."""
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,7 @@ class Reporter:
 
     def set_activity(self, description: str) -> None: ...
 
-    def log(self, text: str) -> None: ...
+    def log(self, text: str, level: int = logging.INFO) -> None: ...
 
     def progress(self, make: Callable[[], object]) -> None:
         make()
