@@ -140,6 +140,7 @@ def _discounts(count: np.ndarray) -> tuple[np.ndarray, bool]:
     if all(numbers[:3]):
         share = numbers[0] / (numbers[0] + 2 * numbers[1])
         estimated = [k - (k + 1) * share * numbers[k] / numbers[k - 1] for k in (1, 2, 3)]
-        if all(0 <= discount <= k for k, discount in enumerate(estimated, 1)):
+        # A discount of 0 could leave nothing for the order below, and the logarithm of the back-off weight is infinite.
+        if all(0 < discount <= k for k, discount in enumerate(estimated, 1)):
             return np.array([0.0, *estimated]), True
     return np.array([0.0, *FALLBACK]), False

@@ -112,6 +112,14 @@ def test_discounts_of_hand_computed_counts():
     assert model.log_prob_S[1 + BEGIN_ID] == -99
 
 
+def test_every_back_off_weight_is_finite_if_an_estimated_discount_would_be_0():
+    # 2, 2 and 4 units occur once, twice and three times, for which the formulas give a discount of 0 for two.
+    counts = np.repeat([1, 2, 3], [2, 2, 4])
+    discount_D, are_estimated = kneser_ney._discounts(counts)
+    assert not are_estimated
+    assert (discount_D[1:] > 0).all()
+
+
 def test_lines_without_units_count_for_nothing_and_texts_without_units_are_refused():
     lines = [tuple("ab"), (), tuple("b")]
     assert kneser_ney.estimate(lines, 3).digest == kneser_ney.estimate([lines[0], lines[2]], 3).digest
