@@ -190,12 +190,13 @@ def write(path: Path, model: StoredModel) -> None:
 
 
 def _complete(model: StoredModel) -> config.Configuration:
-    """Return the configuration with the direction of the text that training found, and the name of the lexicon."""
+    """Return the configuration with the direction of the text that training found, and what decoding uses."""
     configuration = model.configuration
     data = configuration.data.model_copy(update={"text_direction": model.alphabet.text_direction})
     decoding = configuration.decoding
-    if model.lexicon is not None and decoding.lexicon is None:
-        decoding = decoding.model_copy(update={"lexicon": LEXICON})
+    if model.lexicon is not None:
+        # It replaces the language model, and the two cannot be set together.
+        decoding = decoding.model_copy(update={"lexicon": decoding.lexicon or LEXICON, "language_model": None})
     return configuration.model_copy(update={"data": data, "decoding": decoding})
 
 

@@ -147,7 +147,9 @@ class Recognizer:
         return recognizer
 
     def save(self, path: Path) -> None:
-        """Write a model directory. A reader finds either the old directory or the new one.
+        """Write a model directory, without the language model if a lexicon replaces it.
+
+        A reader finds either the old directory or the new one.
 
         Args:
             path: The directory; it is replaced if it exists.
@@ -155,7 +157,7 @@ class Recognizer:
         Raises:
             OSError: The directory cannot be written.
         """
-        more = self.calibration, self.language_model, self.lexicon
+        more = self.calibration, None if self.lexicon else self.language_model, self.lexicon
         stored = model_dir.StoredModel(self.network, self.configuration, self.alphabet, self.metrics, *more)
         model_dir.write(path, stored)
 

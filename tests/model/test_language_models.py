@@ -109,3 +109,14 @@ def test_right_to_left_text_is_scored_in_display_order():
     log_probs_TBK = torch.tensor([[unit], [blank], [unit], [blank], [unit]]).log()
     best = decoder.decode(Outputs((0,), log_probs_TBK, torch.tensor([5])))[0][0]
     assert "".join(alphabet.decode(code for _, code in alphabet.in_logical_order(best.codes))) == "אבב"
+
+
+def test_a_saved_model_has_no_language_model_if_a_lexicon_replaces_it(tmp_path):
+    with_language_model().save(tmp_path / "model")
+    restricted = Recognizer.load(tmp_path / "model", "cpu", lexicon=["ab", "cb"])
+    restricted.save(tmp_path / "restricted")
+    loaded = Recognizer.load(tmp_path / "restricted", "cpu")
+    assert loaded.lexicon == restricted.lexicon
+    assert loaded.language_model is None
+    assert loaded.transcribe(lines()) == restricted.transcribe(lines())
+    assert "language model" not in (tmp_path / "restricted" / "README.md").read_text()
