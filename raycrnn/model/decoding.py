@@ -18,8 +18,8 @@ from raycrnn.model.fused_search import Fusion
 from raycrnn.model.lexicon_decoding import CodedLexicon
 
 LEXICON_PATHS = 10
-"""Number of paths that decoding with a lexicon returns, at least: confidences depend on the sum of their
-probabilities."""
+"""Least number of paths that decoding with a lexicon returns. Confidences depend on the sum of the probabilities of this
+many."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def path_confidences(
     docs/language_models.md).
 
     With a lexicon, it is the probability on the condition that the text is one of those that the lexicon allows: that
-    among all texts, divided by the sum of those of the paths.
+    among all texts, divided by the sum of those of the first `LEXICON_PATHS` paths.
 
     Args:
         log_probs_TBK: Log-probabilities after temperature scaling.
@@ -125,7 +125,8 @@ def path_confidences(
             log_probs[i].append(min(0.0, log_prob))
     for i, image_paths in enumerate(paths):
         if image_paths[0].is_in_lexicon:
-            total = float(np.logaddexp.reduce(log_probs[i]))
+            # Not of more paths, because their number can be that of another request in the batch.
+            total = float(np.logaddexp.reduce(log_probs[i][:LEXICON_PATHS]))
             log_probs[i] = [min(0.0, log_prob - total) for log_prob in log_probs[i]]
     return [
         _posteriors(image_paths) or _calibrate(own, calibration.confidence(own[0], len(image_paths[0].codes), frames))

@@ -365,6 +365,14 @@ def test_texts_are_entries_of_the_lexicon_with_their_probabilities():
         )
 
 
+def test_confidences_with_a_lexicon_do_not_depend_on_the_number_of_alternatives():
+    reader = recognizer(beam_width=20)
+    entries = ["".join(units) for units in itertools.product("abc", repeat=3)]
+    for few, many in zip(*(reader.transcribe(lines(), n_best, lexicon=entries) for n_best in (2, 20)), strict=True):
+        assert len(many.alternatives) == 20
+        assert few.alternatives == many.alternatives[:2]
+
+
 def test_a_saved_model_keeps_its_lexicon(tmp_path):
     original = recognizer()
     original = Recognizer(
