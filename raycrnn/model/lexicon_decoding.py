@@ -19,7 +19,8 @@ from raycrnn.model.entry_search import EntrySearch
 from raycrnn.model.fused_search import Fusion
 
 KEPT_LEXICONS = 4
-"""Number of lexicons of calls that stay coded, because further calls may have them too."""
+"""Number of lexicons of calls that stay coded, because further calls may have them too. For 10,000 entries, coding and
+finding those that a model can read takes about half a second."""
 
 
 class CodedLexicon:
@@ -87,14 +88,10 @@ class CodedLexicon:
         return list(dict.fromkeys(tuple(self.alphabet.encode(display_order(entry, direction))) for entry in entries))
 
 
-@lru_cache(maxsize=KEPT_LEXICONS)
-def coded(lexicon: Lexicon, alphabet: Alphabet) -> CodedLexicon:
-    """Return a lexicon in the codes of an alphabet. That of a recent call is returned again."""
-    return CodedLexicon(lexicon, alphabet)
+def coded(lexicon: Lexicon | Sequence[str], configuration: config.Configuration, alphabet: Alphabet) -> CodedLexicon:
+    """Return the entries of a lexicon that a model can read, in the codes of its alphabet.
 
-
-def readable(lexicon: Lexicon | Sequence[str], configuration: config.Configuration, alphabet: Alphabet) -> Lexicon:
-    """Return a lexicon without the entries that a model cannot read, after a warning about them.
+    Those of a recent call are returned again, without another warning about entries that are left out.
 
     Args:
         lexicon: The lexicon, or its entries, which are written as in a lexicon file.
@@ -106,6 +103,20 @@ def readable(lexicon: Lexicon | Sequence[str], configuration: config.Configurati
     """
     if not isinstance(lexicon, Lexicon):
         lexicon = Lexicon.of(lexicon, configuration.data)
+    return _coded(lexicon, alphabet, image.frames(configuration.image.input_shape[1]))
+
+
+@lru_cache(maxsize=KEPT_LEXICONS)
+def _coded(lexicon: Lexicon, alphabet: Alphabet, frames: int) -> CodedLexicon:
+    return CodedLexicon(lexicon.readable(alphabet, frames), alphabet)
+
+
+def readable(lexicon: Lexicon, configuration: config.Configuration, alphabet: Alphabet) -> Lexicon:
+    """Return a lexicon without the entries that a model cannot read, after a warning about them.
+
+    Raises:
+        UsageError: The model can read none of the entries.
+    """
     return lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
 
 

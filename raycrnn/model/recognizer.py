@@ -249,9 +249,7 @@ class Recognizer:
         """
         decoder = self.decoder
         if lexicon is not None:
-            decoder = replace(
-                decoder, lexicon=coded(readable(lexicon, self.configuration, self.alphabet), self.alphabet)
-            )
+            decoder = replace(decoder, lexicon=coded(lexicon, self.configuration, self.alphabet))
         if n_best is not None:
             decoder = decoder.with_paths(n_best)
         results: dict[int, Transcription] = {}

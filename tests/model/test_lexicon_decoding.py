@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from raycrnn import config
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.lexicon import Lexicon
-from raycrnn.model import ctc
+from raycrnn.model import ctc, lexicon_decoding
 from raycrnn.model.decoding import LineDecoder, Outputs
 from raycrnn.model.lexicon_decoding import CodedLexicon
 from tests.language.test_word_automaton import is_allowed
@@ -106,3 +106,12 @@ def test_entries_of_text_from_right_to_left_are_in_the_order_of_the_image():
     assert "".join(unit for _, code in hebrew.in_logical_order(path.codes) for unit in hebrew.decode([code])) == "אבג"
     [[path, *_]] = lexicon(hebrew, "אבג").with_words(*spelled(hebrew, "12 גבא"), 20, 2)
     assert "".join(hebrew.decode(path.codes)) == "12 גבא"
+
+
+def test_a_lexicon_of_several_calls_is_coded_once(caplog):
+    configuration = config.parse({"data": {"csv_files_train": "lines.csv"}})
+    first, again = (lexicon_decoding.coded(["ab", "ba", "xyz"], configuration, LETTERS) for _ in range(2))
+    assert first is again
+    assert first.lexicon.entries == (("a", "b"), ("b", "a"))
+    assert caplog.text.count("1 of 3 entries are left out") == 1
+    assert lexicon_decoding.coded(["ab", "ba"], configuration, LETTERS) is not first
