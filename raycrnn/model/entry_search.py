@@ -141,12 +141,13 @@ class EntrySearch:
         return bound_M
 
     def _near(self, codes: tuple[int, ...], distance: int) -> np.ndarray:
-        """Return for each node whether it is (`NEAR`) or leads to (`LEADS`) an entry within an edit distance."""
+        """Return for each node whether it is (`NEAR`) or leads to (`LEADS`) an entry within an edit distance; else 0."""
         near = process.extract(
             _as_text(codes), self._texts, scorer=Levenshtein.distance, score_cutoff=distance, limit=None
         )
         nodes = self._trie.node_E[[index for _, _, index in near]]
-        considered_D = np.where(self._trie.leads_to(nodes), LEADS, 0)
+        # In int8, because there is an array of all nodes for each line of a batch.
+        considered_D = np.where(self._trie.leads_to(nodes), np.int8(LEADS), np.int8(0))
         considered_D[nodes] = NEAR
         return considered_D
 
