@@ -18,8 +18,8 @@ from raycrnn.model.fused_search import Fusion
 from raycrnn.model.lexicon_decoding import CodedLexicon
 
 LEXICON_PATHS = 10
-"""Least number of paths that decoding with a lexicon returns. Confidences depend on the sum of the probabilities of this
-many."""
+"""Least number of paths that decoding with a lexicon returns. Confidences depend on the sum of the probabilities of
+this many."""
 
 
 @dataclass(frozen=True)

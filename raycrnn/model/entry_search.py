@@ -141,7 +141,7 @@ class EntrySearch:
         return bound_M
 
     def _near(self, codes: tuple[int, ...], distance: int) -> np.ndarray:
-        """Return for each node whether it is (`NEAR`) or leads to (`LEADS`) an entry within an edit distance; else 0."""
+        """Return for each node whether it is (`NEAR`) or leads to (`LEADS`) an entry within an edit distance."""
         near = process.extract(
             _as_text(codes), self._texts, scorer=Levenshtein.distance, score_cutoff=distance, limit=None
         )
