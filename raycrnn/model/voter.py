@@ -16,7 +16,7 @@ from raycrnn.errors import UsageError
 from raycrnn.language.ngram_model import NgramModel
 from raycrnn.model import ctc, model_files
 from raycrnn.model.calibration import Calibration, apply_temperature
-from raycrnn.model.decoding import path_confidences
+from raycrnn.model.decoding import LEXICON_PATHS, path_confidences
 from raycrnn.model.model_files import Models
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.model.transcription import Alternative, Transcription, Unit
@@ -42,8 +42,10 @@ class Voter:
     With a lexicon, they vote on whole texts, because units of several texts could make one that is not in it.
 
     It is called like a `Recognizer`. The confidence of a text is the mean of the models' calibrated probabilities that
-    it is exact; it is 0 for a model whose alphabet lacks one of the units. The alternatives are the voted text, and
-    then all others that a model has read, by their confidence. Log-probabilities are the logarithms of the confidences.
+    it is exact; it is 0 for a model whose alphabet lacks one of the units. With a language model or a lexicon, it is
+    the mean of the models' confidences, which are 0 if the text is not among the ten best of a model. The alternatives
+    are the voted text, and then all others that a model has read, by their confidence. Log-probabilities are the
+    logarithms of the confidences.
 
     Args:
         recognizers: The models, at least one.
@@ -189,22 +191,24 @@ class Voter:
     ) -> Iterator[Transcription]:
         """Yield the transcription of each image of a batch."""
         # The score needs a second alternative.
+        read = max(2, n_best)
+        is_restricted = [lexicon is not None or _has_text_model(each) for each in self.recognizers]
         transcriptions = [
             each.transcribe(
                 [_image_for(prepared, self.inputs.index(_input(each))) for prepared in images],
-                min(each.max_alternatives, max(2, n_best)),
+                min(each.max_alternatives, max(read, LEXICON_PATHS if restricted else 0)),
                 log_probs=True,
                 lexicon=lexicon,
             )
-            for each in self.recognizers
+            for each, restricted in zip(self.recognizers, is_restricted, strict=True)
         ]
         # Units of several texts of a lexicon could make a text that is not in it.
         elect = vote if lexicon is None and self.lexicon is None else vote_on_texts
         voted = [elect(list(map(_ballot, own))) for own in zip(*transcriptions, strict=True)]
-        candidates = [self._candidates(units, own) for units, *own in zip(voted, *transcriptions, strict=True)]
+        candidates = [self._candidates(units, own, read) for units, *own in zip(voted, *transcriptions, strict=True)]
         confidences = [
-            text_confidences(recognizer, own, candidates)
-            for recognizer, own in zip(self.recognizers, transcriptions, strict=True)
+            (alternative_confidences if restricted else text_confidences)(recognizer, own, candidates)
+            for recognizer, own, restricted in zip(self.recognizers, transcriptions, is_restricted, strict=True)
         ]
         for index, prepared in enumerate(images):
             means = [math.fsum(each) / len(each) for each in zip(*(own[index] for own in confidences), strict=True)]
@@ -216,12 +220,14 @@ class Voter:
             score = first.log_prob - others[0].log_prob if others else None
             yield Transcription((first, *others[: n_best - 1]), score, units, prepared.name)
 
-    def _candidates(self, voted: Sequence[VotedUnit], transcriptions: Sequence[Transcription]) -> list[Text]:
-        """Return the voted text of an image, and all others that a model has read."""
+    def _candidates(
+        self, voted: Sequence[VotedUnit], transcriptions: Sequence[Transcription], alternatives: int
+    ) -> list[Text]:
+        """Return the voted text of an image, and all others among the first alternatives of a model."""
         read = (
             tuple(recognizer.alphabet.decode(alternative.codes))
             for recognizer, transcription in zip(self.recognizers, transcriptions, strict=True)
-            for alternative in transcription.alternatives
+            for alternative in transcription.alternatives[:alternatives]
         )
         return list(dict.fromkeys((tuple(unit.text for unit in voted), *read)))
 
@@ -283,6 +289,25 @@ def text_confidences(
     return [[confidence_of[index].get(text, 0.0) for text in own] for index, own in enumerate(texts)]
 
 
+def alternative_confidences(
+    recognizer: Recognizer, transcriptions: Sequence[Transcription], texts: Sequence[Sequence[Text]]
+) -> list[list[float]]:
+    """Return the confidence of a model in each of several texts of each image; 0 if it is none of its alternatives.
+
+    With a language model or a lexicon, confidences depend on all texts that the search has found.
+
+    Args:
+        recognizer: The model.
+        transcriptions: Its transcriptions of the images.
+        texts: The texts of each image.
+    """
+    decode = recognizer.alphabet.decode
+    confidences = ({tuple(decode(each.codes)): each.confidence for each in own.alternatives} for own in transcriptions)
+    return [
+        [confidence_of.get(text, 0.0) for text in own] for confidence_of, own in zip(confidences, texts, strict=True)
+    ]
+
+
 def padded_log_probs(transcriptions: Sequence[Transcription]) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probabilities [T, B, K] of transcriptions, with padding, and the frames [B] of each."""
     arrays = [torch.from_numpy(each.log_probs) for each in transcriptions if each.log_probs is not None]
@@ -293,6 +318,11 @@ def padded_log_probs(transcriptions: Sequence[Transcription]) -> tuple[torch.Ten
 def codes_of(alphabet: Alphabet, text: Text) -> list[int]:
     """Return the codes of a text in the order of the image. Raises `UnknownUnit`."""
     return alphabet.encode(display_order(text, alphabet.text_direction))
+
+
+def _has_text_model(recognizer: Recognizer) -> bool:
+    """Return whether a model decodes with a language model or a lexicon."""
+    return recognizer.decoder.language_model is not None or recognizer.decoder.lexicon is not None
 
 
 def _input(recognizer: Recognizer) -> tuple[tuple[int, int], int, str]:

@@ -11,6 +11,7 @@ import torch
 from raycrnn import Voter, config
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.language import kneser_ney
 from raycrnn.model import ctc, model_files, voter
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
@@ -34,9 +35,20 @@ def recognizer(seed: int = 3, units: str = "abcde", **groups) -> Recognizer:
     return Recognizer(network, configuration, Alphabet(tuple(units)), {"cer": seed / 10, "step": 9}, None, calibration)
 
 
-def test_copies_of_a_model_read_what_it_reads():
-    one, many = recognizer(), Voter([recognizer()] * 3)
-    for alone, voted in zip(one(LINES), many(LINES), strict=True):
+def with_language_model() -> Recognizer:
+    one = recognizer()
+    model = kneser_ney.estimate([tuple("badecab")], 3, one.alphabet.units)
+    return Recognizer(one.network, one.configuration, one.alphabet, {}, None, one.calibration, model)
+
+
+@pytest.mark.parametrize(
+    ("one", "lexicon"),
+    [(recognizer(), None), (with_language_model(), None), (recognizer(), ["abc", "bad", "cab", "dec"])],
+    ids=["plain", "language model", "lexicon"],
+)
+def test_copies_of_a_model_read_what_it_reads(one, lexicon):
+    many = Voter([one] * 3)
+    for alone, voted in zip(one(LINES, lexicon=lexicon), many(LINES, lexicon=lexicon), strict=True):
         assert voted.text == alone.text
         assert voted.codes == alone.codes
         assert voted.confidence == pytest.approx(alone.confidence)
