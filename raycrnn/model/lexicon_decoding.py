@@ -19,8 +19,8 @@ from raycrnn.model.entry_search import EntrySearch
 from raycrnn.model.fused_search import Fusion
 
 KEPT_LEXICONS = 4
-"""Number of lexicons of calls that stay coded, because further calls may have them too. For 10,000 entries, coding and
-finding those that a model can read takes about half a second."""
+"""Number of lexicons that stay coded, because further calls and models with the same alphabet may have them too. For
+10,000 entries, finding those that a model can read and making their tree takes about half a second."""
 
 
 class CodedLexicon:
@@ -91,7 +91,7 @@ class CodedLexicon:
 def coded(lexicon: Lexicon | Sequence[str], configuration: config.Configuration, alphabet: Alphabet) -> CodedLexicon:
     """Return the entries of a lexicon that a model can read, in the codes of its alphabet.
 
-    Those of a recent call are returned again, without another warning about entries that are left out.
+    Those of a recent call or model are returned again, without another warning about entries that are left out.
 
     Args:
         lexicon: The lexicon, or its entries, which are written as in a lexicon file.
@@ -109,15 +109,6 @@ def coded(lexicon: Lexicon | Sequence[str], configuration: config.Configuration,
 @lru_cache(maxsize=KEPT_LEXICONS)
 def _coded(lexicon: Lexicon, alphabet: Alphabet, frames: int) -> CodedLexicon:
     return CodedLexicon(lexicon.readable(alphabet, frames), alphabet)
-
-
-def readable(lexicon: Lexicon, configuration: config.Configuration, alphabet: Alphabet) -> Lexicon:
-    """Return a lexicon without the entries that a model cannot read, after a warning about them.
-
-    Raises:
-        UsageError: The model can read none of the entries.
-    """
-    return lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
 
 
 def _marked(paths: Sequence[Sequence[Path]]) -> list[list[Path]]:

@@ -23,7 +23,7 @@ from raycrnn.model import model_dir, model_files, runtime
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import LineDecoder, Outputs
-from raycrnn.model.lexicon_decoding import CodedLexicon, coded, readable
+from raycrnn.model.lexicon_decoding import coded
 from raycrnn.model.output_transcription import transcribe_outputs
 from raycrnn.model.transcription import Transcription
 
@@ -94,7 +94,7 @@ class Recognizer:
             configuration.decoding,
             alphabet,
             automaton,
-            CodedLexicon(readable(lexicon, configuration, alphabet), alphabet) if lexicon else None,
+            coded(lexicon, configuration, alphabet) if lexicon else None,
         )
         """Decodes the network's outputs."""
 

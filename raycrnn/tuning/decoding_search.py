@@ -22,7 +22,7 @@ from raycrnn.metrics.error_rates import Counts
 from raycrnn.model import runtime
 from raycrnn.model.crnn import output_bytes
 from raycrnn.model.decoding import Outputs
-from raycrnn.model.lexicon_decoding import CodedLexicon, readable
+from raycrnn.model.lexicon_decoding import CodedLexicon, coded
 from raycrnn.model.model_files import LABELS
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
@@ -95,10 +95,8 @@ class EvaluationSet:
         if name is None or name == recognizer.configuration.decoding.lexicon:
             return recognizer.decoder.lexicon if name else None
         if name not in self.lexicons:
-            entries = readable(
-                Lexicon.read(name, recognizer.configuration.data), recognizer.configuration, recognizer.alphabet
-            )
-            self.lexicons[name] = CodedLexicon(entries, recognizer.alphabet)
+            lexicon = Lexicon.read(name, recognizer.configuration.data)
+            self.lexicons[name] = coded(lexicon, recognizer.configuration, recognizer.alphabet)
         return self.lexicons[name]
 
     def outputs(self) -> Iterable[Outputs]:

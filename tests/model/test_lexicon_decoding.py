@@ -108,7 +108,7 @@ def test_entries_of_text_from_right_to_left_are_in_the_order_of_the_image():
     assert "".join(hebrew.decode(path.codes)) == "12 גבא"
 
 
-def test_a_lexicon_of_several_calls_is_coded_once(caplog):
+def test_a_lexicon_of_several_calls_or_models_is_coded_once(caplog):
     configuration = config.parse({"data": {"csv_files_train": "lines.csv"}})
     first, again = (lexicon_decoding.coded(["ab", "ba", "xyz"], configuration, LETTERS) for _ in range(2))
     assert first is again
