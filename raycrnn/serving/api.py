@@ -206,7 +206,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "The token is missing or wrong."},
     403: {"model": Problem, "description": "A page of another site sent the request."},
     408: {"model": Problem, "description": "The body arrived too slowly."},
-    413: {"model": Problem, "description": "The body is too large."},
+    413: {"model": Problem, "description": "The body or its lexicon is too large."},
     415: {"model": Problem, "description": "The content type is not that of an image, or the body is compressed."},
     422: {
         "model": Problem,
