@@ -23,6 +23,7 @@ from raycrnn import config, storage
 from raycrnn.cluster import start_time, workers
 from raycrnn.console import ImageProgress
 from raycrnn.data import image, inputs
+from raycrnn.model import voter
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
 from raycrnn.prediction import distributed, image_stage, pipeline, shards, text_stage
@@ -489,7 +490,7 @@ def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_
     out = tmp_path / "out.csv"
     with workers_run_what_is_patched(monkeypatch) as patch:
         patch.setattr(workers, "MAX_DEATHS", 1)
-        patch.setattr(text_stage, "Recognizer", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
+        patch.setattr(text_stage, "voter", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
         assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
     assert not out.exists()
@@ -500,7 +501,7 @@ def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_
     (loaded := tmp_path / "loaded").mkdir()
 
     def load(*arguments):
-        recognizer = Recognizer.load(*arguments)
+        recognizer = voter.load(*arguments)
         (loaded / str(os.getpid())).touch()
         return recognizer
 
@@ -512,7 +513,7 @@ def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_
 
     with workers_run_what_is_patched(monkeypatch) as patch:
         patch.setattr(workers, "MAX_DEATHS", 1)
-        patch.setattr(text_stage, "Recognizer", SimpleNamespace(load=load))
+        patch.setattr(text_stage, "voter", SimpleNamespace(load=load))
         # Not the function that decodes, which by then runs in processes of its own.
         patch.setattr(image_stage, "_malformed", die)
         assert Predict.call([model, listed], "predict") == 1

@@ -119,6 +119,15 @@ def test_models_that_read_other_images_get_their_own():
     assert len(both(LINES)) == len(LINES)
 
 
+def test_with_a_lexicon_a_vote_is_an_entry():
+    entries = ("ab", "abc", "dea", "cab", "bead", "ace")
+    models = [recognizer(seed) for seed in (1, 2, 3)]
+    for index, voted in enumerate(Voter(models)(LINES, lexicon=entries)):
+        read = {model(LINES[index], lexicon=entries)[0].text for model in models}
+        assert voted.text in read and read <= set(entries)
+        assert "".join(unit.text for unit in voted.units) == voted.text
+
+
 def test_greedy_models_vote_without_a_beam():
     models = [recognizer(seed, decoding={"method": "greedy"}) for seed in (1, 2)]
     voted = Voter(models)(LINES)

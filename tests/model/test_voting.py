@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycrnn.model.voting import Ballot, align, vote
+from raycrnn.model.voting import Ballot, align, vote, vote_on_texts
 
 
 def ballot(text: str, *confidences: float, whole: float = 0.5) -> Ballot:
@@ -51,6 +51,20 @@ def test_what_two_readings_have_more_than_the_third_is_aligned_between_them():
     assert [unit.text for unit in units] == ["a", "x", "1", "b"]
     assert [unit.sources for unit in units] == [(0, 0, 0), (1, None, None), (2, 2, None), (3, 3, 1)]
     assert [unit.confidence for unit in units] == pytest.approx([1.7 / 3, 0.8 / 3, 1.5 / 3, 1.7 / 3])
+
+
+def test_whole_texts_are_not_mixed():
+    # Unit by unit, "pen" and "pan" and "tin" make "pin".
+    pen, pan, tin = ballot("pen", 0.9, 0.3, 0.9), ballot("pan", 0.9, 0.3, 0.9), ballot("tin", 0.5, 0.9, 0.5)
+    assert voted(pen, pan, tin) == "pin"
+    units = vote_on_texts([pen, tin, pen])
+    assert [unit.text for unit in units] == ["p", "e", "n"]
+    assert [unit.confidence for unit in units] == pytest.approx([1.8 / 3, 0.6 / 3, 1.8 / 3])
+    assert [unit.sources for unit in units] == [(0, None, 0), (1, None, 1), (2, None, 2)]
+    # Three halves are more than 0.9, and of equal sums the one with more votes wins.
+    sure = ballot("ab", 0.9, whole=0.9)
+    assert "".join(unit.text for unit in vote_on_texts([sure, *[ballot("ba", 0.2, whole=0.5)] * 3])) == "ba"
+    assert "".join(unit.text for unit in vote_on_texts([ballot("z", 0.2, whole=1.0), *[pen] * 2])) == "pen"
 
 
 def test_units_of_several_characters_are_voted_on_as_a_whole():
