@@ -1,6 +1,6 @@
 """The prefix tree (trie) of sequences of codes, in arrays.
 
-Array names end in their axes: D nodes of the trie, E entries, L places in an entry.
+Array names end in their axes: D nodes of the trie, E entries.
 """
 
 from collections.abc import Sequence
@@ -38,19 +38,21 @@ class Trie:
         """Return the trie of some entries, which are different from each other and not empty."""
         order = sorted(range(len(entries)), key=lambda i: tuple(entries[i]))
         lengths_E = np.array([len(entries[i]) for i in order])
-        codes_EL = np.full((len(entries), int(lengths_E.max())), -1, np.int32)
-        # Filled in the order of rows, which is that of the concatenated entries.
-        codes_EL[np.arange(codes_EL.shape[1]) < lengths_E[:, None]] = [code for i in order for code in entries[i]]
-        # Each prefix begins at the first of the sorted entries that have it.
-        differs_EL = np.ones(codes_EL.shape, bool)
-        differs_EL[1:] = np.maximum.accumulate(codes_EL[1:] != codes_EL[:-1], axis=1)
+        starts_E = np.cumsum(lengths_E) - lengths_E
+        # Concatenated, because a table of all places would have the length of the longest entry in each row.
+        concatenated = np.array([code for i in order for code in entries[i]], np.int32)
+        # Whether the prefix of an entry differs from that of the sorted entry before it.
+        differs_E = np.arange(len(entries)) == 0
         parents, codes, levels = [np.array([ROOT])], [np.array([-1])], [1]
         node_E, count = np.zeros(len(entries), np.int64), 1
-        for place in range(codes_EL.shape[1]):
+        for place in range(int(lengths_E.max())):
             reaches_E = lengths_E > place
-            is_new_E = differs_EL[:, place] & reaches_E
+            code_E = np.full(len(entries), -1, np.int32)
+            code_E[reaches_E] = concatenated[starts_E[reaches_E] + place]
+            differs_E[1:] |= code_E[1:] != code_E[:-1]
+            is_new_E = differs_E & reaches_E
             parents.append(node_E[is_new_E])
-            codes.append(codes_EL[is_new_E, place])
+            codes.append(code_E[is_new_E])
             node_E[reaches_E] = (count - 1 + np.cumsum(is_new_E))[reaches_E]
             count += int(is_new_E.sum())
             levels.append(count)
