@@ -66,8 +66,9 @@ class Export(Command):
         which = "images" if self.images else "generated images (--images compares on yours)"
         print(f"compared with the model on {agreement.images:,} {which}:")
         print(f"the same text, log-probabilities within {agreement.difference:.1e}")
-        if recognizer.language_model is not None:
-            logger.warning("the language model is not in the file, which ends with the network's log-probabilities")
+        for name, part in (("language model", recognizer.language_model), ("lexicon", recognizer.lexicon)):
+            if part is not None:
+                logger.warning(f"the {name} is not in the file, which ends with the network's log-probabilities")
 
 
 def _check_output(path: str, overwrite: bool) -> None:

@@ -9,6 +9,7 @@ import torch
 from raycrnn import storage
 from raycrnn.errors import UsageError
 from raycrnn.export import Export
+from raycrnn.model.recognizer import Recognizer
 from tests.conftest import words, write_set
 from tests.exporting.test_comparison import as_the_model
 from tests.exporting.test_run import patch_format
@@ -46,6 +47,14 @@ def test_the_command_compares_on_the_users_images_and_prints_the_result(tmp_path
     assert "compared with the model on 22 images:\nthe same text, log-probabilities within" in shown.out
     assert shown.err == f"left out: {tmp_path}/images/broken.png: not an image: a text file (8 bytes)\n"
     assert torch.export.load(output)
+
+
+def test_the_command_says_that_a_lexicon_is_not_exported(tmp_path, capsys):
+    recognizer().save(tmp_path / "model")
+    Recognizer.load(tmp_path / "model", "cpu", lexicon=["ab"]).save(tmp_path / "restricted")
+    assert Export.call([str(tmp_path / "restricted"), str(tmp_path / "model.pt2")], "export") == 0
+    said = "the lexicon is not in the file, which ends with the network's log-probabilities"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
