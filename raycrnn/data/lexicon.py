@@ -61,7 +61,15 @@ class Lexicon:
             location, "utf-8", "lexicon", "name a text file with one entry a line", "save the file as UTF-8"
         )
         lines = ((number, line) for number, line in enumerate(csv_files.split_lines(text), 1) if line)
-        return cls._of_numbered(lines, settings, str(location), "line")
+        lexicon, repeated, spaced = cls._of_numbered(lines, settings, str(location), "line")
+        if repeated:
+            logger.info(f"{location}: {len(repeated):,} entries are repeated, the first one in line {repeated[0]}")
+        if spaced:
+            logger.warning(
+                f"{location}: {len(spaced):,} entries begin or end with a space, which must then be in the image, the "
+                f"first one in line {spaced[0]}"
+            )
+        return lexicon
 
     @classmethod
     def of(cls, entries: Iterable[str], settings: config.Data, origin: str = "lexicon") -> "Lexicon":
@@ -77,14 +85,17 @@ class Lexicon:
         """
         if isinstance(entries, str):
             raise UsageError(f"{origin}: one string instead of a sequence of entries")
-        return cls._of_numbered(enumerate(entries, 1), settings, origin, "entry")
+        # Without a word about repeated ones: every request to a service may have a lexicon.
+        return cls._of_numbered(enumerate(entries, 1), settings, origin, "entry")[0]
 
     @classmethod
     def _of_numbered(
         cls, texts: Iterable[tuple[int, str]], settings: config.Data, origin: str, place: str
-    ) -> "Lexicon":
+    ) -> tuple["Lexicon", list[int], list[int]]:
+        """Return a lexicon, and the numbers of the entries that are repeated and of those with spaces at their ends."""
         numbers: dict[Entry, int] = {}
-        repeated, spaced = [], []
+        repeated: list[int] = []
+        spaced: list[int] = []
         for number, text in texts:
             if not isinstance(text, str):
                 raise UsageError(f"{origin}, {place} {number}: {text!r} is not a string")
@@ -99,14 +110,7 @@ class Lexicon:
                 spaced.append(number)
         if not numbers:
             raise UsageError(f"{origin}: the lexicon has no entries: name a text file with one entry a line")
-        if repeated:
-            logger.info(f"{origin}: {len(repeated):,} entries are repeated, the first one in {place} {repeated[0]}")
-        if spaced:
-            logger.warning(
-                f"{origin}: {len(spaced):,} entries begin or end with a space, which must then be in the image, the "
-                f"first one in {place} {spaced[0]}"
-            )
-        return cls(tuple(numbers), origin, tuple(numbers.values()))
+        return cls(tuple(numbers), origin, tuple(numbers.values())), repeated, spaced
 
     def readable(self, alphabet: Alphabet, frames: int) -> "Lexicon":
         """Return the lexicon without the entries that a model cannot read, after a warning about them.

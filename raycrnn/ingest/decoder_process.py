@@ -80,6 +80,8 @@ class DecoderProcess:
         try:
             return self._reply()
         except (EOFError, ConnectionError):
+            # Until it is joined, it may still count as alive.
+            self._process.join()
             return pa.concat_tables([self._decode_alone(block.slice(row, 1)) for row in range(len(block))])
 
     def _reply(self) -> pa.Table:

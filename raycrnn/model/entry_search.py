@@ -24,6 +24,10 @@ WIDTHS = (32, 256)
 """Numbers of prefixes of a length that a search keeps for a line. It is repeated with the next one until no prefix that
 was left out can lead to a better entry."""
 
+MAX_TENSOR_BYTES = 2**25
+"""Largest size in bytes of a tensor with the frames of the children of the root, by which lines are searched together.
+Several such tensors exist at a time."""
+
 LEADS, NEAR = 1, 2
 """Marks of the nodes that are considered: those that lead to a near entry, and those that are one."""
 
@@ -103,10 +107,13 @@ class EntrySearch:
         if distance is not None:
             considered_BD = [self._near(path.codes, distance) for path in ctc.greedy(log_probs_TBK, frames_B)]
         found = [Found(paths) for _ in considered_BD]
+        branches = max(WIDTHS[0], len(self._trie.children(np.array([ROOT]))[0]))
+        most = max(1, MAX_TENSOR_BYTES // (branches * 8 * log_probs_BTK.shape[1]))
         for width in WIDTHS:
             lines = [line for line, each in enumerate(found) if width == WIDTHS[0] or not each.is_exact]
             # Those of the first width are searched together; later ones are few, and need more memory.
-            for together in [lines] if width == WIDTHS[0] else [[line] for line in lines]:
+            size = most if width == WIDTHS[0] else 1
+            for together in (lines[first : first + size] for first in range(0, len(lines), size)):
                 for line in together:
                     found[line].left_out, found[line].repeated = -np.inf, width != WIDTHS[0]
                 self._search(log_probs_BTK, together, considered_BD, found, width)

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,8 +36,10 @@ Models = str | Path | Sequence[str | Path]
 FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, LANGUAGE_MODEL, LEXICON, MODELS)
 """The files that are read."""
 
-IDENTITY_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
-"""The files that tell one model from another."""
+REQUIRED_FILES = (WEIGHTS, CONFIGURATION, ALPHABET)
+
+IDENTITY_FILES = (*REQUIRED_FILES, LANGUAGE_MODEL, LEXICON)
+"""The files that tell one model from another, as far as it has them."""
 
 
 def members(models: Models) -> tuple[str, ...]:
@@ -209,7 +211,7 @@ def file_digests(models: Models) -> dict[str, str]:
     """
     digests, locations = {}, members(models)
     for number, location in enumerate(locations, 1):
-        for name in (*IDENTITY_FILES, CALIBRATION, LANGUAGE_MODEL, LEXICON):
+        for name in (*IDENTITY_FILES, CALIBRATION):
             with suppress(FileNotFoundError, NotADirectoryError):
                 data = storage.read(storage.join(_current(location), name))
                 key = name if len(locations) == 1 else f"{number}/{name}"
@@ -246,7 +248,8 @@ def _fingerprint_of(location: str) -> tuple[Hashable, ...]:
             files = storage.names(location)
             return tuple(files[name] for name in IDENTITY_FILES if name in files)
         folder = storage.current_directory(Path(location))
-        states = [(folder / name).stat() for name in IDENTITY_FILES]
+        names = [name for name in IDENTITY_FILES if name in REQUIRED_FILES or (folder / name).exists()]
+        states = [(folder / name).stat() for name in names]
     except OSError:
         return ()
     return tuple((state.st_ino, state.st_mtime_ns, state.st_size) for state in states)
@@ -261,7 +264,8 @@ def version_of(models: Models) -> str:
     digest = hashlib.sha256()
     for location in members(models):
         for name in IDENTITY_FILES:
-            digest.update(storage.read(storage.join(_current(location), name)))
+            with nullcontext() if name in REQUIRED_FILES else suppress(FileNotFoundError):
+                digest.update(storage.read(storage.join(_current(location), name)))
     return digest.hexdigest()[:12]
 
 
