@@ -151,6 +151,9 @@ def test_the_command_serves_and_ctrl_c_answers_the_requests_in_progress(model, q
         load = asyncio.run(closed_loop(port, questions, 4, 2))
         assert load.latencies
         assert load.wrong == load.refused == load.failed == 0
+        # More than the 4 MB that gRPC accepts by default.
+        large = httpx.post(f"http://127.0.0.1:{port}/predict", content=bytes(6_000_000), timeout=60)
+        assert (large.status_code, large.json()["error"]) == (422, "not an image")
         answers = []
         many = [("image", (f"{n}.png", question.body)) for n, question in enumerate(questions * 3)]
         before = images_received(port)

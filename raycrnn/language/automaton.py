@@ -14,14 +14,34 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from raycrnn.language.ngram_model import END_ID, UNKNOWN_ID, NgramModel
+from raycrnn.errors import UsageError
+from raycrnn.language.ngram_model import END_ID, SPECIAL, UNKNOWN_ID, NgramModel
 
 TABLE_BYTES = 256 * 2**20
 """Size of the table, in bytes, above which its rows are forgotten."""
 
 FIRST_ROWS = 1024
 
+MAX_NAMED = 5
+"""Units of the model that a message names, at most."""
+
 LN_10 = math.log(10)
+
+
+def unknown_units(model: NgramModel, units: Sequence[str]) -> tuple[str, ...]:
+    """Return the units of an alphabet that an n-gram model lacks.
+
+    Raises:
+        UsageError: The model lacks all of them, as one of words does.
+    """
+    unknown = tuple(unit for unit, token in zip(units, model.encode(units), strict=True) if token == UNKNOWN_ID)
+    if len(unknown) == len(units):
+        own = ", ".join(map(repr, model.units[len(SPECIAL) :][:MAX_NAMED]))
+        raise UsageError(
+            f"the language model has no unit of the alphabet, but such as {own}: it must be a model of the "
+            "alphabet's units, which are usually characters, and not of words"
+        )
+    return unknown
 
 
 class Automaton:
@@ -30,14 +50,16 @@ class Automaton:
     Args:
         model: The n-gram model.
         units: The units of the alphabet. Those that the model lacks have the probability of `<unk>`.
+
+    Raises:
+        UsageError: The model lacks all of them.
     """
 
     def __init__(self, model: NgramModel, units: Sequence[str]):
         self.model = model
-        tokens = model.encode(units)
-        self.unknown = tuple(unit for unit, token in zip(units, tokens, strict=True) if token == UNKNOWN_ID)
+        self.unknown = unknown_units(model, units)
         """The units that the model lacks."""
-        self._token_C, columns = np.unique([*tokens, END_ID], return_inverse=True)
+        self._token_C, columns = np.unique([*model.encode(units), END_ID], return_inverse=True)
         self.columns = columns[:-1]
         """int64: the column of each unit of the alphabet."""
         self.end_column = int(columns[-1])

@@ -13,6 +13,9 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language import arpa
 from raycrnn.language.ngram_model import SPECIAL, NgramModel
 
+BINARY = (b"mmap lm http://kheafield.com/code", b"SRILM_BINARY_NGRAM")
+"""How the binary files of KenLM and SRILM begin."""
+
 
 def read(location: str | Path) -> NgramModel:
     """Read a language model: an ARPA file, which may be compressed by gzip, or a file that `to_bytes` wrote.
@@ -21,7 +24,7 @@ def read(location: str | Path) -> NgramModel:
         location: Path or URI.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or it is a binary file of another tool.
         RaycrnnError: The file is not a language model, or is damaged.
     """
     try:
@@ -30,6 +33,8 @@ def read(location: str | Path) -> NgramModel:
         raise UsageError(f"{location}: no such language model{characters.notes_on(str(location))}") from None
     except OSError as error:
         raise UsageError(f"{location}: the language model cannot be read: {storage.describe(error)}") from None
+    if data.startswith(BINARY):
+        raise UsageError(f"{location}: a binary file of KenLM or SRILM: name the ARPA file from which it was made")
     # The header of safetensors is its length in eight bytes, and a JSON object.
     return _from_bytes(data, str(location)) if data[8:9] == b"{" else arpa.from_bytes(data, str(location))
 

@@ -39,7 +39,7 @@ class ImageForVote(PreparedImage):
 class Voter:
     """Several trained models that read the same images and vote on each unit, see `voting.vote`.
 
-    With a lexicon, they vote on whole texts, because units of several texts could make one that is not in it.
+    If all have a lexicon, they vote on whole texts, because units of several texts could make one that is not in it.
 
     It is called like a `Recognizer`. The confidence of a text is the mean of the models' calibrated probabilities that
     it is exact; it is 0 for a model whose alphabet lacks one of the units. With a language model or a lexicon, it is
@@ -203,7 +203,8 @@ class Voter:
             for each, restricted in zip(self.recognizers, is_restricted, strict=True)
         ]
         # Units of several texts of a lexicon could make a text that is not in it.
-        elect = vote if lexicon is None and self.lexicon is None else vote_on_texts
+        all_restricted = lexicon is not None or all(each.lexicon is not None for each in self.recognizers)
+        elect = vote_on_texts if all_restricted else vote
         voted = [elect(list(map(_ballot, own))) for own in zip(*transcriptions, strict=True)]
         candidates = [self._candidates(units, own, read) for units, *own in zip(voted, *transcriptions, strict=True)]
         confidences = [

@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     # Proxies talk to replicas by gRPC instead of Ray tasks: a request without an image takes half the time.
     "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+    # gRPC's own limit is 4 MB. Bodies have limits of their own (`BodyLimiter`), so this is the greatest value.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # Write the request log in blocks; nobody follows it.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from raycrnn.config import Configuration
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.language import kneser_ney, model_files
+from raycrnn.language.automaton import unknown_units
 from raycrnn.language.ngram_model import DEFAULT_ORDER, NgramModel
 from raycrnn.model.model_files import LABELS
 
@@ -31,7 +32,7 @@ def put(configuration: Configuration, data: TrainingData) -> "ObjectRef | None":
         The reference of an `NgramModel`; None if there is none.
 
     Raises:
-        UsageError: There is no such file.
+        UsageError: There is no such file, or the model has no unit of the alphabet.
         RaycrnnError: The file is not a language model, or is damaged.
     """
     import ray
@@ -45,8 +46,7 @@ def put(configuration: Configuration, data: TrainingData) -> "ObjectRef | None":
         model = kneser_ney.estimate(labels, DEFAULT_ORDER, data.alphabet.units)
     else:
         model = model_files.read(location)
-        lacking = [unit for unit in data.alphabet.units if unit not in model.ids]
-        if lacking:
+        if lacking := unknown_units(model, data.alphabet.units):
             shown = ", ".join(map(repr, lacking[:MAX_LISTED]))
             logger.warning(f"{location}: the language model lacks {len(lacking):,} units of the alphabet: {shown}")
     logger.info(f"language model of {location}: {len(model.key_S) - 1:,} n-grams of up to {model.order} units")

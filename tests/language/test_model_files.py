@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from raycrnn.errors import RaycrnnError
+from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language import kneser_ney, model_files
 
 MODEL = kneser_ney.estimate([("a", "b", "ſt"), ("b", " ")], 3)
@@ -42,3 +42,9 @@ def test_a_truncated_compact_file_is_refused(tmp_path):
     (tmp_path / "x").write_bytes(model_files.to_bytes(MODEL)[:-5])
     with pytest.raises(RaycrnnError, match="x: damaged"):
         model_files.read(tmp_path / "x")
+
+
+def test_a_binary_file_of_kenlm_is_refused_by_name(tmp_path):
+    (tmp_path / "model.binary").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0\xff\xfe")
+    with pytest.raises(UsageError, match=r"model\.binary: a binary file of KenLM or SRILM: name the ARPA file"):
+        model_files.read(tmp_path / "model.binary")

@@ -66,6 +66,14 @@ def test_units_that_the_language_model_lacks_are_named(tmp_path, caplog):
     assert "lacks 3 units of the alphabet, which have the probability of <unk>: 'b', 'c', 'é'" in caplog.text
 
 
+def test_a_language_model_of_words_is_refused(tmp_path):
+    recognizer().save(tmp_path / "model")
+    words = kneser_ney.estimate([("hello", "world")], 2)
+    (tmp_path / "words.arpa").write_bytes(arpa.to_bytes(words))
+    with pytest.raises(UsageError, match="no unit of the alphabet, but such as 'hello', 'world': it must be a model"):
+        Recognizer.load(tmp_path / "model", "cpu", [f"decoding.language_model={tmp_path}/words.arpa"])
+
+
 def test_a_missing_or_damaged_language_model_is_refused(tmp_path):
     with_language_model().save(tmp_path / "model")
     (tmp_path / "model" / LANGUAGE_MODEL).write_bytes(b"x" * 20)

@@ -202,3 +202,18 @@ def test_models_in_object_storage_vote(tmp_path, bucket):
     assert model_files.fingerprint(place) == model_files.fingerprint(list(model_files.members(place))) != ()
     texts = [each.text for each in Voter.load(folders, "cpu")(LINES)]
     assert [each.text for each in Voter.load(place, "cpu")(LINES)] == texts
+
+
+def test_models_with_a_lexicon_vote_on_whole_texts():
+    entries = ["abc", "dbe", "dac", "cab", "bed"]
+    models = [recognizer(seed) for seed in (3, 4, 5)]
+    read = {transcription.text for transcription in Voter(models)(LINES, lexicon=entries)}
+    assert read <= set(entries)
+
+
+def test_the_order_of_models_does_not_matter_if_some_have_a_lexicon(tmp_path):
+    recognizer(3).save(tmp_path / "model")
+    restricted = Recognizer.load(tmp_path / "model", "cpu", lexicon=["abc", "dbe", "dac", "cab", "bed"])
+    models = [restricted, recognizer(4), recognizer(5)]
+    forth, back = Voter(models)(LINES), Voter(models[::-1])(LINES)
+    assert [each.text for each in forth] == [each.text for each in back]
