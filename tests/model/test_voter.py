@@ -204,16 +204,21 @@ def test_models_in_object_storage_vote(tmp_path, bucket):
     assert [each.text for each in Voter.load(place, "cpu")(LINES)] == texts
 
 
-def test_models_with_a_lexicon_vote_on_whole_texts():
-    entries = ["abc", "dbe", "dac", "cab", "bed"]
-    models = [recognizer(seed) for seed in (3, 4, 5)]
-    read = {transcription.text for transcription in Voter(models)(LINES, lexicon=entries)}
-    assert read <= set(entries)
-
-
 def test_the_order_of_models_does_not_matter_if_some_have_a_lexicon(tmp_path):
     recognizer(3).save(tmp_path / "model")
     restricted = Recognizer.load(tmp_path / "model", "cpu", lexicon=["abc", "dbe", "dac", "cab", "bed"])
     models = [restricted, recognizer(4), recognizer(5)]
     forth, back = Voter(models)(LINES), Voter(models[::-1])(LINES)
     assert [each.text for each in forth] == [each.text for each in back]
+
+
+def test_a_model_with_another_lexicon_is_another_version(tmp_path):
+    folder = tmp_path / "model"
+    states = []
+    for lexicon in (None, ["abc"], ["abc", "dbe"]):
+        recognizer().save(folder)
+        if lexicon:
+            Recognizer.load(folder, "cpu", lexicon=lexicon).save(folder)
+        states.append((model_files.version_of(folder), model_files.fingerprint(folder)))
+        assert model_files.version_of(folder) == states[-1][0]
+    assert len({version for version, _ in states}) == len({state for _, state in states}) == 3
