@@ -98,7 +98,7 @@ def test_ctrl_c_ends_it_with_130_and_writes_nothing(tmp_path, monkeypatch, capsy
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(scan, "scan_images", interrupt)
+    monkeypatch.setattr(scan, "start_decoder", interrupt)
     assert check(write_set(tmp_path, ["ab"]), "--report", tmp_path / "page.html") == 130
     assert capsys.readouterr().err.endswith("raycrnn check: stopped\n")
     assert not (tmp_path / "page.html").exists()
