@@ -43,7 +43,7 @@ class Reference:
         if number[1] and number[2] and number[3]:
             y = number[1] / (number[1] + 2 * number[2])
             found = [0, *(k - (k + 1) * y * number[k + 1] / number[k] for k in (1, 2, 3))]
-            if all(0 <= found[k] <= k for k in (1, 2, 3)):
+            if all(0 < found[k] <= k for k in (1, 2, 3)):
                 return found
         return [0, 0.5, 1.0, 1.5]
 

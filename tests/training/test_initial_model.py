@@ -230,6 +230,20 @@ def test_another_orientation_or_direction_is_a_warning(tmp_path, caplog):
     assert "the text direction ltr" in caplog.text and "had rtl" in caplog.text
 
 
+@pytest.mark.parametrize("name", initial_model.BASE_MODELS)
+def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
+    # A folder of that name would be ./latin.
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    configuration, model = initial_model.prepare(settings(name))
+    assert (model.location, configuration.training.initial_model) == (name, name)
+    assert configuration.model.size == "half" and configuration.image.input_shape[0] == 32
+    assert {*"abcxyzABCXYZ0123456789.,;:!?()", "é", "ü", "ß", "ſ", "ø", "€"} <= set(model.alphabet.units)
+    network = start(Path(name), ("a", "ſ", "☃"))
+    assert all(values.isfinite().all() for values in network.state_dict().values())
+    assert sum(file.stat().st_size for file in Path(initial_model.__file__).parent.glob(f"base_models/{name}/*")) < 6e6
+
+
 def test_what_is_no_model_is_refused(tmp_path, model):
     with pytest.raises(UsageError, match=r"contains no model\.safetensors; did you mean \S+/model\?"):
         initial_model.read(settings(tmp_path))
