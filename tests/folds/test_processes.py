@@ -71,8 +71,16 @@ def test_folds_run_side_by_side(start, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("code", "error"), [(1, RaycrnnError), (2, UsageError)])
-def test_after_a_failure_the_running_folds_end_and_no_other_starts(start, tmp_path, code, error):
-    folds = [{"code": code}, {"waits_for": [str(tmp_path / "1.started")]}, {}]
+def test_after_a_failure_the_running_folds_end_and_no_other_starts(start, tmp_path, monkeypatch, code, error):
+    result = processes.FoldProcess.result
+
+    def note(process: processes.FoldProcess) -> dict | None:
+        (tmp_path / f"{process.fold}.noted").touch()
+        return result(process)
+
+    monkeypatch.setattr(processes.FoldProcess, "result", note)
+    # The second fold runs until the failure of the first one is known.
+    folds = [{"code": code}, {"waits_for": [str(tmp_path / "1.noted")]}, {}]
     with pytest.raises(error, match="fold 1 failed, see above; restore_model=true continues") as raised:
         start(folds, at_a_time=2)
     assert raised.value.exit_code == code
