@@ -233,6 +233,19 @@ def _message(problem: ErrorDetails) -> str:
     return message[0].lower() + message[1:] + value
 
 
+def parse_command(commands: Mapping[str, tuple[type[Command], str]], arguments: Sequence[str], name: str) -> Command:
+    """Parse the arguments of a verb whose first argument is a command of its own. It exits like `choose`.
+
+    Args:
+        commands: The class and a line of help of each command.
+        arguments: The arguments of the verb.
+        name: Name of the verb.
+    """
+    lines = {command: line for command, (_, line) in commands.items()}
+    chosen = choose(f"raycrnn {name}", "command", lines, arguments)
+    return commands[chosen][0]._parse(arguments[1:], f"{name} {chosen}")
+
+
 def choose(program: str, kind: str, choices: Mapping[str, str], arguments: Sequence[str]) -> str:
     """Return the first argument if it is one of the choices.
 

@@ -63,7 +63,7 @@ def evaluate_all(
     readings = []
     with Executor(address) as executor:
         for model, recognizer, own, found, lexicon in zip(models, recognizers, digests, unusual, lexicons, strict=True):
-            members = [each.configuration for each in _members(recognizer)]
+            members = [each.configuration for each in voter.members_of(recognizer)]
             job = make_job(model, members, overrides, own, spans, language_model=language_model, lexicon=lexicon)
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
@@ -94,14 +94,10 @@ def _read_rows(csvs: Sequence[str], settings: config.Data, direction: TextDirect
     return [(file, row) for file in files for row in file.rows]
 
 
-def _members(recognizer: Recognizer | Voter) -> tuple[Recognizer, ...]:
-    return recognizer.recognizers if isinstance(recognizer, Voter) else (recognizer,)
-
-
 def _describe(name: str, recognizer: Recognizer | Voter) -> ModelInfo:
     configuration, calibration = recognizer.configuration, recognizer.calibration
     decoding, (height, width) = configuration.decoding, configuration.image.input_shape
-    members = _members(recognizer)
+    members = voter.members_of(recognizer)
     weights = sum(parameter.numel() for each in members for parameter in each.network.parameters())
     vote = f"{len(members)} models, which vote; the first: " if len(members) > 1 else ""
     colour = "colour" if configuration.image.input_channels == 3 else "grey"
@@ -155,14 +151,23 @@ def _read(
         if result.rejected:
             yield Rejection(file.path, row.line, row.path, result.rejected.reason, result.rejected.detail)
         elif result.transcription and result.size:
-            line = _line(file, row, result.transcription, result.size, recognizer)
+            line = evaluated_line(file, row, result.transcription, result.size, recognizer)
             unusual.add(row.path, result.size, len(line.reference), result.is_blank)
             yield line
 
 
-def _line(
+def evaluated_line(
     file: CsvFile, row: Row, transcription: Transcription, size: tuple[int, int], recognizer: Recognizer | Voter
 ) -> EvaluatedLine:
+    """Return a row with its transcription.
+
+    Args:
+        file: The CSV of the row.
+        row: The row.
+        transcription: What the recognizer has read.
+        size: Upright width and height of the image.
+        recognizer: The model, or several that vote.
+    """
     reference = csv_files.units_of(row, recognizer.configuration.data)
     units = tuple(recognizer.alphabet.decode(transcription.codes))
     spans = None

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raycrnn import __version__, storage
 from raycrnn.metrics.error_rates import Counts
-from raycrnn.model.model_files import MODEL_CARD, MODELS
+from raycrnn.model.model_files import MODEL_CARD, MODELS, usage_lines
 
 
 def write(path: Path, models: Sequence[str], group: str | None, counts: Counts) -> None:
@@ -41,21 +41,7 @@ def _card(models: int, group: str | None, counts: Counts) -> str:
         f"part of the rows.{grouped} All of them read an image, and at each place of the text the unit with the "
         "largest sum of confidences is taken. The README.md of each model says more about it.",
         "",
-        "## Usage",
-        "",
-        "In this directory:",
-        "",
-        "    raycrnn predict . images/ -o transcriptions.csv",
-        "    raycrnn evaluate . data.csv",
-        "    raycrnn serve .",
-        "",
-        "In Python:",
-        "",
-        "    from raycrnn import Voter",
-        "",
-        '    voter = Voter.load(".")',
-        '    print(voter("line.png")[0].text)',
-        "",
+        *usage_lines("Voter"),
         "## Scores",
         "",
         f"On the training rows, each read by the model that was not trained on it ({counts.samples:,} rows):",

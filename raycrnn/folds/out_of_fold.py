@@ -11,7 +11,7 @@ from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.image import PreparedImage
 from raycrnn.data.rejections import Rejected
 from raycrnn.evaluation.analysis import EvaluatedLine
-from raycrnn.metrics import error_rates
+from raycrnn.evaluation.run import evaluated_line
 from raycrnn.model import ctc
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.model.recognizer import Recognizer
@@ -105,17 +105,8 @@ def _lines(
     labels = [csv_files.units_of(row, settings) for _, _, row in rows]
     texts = [tuple(alphabet.decode(each.codes)) for each in transcriptions]
     log_probs, label_log_probs = (_log_probs(recognizer, transcriptions, each) for each in (texts, labels))
-    for index, ((_, file, row), label, text) in enumerate(zip(rows, labels, texts, strict=True)):
-        line = EvaluatedLine(
-            csv=file.path,
-            number=row.line,
-            path=row.path,
-            place=file.resolve(row),
-            reference=label,
-            units=text,
-            confidence=transcriptions[index].confidence,
-            counts=error_rates.score(label, text),
-        )
+    for index, (image, file, row) in enumerate(rows):
+        line = evaluated_line(file, row, transcriptions[index], image.original_size, recognizer)
         yield OutOfFoldLine(line, fold, log_probs[index], label_log_probs[index])
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raycrnn.errors import UsageError
-from raycrnn.language.ngram_model import END_ID, SPECIAL, UNKNOWN_ID, NgramModel
+from raycrnn.language.ngram_model import END_ID, SPECIAL, UNKNOWN, UNKNOWN_ID, NgramModel
 
 TABLE_BYTES = 256 * 2**20
 """Size of the table, in bytes, above which its rows are forgotten."""
@@ -24,6 +24,9 @@ FIRST_ROWS = 1024
 
 MAX_NAMED = 5
 """Units of the model that a message names, at most."""
+
+MAX_LISTED = 20
+"""Units of the alphabet that a message names, at most."""
 
 LN_10 = math.log(10)
 
@@ -42,6 +45,15 @@ def unknown_units(model: NgramModel, units: Sequence[str]) -> tuple[str, ...]:
             "alphabet's units, which are usually characters, and not of words"
         )
     return unknown
+
+
+def describe_unknown(unknown: Sequence[str]) -> str:
+    """Return what to say about the units of an alphabet that an n-gram model lacks."""
+    shown = ", ".join(map(repr, unknown[:MAX_LISTED])) + (", …" if len(unknown) > MAX_LISTED else "")
+    return (
+        f"the language model lacks {len(unknown):,} units of the alphabet, which have the probability of {UNKNOWN}: "
+        f"{shown}"
+    )
 
 
 class Automaton:

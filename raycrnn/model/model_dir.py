@@ -33,6 +33,7 @@ from raycrnn.model.model_files import (
     overridden_language_model,
     overridden_lexicon,
     read_unchanged,
+    usage_lines,
 )
 
 SCORES = {
@@ -251,21 +252,7 @@ def model_card(model: StoredModel) -> str:
         *_language_model_lines(model),
         *_lexicon_lines(model),
         "",
-        "## Usage",
-        "",
-        "In this directory:",
-        "",
-        "    raycrnn predict . images/ -o transcriptions.csv",
-        "    raycrnn evaluate . data.csv",
-        "    raycrnn serve .",
-        "",
-        "In Python:",
-        "",
-        "    from raycrnn import Recognizer",
-        "",
-        '    recognizer = Recognizer.load(".")',
-        '    print(recognizer("line.png")[0].text)',
-        "",
+        *usage_lines("Recognizer"),
         "## Scores",
         "",
     ]

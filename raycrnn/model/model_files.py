@@ -71,6 +71,28 @@ def is_model(location: str) -> bool:
         return False
 
 
+def usage_lines(name: str) -> list[str]:
+    """Return the section of a model card that shows how to use it, given the class of the Python API that loads it."""
+    variable = name.lower()
+    return [
+        "## Usage",
+        "",
+        "In this directory:",
+        "",
+        "    raycrnn predict . images/ -o transcriptions.csv",
+        "    raycrnn evaluate . data.csv",
+        "    raycrnn serve .",
+        "",
+        "In Python:",
+        "",
+        f"    from raycrnn import {name}",
+        "",
+        f'    {variable} = {name}.load(".")',
+        f'    print({variable}("line.png")[0].text)',
+        "",
+    ]
+
+
 def describe(models: Models) -> str:
     """Return the models as text for messages and reports."""
     return str(models) if isinstance(models, str | Path) else ", ".join(map(str, models))

@@ -17,8 +17,8 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import ImageInput, PreparedImage
 from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.language.automaton import Automaton
-from raycrnn.language.ngram_model import UNKNOWN, NgramModel
+from raycrnn.language.automaton import Automaton, describe_unknown
+from raycrnn.language.ngram_model import NgramModel
 from raycrnn.model import model_dir, model_files, runtime
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
@@ -28,9 +28,6 @@ from raycrnn.model.output_transcription import transcribe_outputs
 from raycrnn.model.transcription import Transcription
 
 logger = logging.getLogger(__name__)
-
-MAX_LISTED = 20
-"""Units that a message lists."""
 
 MAX_BATCH_PIXELS = {"cpu": 2**17, "cuda": 2**21}
 """Pixels of a batch, with padding, by type of device. On a CPU, the activations must fit into its caches: with 8 lines
@@ -139,11 +136,7 @@ class Recognizer:
             lexicon or model.lexicon,
         )
         if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
-            shown = ", ".join(map(repr, unknown[:MAX_LISTED]))
-            logger.info(
-                f"the language model lacks {len(unknown):,} units of the alphabet, which have the probability of "
-                f"{UNKNOWN}: {shown}"
-            )
+            logger.info(describe_unknown(unknown))
         return recognizer
 
     def save(self, path: Path) -> None:

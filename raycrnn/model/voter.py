@@ -265,6 +265,11 @@ def load(
     return Recognizer.load(first, device, overrides, language_model, lexicon)
 
 
+def members_of(recognizer: Recognizer | Voter) -> tuple[Recognizer, ...]:
+    """Return the models of a vote, or the only one."""
+    return recognizer.recognizers if isinstance(recognizer, Voter) else (recognizer,)
+
+
 def text_confidences(
     recognizer: Recognizer, transcriptions: Sequence[Transcription], texts: Sequence[Sequence[Text]]
 ) -> list[list[float]]:

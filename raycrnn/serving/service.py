@@ -232,7 +232,7 @@ class Service:
 
         def read() -> Lexicon:
             lexicon = Lexicon.of(entries, recognizer.configuration.data)
-            for each in recognizer.recognizers if isinstance(recognizer, Voter) else (recognizer,):
+            for each in voter.members_of(recognizer):
                 frames = image.frames(each.configuration.image.input_shape[1])
                 for number, entry in zip(lexicon.numbers, lexicon.entries, strict=True):
                     if problem := problem_of(entry, each.alphabet, frames):

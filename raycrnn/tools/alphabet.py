@@ -219,9 +219,7 @@ class AlphabetTool(Command):
 
     @classmethod
     def _parse(cls, arguments: Sequence[str], name: str) -> Command:
-        lines = {command: line for command, (_, line) in COMMANDS.items()}
-        chosen = cli.choose(f"raycrnn {name}", "command", lines, arguments)
-        return COMMANDS[chosen][0]._parse(arguments[1:], f"{name} {chosen}")
+        return cli.parse_command(COMMANDS, arguments, name)
 
 
 def _csvs_and_settings(inputs: Sequence[str]) -> tuple[list[str], config.Data]:

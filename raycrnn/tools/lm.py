@@ -126,9 +126,7 @@ class LanguageModelTool(Command):
 
     @classmethod
     def _parse(cls, arguments: Sequence[str], name: str) -> Command:
-        lines = {command: line for command, (_, line) in COMMANDS.items()}
-        chosen = cli.choose(f"raycrnn {name}", "command", lines, arguments)
-        return COMMANDS[chosen][0]._parse(arguments[1:], f"{name} {chosen}")
+        return cli.parse_command(COMMANDS, arguments, name)
 
 
 def _read(inputs: Sequence[str]) -> tuple[list[texts.Line], config.Data]:

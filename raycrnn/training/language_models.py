@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from raycrnn.config import Configuration
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.language import kneser_ney, model_files
-from raycrnn.language.automaton import unknown_units
+from raycrnn.language.automaton import describe_unknown, unknown_units
 from raycrnn.language.ngram_model import DEFAULT_ORDER, NgramModel
 from raycrnn.model.model_files import LABELS
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from raycrnn.training.job import TrainingJob
 
 logger = logging.getLogger(__name__)
-
-MAX_LISTED = 20
-"""Units that a message lists."""
 
 
 def put(configuration: Configuration, data: TrainingData) -> "ObjectRef | None":
@@ -47,8 +44,7 @@ def put(configuration: Configuration, data: TrainingData) -> "ObjectRef | None":
     else:
         model = model_files.read(location)
         if lacking := unknown_units(model, data.alphabet.units):
-            shown = ", ".join(map(repr, lacking[:MAX_LISTED]))
-            logger.warning(f"{location}: the language model lacks {len(lacking):,} units of the alphabet: {shown}")
+            logger.warning(f"{location}: {describe_unknown(lacking)}")
     logger.info(f"language model of {location}: {len(model.key_S) - 1:,} n-grams of up to {model.order} units")
     return ray.put(model)
 

@@ -42,11 +42,12 @@ def with_language_model() -> Recognizer:
 
 
 @pytest.mark.parametrize(
-    ("one", "lexicon"),
-    [(recognizer(), None), (with_language_model(), None), (recognizer(), ["abc", "bad", "cab", "dec"])],
+    ("make", "lexicon"),
+    [(recognizer, None), (with_language_model, None), (recognizer, ["abc", "bad", "cab", "dec"])],
     ids=["plain", "language model", "lexicon"],
 )
-def test_copies_of_a_model_read_what_it_reads(one, lexicon):
+def test_copies_of_a_model_read_what_it_reads(make, lexicon):
+    one = make()
     many = Voter([one] * 3)
     for alone, voted in zip(one(LINES, lexicon=lexicon), many(LINES, lexicon=lexicon), strict=True):
         assert voted.text == alone.text
