@@ -41,6 +41,16 @@ MOST_UNITS_SHOWN = 20
 BASE_MODELS = ("latin",)
 """Names of the models that come with raycrnn."""
 
+BASE_HEIGHT = 32
+"""Height in pixels of the images that these models read. They are grey."""
+
+MOST_ROWS = 10_000
+"""Number of training rows up to which `suggestion` proposes such a model. With more, its gain was not measured."""
+
+LEAST_KNOWN, LEAST_LETTERS = 0.9, 20
+"""Share of the units of a run that such a model must have to be proposed, and number of letters among them. Digits
+alone are learned from random weights as fast."""
+
 
 @dataclass(frozen=True)
 class InitialModel:
@@ -221,6 +231,32 @@ def _read(folder: Path, location: str, configuration: Configuration) -> InitialM
         raise UsageError(f"{error}: set data.unicode_form={own.data.unicode_form}, as in this model") from None
     weights = (folder / model_files.WEIGHTS).read_bytes()
     return InitialModel(location, own, alphabet, hashlib.sha256(weights).hexdigest(), weights)
+
+
+def suggestion(alphabet: Alphabet, rows: int, configuration: Configuration) -> str | None:
+    """Return the line that proposes a model of `BASE_MODELS` to a run that starts from random weights, if one fits.
+
+    Args:
+        alphabet: The units of the run.
+        rows: Number of rows to train on.
+        configuration: The configuration of the run.
+    """
+    image = configuration.image
+    if configuration.training.initial_model is not None or rows > MOST_ROWS:
+        return None
+    if (image.input_shape[0], image.input_channels) != (BASE_HEIGHT, 1):
+        return None
+    for name in BASE_MODELS:
+        with _directory_of(name) as folder:
+            model = Alphabet.load(Path(folder) / model_files.ALPHABET, configuration.data.unicode_form)
+        known = [unit for unit in alphabet.units if unit in model]
+        letters = sum(unit.isalpha() for unit in known)
+        if len(known) >= LEAST_KNOWN * len(alphabet) and letters >= LEAST_LETTERS:
+            return (
+                f"{name}, a model that comes with raycrnn, has {len(known)} of these {len(alphabet)} units: with so few "
+                f"rows, training.initial_model={name} model.size=half usually makes fewer errors, after fewer epochs"
+            )
+    return None
 
 
 def values_not_set(configuration: Configuration, identity: dict[str, object]) -> dict[str, object]:

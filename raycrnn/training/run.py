@@ -76,6 +76,8 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         # The rows and the weights are in the object store now. Rows take hundreds of megabytes.
         del csvs, initial_model
         trainer.prepare_output(job, output)
+        if not resumed and (line := initial_models.suggestion(job.data.alphabet, job.data.train.usable, configuration)):
+            logger.info(line)
         start_times["alphabet, rows, image headers"] = time.time()
         result = _watch(job, threads)
         if "start_times" in result:

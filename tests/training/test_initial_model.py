@@ -244,6 +244,31 @@ def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     assert sum(file.stat().st_size for file in Path(initial_model.__file__).parent.glob(f"base_models/{name}/*")) < 6e6
 
 
+LATIN = tuple("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789.,ſé")
+
+
+@pytest.mark.parametrize(
+    ("units", "rows", "groups", "proposed"),
+    [
+        (LATIN, 500, {}, True),
+        ((*LATIN, "☃"), 500, {}, True),
+        (LATIN, 50_000, {}, False),
+        (LATIN, 500, {"training": {"initial_model": "latin"}}, False),
+        (LATIN, 500, {"image": {"input_shape": [48, 1024]}}, False),
+        (LATIN, 500, {"image": {"input_channels": 3}}, False),
+        (tuple("0123456789.,"), 500, {}, False),
+        (tuple("абвгдежзийклмнопрстуфхцчшщъыьэюя"), 500, {}, False),
+        ((*LATIN, *"абвгдежзийклм"), 500, {}, False),
+    ],
+)
+def test_a_model_of_the_package_is_proposed_if_it_fits(units, rows, groups, proposed):
+    configuration = config.parse({"data": {"csv_files_train": "new.csv"}, **groups})
+    line = initial_model.suggestion(Alphabet(units), rows, configuration)
+    known = sum(unit not in "☃" for unit in units)
+    expected = f"latin, a model that comes with raycrnn, has {known} of these {len(units)} units: "
+    assert line.startswith(expected) if proposed else line is None
+
+
 def test_what_is_no_model_is_refused(tmp_path, model):
     with pytest.raises(UsageError, match=r"contains no model\.safetensors; did you mean \S+/model\?"):
         initial_model.read(settings(tmp_path))
