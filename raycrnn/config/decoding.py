@@ -17,6 +17,9 @@ class Decoding(Group):
     """Number of prefixes that beam search keeps at each frame; at least 2 and at least num_beam_paths."""
     num_beam_paths: Positive = 1
     """Number of transcriptions to return for each image, best first."""
+    readings: Annotated[Integer, Field(ge=1, le=4)] = 1
+    """Number of times that a line is read, at different widths, as long as its confidence is below 0.9: as it is, then
+    1.15, 0.87 and 1.3 times as wide. The reading with the highest confidence counts."""
     language_model: Annotated[Location, Field(min_length=1)] | None = None
     """Language model of beam search: the path or URI of an ARPA file, or labels, with which training estimates one from
     the training labels. Training stores it in the model directory. By default there is none."""

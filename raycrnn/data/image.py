@@ -252,6 +252,13 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR, reducing_gap=REDUCING_GAP)
 
 
+def stretch(pixels: np.ndarray, factor: float) -> np.ndarray:
+    """Return an image, uint8 [H, W, C], with its width multiplied by a factor, but at least `MIN_WIDTH`."""
+    height, width, _ = pixels.shape
+    image = from_array(pixels).resize((max(MIN_WIDTH, round(width * factor)), height), Image.Resampling.BICUBIC)
+    return to_array(image)
+
+
 def fitted_width(size: tuple[int, int], input_shape: tuple[int, int]) -> int:
     """Return the width in pixels that `fit` gives an image of a size (width, height)."""
     height, max_width = input_shape

@@ -6,6 +6,7 @@ All verbs, the server and the Python API use this one path from images to text.
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import LineDecoder, Outputs
 from raycrnn.model.lexicon_decoding import coded
 from raycrnn.model.output_transcription import transcribe_outputs
+from raycrnn.model.rereading import read_doubtful_again
 from raycrnn.model.transcription import Transcription
 
 logger = logging.getLogger(__name__)
@@ -245,6 +247,13 @@ class Recognizer:
             decoder = replace(decoder, lexicon=coded(lexicon, self.configuration, self.alphabet))
         if n_best is not None:
             decoder = decoder.with_paths(n_best)
+        read = partial(self._read, decoder=decoder, spans=spans, log_probs=log_probs)
+        return read_doubtful_again(images, read, decoder.settings.readings)
+
+    def _read(
+        self, images: Sequence[PreparedImage], decoder: LineDecoder, spans: bool, log_probs: bool
+    ) -> list[Transcription]:
+        """Transcribe prepared images, each once."""
         results: dict[int, Transcription] = {}
         for outputs in self.log_probs([prepared.pixels for prepared in images]):
             batch = [images[i] for i in outputs.indices]

@@ -253,8 +253,8 @@ def suggestion(alphabet: Alphabet, rows: int, configuration: Configuration) -> s
         letters = sum(unit.isalpha() for unit in known)
         if len(known) >= LEAST_KNOWN * len(alphabet) and letters >= LEAST_LETTERS:
             return (
-                f"{name}, a model that comes with raycrnn, has {len(known)} of these {len(alphabet)} units: with so few "
-                f"rows, training.initial_model={name} model.size=half usually makes fewer errors, after fewer epochs"
+                f"{name}, a model that comes with raycrnn, has {len(known)} of these {len(alphabet)} units: with so "
+                f"few rows, training.initial_model={name} model.size=half usually leads to fewer errors in fewer epochs"
             )
     return None
 

@@ -121,6 +121,8 @@ NOT_SEARCHED = {
     "training.n_epochs": "all trials have the same budget; set it under fixed",
     "training.max_minutes": "all trials have the same budget; set it under fixed",
     "cluster": "set resources, or set it for all trials under fixed",
+    "decoding.readings": "the network reads each image once for all trials; compare numbers of readings with raycrnn "
+    "evaluate",
 }
 """Keys and groups that cannot be searched, and why."""
 

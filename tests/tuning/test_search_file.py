@@ -229,6 +229,10 @@ MISTAKES = {
         "search:\n  decoding.beam_width: {choice: [10, 100]}\nfixed:\n  training.n_epochs: 2\n",
         "s.yaml, line 4: training.n_epochs: has no effect on a search over decoding.* alone",
     ),
+    "more readings, which need more outputs of the network": (
+        "search:\n  decoding.readings: {grid: [1, 2]}\n",
+        "s.yaml, line 2: decoding.readings: cannot be searched: the network reads each image once for all trials",
+    ),
     "a search over the budget": (
         "search:\n  training.n_epochs: {choice: [10, 100]}\n",
         "s.yaml, line 2: training.n_epochs: cannot be searched: all trials have the same budget",
