@@ -17,9 +17,10 @@ class Decoding(Group):
     """Number of prefixes that beam search keeps at each frame; at least 2 and at least num_beam_paths."""
     num_beam_paths: Positive = 1
     """Number of transcriptions to return for each image, best first."""
-    readings: Annotated[Integer, Field(ge=1, le=4)] = 1
+    readings: Annotated[Integer, Field(ge=1, le=4)] | None = None
     """Number of times that a line is read, at different widths, as long as its confidence is below 0.9: as it is, then
-    1.15, 0.87 and 1.3 times as wide. The reading with the highest confidence counts."""
+    1.15, 0.87 and 1.3 times as wide. The reading with the highest confidence counts. By default 2, and 1 with greedy
+    decoding, which is for speed."""
     language_model: Annotated[Location, Field(min_length=1)] | None = None
     """Language model of beam search: the path or URI of an ARPA file, or labels, with which training estimates one from
     the training labels. Training stores it in the model directory. By default there is none."""
@@ -37,6 +38,11 @@ class Decoding(Group):
     lexicon_distance: Annotated[Integer, Field(ge=0)] | None = None
     """With lexicon_mode=entries: the largest edit distance, in units, between the entries that are considered and the
     transcription by greedy decoding. null: all entries are considered."""
+
+    @property
+    def most_readings(self) -> int:
+        """The largest number of readings of a line."""
+        return self.readings or (1 if self.method == "greedy" else 2)
 
     @model_validator(mode="after")
     def _beam_holds_paths(self) -> "Decoding":

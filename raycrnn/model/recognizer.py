@@ -248,7 +248,7 @@ class Recognizer:
         if n_best is not None:
             decoder = decoder.with_paths(n_best)
         read = partial(self._read, decoder=decoder, spans=spans, log_probs=log_probs)
-        return read_doubtful_again(images, read, decoder.settings.readings)
+        return read_doubtful_again(images, read, decoder.settings.most_readings)
 
     def _read(
         self, images: Sequence[PreparedImage], decoder: LineDecoder, spans: bool, log_probs: bool

@@ -29,7 +29,7 @@ from tests.conftest import draw, words
 TREE = {
     "data": {"csv_files_train": "x.csv"},
     "model": {"cnn_channels": [8, 8, 16, 16, 16, 16, 16], "lstm_size": 12},
-    "decoding": {"num_beam_paths": 3, "beam_width": 10},
+    "decoding": {"num_beam_paths": 3, "beam_width": 10, "readings": 1},
 }
 ALPHABET = Alphabet(("a", "b", "c", "ſt", "é"))
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from raycrnn.config.decoding import Decoding
 from raycrnn.data.image import PreparedImage
 from raycrnn.model.rereading import read_doubtful_again
 from raycrnn.model.transcription import Alternative, Transcription
@@ -57,6 +58,14 @@ def test_only_the_doubtful_lines_of_a_batch_are_read_again():
     reader = Reader({100: 0.5, 200: 0.9, 300: 0.2, 115: 0.99, 345: 0.1, 261: 0.7})
     assert texts(reader, [100, 200, 300], 3) == ["115", "200", "261"]
     assert reader.calls == [[100, 200, 300], [115, 345], [261]]
+
+
+@pytest.mark.parametrize(
+    ("decoding", "readings"),
+    [({}, 2), ({"method": "greedy"}, 1), ({"readings": 1}, 1), ({"method": "greedy", "readings": 3}, 3)],
+)
+def test_lines_are_read_twice_by_default_and_once_if_greedy(decoding, readings):
+    assert Decoding(**decoding).most_readings == readings
 
 
 def test_each_transcription_is_that_of_the_most_confident_width():
