@@ -84,10 +84,10 @@ class FoldProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """Kill the process if it does not stop."""
+    def kill(self, deadline: float) -> None:
+        """Kill the process if it does not stop before a time of `time.monotonic`."""
         try:
-            self.process.wait(SECONDS_TO_STOP)
+            self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             self.process.kill()
 
@@ -150,8 +150,9 @@ def run_all(
         # Only after an error, such as a second Ctrl-C.
         for each in running:
             each.stop()
+        deadline = time.monotonic() + SECONDS_TO_STOP
         for each in running:
-            each.kill()
+            each.kill(deadline)
     if failure is not None:
         raise failure
     return results

@@ -226,7 +226,8 @@ class Recognizer:
     ) -> list[Transcription]:
         """Transcribe prepared images, in batches of similar width.
 
-        The result for an image does not depend on the other images.
+        The result for an image does not depend on the other images. As `decoding.readings` says, doubtful lines are
+        read again at other widths; the log-probabilities are then those of the reading that counts.
 
         Args:
             images: Results of `prepare`.
