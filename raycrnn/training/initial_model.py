@@ -41,15 +41,12 @@ MOST_UNITS_SHOWN = 20
 BASE_MODELS = ("latin",)
 """Names of the models that come with raycrnn."""
 
-BASE_HEIGHT = 32
-"""Height in pixels of the images that these models read. They are grey."""
-
 MOST_ROWS = 10_000
 """Number of training rows up to which `suggestion` proposes such a model. With more, its gain was not measured."""
 
 LEAST_KNOWN, LEAST_LETTERS = 0.9, 20
-"""Share of the units of a run that such a model must have to be proposed, and number of letters among them. Digits
-alone are learned from random weights as fast."""
+"""Share of the units of a run that such a model must have to be proposed, and number of letters among them. For digits
+alone, its gain was not measured."""
 
 
 @dataclass(frozen=True)
@@ -241,14 +238,14 @@ def suggestion(alphabet: Alphabet, rows: int, configuration: Configuration) -> s
         rows: Number of rows to train on.
         configuration: The configuration of the run.
     """
-    image = configuration.image
     if configuration.training.initial_model is not None or rows > MOST_ROWS:
-        return None
-    if (image.input_shape[0], image.input_channels) != (BASE_HEIGHT, 1):
         return None
     for name in BASE_MODELS:
         with _directory_of(name) as folder:
-            model = Alphabet.load(Path(folder) / model_files.ALPHABET, configuration.data.unicode_form)
+            own = model_files.configuration_of(Path(folder), name, ())
+            model = Alphabet.load(Path(folder) / model_files.ALPHABET, own.data.unicode_form)
+        if _kind(configuration) != _kind(own):
+            continue
         known = [unit for unit in alphabet.units if unit in model]
         letters = sum(unit.isalpha() for unit in known)
         if len(known) >= LEAST_KNOWN * len(alphabet) and letters >= LEAST_LETTERS:
@@ -257,6 +254,11 @@ def suggestion(alphabet: Alphabet, rows: int, configuration: Configuration) -> s
                 f"few rows, training.initial_model={name} model.size=half usually leads to fewer errors in fewer epochs"
             )
     return None
+
+
+def _kind(configuration: Configuration) -> tuple[int, int, str]:
+    """Return what a run cannot change of a model: height, channels, and the form in which its units differ."""
+    return configuration.image.input_shape[0], configuration.image.input_channels, configuration.data.unicode_form
 
 
 def values_not_set(configuration: Configuration, identity: dict[str, object]) -> dict[str, object]:

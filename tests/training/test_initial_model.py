@@ -256,13 +256,16 @@ LATIN = tuple("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789.,ſé")
         (LATIN, 500, {"training": {"initial_model": "latin"}}, False),
         (LATIN, 500, {"image": {"input_shape": [48, 1024]}}, False),
         (LATIN, 500, {"image": {"input_channels": 3}}, False),
+        # In which ſ and s are one unit.
+        (LATIN, 500, {"data": {"unicode_form": "NFKC"}}, False),
         (tuple("0123456789.,"), 500, {}, False),
         (tuple("абвгдежзийклмнопрстуфхцчшщъыьэюя"), 500, {}, False),
         ((*LATIN, *"абвгдежзийклм"), 500, {}, False),
     ],
 )
 def test_a_model_of_the_package_is_proposed_if_it_fits(units, rows, groups, proposed):
-    configuration = config.parse({"data": {"csv_files_train": "new.csv"}, **groups})
+    data = {"csv_files_train": "new.csv", **groups.get("data", {})}
+    configuration = config.parse({**groups, "data": data})
     line = initial_model.suggestion(Alphabet(units), rows, configuration)
     known = sum(unit not in "☃" for unit in units)
     expected = f"latin, a model that comes with raycrnn, has {known} of these {len(units)} units: "
