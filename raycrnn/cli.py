@@ -45,7 +45,7 @@ VERBS = {
     "convert": ("tools.convert.verb", "Convert", "Import images and labels of other tools, or pack them."),
     "split": ("tools.split", "Split", "Divide a CSV into training and evaluation rows."),
     "words": ("tools.words", "Words", "Draw synthetic text lines with labels."),
-    "numbers": ("tools.mnist_numbers", "Numbers", "Make images of numbers from MNIST digits."),
+    "numbers": ("tools.numbers", "Numbers", "Make images of numbers from MNIST digits."),
 }
 """The module, the class and one line of help of each verb. A module is imported when its verb is called."""
 

@@ -12,10 +12,9 @@ from pydantic_settings import CliPositionalArg
 from raycrnn import config, storage
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import Configuration, describe_keys
-from raycrnn.metrics.error_rates import Counts
-from raycrnn.training import run
 
 if TYPE_CHECKING:
+    from raycrnn.metrics.error_rates import Counts
     from raycrnn.training.monitor import TrainingResult
 
 
@@ -44,6 +43,8 @@ class Train(Command):
         configuration = config.load(self.config, self.overrides)
         if configuration.training.folds and not configuration.training.fold:
             return self._train_folds(configuration)
+        from raycrnn.training import run
+
         outcome = run.train(configuration, self.address, started)
         if "stopped" in outcome:
             return 130
@@ -83,7 +84,7 @@ class Train(Command):
             print(json.dumps({"model": str(model), **outcome}))
 
 
-def _rates(counts: Counts) -> dict[str, float]:
+def _rates(counts: "Counts") -> dict[str, float]:
     return {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy}
 
 

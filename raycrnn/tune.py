@@ -12,7 +12,6 @@ from raycrnn import config
 from raycrnn.cli import Command, Metavar
 from raycrnn.config import Configuration, describe_keys
 from raycrnn.errors import UsageError
-from raycrnn.tuning import run, search_file
 from raycrnn.tuning.search_space import Search
 
 # Not __name__, which is "__main__" under python -m.
@@ -46,6 +45,8 @@ class Tune(Command):
 
     def run(self) -> int:
         started = time.time() - time.process_time()
+        from raycrnn.tuning import run, search_file
+
         tree = config.grouped(config.read_json_object(self.config), self.overrides, self.config)
         search, base = search_file.load(self.search, tree)
         both = [text for text in self.overrides if text.partition("=")[0] in search.fixed]

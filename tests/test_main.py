@@ -61,7 +61,7 @@ def test_help_of_a_verb_explains_each_argument(verb, capsys):
     assert not re.search(r"-\w+ (str|int|float|Path|list)", text)
 
 
-HEAVY = {"fastapi", "optuna", "pandas", "pyarrow", "ray", "torch"}
+HEAVY = {"PIL", "fastapi", "numpy", "optuna", "pandas", "pyarrow", "rapidfuzz", "ray", "torch"}
 
 
 def test_help_and_wrong_usage_need_no_large_library():

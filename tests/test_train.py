@@ -22,7 +22,7 @@ from raycrnn.errors import RaycrnnError, StorageError, UsageError
 from raycrnn.evaluate import Evaluate
 from raycrnn.ingest.image_sizes import ImageSizes
 from raycrnn.language import kneser_ney
-from raycrnn.language.ngram_model import DEFAULT_ORDER
+from raycrnn.language.order import DEFAULT_ORDER
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
 from raycrnn.storage import Directory, files, lock_output

@@ -22,7 +22,7 @@ from raycrnn.cli import Command, Metavar
 from raycrnn.errors import RaycrnnError
 from raycrnn.language import kneser_ney
 from raycrnn.language.automaton import Automaton
-from raycrnn.language.ngram_model import DEFAULT_ORDER
+from raycrnn.language.order import DEFAULT_ORDER
 from raycrnn.model import ctc, fused_search, runtime
 
 LARGE = 7000

@@ -18,13 +18,13 @@ from raycrnn.errors import RaycrnnError
 from raycrnn.language.ngram_model import (
     BEGIN_ID,
     END_ID,
-    MAX_ORDER,
     NEVER,
     SPECIAL,
     UNKNOWN,
     UNKNOWN_ID,
     NgramModel,
 )
+from raycrnn.language.order import MAX_ORDER
 
 GZIP = b"\x1f\x8b"
 

@@ -21,11 +21,6 @@ SPECIAL = (UNKNOWN, BEGIN, END)
 its end."""
 UNKNOWN_ID, BEGIN_ID, END_ID = range(3)
 
-MAX_ORDER = 9
-
-DEFAULT_ORDER = 6
-"""Longer n-grams improve neither perplexity nor error rates (see docs/language_models.md)."""
-
 NEVER = -99.0
 """The log10-probability that stands for a probability of 0 in ARPA files."""
 

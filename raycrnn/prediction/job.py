@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from raycrnn.config import Configuration, Image
-from raycrnn.data.lexicon import Lexicon
-from raycrnn.data.orientation import LineOrientation
-from raycrnn.language.ngram_model import NgramModel
+
+if TYPE_CHECKING:
+    from raycrnn.data.lexicon import Lexicon
+    from raycrnn.data.orientation import LineOrientation
+    from raycrnn.language.ngram_model import NgramModel
 
 Format = Literal["csv", "jsonl", "parquet"]
 """Format of an output."""
 
 
-ImageSettings = tuple[Image, LineOrientation]
+ImageSettings = tuple[Image, "LineOrientation"]
 """The size and the channels of the images that a network reads, and how the lines run in the files."""
 
 
@@ -33,13 +35,13 @@ class PredictionJob:
     """Copies of the model that run in parallel; None for as many as fit."""
     digests: Mapping[str, str] | None = None
     """Digests of the model's files: every replica must load the same ones. None disables the check."""
-    orientation: LineOrientation = "horizontal"
+    orientation: "LineOrientation" = "horizontal"
     """How the lines run in the images: the model's `data.line_orientation`."""
     more_images: tuple[ImageSettings, ...] = ()
     """The image settings of other models of a vote that differ from those of the first."""
-    language_model: NgramModel | None = None
+    language_model: "NgramModel | None" = None
     """The language model that overrides name; None if there is none, or if each worker reads it."""
-    lexicon: Lexicon | None = None
+    lexicon: "Lexicon | None" = None
     """The lexicon that overrides name; None if there is none, or if each worker reads it."""
 
     @property
@@ -55,8 +57,8 @@ def make_job(
     digests: Mapping[str, str],
     spans: bool = False,
     replicas: int | None = None,
-    language_model: NgramModel | None = None,
-    lexicon: Lexicon | None = None,
+    language_model: "NgramModel | None" = None,
+    lexicon: "Lexicon | None" = None,
 ) -> PredictionJob:
     """Return the job of a model, or of several that vote, with the image settings of their configurations."""
     settings = [(each.image, each.data.line_orientation) for each in configurations]

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import CliPositionalArg
@@ -14,9 +14,12 @@ from raycrnn.cli import Command, LocalPath, Metavar
 from raycrnn.data.alphabet import read_codes
 from raycrnn.data.labels import Segmenter
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.language import arpa, kneser_ney, model_files, texts
-from raycrnn.language.ngram_model import DEFAULT_ORDER, MAX_ORDER, NgramModel
+from raycrnn.language import texts
+from raycrnn.language.order import DEFAULT_ORDER, MAX_ORDER
 from raycrnn.tools.inputs import check_output, paths_and_settings
+
+if TYPE_CHECKING:
+    from raycrnn.language.ngram_model import NgramModel
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,9 @@ class BuildLanguageModel(Command):
 
     def run(self) -> None:
         start = time.monotonic()
+        # Here, because `--help` needs no NumPy.
+        from raycrnn.language import arpa, kneser_ney
+
         check_output(self.output, self.overwrite)
         lines, settings = _read(self.inputs)
         if self.split_by:
@@ -96,6 +102,8 @@ class ShowLanguageModel(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
+        from raycrnn.language import model_files
+
         model = model_files.read(self.model)
         result = _facts(model)
         print(f"{self.model}: order {model.order}, {len(model.units) - 3:,} units")
@@ -150,11 +158,11 @@ def _split_by(lines: Sequence[texts.Line], alphabet: str, settings: config.Data)
     return split
 
 
-def _n_grams(model: NgramModel) -> int:
+def _n_grams(model: "NgramModel") -> int:
     return len(model.key_S) - 1
 
 
-def _facts(model: NgramModel) -> dict:
+def _facts(model: "NgramModel") -> dict:
     return {"order": model.order, "n_grams": [end - first for first, end in model.levels]}
 
 

@@ -7,7 +7,8 @@ from raycrnn.config import Configuration
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.language import kneser_ney, model_files
 from raycrnn.language.automaton import describe_unknown, unknown_units
-from raycrnn.language.ngram_model import DEFAULT_ORDER, NgramModel
+from raycrnn.language.ngram_model import NgramModel
+from raycrnn.language.order import DEFAULT_ORDER
 from raycrnn.model.model_files import LABELS
 
 if TYPE_CHECKING:

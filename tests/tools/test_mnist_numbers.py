@@ -14,7 +14,8 @@ from PIL import Image
 
 from raycrnn.data.csv_files import read_csv, split_label
 from raycrnn.errors import RaycrnnError
-from raycrnn.tools.mnist_numbers import Numbers, write_sets
+from raycrnn.tools.mnist_numbers import write_sets
+from raycrnn.tools.numbers import Numbers
 
 MNIST = Path(__file__).parents[2] / "examples" / "mnist"
 DIGITS = 50
@@ -251,7 +252,7 @@ def test_nothing_is_left_if_an_image_cannot_be_written(tmp_path, files, capsys, 
 
 
 def test_the_module_can_be_run(tmp_path, files):
-    command = [sys.executable, "-m", "raycrnn.tools.mnist_numbers", *files, tmp_path / "out", "--json"]
+    command = [sys.executable, "-m", "raycrnn.tools.numbers", *files, tmp_path / "out", "--json"]
     done = subprocess.run([*command, "--count", "1", "--eval-count", "1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["train"]["numbers"] == 1
