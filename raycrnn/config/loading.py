@@ -59,7 +59,8 @@ def parse(tree: Tree, overrides: Sequence[str] = (), origin: str = "configuratio
     Raises:
         UsageError: The configuration is not valid; the message lists all problems.
     """
-    return validated(grouped(tree, overrides, origin), Configuration, origin, "configuration")
+    name = f"{origin} with the given KEY=VALUE" if overrides else origin
+    return validated(grouped(tree, overrides, origin), Configuration, name, "configuration")
 
 
 def validated(tree: Tree, root: type[AnyGroup], origin: str, kind: str) -> AnyGroup:

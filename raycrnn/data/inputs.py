@@ -89,8 +89,10 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
         for path in _images_in(Path(folder), skipped):
             yield printable(path), path, None
         skipped.log(printable(folder))
-    else:
+    elif storage.is_uri(name) or has_image_suffix(file_name) or os.path.lexists(folder):
         yield printable(name), name, None
+    else:
+        raise UsageError(f"{printable(name)}: no such image, folder, CSV file or model directory")
 
 
 def _packed_files(name: str) -> list[str]:

@@ -138,7 +138,7 @@ class Recognizer:
             lexicon or model.lexicon,
         )
         if recognizer.decoder.language_model and (unknown := recognizer.decoder.language_model.unknown):
-            logger.info(describe_unknown(unknown))
+            logger.info(f"{path}: {describe_unknown(unknown)}")
         return recognizer
 
     def save(self, path: Path) -> None:

@@ -93,9 +93,19 @@ class CsvWriter(Writer):
         self._writer = csv.writer(_LfLines(file) if file is sys.stdout else file)
         confidence = ["confidence"] if layout.confidence else []
         more = [name for number in range(2, layout.readings + 1) for name in (f"text_{number}", f"score_{number}")]
-        self._writer.writerow(["path", "text", "score", "error", *confidence, *more])
+        self._header: list[str] | None = ["path", "text", "score", "error", *confidence, *more]
+
+    def close(self) -> None:
+        self._write_header()
+
+    def _write_header(self) -> None:
+        # Not before the first rows: a model that cannot be loaded leaves nothing on stdout.
+        if self._header is not None:
+            self._writer.writerow(self._header)
+            self._header = None
 
     def _write(self, table: pa.Table) -> None:
+        self._write_header()
         self._writer.writerows(map(self._fields, table.to_pylist()))
 
     def _fields(self, row: dict) -> list[str | None]:

@@ -207,7 +207,7 @@ REFUSED = [
 @pytest.mark.parametrize(("override", "expected"), REFUSED, ids=[override for override, _ in REFUSED])
 def test_a_wrong_key_or_value_is_refused_with_path_value_and_what_is_allowed(override, expected):
     message = refusal(override)
-    assert message.startswith("mine.json: ")
+    assert message.startswith("mine.json with the given KEY=VALUE: the configuration is not valid\n")
     for words in expected:
         assert words in message
 
@@ -219,7 +219,9 @@ def test_all_problems_are_reported_at_once():
 
 @pytest.mark.parametrize(("tree", "missing"), [({}, "data"), ({"data": {}}, "data.csv_files_train")])
 def test_missing_keys_are_named(tree, missing):
-    assert f"{missing}: is missing" in refusal(tree=tree)
+    message = refusal(tree=tree)
+    assert message.startswith("mine.json: the configuration is not valid\n")
+    assert f"{missing}: is missing" in message
 
 
 @pytest.mark.parametrize(

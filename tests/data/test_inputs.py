@@ -2,6 +2,7 @@
 
 import os
 import unicodedata
+from contextlib import nullcontext
 
 import pytest
 
@@ -22,6 +23,14 @@ def test_broken_links_do_not_affect_other_images(tmp_path):
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "b.png").symlink_to("b.png")
     assert listed(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.png", "b.png", "c.PNM", "d.jfif", "e.jpe")]
+
+
+@pytest.mark.parametrize(("name", "refused"), [("missing", True), ("scan.v2/missing", True), ("missing.PNG", False)])
+def test_a_name_of_nothing_is_refused_unless_it_is_that_of_an_image(tmp_path, name, refused):
+    # A model directory that is missing looks like one of the inputs after it.
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UsageError, match=f"{name}: no such image, folder") if refused else nullcontext():
+        assert len(listed(tmp_path / "a.png", tmp_path / name)) == 2
 
 
 def test_a_link_to_a_folder_is_skipped_with_a_warning_unless_it_is_named(tmp_path, capsys):

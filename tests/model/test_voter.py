@@ -11,7 +11,7 @@ import torch
 from raycrnn import Voter, config
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.language import kneser_ney
+from raycrnn.language import arpa, kneser_ney
 from raycrnn.model import ctc, model_files, voter
 from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
@@ -203,6 +203,18 @@ def test_models_in_object_storage_vote(tmp_path, bucket):
     assert model_files.fingerprint(place) == model_files.fingerprint(list(model_files.members(place))) != ()
     texts = [each.text for each in Voter.load(folders, "cpu")(LINES)]
     assert [each.text for each in Voter.load(place, "cpu")(LINES)] == texts
+
+
+@pytest.mark.parametrize("key", ["language_model", "lexicon"])
+def test_models_share_the_file_that_an_override_names(tmp_path, key):
+    for name in ("one", "two"):
+        recognizer().save(tmp_path / name)
+    file = tmp_path / "file"
+    model = kneser_ney.estimate([tuple("badecab")], 3, tuple("abcde"))
+    file.write_bytes(arpa.to_bytes(model)) if key == "language_model" else file.write_text("abc\ndec\n")
+    one, two = Voter.load([tmp_path / "one", tmp_path / "two"], "cpu", [f"decoding.{key}={file}"]).recognizers
+    assert getattr(one, key) is not None
+    assert getattr(one, key) is getattr(two, key)
 
 
 def test_the_order_of_models_does_not_matter_if_some_have_a_lexicon(tmp_path):

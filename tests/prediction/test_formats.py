@@ -67,6 +67,17 @@ def test_csv_on_stdout_ends_lines_in_lf_and_quotes_line_ends_in_fields(monkeypat
     assert stdout.getvalue() == 'path,text,score,error\n"a\rb","c\nd\r\n",1.5000,\nx,y,1.5000,\n'
 
 
+def test_csv_has_its_header_once_and_not_before_the_first_rows():
+    buffer = io.StringIO(newline="")
+    writer = formats.make_writer(buffer, Layout("csv"))
+    assert buffer.getvalue() == ""
+    writer.write(table(read()))
+    writer.write(table(FAILED))
+    writer.close()
+    assert buffer.getvalue().count("path,text,score,error") == 1
+    assert write(Layout("csv")) == b"path,text,score,error\r\n"
+
+
 def test_json_lines_contain_all_fields_or_the_error():
     lines = write(Layout("jsonl"), table(read(), read(units=[UNIT]), FAILED)).decode().splitlines()
     records = [json.loads(line) for line in lines]
