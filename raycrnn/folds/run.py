@@ -15,6 +15,7 @@ from raycrnn.config import Configuration
 from raycrnn.console import defer_stop
 from raycrnn.data import labelled_csvs
 from raycrnn.data.csv_files import CsvFile
+from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError, WriteError
 from raycrnn.folds import processes
 from raycrnn.folds.resources import room_for_folds
@@ -58,7 +59,7 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
 
     Raises:
         UsageError: The configuration cannot run here, the rows cannot be divided, or the output directory is in use.
-        RaycrnnError: The training of a fold has failed.
+        RaycrnnError: Too many rows of a fold are unusable, or the training of a fold has failed.
     """
     output = Directory(storage.absolute(configuration.output_model_dir))
     csvs = labelled_csvs.read(configuration)
@@ -67,9 +68,13 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
     _check_output(output, record, configuration.restore_model)
     with storage.lock_output(output):
         output.claim()
-        _write(output, RECORD, json.dumps(record, indent=2, ensure_ascii=False))
         _describe(configuration, fold_of)
-        results = _train_all(configuration, address)
+        with ExitStack() as connection:
+            connection.enter_context(cluster.connect(address))
+            if RECORD not in output.entries():
+                _check_rows(configuration, csvs, fold_of, output)
+                _write(output, RECORD, json.dumps(record, indent=2, ensure_ascii=False))
+            results = _train_all(configuration, address, connection)
         if results is None:
             logger.info("stopped; the same command with restore_model=true continues the folds that are not finished")
             return None
@@ -92,7 +97,8 @@ def _check_output(output: Directory, record: dict[str, object], restore: bool) -
     if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
     entries = output.entries()
-    if not entries:
+    # A run that was refused because of its rows leaves only these.
+    if entries <= {"rejected.csv", SIZES_FILE}:
         return
     if RECORD not in entries:
         raise UsageError(f"{output}: is not empty and contains no run with training.folds: choose another one")
@@ -120,13 +126,44 @@ def _describe(configuration: Configuration, fold_of: Sequence[Sequence[int | Non
         logger.info(f"each fold takes at most training.max_minutes={configuration.training.max_minutes:g}")
 
 
-def _train_all(configuration: Configuration, address: str | None) -> tuple[dict, ...] | None:
-    """Train the folds, and return their results; None if a signal stopped them."""
+def _check_rows(
+    configuration: Configuration, csvs: "LabelledCsvs", fold_of: Sequence[Sequence[int | None]], output: Directory
+) -> None:
+    """Check the rows of every fold before the first one is trained, which may take hours.
+
+    Raises:
+        RaycrnnError: More than `data.max_rejected` of the rows that a fold is trained or evaluated on cannot be used.
+    """
+    from raycrnn.ingest import sample_table, training_data
+    from raycrnn.ingest.image_sizes import ImageSizes
+
+    samples, _ = sample_table.put_samples(
+        csvs.train, csvs.alphabet, configuration, csvs.text_direction, sizes=ImageSizes(output)
+    )
+    fold_at = {
+        (file.path, row.line): fold
+        for file, own in zip(csvs.train, fold_of, strict=True)
+        for row, fold in zip(file.rows, own, strict=True)
+    }
+    rows = Counter(fold_at.values())
+    sets = {}
+    for fold in range(1, (configuration.training.folds or 0) + 1):
+        held_back = [each for each in samples.rejections if fold_at[each.csv, each.line] == fold]
+        others = [each for each in samples.rejections if fold_at[each.csv, each.line] != fold]
+        sets[f"fold {fold}: train"] = others, samples.rows - rows[fold]
+        sets[f"fold {fold}: eval"] = held_back, rows[fold]
+    training_data.check_sets(sets, configuration.data, output)
+
+
+def _train_all(configuration: Configuration, address: str | None, connection: ExitStack) -> tuple[dict, ...] | None:
+    """Train the folds, and return their results; None if a signal stopped them.
+
+    Args:
+        connection: Holds the connection to Ray, and is closed if the folds need it no more.
+    """
     folds = configuration.training.folds
     assert folds is not None
     with ExitStack() as stack:
-        connection = stack.enter_context(ExitStack())
-        connection.enter_context(cluster.connect(address))
         cluster.wait_for_nodes(configuration.cluster)
         nodes = cluster.with_usable_gpus(configuration.cluster, cluster.list_nodes())
         room, values = room_for_folds(configuration, nodes)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from raycrnn.folds import out_of_fold, run
 from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
+from raycrnn.storage import Directory
 from raycrnn.train import Train
 from raycrnn.tune import Tune
 from tests.conftest import draw, words, write_set
@@ -96,6 +98,27 @@ def test_folds_are_trained_side_by_side_vote_and_resume(tmp_path):
     lines = tmp_path / "lines.csv"
     assert Predict.call([str(output / "model"), str(tmp_path / "images"), "-o", str(lines)], "predict") == 0
     assert len(lines.read_text().splitlines()) == 1 + 24 + 6
+
+
+@pytest.mark.ray
+def test_rows_of_all_folds_are_checked_before_one_is_trained(tmp_path):
+    path, csv_path = write_configuration(tmp_path), tmp_path / "labels.csv"
+    rows = csv_path.read_text().splitlines()
+    # Three of the twelve rows of one fold; of the other, three of its twelve training rows.
+    broken = [number for number in range(len(rows)) if number % 4 == 1][:3]
+    csv_path.write_text("".join(f"{row}{'x' * 900 if n in broken else ''}\n" for n, row in enumerate(rows)))
+    done = train(path)
+    assert done.returncode == 1
+    assert "3 of 12 samples cannot be used, more than data.max_rejected" in done.stderr
+    assert re.search(r"fold [12]: (train|eval) set: 3 of 12", done.stderr)
+    output = tmp_path / "output"
+    assert {each.name for each in output.iterdir()} == {"rejected.csv"}
+    with (output / "rejected.csv").open(newline="") as file:
+        assert [int(row["line"]) for row in csv.DictReader(file)] == [number + 1 for number in broken]
+
+    # The same command goes on once the rows are corrected.
+    csv_path.write_text("".join(f"{row}\n" for row in rows))
+    run._check_output(Directory(str(output)), {}, restore=False)
 
 
 def refused(path: Path, *overrides: str) -> str:
