@@ -61,6 +61,18 @@ def read_rows(recipe: str) -> Iterator[tuple[str, str, tuple[int, int]]]:
         yield f"{recipe}#{row}", *generator.describe(row)
 
 
+def sources_of(recipe: str) -> list[str]:
+    """Return the files and folders on a disk that the lines of a recipe are drawn from: itself, its texts and fonts.
+
+    Raises:
+        UsageError: The recipe cannot be read.
+    """
+    from raycrnn.data.synthetic import recipe as recipes
+
+    settings = recipes.load(recipe)
+    return [path for path in (recipe, *settings.text.files, *settings.fonts.files) if not storage.is_uri(path)]
+
+
 def draw(line: GeneratedLine) -> bytes:
     """Return a line as the bytes of an image file. Raises `UsageError`."""
     file = io.BytesIO()

@@ -6,7 +6,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from raycrnn import storage
-from raycrnn.data import image_files
+from raycrnn.data import generated_lines, image_files
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
@@ -34,15 +34,18 @@ IMAGES_TO_LOOK_FOR = 20
 
 
 def check_shared(output: Directory, data: "TrainingData") -> None:
-    """Raise `UsageError` if a node of the cluster cannot see the output directory or the images."""
+    """Raise `UsageError` if a node of the cluster cannot see the output directory, the images, or what draws them."""
     from raycrnn.cluster.nodes import nodes_without
     from raycrnn.ingest import sample_table
 
     images = [path for table in data.sets.values() for path in sample_table.some_paths(table, IMAGES_TO_LOOK_FOR)]
+    files: list[str] = []
+    for file in dict.fromkeys(map(image_files.file_of, images)):
+        files += generated_lines.sources_of(file) if generated_lines.is_recipe(file) else [file]
+    files = [file for file in files if not storage.is_uri(file)]
     # A new file, because another node may have a different directory of the same name.
     with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as probe:
-        paths = [] if output.uri else [probe.name]
-        paths += dict.fromkeys(image_files.file_of(path) for path in images if not storage.is_uri(path))
+        paths = files if output.uri else [probe.name, *files]
         for address, path in nodes_without(paths).items():
             what = f"output_model_dir={output}" if path == probe.name else path
             raise UsageError(

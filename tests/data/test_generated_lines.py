@@ -48,6 +48,12 @@ def test_variants_have_the_size_of_the_line_and_look_different(recipe):
     assert generated_lines.with_variant("images/a.png", 3) == "images/a.png"
 
 
+def test_the_sources_of_a_recipe_are_itself_and_its_texts_and_fonts(tmp_path):
+    path = tmp_path / "lines.json"
+    path.write_text('{"text": {"files": ["a.txt", "s3://bucket/b.txt"]}, "fonts": {"files": "fonts"}}')
+    assert generated_lines.sources_of(str(path)) == [str(path), str(tmp_path / "a.txt"), str(tmp_path / "fonts")]
+
+
 def test_a_recipe_that_cannot_be_used_is_refused(recipe, tmp_path):
     with pytest.raises(UsageError, match=r"none\.json"):
         rows_of(str(tmp_path / "none.json"))
