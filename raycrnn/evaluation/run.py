@@ -1,13 +1,13 @@
-"""Evaluate one or two models on labelled images."""
+"""Evaluate one or two models on labelled images. Importing it does not import torch, before which decoding starts."""
 
 import logging
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raycrnn import config
 from raycrnn.data import csv_files, csv_warnings
-from raycrnn.data.bidi import TextDirection
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.data.orientation import span_of
 from raycrnn.data.rejections import Rejection, check_rejections, rejection_table
@@ -15,12 +15,14 @@ from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.evaluation.analysis import EvaluatedLine, Evaluation, ModelInfo
 from raycrnn.metrics import error_rates
-from raycrnn.model import model_files, voter
-from raycrnn.model.recognizer import Recognizer
+from raycrnn.model import model_files
 from raycrnn.model.transcription import Transcription
-from raycrnn.model.voter import Voter
-from raycrnn.prediction.job import make_job
+from raycrnn.prediction.job import PredictionJob, make_job
 from raycrnn.prediction.pipeline import Executor, Result
+
+if TYPE_CHECKING:
+    from raycrnn.model.recognizer import Recognizer
+    from raycrnn.model.voter import Voter
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +47,24 @@ def evaluate_all(
         UsageError: A model or a CSV does not exist, or a CSV has no rows or labels.
         RaycrnnError: More than `data.max_rejected` of the images cannot be read.
     """
-    # Computed first, so that workers notice if a model is replaced in the meantime.
-    digests = list(map(model_files.file_digests, models))
-    language_model = model_files.overridden_language_model(overrides)
-    lexicons = [model_files.overridden_lexicon(model, overrides) for model in models]
-    recognizers = [
-        voter.load(model, "cpu", overrides, language_model, lexicon)
-        for model, lexicon in zip(models, lexicons, strict=True)
-    ]
-    configurations = [each.configuration for each in recognizers]
-    settings = configurations[0].data
     if not csvs:
         raise UsageError("evaluate needs a labelled CSV: name at least one")
-    pairs = _read_rows(csvs, settings, recognizers[0].alphabet.text_direction)
+    jobs, configurations = _make_jobs(models, overrides, spans)
+    settings = configurations[0].data
+    files = csv_files.read_labelled_csvs(csvs, settings)
+    pairs = [(file, row) for file in files for row in file.rows]
     unusual = [UnusualImages(each.image.input_shape, each.data.line_orientation) for each in configurations]
     paths = [file.resolve(row) for file, row in pairs if not row.problem]
     readings = []
     with Executor(address) as executor:
-        for model, recognizer, own, found, lexicon in zip(models, recognizers, digests, unusual, lexicons, strict=True):
-            members = [each.configuration for each in voter.members_of(recognizer)]
-            job = make_job(model, members, overrides, own, spans, language_model=language_model, lexicon=lexicon)
+        executor.start(jobs[0])
+        from raycrnn.model import voter
+
+        recognizers = [voter.load(each.model, "cpu", overrides, each.language_model, each.lexicon) for each in jobs]
+        for file in files:
+            for warning in csv_warnings.warnings_of(file, settings, recognizers[0].alphabet.text_direction):
+                logger.warning(warning)
+        for job, recognizer, found in zip(jobs, recognizers, unusual, strict=True):
             readings.append(list(_read(executor.transcribe(job, paths), pairs, recognizer, found)))
     for warning in dict.fromkeys(warning for found in unusual for warning in found.warnings()):
         logger.warning(warning)
@@ -85,16 +85,25 @@ def evaluate_all(
     ]
 
 
-def _read_rows(csvs: Sequence[str], settings: config.Data, direction: TextDirection) -> list[tuple[CsvFile, Row]]:
-    """Return the rows of CSVs with their files, after warnings about what is unusual in them. Raises `UsageError`."""
-    files = csv_files.read_labelled_csvs(csvs, settings)
-    for file in files:
-        for warning in csv_warnings.warnings_of(file, settings, direction):
-            logger.warning(warning)
-    return [(file, row) for file in files for row in file.rows]
+def _make_jobs(
+    models: Sequence[str | Sequence[str]], overrides: Sequence[str], spans: bool
+) -> tuple[list[PredictionJob], list[config.Configuration]]:
+    """Return the job of each model, and the configuration of each; that of the first one if several vote."""
+    # Computed first, so that workers notice if a model is replaced in the meantime.
+    digests = list(map(model_files.file_digests, models))
+    language_model = model_files.overridden_language_model(overrides)
+    jobs, configurations = [], []
+    for model, own in zip(models, digests, strict=True):
+        members = model_files.read_configurations(model, overrides)
+        lexicon = model_files.overridden_lexicon(model, overrides)
+        jobs.append(make_job(model, members, overrides, own, spans, language_model=language_model, lexicon=lexicon))
+        configurations.append(members[0])
+    return jobs, configurations
 
 
-def _describe(name: str, recognizer: Recognizer | Voter) -> ModelInfo:
+def _describe(name: str, recognizer: "Recognizer | Voter") -> ModelInfo:
+    from raycrnn.model import voter
+
     configuration, calibration = recognizer.configuration, recognizer.calibration
     decoding, (height, width) = configuration.decoding, configuration.image.input_shape
     members = voter.members_of(recognizer)
@@ -139,7 +148,7 @@ def _describe(name: str, recognizer: Recognizer | Voter) -> ModelInfo:
 def _read(
     results: Iterator[Result],
     pairs: Sequence[tuple[CsvFile, Row]],
-    recognizer: Recognizer | Voter,
+    recognizer: "Recognizer | Voter",
     unusual: UnusualImages,
 ) -> Iterator[EvaluatedLine | Rejection]:
     """Yield the transcription of each row, or the rejection of its image, and count the unusual images."""
@@ -157,7 +166,7 @@ def _read(
 
 
 def evaluated_line(
-    file: CsvFile, row: Row, transcription: Transcription, size: tuple[int, int], recognizer: Recognizer | Voter
+    file: CsvFile, row: Row, transcription: Transcription, size: tuple[int, int], recognizer: "Recognizer | Voter"
 ) -> EvaluatedLine:
     """Return a row with its transcription.
 

@@ -75,6 +75,14 @@ class Executor:
         self._close_local()
         self._stack.close()
 
+    def start(self, job: PredictionJob) -> None:
+        """Start the process that decodes the images of a job, if it reads here, and return without waiting for it.
+
+        Starting takes as long as importing torch, which this process can do meanwhile.
+        """
+        if self._reads_here(job):
+            self._decoder(job)
+
     def transcribe(self, job: PredictionJob, paths: Sequence[str]) -> Iterator[Result]:
         """Transcribe the images at paths, and yield the results in their order. Raises the errors of `blocks`."""
         inputs = to_table((printable(path), path, None) for path in paths)
@@ -104,7 +112,7 @@ class Executor:
                 repeatedly.
         """
         done = 0
-        if len(inputs) and not self._wants_ray and job.replicas is None:
+        if len(inputs) and self._reads_here(job):
             decoder = self._decoder(job)
             for block in _with_pauses(lambda: self._local_reader(job, decoder).read_blocks(inputs)):
                 done += len(block)
@@ -114,6 +122,9 @@ class Executor:
             from raycrnn.prediction import distributed
 
             yield from _with_pauses(lambda: distributed.read_blocks(job, inputs, done))
+
+    def _reads_here(self, job: PredictionJob) -> bool:
+        return not self._wants_ray and job.replicas is None
 
     def _decoder(self, job: PredictionJob) -> DecoderProcess:
         """Return the decoder of a job. Its process starts while the thread that reads imports torch."""
