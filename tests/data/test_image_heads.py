@@ -9,7 +9,7 @@ from PIL import Image
 from raycrnn.bench.object_store import ObjectStore
 from raycrnn.data import image, image_files, image_heads
 from raycrnn.data.rejections import Rejected
-from tests.data.test_image import COLOURS_HWC, WHOLE, encoded
+from tests.data.image_samples import COLOURS_HWC, WHOLE, encoded
 
 NOISE_HWC = np.random.default_rng(0).integers(0, 256, (120, 200, 3), np.uint8)
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from raycrnn.data import image
 from raycrnn.data.rejections import Rejected
-from tests.data.test_image import encoded
+from tests.data.image_samples import encoded
 
 HEIGHT, WIDTH = 20, 40
 DEEP_HW = np.linspace(0, 65535, HEIGHT * WIDTH).reshape(HEIGHT, WIDTH).astype(np.uint16)
