@@ -13,7 +13,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	rm -rf demo
 	$(BIN)/raycrnn numbers examples/mnist/t10k-images-idx3-ubyte.gz examples/mnist/t10k-labels-idx1-ubyte.gz \
-		demo/numbers --count 12000 --eval-count 600
+		demo/numbers --count 12000 --eval-count 600 --most 6
 	$(BIN)/raycrnn train examples/numbers.json
 	$(BIN)/raycrnn evaluate demo/output/model demo/numbers/eval.csv
 	$(BIN)/raycrnn predict demo/output/model demo/numbers/images/eval_00000[0-4].png
