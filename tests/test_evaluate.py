@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,9 @@ from raycrnn.evaluation.analysis import Comparison
 from raycrnn.evaluation.report_files import FILES
 from raycrnn.evaluation.run import evaluate_all
 from raycrnn.metrics import error_rates
+from raycrnn.model import voter
 from raycrnn.model.recognizer import Recognizer
+from raycrnn.prediction.pipeline import Executor
 from tests.conftest import draw_four
 from tests.model.test_recognizer import recognizer
 
@@ -42,6 +46,17 @@ def labels(images) -> str:
 
 def units_of(label: str) -> list[str]:
     return [unit for unit in label.split("|") if unit]
+
+
+def test_decoding_starts_before_the_model_is_loaded_and_torch_imported(model, labels, monkeypatch):
+    order = []
+    start, load = Executor.start_decoder, voter.load
+    monkeypatch.setattr(Executor, "start_decoder", lambda *args: (order.append("decoder"), start(*args)))
+    monkeypatch.setattr(voter, "load", lambda *args: (order.append("model"), load(*args))[1])
+    evaluate_all([model], [str(labels)])
+    assert order == ["decoder", "model"]
+    program = "import sys, raycrnn.evaluation.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_evaluation_scores_the_transcriptions_of_the_recognizer(model, images, labels, capsys):

@@ -59,7 +59,7 @@ def parse(tree: Tree, overrides: Sequence[str] = (), origin: str = "configuratio
     Raises:
         UsageError: The configuration is not valid; the message lists all problems.
     """
-    name = f"{origin} with the given KEY=VALUE" if overrides else origin
+    name = f"{origin} with overrides" if overrides else origin
     return validated(grouped(tree, overrides, origin), Configuration, name, "configuration")
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pyarrow as pa
 
 from raycrnn import storage
-from raycrnn.config import Data
+from raycrnn.config import Data, suggestion
 from raycrnn.data import csv_files, file_kinds, packed_images
+from raycrnn.data.characters import notes_on
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
 
@@ -92,7 +93,13 @@ def _inputs_of(name: str, settings: Data) -> Iterator[Input]:
     elif storage.is_uri(name) or has_image_suffix(file_name) or os.path.lexists(folder):
         yield printable(name), name, None
     else:
-        raise UsageError(f"{printable(name)}: no such image, folder, CSV file or model directory")
+        raise UsageError(_describe_missing(name))
+
+
+def _describe_missing(name: str) -> str:
+    key, equals, _ = name.partition("=")
+    hint = f", and no key of the configuration{suggestion(key)}" if equals and not storage.is_uri(name) else ""
+    return f"{printable(name)!r}: no such image, folder, CSV file or model directory{hint}{notes_on(name)}"
 
 
 def _packed_files(name: str) -> list[str]:
@@ -168,6 +175,8 @@ def _images_below(uri: str) -> Iterator[str]:
         names = sorted(storage.names(uri))
     except OSError as error:
         raise UsageError(f"{uri}: cannot be read: {storage.describe(error)}") from None
+    if not names:
+        raise UsageError(_describe_missing(uri))
     skipped = SkippedNames()
     for name in names:
         parts = name.split("/")

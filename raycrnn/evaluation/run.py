@@ -1,4 +1,4 @@
-"""Evaluate one or two models on labelled images. Importing it does not import torch, before which decoding starts."""
+"""Evaluate one or two models on labelled images. Importing it imports no torch, so that decoding can start first."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ def evaluate_all(
     paths = [file.resolve(row) for file, row in pairs if not row.problem]
     readings = []
     with Executor(address) as executor:
-        executor.start(jobs[0])
+        executor.start_decoder(jobs[0])
         from raycrnn.model import voter
 
         recognizers = [voter.load(each.model, "cpu", overrides, each.language_model, each.lexicon) for each in jobs]

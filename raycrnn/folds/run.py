@@ -16,7 +16,7 @@ from raycrnn.console import defer_stop
 from raycrnn.data import labelled_csvs
 from raycrnn.data.csv_files import CsvFile
 from raycrnn.data.image_files import SIZES_FILE
-from raycrnn.errors import UsageError, WriteError
+from raycrnn.errors import RaycrnnError, UsageError, WriteError
 from raycrnn.folds import processes
 from raycrnn.folds.resources import room_for_folds
 from raycrnn.metrics.error_rates import Counts
@@ -72,7 +72,7 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
         with ExitStack() as connection:
             connection.enter_context(cluster.connect(address))
             if RECORD not in output.entries():
-                _check_rows(configuration, csvs, fold_of, output)
+                _check_rows(configuration, output)
                 _write(output, RECORD, json.dumps(record, indent=2, ensure_ascii=False))
             results = _train_all(configuration, address, connection)
         if results is None:
@@ -126,40 +126,32 @@ def _describe(configuration: Configuration, fold_of: Sequence[Sequence[int | Non
         logger.info(f"each fold takes at most training.max_minutes={configuration.training.max_minutes:g}")
 
 
-def _check_rows(
-    configuration: Configuration, csvs: "LabelledCsvs", fold_of: Sequence[Sequence[int | None]], output: Directory
-) -> None:
-    """Check the rows of every fold before the first one is trained, which may take hours.
+def _check_rows(configuration: Configuration, output: Directory) -> None:
+    """Check the rows of every fold as its own command will do, before hours are spent on the first one.
 
     Raises:
+        UsageError: The initial model does not fit, or the settings for the alphabet exclude each other.
         RaycrnnError: More than `data.max_rejected` of the rows that a fold is trained or evaluated on cannot be used.
     """
-    from raycrnn.ingest import sample_table, training_data
-    from raycrnn.ingest.image_sizes import ImageSizes
+    from raycrnn.ingest import training_data
+    from raycrnn.training import initial_model
 
-    samples, _ = sample_table.put_samples(
-        csvs.train, csvs.alphabet, configuration, csvs.text_direction, sizes=ImageSizes(output)
-    )
-    fold_at = {
-        (file.path, row.line): fold
-        for file, own in zip(csvs.train, fold_of, strict=True)
-        for row, fold in zip(file.rows, own, strict=True)
-    }
-    rows = Counter(fold_at.values())
-    sets = {}
+    completed, model = initial_model.prepare(configuration)
     for fold in range(1, (configuration.training.folds or 0) + 1):
-        held_back = [each for each in samples.rejections if fold_at[each.csv, each.line] == fold]
-        others = [each for each in samples.rejections if fold_at[each.csv, each.line] != fold]
-        sets[f"fold {fold}: train"] = others, samples.rows - rows[fold]
-        sets[f"fold {fold}: eval"] = held_back, rows[fold]
-    training_data.check_sets(sets, configuration.data, output)
+        own = config.completed(completed, {"training.fold": fold})
+        try:
+            training_data.put(initial_model.read_csvs(own, model), own, output)
+        except RaycrnnError as error:
+            raise type(error)(f"fold {fold}: {error}") from None
+    # Of an earlier run that was refused.
+    (output.path / "rejected.csv").unlink(missing_ok=True)
 
 
 def _train_all(configuration: Configuration, address: str | None, connection: ExitStack) -> tuple[dict, ...] | None:
     """Train the folds, and return their results; None if a signal stopped them.
 
     Args:
-        connection: Holds the connection to Ray, and is closed if the folds need it no more.
+        connection: Holds the connection to Ray; closed here if the folds do not need it.
     """
     folds = configuration.training.folds
     assert folds is not None

@@ -1,16 +1,15 @@
 """The data of a training run: its CSVs are read and checked, and their rows put into the object store."""
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raycrnn import config, storage
+from raycrnn import storage
 from raycrnn.config import Configuration
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.labelled_csvs import LabelledCsvs
 from raycrnn.data.lexicon import Lexicon
-from raycrnn.data.rejections import Rejection, check_rejections, write_rejected
+from raycrnn.data.rejections import check_rejections, write_rejected
 from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import sample_table
 from raycrnn.ingest.image_sizes import ImageSizes
@@ -76,40 +75,21 @@ def put(
     if csvs.eval:
         sets["eval"], _ = sample_table.put_samples(csvs.eval, alphabet, configuration, direction, False, sizes)
     try:
-        check_sets({name: (each.rejections, each.rows) for name, each in sets.items()}, configuration.data, output)
-    except RaycrnnError:
+        for name, samples in sets.items():
+            check_rejections(name, samples.rejections, samples.rows, configuration.data)
+    except RaycrnnError as error:
         # They may explain the rejections: a page is too narrow for its label.
         for warning in (warning for samples in sets.values() for warning in samples.warnings):
             logger.warning(warning)
-        raise
-    lexicon = csvs.lexicon
-    if lexicon is not None:
-        lexicon = lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
-    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests, csvs.row_digests, lexicon)
-
-
-def check_sets(sets: Mapping[str, tuple[Sequence[Rejection], int]], settings: config.Data, output: Directory) -> None:
-    """Raise an error if too many samples of a set are unusable.
-
-    Args:
-        sets: The samples of each set that cannot be used, and the number of its rows, by the name of the set.
-        settings: `max_rejected` is the allowed share.
-        output: The output directory of the run.
-
-    Raises:
-        RaycrnnError: More than `data.max_rejected` of a set cannot be used; `rejected.csv` is written to `output`.
-    """
-    try:
-        for name, (rejections, rows) in sets.items():
-            check_rejections(name, rejections, rows, settings)
-    except RaycrnnError as error:
+        rejections = [rejection for samples in sets.values() for rejection in samples.rejections]
         try:
-            # A row is in the sets of several folds.
-            write_rejected(
-                output.path / "rejected.csv", {each for rejections, _ in sets.values() for each in rejections}
-            )
+            write_rejected(output.path / "rejected.csv", rejections)
             output.sync()
         except OSError as problem:
             reason = storage.describe(problem)
             raise RaycrnnError(f"{error}\n{output}/rejected.csv: cannot be written: {reason}") from None
         raise RaycrnnError(f"{error}\nall of them are listed in {output}/rejected.csv") from None
+    lexicon = csvs.lexicon
+    if lexicon is not None:
+        lexicon = lexicon.readable(alphabet, image.frames(configuration.image.input_shape[1]))
+    return TrainingData(alphabet, train, sets.get("eval"), csvs.digests, csvs.row_digests, lexicon)

@@ -90,11 +90,10 @@ class Voter:
             UsageError: There is no model directory, or an override, the device or the lexicon is invalid.
             RaycrnnError: Files of a model directory are missing, damaged or inconsistent.
         """
-        # Read once, not by each model.
-        known = (
-            model_files.overridden_language_model(overrides) if language_model is None else language_model,
-            model_files.overridden_lexicon(models, overrides) if lexicon is None else lexicon,
-        )
+        if language_model is None:
+            # Read once, not by each model.
+            language_model = model_files.overridden_language_model(overrides)
+        known = language_model, lexicon
         return cls([Recognizer.load(model, device, overrides, *known) for model in model_files.members(models)])
 
     @property

@@ -62,7 +62,9 @@ class Writer(ABC):
     """Images without an error so far."""
 
     def write(self, table: pa.Table) -> None:
-        """Write the next rows; the writer may buffer them."""
+        """Write the next rows; the writer may buffer them. Of no rows, nothing is written, not even a header."""
+        if not len(table):
+            return
         self.read += table["error"].null_count
         self._write(table)
 

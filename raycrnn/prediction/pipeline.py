@@ -75,7 +75,7 @@ class Executor:
         self._close_local()
         self._stack.close()
 
-    def start(self, job: PredictionJob) -> None:
+    def start_decoder(self, job: PredictionJob) -> None:
         """Start the process that decodes the images of a job, if it reads here, and return without waiting for it.
 
         Starting takes as long as importing torch, which this process can do meanwhile.

@@ -39,18 +39,19 @@ def check_shared(output: Directory, data: "TrainingData") -> None:
     from raycrnn.ingest import sample_table
 
     images = [path for table in data.sets.values() for path in sample_table.some_paths(table, IMAGES_TO_LOOK_FOR)]
-    files: list[str] = []
-    for file in dict.fromkeys(map(image_files.file_of, images)):
-        files += generated_lines.sources_of(file) if generated_lines.is_recipe(file) else [file]
-    files = [file for file in files if not storage.is_uri(file)]
+    recipes = [path for table in data.sets.values() for path in table.csv_paths if generated_lines.is_recipe(path)]
+    drawn_from = [file for recipe in recipes for file in generated_lines.sources_of(recipe)]
+    files = [file for file in dict.fromkeys(map(image_files.file_of, images)) if not storage.is_uri(file)]
     # A new file, because another node may have a different directory of the same name.
     with tempfile.NamedTemporaryFile(dir=output.path, prefix=".ray-") as probe:
-        paths = files if output.uri else [probe.name, *files]
+        paths = [*([] if output.uri else [probe.name]), *files, *drawn_from]
         for address, path in nodes_without(paths).items():
             what = f"output_model_dir={output}" if path == probe.name else path
+            # Fonts must be on a disk.
+            storages = "" if path in drawn_from else "object storage (s3://bucket/…, gs://…) or "
             raise UsageError(
-                f"{what}: exists on this machine but not on node {address} of the cluster: use object storage "
-                "(s3://bucket/…, gs://…) or a disk that all nodes mount under the same path"
+                f"{what}: exists on this machine but not on node {address} of the cluster: use {storages}a disk that "
+                "all nodes mount under the same path"
             )
 
 

@@ -57,7 +57,7 @@ REFUSED = [
 @pytest.mark.parametrize(("override", "expected"), REFUSED, ids=[override for override, _ in REFUSED])
 def test_a_wrong_key_or_value_is_refused_with_path_value_and_what_is_allowed(override, expected):
     message = refusal(override)
-    assert message.startswith("mine.json with the given KEY=VALUE: the configuration is not valid\n")
+    assert message.startswith("mine.json with overrides: the configuration is not valid\n")
     for words in expected:
         assert words in message
 

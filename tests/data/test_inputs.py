@@ -2,7 +2,6 @@
 
 import os
 import unicodedata
-from contextlib import nullcontext
 
 import pytest
 
@@ -25,12 +24,32 @@ def test_broken_links_do_not_affect_other_images(tmp_path):
     assert listed(tmp_path) == [f"{tmp_path}/{name}" for name in ("a.png", "b.png", "c.PNM", "d.jfif", "e.jpe")]
 
 
-@pytest.mark.parametrize(("name", "refused"), [("missing", True), ("scan.v2/missing", True), ("missing.PNG", False)])
-def test_a_name_of_nothing_is_refused_unless_it_is_that_of_an_image(tmp_path, name, refused):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "missing': no such image, folder, CSV file or model directory"),
+        ("scan.v2/missing", "missing': no such image, folder"),
+        ("beam_width=3", "no key of the configuration; did you mean decoding.beam_width?"),
+        ("two\u200bwords", "the path contains U+200B"),
+        ("", "'': no such image"),
+    ],
+)
+def test_an_input_that_does_not_exist_is_refused(tmp_path, monkeypatch, name, message):
     # A model directory that is missing looks like one of the inputs after it.
-    (tmp_path / "a.png").touch()
-    with pytest.raises(UsageError, match=f"{name}: no such image, folder") if refused else nullcontext():
-        assert len(listed(tmp_path / "a.png", tmp_path / name)) == 2
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        listed(name)
+    assert message in str(caught.value)
+
+
+def test_a_missing_file_with_the_name_of_an_image_is_one_of_the_images(tmp_path):
+    assert len(listed(tmp_path / "missing.PNG")) == 1
+
+
+def test_a_folder_of_nothing_in_object_storage_is_refused(bucket):
+    place, _, options = bucket.partition("?")
+    with pytest.raises(UsageError, match="no such image, folder"):
+        listed(f"{place}missing?{options}")
 
 
 def test_a_link_to_a_folder_is_skipped_with_a_warning_unless_it_is_named(tmp_path, capsys):

@@ -5,12 +5,14 @@ import json
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from raycrnn import config
 from raycrnn.data.csv_files import CsvFile, Row
-from raycrnn.errors import UsageError
+from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.folds import out_of_fold, run
 from raycrnn.model import model_files
 from raycrnn.model.recognizer import Recognizer
@@ -104,21 +106,30 @@ def test_folds_are_trained_side_by_side_vote_and_resume(tmp_path):
 def test_rows_of_all_folds_are_checked_before_one_is_trained(tmp_path):
     path, csv_path = write_configuration(tmp_path), tmp_path / "labels.csv"
     rows = csv_path.read_text().splitlines()
-    # Three of the twelve rows of one fold; of the other, three of its twelve training rows.
+    # Three of the twelve rows of one fold are training rows of the other fold only.
     broken = [number for number in range(len(rows)) if number % 4 == 1][:3]
     csv_path.write_text("".join(f"{row}{'x' * 900 if n in broken else ''}\n" for n, row in enumerate(rows)))
     done = train(path)
     assert done.returncode == 1
-    assert "3 of 12 samples cannot be used, more than data.max_rejected" in done.stderr
-    assert re.search(r"fold [12]: (train|eval) set: 3 of 12", done.stderr)
+    assert re.search(r"fold [12]: train set: 3 of 12 samples cannot be used, more than data.max_rejected", done.stderr)
     output = tmp_path / "output"
     assert {each.name for each in output.iterdir()} == {"rejected.csv"}
     with (output / "rejected.csv").open(newline="") as file:
         assert [int(row["line"]) for row in csv.DictReader(file)] == [number + 1 for number in broken]
+    assert not run._check_output(Directory(output), {}, restore=False)
 
-    # The same command goes on once the rows are corrected.
-    csv_path.write_text("".join(f"{row}\n" for row in rows))
-    run._check_output(Directory(str(output)), {}, restore=False)
+
+@pytest.mark.parametrize("alphabet", ["union", "same"])
+def test_rows_are_checked_with_the_alphabet_of_the_initial_model(tmp_path, local_ray, alphabet):
+    recognizer(units="xyz").save(tmp_path / "model")
+    tree = json.loads(write_configuration(tmp_path, initial_model=str(tmp_path / "model")).read_text())
+    configuration = config.parse({**tree, "model": {}}, [f"training.initial_alphabet={alphabet}"])
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "rejected.csv").touch()
+    with nullcontext() if alphabet == "union" else pytest.raises(RaycrnnError, match=r"(?s)fold 1: .*unknown unit"):
+        run._check_rows(configuration, Directory(output))
+    assert (output / "rejected.csv").exists() == (alphabet == "same")
 
 
 def refused(path: Path, *overrides: str) -> str:

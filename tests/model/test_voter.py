@@ -205,16 +205,15 @@ def test_models_in_object_storage_vote(tmp_path, bucket):
     assert [each.text for each in Voter.load(place, "cpu")(LINES)] == texts
 
 
-@pytest.mark.parametrize("key", ["language_model", "lexicon"])
-def test_models_share_the_file_that_an_override_names(tmp_path, key):
+def test_models_share_the_language_model_that_an_override_names(tmp_path):
     for name in ("one", "two"):
         recognizer().save(tmp_path / name)
-    file = tmp_path / "file"
-    model = kneser_ney.estimate([tuple("badecab")], 3, tuple("abcde"))
-    file.write_bytes(arpa.to_bytes(model)) if key == "language_model" else file.write_text("abc\ndec\n")
-    one, two = Voter.load([tmp_path / "one", tmp_path / "two"], "cpu", [f"decoding.{key}={file}"]).recognizers
-    assert getattr(one, key) is not None
-    assert getattr(one, key) is getattr(two, key)
+    file = tmp_path / "model.arpa"
+    file.write_bytes(arpa.to_bytes(kneser_ney.estimate([tuple("badecab")], 3, tuple("abcde"))))
+    loaded = Voter.load([tmp_path / "one", tmp_path / "two"], "cpu", [f"decoding.language_model={file}"])
+    one, two = (each.language_model for each in loaded.recognizers)
+    assert one is not None
+    assert one is two
 
 
 def test_the_order_of_models_does_not_matter_if_some_have_a_lexicon(tmp_path):

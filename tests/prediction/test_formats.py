@@ -70,6 +70,7 @@ def test_csv_on_stdout_ends_lines_in_lf_and_quotes_line_ends_in_fields(monkeypat
 def test_csv_has_its_header_once_and_not_before_the_first_rows():
     buffer = io.StringIO(newline="")
     writer = formats.make_writer(buffer, Layout("csv"))
+    writer.write(table())
     assert buffer.getvalue() == ""
     writer.write(table(read()))
     writer.write(table(FAILED))
