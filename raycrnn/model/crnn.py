@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from raycrnn.config import Image, Model
 from raycrnn.data.image import frames
 from raycrnn.model.batch_norm import MaskedBatchNorm
+from raycrnn.model.dropout import Dropout
 
 POOLS = ((2, 2), (2, 2), None, (2, 1), None, (2, 1), None)
 """(height, width) of the max pooling after each convolution; as in the paper, after the convolutions 1, 2, 4 and 6."""
@@ -56,7 +57,7 @@ class CRNN(nn.Module):
             BidirectionalLSTM(features if i == 0 else 2 * lstm_size, lstm_size) for i in range(lstm_layers)
         )
         self.output = nn.Linear(2 * lstm_size, classes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self._frozen = 0
         if initialised:
             initialise(self)
