@@ -15,7 +15,7 @@ import wordfreq
 LANGUAGES = ("en", "de", "fr", "es", "it", "pt", "nl", "pl", "cs", "sv", "fi", "hu", "tr", "ro", "da", "is")
 OLD_LANGUAGES = ("fr", "fr", "de", "en", "it", "nl")
 VOCABULARY = 30_000
-LINES = 20_000
+LINES = 60_000
 QUOTES = ("“”", "„“", "«»", "‘’", '""', "()", "[]", "‹›")
 MARKS = (*".....,,,,,,;:!?…–—-",)
 SYMBOLS = (*"&&&§%*+=/#@_°†‡¶•©®<>{}\\|~^$£€½¼¾×²³ºª¿¡·",)
@@ -123,6 +123,11 @@ def form(words: Words, rng: random.Random) -> str:
         [
             number(rng),
             f"{word}: {number(rng)}",
+            f"{word} : {number(rng)}",
+            f"{number(rng)} {number(rng)} {number(rng)}",
+            f"*** {word} {other} ***",
+            f"{word} {words.draw(rng)} {other}".upper(),
+            f"{word} {other} {code}".upper(),
             f"{word} {number(rng)} {other}",
             f"{number(rng)} x {word}",
             f"{word}@{other.lower()}.{rng.choice(['com', 'org', 'net', 'de', 'fr'])}",

@@ -249,9 +249,11 @@ def suggestion(alphabet: Alphabet, rows: int, configuration: Configuration) -> s
         known = [unit for unit in alphabet.units if unit in model]
         letters = sum(unit.isalpha() for unit in known)
         if len(known) >= LEAST_KNOWN * len(alphabet) and letters >= LEAST_LETTERS:
+            # A key that is not set is taken from the model.
+            size = f" model.size={own.model.size}" if "model.size" in config.set_keys(configuration) else ""
             return (
                 f"{name}, a model that comes with raycrnn, has {len(known)} of these {len(alphabet)} units: with so "
-                f"few rows, training.initial_model={name} model.size=half usually leads to fewer errors in fewer epochs"
+                f"few rows, training.initial_model={name}{size} usually leads to fewer errors in fewer epochs"
             )
     return None
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -270,6 +271,17 @@ def test_a_model_of_the_package_is_proposed_if_it_fits(units, rows, groups, prop
     known = sum(unit not in "☃" for unit in units)
     expected = f"latin, a model that comes with raycrnn, has {known} of these {len(units)} units: "
     assert line.startswith(expected) if proposed else line is None
+
+
+@pytest.mark.parametrize("groups", [{}, {"model": {"size": "full"}}], ids=["size not set", "another size"])
+def test_the_proposed_keys_fit_the_configuration(groups):
+    tree = {**groups, "data": {"csv_files_train": "new.csv"}}
+    line = initial_model.suggestion(Alphabet(LATIN), 500, config.parse(tree))
+    keys = re.findall(r"[\w.]+=\w+", line)
+    assert len(keys) == 1 + len(groups)
+    completed, model = initial_model.prepare(config.parse(config.with_overrides(tree, keys)))
+    assert model is not None
+    assert completed.model.size == "half"
 
 
 def test_what_is_no_model_is_refused(tmp_path, model):
