@@ -26,7 +26,7 @@ from raycrnn.serving import proxy_middleware
 from raycrnn.serving.deployment import Settings, read_token
 from tests.conftest import draw, words
 from tests.model.test_recognizer import recognizer
-from tests.serving.test_api import png
+from tests.serving.samples import png
 
 long = pytest.mark.long
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,7 @@ from raycrnn.prediction.pipeline import Executor
 from raycrnn.serving.service import Service
 from tests.conftest import draw, draw_four
 from tests.model.test_voter import recognizer
-from tests.serving.test_api import png, serving
+from tests.serving.samples import png, serving
 
 
 @pytest.fixture

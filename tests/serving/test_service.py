@@ -17,7 +17,7 @@ from raycrnn.serving.service import Service
 from raycrnn.serving.settings import Limits
 from tests.conftest import draw
 from tests.model.test_recognizer import recognizer
-from tests.serving.test_api import cuda_out_of_memory, gated, png, serving, wait_until
+from tests.serving.samples import cuda_out_of_memory, gated, png, serving, wait_until
 
 
 @pytest.fixture(scope="module")
