@@ -41,6 +41,9 @@ class Calibration:
     """Number of samples that the calibration was fitted on; 0 if it was not fitted."""
     weights: tuple[float, ...] = UNCHANGED
     """The weights of `FEATURES` in the log-odds of the confidence."""
+    with_language_model: "Calibration | None" = None
+    """The calibration of texts that were found with the language model of the model, if it was fitted. It converts
+    their probabilities among the texts of the beam, instead of the CTC probabilities."""
 
     @classmethod
     def from_json(cls, values: Mapping[str, object], origin: str) -> "Calibration":
@@ -59,12 +62,28 @@ class Calibration:
             raise RaycrnnError(f"{origin}: not a calibration: it needs a temperature above 0 and a number of samples")
         if not isinstance(weights, dict) or not all(_is_finite(weights.get(name)) for name in FEATURES):
             raise RaycrnnError(f"{origin}: not a calibration: weights needs numbers for {', '.join(FEATURES)}")
-        return cls(float(temperature), samples, tuple(float(weights[name]) for name in FEATURES))
+        fused = values.get("with_language_model")
+        if fused is not None and not isinstance(fused, dict):
+            raise RaycrnnError(f"{origin}: not a calibration: with_language_model must be an object")
+        return cls(
+            float(temperature),
+            samples,
+            tuple(float(weights[name]) for name in FEATURES),
+            cls.from_json(fused, origin) if fused else None,
+        )
 
     def to_json(self) -> str:
         """Return the JSON object that is written to calibration.json."""
-        values = {"temperature": round(self.temperature, 4), "samples": self.samples, "weights": self.named_weights()}
-        return json.dumps(values, indent=2)
+        return json.dumps(self._to_tree(), indent=2)
+
+    def _to_tree(self) -> dict[str, object]:
+        fused = {"with_language_model": self.with_language_model._to_tree()} if self.with_language_model else {}
+        return {
+            "temperature": round(self.temperature, 4),
+            "samples": self.samples,
+            "weights": self.named_weights(),
+            **fused,
+        }
 
     def named_weights(self) -> dict[str, float]:
         """Return the weights by the names of their features."""
@@ -74,7 +93,8 @@ class Calibration:
         """Return the probability that the best transcription of an image is exact.
 
         Args:
-            log_prob: Logarithm of its CTC probability, over all alignments.
+            log_prob: Logarithm of its probability: the CTC probability, over all alignments, or that among the texts of
+                a beam.
             units: Number of its units.
             frames: Number of frames of the image.
         """

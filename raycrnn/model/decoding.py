@@ -17,6 +17,9 @@ from raycrnn.model.calibration import Calibration
 from raycrnn.model.fused_search import Fusion
 from raycrnn.model.lexicon_decoding import CodedLexicon
 
+LEAST_POSTERIOR = 1e-300
+"""Probability that stands for one of 0, whose logarithm would be infinite."""
+
 LEXICON_PATHS = 10
 """Least number of paths that decoding with a lexicon returns. Confidences depend on the sum of the probabilities of
 this many."""
@@ -103,9 +106,9 @@ def path_confidences(
 ) -> list[list[float]]:
     """Return the calibrated probability of every path of each image, over all of its alignments.
 
-    With a language model, it is the posterior probability of the path, which is not calibrated. On receipts, its Brier
-    score was less than half that of the calibrated probability, which does not know the language model (see
-    docs/language_models.md).
+    With a language model, it is the probability of the path among those of the beam, calibrated if that was fitted. On
+    receipts, its Brier score was less than half that of the probability of the network, which does not know the
+    language model (see docs/language_models.md).
 
     With a lexicon, it is the probability on the condition that the text is one of those that the lexicon allows: that
     among all texts, divided by the sum of those of the first `LEXICON_PATHS` paths.
@@ -129,16 +132,21 @@ def path_confidences(
             total = float(np.logaddexp.reduce(log_probs[i][:LEXICON_PATHS]))
             log_probs[i] = [min(0.0, log_prob - total) for log_prob in log_probs[i]]
     return [
-        _posteriors(image_paths) or _calibrate(own, calibration.confidence(own[0], len(image_paths[0].codes), frames))
+        _with_language_model(image_paths, frames, calibration)
+        or _calibrate(own, calibration.confidence(own[0], len(image_paths[0].codes), frames))
         for own, image_paths, frames in zip(log_probs, paths, frames_B.tolist(), strict=True)
     ]
 
 
-def _posteriors(paths: Sequence[ctc.Path]) -> list[float]:
-    """Return the posterior probabilities of an image's paths with a language model, none if there is no such model."""
+def _with_language_model(paths: Sequence[ctc.Path], frames: int, calibration: Calibration) -> list[float]:
+    """Return the confidences of an image's paths that a language model found; none if there was no such model."""
     if paths[0].is_in_lexicon:
         return []
-    return [path.posterior for path in paths if path.posterior is not None]
+    posteriors = [path.posterior for path in paths if path.posterior is not None]
+    if not posteriors or calibration.with_language_model is None:
+        return posteriors
+    log_probs = [math.log(max(posterior, LEAST_POSTERIOR)) for posterior in posteriors]
+    return _calibrate(log_probs, calibration.with_language_model.confidence(log_probs[0], len(paths[0].codes), frames))
 
 
 def _calibrate(log_probs: Sequence[float], best: float) -> list[float]:

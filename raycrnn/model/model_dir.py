@@ -12,6 +12,7 @@ from pathlib import Path
 import safetensors.torch
 
 from raycrnn import __version__, config, storage
+from raycrnn.config.decoding import AUTO, LABELS
 from raycrnn.data import file_kinds
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.lexicon import Lexicon
@@ -43,6 +44,9 @@ SCORES = {
     "loss": ("CTC loss", "{:.4g}"),
 }
 """The scores in metrics.json that the model card lists, with their names and formats."""
+
+FUSION_KEYS = ("decoding.language_model", "decoding.insertion_bonus")
+"""Beginnings of overrides with which the calibration of confidences with a language model is not valid."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +105,21 @@ def _read(
     if (folder / CALIBRATION).exists():
         calibration = Calibration.from_json(config.read_json_object(folder / CALIBRATION), str(folder / CALIBRATION))
     metrics = config.read_json_object(folder / METRICS)
-    if configuration.decoding.language_model is None:
+    if not _uses_language_model(folder, configuration.decoding):
         language_model = None
     elif language_model is None:
         language_model = _stored_language_model(folder, location)
+    if any(each.startswith(FUSION_KEYS) for each in overrides):
+        calibration = replace(calibration, with_language_model=None)
     if lexicon is None and configuration.decoding.lexicon is not None:
         lexicon = overridden_lexicon(folder, overrides) or _stored_lexicon(folder, location, configuration)
     return StoredModel(network, configuration, alphabet, metrics, calibration, language_model, lexicon)
+
+
+def _uses_language_model(folder: Path, decoding: config.Decoding) -> bool:
+    if decoding.language_model == AUTO:
+        return decoding.tries_language_model and (folder / LANGUAGE_MODEL).is_file()
+    return decoding.language_model is not None
 
 
 def _stored_lexicon(folder: Path, location: str, configuration: config.Configuration) -> Lexicon:
@@ -207,7 +219,7 @@ def _language_model_lines(model: StoredModel) -> list[str]:
         return []
     decoding = model.configuration.decoding
     name = decoding.language_model or ""
-    origin = "the training labels" if name == "labels" else f"`{storage.redacted(name)}`"
+    origin = "the training labels" if name in (AUTO, LABELS) else f"`{storage.redacted(name)}`"
     return [
         f"- Decoding: beam search with a language model of {origin} (`{LANGUAGE_MODEL}`: n-grams of up to "
         f"{model.language_model.order} units), with weight {decoding.language_model_weight:g}. Training scores the "

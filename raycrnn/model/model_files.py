@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raycrnn import config, storage
+from raycrnn.config.decoding import AUTO, LABELS
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.lexicon import Lexicon
@@ -143,10 +144,6 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
         return read(folder)
 
 
-LABELS = "labels"
-"""The value of `decoding.language_model` that names no file."""
-
-
 def overridden_language_model(overrides: Sequence[str]) -> NgramModel | None:
     """Return the language model that overrides name, if any.
 
@@ -158,7 +155,7 @@ def overridden_language_model(overrides: Sequence[str]) -> NgramModel | None:
     """
     given = [each for each in overrides if each.startswith("decoding.language_model=")]
     location = config.with_overrides({"decoding": {}}, given)["decoding"].get("language_model")
-    if not isinstance(location, str) or location == LABELS:
+    if not isinstance(location, str) or location in (AUTO, LABELS):
         return None
     return language_files.read(storage.with_home(location))
 

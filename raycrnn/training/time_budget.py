@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 CLOSING_SECONDS = 8.0
-"""Seconds of `training.max_minutes` that are reserved for export and shutdown, besides the last evaluation."""
+"""Seconds of `training.max_minutes` that export and shutdown take, besides the last evaluation."""
 
 STEPS_NOT_MEASURED = 5
 """First steps of a command that are not measured, because they include the start-up."""
@@ -25,11 +25,20 @@ class TimeBudget:
         deadline: When the run must have ended, in seconds since 1970; None without a limit.
         eval_share: Size of the evaluation set in training batches.
         interval: Steps between two evaluations.
+        closing: Seconds to reserve for what follows the last evaluation.
     """
 
-    def __init__(self, total_steps: int, deadline: float | None, eval_share: float, interval: int):
+    def __init__(
+        self,
+        total_steps: int,
+        deadline: float | None,
+        eval_share: float,
+        interval: int,
+        closing: float = CLOSING_SECONDS,
+    ):
         self._total_steps = total_steps
-        self._deadline = deadline
+        self._deadline = None if deadline is None else deadline - closing
+        """When the last evaluation must have ended."""
         self._eval_share = eval_share
         self._interval = interval
         self._last: float | None = None
@@ -49,7 +58,7 @@ class TimeBudget:
             self._durations.append(now - self._last)
         self._last = now
         if len(self._durations) < 3:
-            return left if now < self._deadline - CLOSING_SECONDS else 0
+            return left if now < self._deadline else 0
         # Only the last steps: with the mean over all steps, a slow start would make the schedule too fast.
         seconds_per_step = sum(self._durations) / len(self._durations)
         evaluation = self._evaluation_seconds(seconds_per_step)
@@ -60,7 +69,7 @@ class TimeBudget:
     def _seconds_to_train(self, now: float, evaluation: float) -> float:
         """Return the seconds left for steps and evaluations, without the evaluation at the end."""
         deadline = math.inf if self._deadline is None else self._deadline
-        return deadline - CLOSING_SECONDS - evaluation - now
+        return deadline - evaluation - now
 
     def _evaluations_left(self, step: int, remaining: float, seconds_per_step: float, evaluation: float) -> int:
         """Return how many evaluations `has_time_to_evaluate` will allow besides the one at the end.

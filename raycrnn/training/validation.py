@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,7 +54,7 @@ class EvaluationBatches:
         self.problem: str | None = None
         """Why object storage did not deliver images in the last pass, which therefore ended early."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         if self._cached is not None:
             yield from self._cached
             return

@@ -25,7 +25,14 @@ from raycrnn.model.batch import Batch
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, collectives, language_models, run_log, validation
+from raycrnn.training import (
+    checkpoint,
+    collectives,
+    language_model_trial,
+    language_models,
+    run_log,
+    validation,
+)
 from raycrnn.training.job import TrainingJob
 from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
@@ -34,7 +41,7 @@ from raycrnn.training.preemption import PreemptionNotices
 from raycrnn.training.rejected_samples import RejectedSamples
 from raycrnn.training.run_log import MetricsRecord, RunLog
 from raycrnn.training.saver import CheckpointSaver
-from raycrnn.training.time_budget import Throughput, TimeBudget
+from raycrnn.training.time_budget import CLOSING_SECONDS, Throughput, TimeBudget
 from raycrnn.training.validation import EvaluationBatches, ValidationResult
 
 ReportMetrics = Callable[[dict[str, object]], None]
@@ -91,7 +98,8 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
     eval_rows = job.data.eval.usable if job.data.eval else 0
     spent = seconds_before if job.counts_all_minutes else 0.0
     deadline = job.started + 60 * minutes - spent if minutes else None
-    return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval)
+    closing = CLOSING_SECONDS + language_model_trial.estimated_seconds(job)
+    return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, closing)
 
 
 def restored_progress(job: TrainingJob, state: checkpoint.RunState) -> TrainingState:
@@ -357,6 +365,9 @@ class Worker:
     def _finish(self) -> None:
         if not self.progress.best:
             raise divergence("no evaluation had a finite loss", self.settings)
+        language_model_trial.conclude(
+            self.job, self.output, self.eval_batches, self.device, self.reporter, self.progress.step
+        )
         self.progress.finished = True
         self._close()
         if self.rank == 0:

@@ -11,6 +11,7 @@ import numpy as np
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
+from raycrnn.config.decoding import AUTO, LABELS
 from raycrnn.data import csv_files
 from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import Rejected, Rejection, check_rejections, rejection_table
@@ -23,7 +24,6 @@ from raycrnn.model import runtime
 from raycrnn.model.crnn import output_bytes
 from raycrnn.model.decoding import Outputs
 from raycrnn.model.lexicon_decoding import CodedLexicon, coded
-from raycrnn.model.model_files import LABELS
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.tuning import results
@@ -67,7 +67,7 @@ class EvaluationSet:
         return list(self.recognizer.log_probs(self.images)) if self.total_bytes <= MAX_KEPT_BYTES else None
 
     def language_model(self, settings: config.Decoding) -> Automaton | None:
-        """Return the language model that settings name. `labels`, and the name in the model, are that of the model.
+        """Return the language model that settings name. `auto`, `labels`, and the name in the model are its own.
 
         Raises:
             UsageError: There is none.
@@ -77,6 +77,8 @@ class EvaluationSet:
         if name is None:
             return None
         own = self.recognizer.decoder.language_model
+        if name == AUTO:
+            return own if settings.tries_language_model else None
         if own and name in (LABELS, self.recognizer.configuration.decoding.language_model):
             return own
         if name == LABELS:

@@ -1,6 +1,7 @@
 """Calibration of confidences."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,6 +86,8 @@ def test_a_temperature_of_1_changes_nothing_and_others_give_probabilities_that_a
 def test_a_calibration_is_the_same_after_a_round_trip_and_an_earlier_one_is_read():
     fitted = Calibration(1.0, 20, (0.5, 1.25, -0.75, 0.0))
     assert Calibration.from_json(json.loads(fitted.to_json()), "here") == fitted
+    both = replace(fitted, with_language_model=Calibration(1.0, 10, (0.0, 0.5, 0.25, 0.125)))
+    assert Calibration.from_json(json.loads(both.to_json()), "here") == both
     assert Calibration.from_json({"temperature": 1.31, "samples": 260}, "here") == Calibration(1.31, 260)
 
 
@@ -97,6 +100,8 @@ def test_a_calibration_is_the_same_after_a_round_trip_and_an_earlier_one_is_read
         {"temperature": 1, "samples": 1, "weights": [1, 2]},
         {"temperature": 1, "samples": 1, "weights": {"constant": 1}},
         {"temperature": 1, "samples": 1, "weights": dict.fromkeys(calibration.FEATURES, float("nan"))},
+        {"temperature": 1, "samples": 1, "with_language_model": 1},
+        {"temperature": 1, "samples": 1, "with_language_model": {"samples": 1}},
     ],
 )
 def test_invalid_calibration_files_are_refused(values):

@@ -9,6 +9,7 @@ from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language import arpa, kneser_ney
 from raycrnn.language.automaton import Automaton
 from raycrnn.language.texts import in_display_order
+from raycrnn.model.calibration import Calibration
 from raycrnn.model.decoding import LineDecoder, Outputs
 from raycrnn.model.model_files import LANGUAGE_MODEL, file_digests, overridden_language_model
 from raycrnn.model.recognizer import Recognizer
@@ -72,6 +73,42 @@ def test_a_language_model_of_words_is_refused(tmp_path):
     (tmp_path / "words.arpa").write_bytes(arpa.to_bytes(words))
     with pytest.raises(UsageError, match="no unit of the alphabet, but such as 'hello', 'world': it must be a model"):
         Recognizer.load(tmp_path / "model", "cpu", [f"decoding.language_model={tmp_path}/words.arpa"])
+
+
+def test_a_model_of_which_training_decides_uses_the_language_model_that_it_has(tmp_path):
+    plain = recognizer()
+    assert plain.configuration.decoding.language_model == "auto"
+    plain.save(tmp_path / "without")
+    assert Recognizer.load(tmp_path / "without", "cpu").language_model is None
+    Recognizer(plain.network, plain.configuration, ALPHABET, {}, language_model=MODEL).save(tmp_path / "with")
+    assert texts(Recognizer.load(tmp_path / "with", "cpu")) == texts(with_language_model())
+    assert "language model of the training labels" in (tmp_path / "with" / "README.md").read_text()
+    for overrides in (
+        ["decoding.method=greedy", "decoding.num_beam_paths=1"],
+        ["decoding.language_model=null"],
+        ["decoding.language_model=auto", "decoding.method=greedy", "decoding.num_beam_paths=1"],
+    ):
+        assert Recognizer.load(tmp_path / "with", "cpu", overrides).language_model is None
+    (tmp_path / "words.txt").write_text("ab\n")
+    restricted = Recognizer.load(tmp_path / "with", "cpu", [f"decoding.lexicon={tmp_path}/words.txt"])
+    assert set(texts(restricted)) == {"ab"}
+
+
+def test_confidences_with_a_language_model_are_calibrated_for_that_model_alone(tmp_path):
+    plain = recognizer(language_model="labels")
+    # The confidence is the square root of the odds among the texts of the beam.
+    calibration = Calibration(with_language_model=Calibration(weights=(0.0, 0.5, 0.0, 0.0)))
+    model = Recognizer(plain.network, plain.configuration, ALPHABET, {}, None, calibration, MODEL)
+    model.save(tmp_path / "model")
+    raw = with_language_model().transcribe(lines())
+    for own, before in zip(Recognizer.load(tmp_path / "model", "cpu").transcribe(lines()), raw, strict=True):
+        odds = before.confidence / (1 - before.confidence)
+        assert own.text == before.text
+        assert own.confidence / (1 - own.confidence) == pytest.approx(odds**0.5, rel=1e-3)
+        assert sum(each.confidence for each in own.alternatives) <= 1 + 1e-6
+        assert sorted(own.alternatives, key=lambda each: -each.confidence) == list(own.alternatives)
+    other = Recognizer.load(tmp_path / "model", "cpu", ["decoding.language_model_weight=0.4"])
+    assert other.calibration.with_language_model is None
 
 
 def test_a_missing_or_damaged_language_model_is_refused(tmp_path):
