@@ -27,7 +27,7 @@ def room_for_folds(configuration: Configuration, nodes: Nodes) -> tuple[int, dic
         return 1, {}
     workers = settings.num_workers or settings.num_gpus or 1
     use_gpu = wants_gpus(settings, sum(gpus for _, gpus in nodes))
-    slots = sum(int(gpus) if use_gpu else int(cpus / MIN_CPUS) for cpus, gpus in nodes)
+    slots = sum(_workers_on(cpus, gpus if use_gpu else None, settings.cpus_per_worker) for cpus, gpus in nodes)
     room = min(folds, slots // workers)
     if room < 2:
         return 1, {}
@@ -45,3 +45,19 @@ def room_for_folds(configuration: Configuration, nodes: Nodes) -> tuple[int, dic
     if configuration.data.input_data_n_parallel_calls is None:
         values["data.input_data_n_parallel_calls"] = tasks
     return room, values
+
+
+def _workers_on(cpus: float, gpus: float | None, cpus_per_worker: float | str) -> int:
+    """Return how many workers fit onto a node.
+
+    A worker reserves its CPUs. Another one must be left for each, or all folds would wait for images that no process
+    can decode.
+
+    Args:
+        gpus: GPUs of the node; None if training uses none.
+        cpus_per_worker: The setting of the user, or `auto`.
+    """
+    needed = 0.0 if isinstance(cpus_per_worker, str) else cpus_per_worker + 1
+    if gpus is None:
+        return int(cpus / max(MIN_CPUS, needed))
+    return min(int(gpus), int(cpus / needed)) if needed else int(gpus)

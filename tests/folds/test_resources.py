@@ -25,6 +25,10 @@ def configuration_of(*overrides: str) -> config.Configuration:
         ([(16, 8)], [], 5),
         ([(16, 8)], ["cluster.num_gpus=4"], 2),
         ([(16, 8)], ["cluster.use_gpu=false", "cluster.num_workers=4"], 2),
+        ([(4, 0)], ["cluster.cpus_per_worker=2"], 1),
+        ([(16, 0)], ["cluster.cpus_per_worker=4"], 3),
+        ([(16, 0)], ["cluster.cpus_per_worker=0.5"], 5),
+        ([(16, 8)], ["cluster.cpus_per_worker=3"], 4),
     ],
 )
 def test_as_many_folds_run_as_have_room(nodes, overrides, room):
@@ -33,8 +37,10 @@ def test_as_many_folds_run_as_have_room(nodes, overrides, room):
 
 @pytest.mark.parametrize("nodes", [[(4, 0)], [(16, 0)], [(7, 0), (5, 0)], [(16, 4)], [(32, 4), (32, 4)]])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_shares_of_all_folds_fit_into_the_cluster(nodes, workers):
-    configuration = configuration_of(f"cluster.num_workers={workers}")
+@pytest.mark.parametrize("given", [None, 1, 2, 3])
+def test_the_shares_of_all_folds_fit_into_the_cluster(nodes, workers, given):
+    overrides = [f"cluster.cpus_per_worker={given}"] if given else []
+    configuration = configuration_of(f"cluster.num_workers={workers}", *overrides)
     room, values = room_for_folds(configuration, nodes)
     if room == 1:
         assert not values
@@ -44,7 +50,10 @@ def test_the_shares_of_all_folds_fit_into_the_cluster(nodes, workers):
     cpus = allocation.num_workers * (
         allocation.cpus_per_worker + allocation.decode_tasks * allocation.cpus_per_decode_task
     )
-    assert room * cpus <= sum(cpus for cpus, _ in nodes) + 1e-6
+    assert given or room * cpus <= sum(cpus for cpus, _ in nodes) + 1e-6
+    # One CPU is left for each worker, which decodes.
+    reserved = room * allocation.num_workers * allocation.cpus_per_worker
+    assert not given or reserved + room * workers <= sum(cpus for cpus, _ in nodes) + 1e-6
     assert allocation.num_workers == workers
     assert allocation.use_gpu == any(gpus for _, gpus in nodes)
 
