@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from raycrnn import storage
 from raycrnn.data import file_kinds, image_files, image_guards, image_modes, tiff_layouts
@@ -29,6 +29,9 @@ SIGNATURES = (image_guards.PNG_SIGNATURE, JPEG_SIGNATURE, *TIFF_SIGNATURES, b"GI
 
 UNSUPPORTED = re.compile("unsupported|not (yet )?supported|cannot handle|unknown pixel mode", re.IGNORECASE)
 """What Pillow's errors say about a whole file in a variant of its format that Pillow cannot decode."""
+
+PNG_ORIENTATION = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
+"""The metadata of a PNG in which Pillow looks for its orientation."""
 
 MAX_PIXELS = 64_000_000
 """Larger images are rejected by their header, before memory is allocated: as RGB, 64 million pixels take 192 MB."""
@@ -143,9 +146,12 @@ def size_of(file: IO[bytes]) -> tuple[int, int]:
 
 
 def _is_rotated(image: Image.Image) -> bool:
-    """Return whether the EXIF orientation swaps width and height."""
-    # Pillow has already swapped them for a TIFF. In a PNG, it would decode all pixels to look for EXIF data after them.
-    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+    """Return whether the orientation in the EXIF or XMP data swaps width and height."""
+    # Pillow has already swapped them for a TIFF whose own tag says so.
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and ExifTags.Base.Orientation in image.tag_v2:
+        return False
+    # In a PNG without such data before its pixels, Pillow would decode them all to look for data after them.
+    if image.format == "PNG" and not PNG_ORIENTATION & image.info.keys():
         return False
     return image_modes.orientation(image) in (5, 6, 7, 8)
 

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 from raycrnn.data import image
 from raycrnn.data.rejections import Rejected
@@ -76,18 +76,34 @@ XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_the_orientation_in_the_metadata_of_a_png_counts(compressed):
+@pytest.mark.parametrize("key", ["XML:com.adobe.xmp", "Raw profile type exif"])
+def test_the_orientation_in_the_metadata_of_a_png_counts(tmp_path, key, compressed):
     info = PngImagePlugin.PngInfo()
     info.add_itxt("Software", "a scanner " * MEGABYTES, zip=True)
-    info.add_itxt("XML:com.adobe.xmp", XMP.decode(), zip=compressed)
-    turned = np.rot90(COLOURS_HWC, -1)
-    assert np.array_equal(image.decode(encoded("PNG", pnginfo=info), 3), turned)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    info = PngImagePlugin.PngInfo()
-    profile = exif.tobytes()
-    info.add_text("Raw profile type exif", f"\nexif\n{len(profile):8}\n{profile.hex()}\n", zip=compressed)
-    assert np.array_equal(image.decode(encoded("PNG", pnginfo=info), 3), turned)
+    if key == "XML:com.adobe.xmp":
+        info.add_itxt(key, XMP.decode(), zip=compressed)
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        profile = exif.tobytes()
+        info.add_text(key, f"\nexif\n{len(profile):8}\n{profile.hex()}\n", zip=compressed)
+    data = encoded("PNG", pnginfo=info)
+    assert np.array_equal(image.decode(data, 3), np.rot90(COLOURS_HWC, -1))
+    (tmp_path / "turned.png").write_bytes(data)
+    assert image.measure(str(tmp_path / "turned.png")) == (20, 40)
+
+
+@pytest.mark.parametrize("tag", [None, 1, 6])
+def test_the_orientation_in_the_xmp_data_of_a_tiff_counts_without_a_tag_of_its_own(tmp_path, tag):
+    directory = TiffImagePlugin.ImageFileDirectory_v2()
+    directory[700] = XMP
+    if tag is not None:
+        directory[0x0112] = tag
+    data = encoded("TIFF", tiffinfo=directory)
+    size = image.decode(data, 3).size
+    assert size == ((40, 20) if tag == 1 else (20, 40))
+    (tmp_path / "turned.tif").write_bytes(data)
+    assert image.measure(str(tmp_path / "turned.tif")) == size
 
 
 def test_transparency_gamma_and_palette_of_a_png_beside_metadata_are_kept():
