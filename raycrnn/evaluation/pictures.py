@@ -94,10 +94,13 @@ def columns(example: Example, width: int) -> tuple[int, int, int, int]:
         # A missed unit: from the middle of the unit before it to the middle of the one after it.
         after = sum(step.hypothesis is not None for step in steps[: example.step])
         middles = [sum(span) // 2 for span in spans]
-        mark = (middles[after - 1] if after else 0, middles[after] if after < len(spans) else width)
+        # Units are in logical order, in which those of a script from right to left stand one left of the other.
+        start, end = (width, 0) if middles[0] > middles[-1] else (0, width)
+        mark = sorted((middles[after - 1] if after else start, middles[after] if after < len(spans) else end))
         first, last = after - CONTEXT, after + CONTEXT - 1
     else:
         mark, first, last = spans[place], place - CONTEXT, place + CONTEXT
-    left, right = spans[max(first, 0)][0], spans[min(last, len(spans) - 1)][1]
-    left, right = min(left, mark[0], width - 1), min(max(right, mark[1], left + 1), width)
+    lefts, rights = zip(*spans[max(first, 0) : last + 1], strict=True)
+    left = min(*lefts, mark[0], width - 1)
+    right = min(max(*rights, mark[1], left + 1), width)
     return left, right, mark[0], mark[1]

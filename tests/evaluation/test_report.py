@@ -204,9 +204,22 @@ def test_a_crop_shows_the_edit_and_two_units_on_either_side():
     assert pictures.columns(last.examples[0], 40) == (0, 40, 5, 40)
 
 
-@given(st.text("ab", max_size=5), st.text("ab", max_size=5), st.integers(1, 60))
-def test_a_crop_is_within_the_image(reference, units, width):
+def test_a_crop_of_text_from_right_to_left_is_the_mirror_image():
+    for reference, units in (("abcdefg", "abcxefg"), ("abcdefg", "abcefg"), ("ab", "b"), ("ab", "a")):
+        own, width = line(reference, units), 10 * len(units)
+        (found,) = confusions([own])
+        left, right, *mark = pictures.columns(found.examples[0], width)
+        own.spans[:] = width - own.spans[:, ::-1]
+        mirrored = (width - right, width - left, width - mark[1], width - mark[0])
+        if len(units) > 1:
+            assert pictures.columns(Example(own, found.examples[0].step), width) == mirrored
+
+
+@given(st.text("ab", max_size=5), st.text("ab", max_size=5), st.integers(1, 60), st.booleans())
+def test_a_crop_is_within_the_image(reference, units, width, is_mirrored):
     own = line(reference, units)
+    if is_mirrored:
+        own.spans[:] = own.spans[::-1]
     own.spans.clip(0, width, out=own.spans)
     for each in confusions([own]):
         left, right, *mark = pictures.columns(Example(own, each.examples[0].step), width)
