@@ -28,7 +28,7 @@ from raycrnn.predict import Predict
 from raycrnn.storage import Directory, files, lock_output
 from raycrnn.train import Train
 from raycrnn.training import checkpoint
-from raycrnn.training.language_model_trial import Trial
+from raycrnn.training.language_model_trial import LanguageModelTrial
 from raycrnn.training.run import train
 from tests.conftest import draw, words, write_set
 from tests.training.test_initial_model import save
@@ -107,7 +107,7 @@ def test_a_language_model_of_the_training_labels_is_stored_with_the_model(local_
 
 
 def test_a_language_model_that_helps_is_stored_when_training_ends(local_ray, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Trial, "helps", True)
+    monkeypatch.setattr(LanguageModelTrial, "helps", True)
     train(configuration(tmp_path))
     model, labels = str(tmp_path / "output" / "model"), str(tmp_path / "labels.csv")
     loaded = Recognizer.load(model, "cpu")

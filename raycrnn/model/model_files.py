@@ -130,15 +130,17 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
 
     If the directory is replaced in the meantime, the function reads the new one.
     """
+    # Not of the copy, whose files may be those of two models.
+    source = as_location(location)
+    before = fingerprint(source)
     with storage.copied(location, FILES) as folder:
-        before = fingerprint(folder)
         try:
             result = read(folder)
         except RaycrnnError:
-            if fingerprint(folder) == before:
+            if fingerprint(source) == before:
                 raise
         else:
-            if fingerprint(folder) == before:
+            if fingerprint(source) == before:
                 return result
     with storage.copied(location, FILES) as folder:
         return read(folder)

@@ -40,7 +40,7 @@ SECONDS_PER_LINE = 0.03
 
 
 @dataclass(frozen=True)
-class Trial:
+class LanguageModelTrial:
     """The readings of some lines by beam search, with and without a language model."""
 
     without: Sequence[Counts]
@@ -69,7 +69,9 @@ class Trial:
         )
 
 
-def try_language_model(recognizer: Recognizer, language_model: NgramModel, batches: Iterable[Batch]) -> Trial:
+def try_language_model(
+    recognizer: Recognizer, language_model: NgramModel, batches: Iterable[Batch]
+) -> LanguageModelTrial:
     """Read the first `MOST_LINES` lines, each once, with and without a language model.
 
     Args:
@@ -93,7 +95,7 @@ def try_language_model(recognizer: Recognizer, language_model: NgramModel, batch
                 with_model.append(score(references[index], alphabet.decode(best.codes)))
                 log_prob = math.log(max(best.posterior or 0.0, LEAST_POSTERIOR))
                 samples.append((log_prob, len(best.codes), frames, with_model[-1].exact))
-    return Trial(without, with_model, CalibrationFitter(np.array(samples, float).reshape(-1, 4)).fit())
+    return LanguageModelTrial(without, with_model, CalibrationFitter(np.array(samples, float).reshape(-1, 4)).fit())
 
 
 def _first_lines(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from raycrnn import config
+from raycrnn import config, storage
 from raycrnn.data import bidi, orientation
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.image import PreparedImage
@@ -24,6 +24,7 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.model.decoding import _calibrate
 from raycrnn.model.recognizer import Recognizer, batches_by_width
 from raycrnn.model.transcription import Transcription
+from raycrnn.storage import Directory
 from tests.conftest import draw, words
 
 TREE = {
@@ -87,6 +88,33 @@ def test_a_model_is_loaded_while_its_directory_is_being_replaced(tmp_path):
     # A process was killed between its two renames.
     (tmp_path / "model").rename(tmp_path / ".model.99.old")
     assert Recognizer.load(tmp_path / "model", "cpu").alphabet == ALPHABET
+
+
+def test_a_model_that_is_replaced_in_object_storage_while_it_is_read_is_read_again(tmp_path, bucket, monkeypatch):
+    location = storage.join(bucket, "model")
+
+    def upload(folder: str) -> None:
+        for file in (tmp_path / folder).iterdir():
+            storage.upload(file, storage.join(location, file.name))
+
+    recognizer().save(tmp_path / "old")
+    other = recognizer()
+    other.alphabet = Alphabet(("v", "w", "x", "y", "z"))
+    other.save(tmp_path / "new")
+    upload("old")
+    fetch, fetched = Directory.fetch, []
+
+    def fetch_while_it_is_replaced(directory: Directory, *names: str) -> None:
+        # The weights are those of the old model, the alphabet is that of the new one.
+        fetch(directory, "model.safetensors")
+        if not fetched:
+            upload("new")
+        fetch(directory, *(name for name in names if fetched or name != "model.safetensors"))
+        fetched.append(names)
+
+    monkeypatch.setattr(Directory, "fetch", fetch_while_it_is_replaced)
+    assert Recognizer.load(location, "cpu").alphabet.units == other.alphabet.units
+    assert len(fetched) == 2
 
 
 def test_transcriptions_do_not_depend_on_order_and_batch():

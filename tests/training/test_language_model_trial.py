@@ -20,7 +20,7 @@ from raycrnn.model.calibration import Calibration
 from raycrnn.model.decoding import LineDecoder, Outputs
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training import language_model_trial, language_models
-from raycrnn.training.language_model_trial import Trial, try_language_model
+from raycrnn.training.language_model_trial import LanguageModelTrial, try_language_model
 from tests.model.test_recognizer import ALPHABET, recognizer
 
 UNITS = Alphabet(("a", "b"))
@@ -115,12 +115,14 @@ def test_at_most_so_many_lines_are_read(monkeypatch):
     assert len(trial.without) == 10
 
 
-HELPFUL = Trial([Counts(1, 0, 2, 4, 1, 1)] * 9, [Counts(1, 1, 0, 4, 0, 1)] * 9, Calibration(samples=9))
-USELESS = Trial(HELPFUL.with_model, HELPFUL.without, Calibration(samples=9))
+HELPFUL = LanguageModelTrial([Counts(1, 0, 2, 4, 1, 1)] * 9, [Counts(1, 1, 0, 4, 0, 1)] * 9, Calibration(samples=9))
+USELESS = LanguageModelTrial(HELPFUL.with_model, HELPFUL.without, Calibration(samples=9))
 MODEL = kneser_ney.estimate([("a", "b", "ſt")], 3, ALPHABET.units)
 
 
-def conclude(folder: Path, trial: Trial | RaycrnnError, patch: pytest.MonkeyPatch, given=None, eval=True, **decoding):
+def conclude(
+    folder: Path, trial: LanguageModelTrial | RaycrnnError, patch: pytest.MonkeyPatch, given=None, eval=True, **decoding
+):
     """Conclude a run with a prepared trial, and return the model and what was reported."""
     original = recognizer(num_beam_paths=1, **decoding)
     Recognizer(original.network, original.configuration, ALPHABET, {}, language_model=given).save(folder / "model")
