@@ -35,8 +35,13 @@ class RejectedSamples:
         new = {row: rejection for row, rejection in own.items() if row not in known}
         for rejections in collectives.gather(new):
             known.update(rejections)
-        samples = self._data.sets[name]
-        check_rejections(name, [*samples.rejections, *known.values()], samples.rows, self._settings)
+        check_rejections(name, self._all_of(name), self._data.sets[name].rows, self._settings)
+
+    def _all_of(self, name: str) -> list[Rejection]:
+        """Return the rejected samples of a data set, before and during training."""
+        # A resumed run may reject a sample before training that it rejected while training earlier.
+        rejections = [*self.while_training[name].values(), *self._data.sets[name].rejections]
+        return list({(rejection.csv, rejection.line): rejection for rejection in rejections}.values())
 
     def counts(self) -> dict[str, int]:
         """Return the number of samples of each data set that were rejected since training began."""
@@ -44,11 +49,8 @@ class RejectedSamples:
 
     def total(self) -> int:
         """Return the number of all rejected samples, before and during training."""
-        return sum(len(samples.rejections) for samples in self._data.sets.values()) + sum(self.counts().values())
+        return sum(len(self._all_of(name)) for name in self._data.sets)
 
     def write(self, path: Path) -> None:
         """Write all rejected samples to a CSV file. Raises `OSError`."""
-        rejections = [rejection for rows in self.while_training.values() for rejection in rows.values()]
-        for samples in self._data.sets.values():
-            rejections += samples.rejections
-        write_rejected(path, rejections)
+        write_rejected(path, [rejection for name in self._data.sets for rejection in self._all_of(name)])

@@ -1,5 +1,7 @@
 """The rejected samples of a run, exchanged between its workers."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycrnn import config
@@ -45,6 +47,15 @@ def test_the_rejections_of_all_workers_are_counted_and_written_once(tmp_path, mo
     samples.write(tmp_path / "rejected.csv")
     lines = (tmp_path / "rejected.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in lines[1:]] == ["1", "2", "5"]
+
+
+def test_a_sample_that_was_rejected_before_and_after_a_resume_counts_once(tmp_path):
+    samples = rejected_samples(0.1)
+    samples.while_training["train"][0] = replace(rejection(1), reason="cannot be read")
+    samples.share("train", {})
+    assert samples.total() == 1
+    samples.write(tmp_path / "rejected.csv")
+    assert len((tmp_path / "rejected.csv").read_text().splitlines()) == 2
 
 
 def test_samples_rejected_before_training_count_towards_the_limit():
