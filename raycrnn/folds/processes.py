@@ -95,7 +95,7 @@ class FoldProcess:
         """Return the result of a process that has ended, None if it was stopped.
 
         Raises:
-            UsageError, RaycrnnError: It has failed. It has logged why.
+            UsageError, RaycrnnError: It has failed. It has logged why, unless a signal has ended it.
         """
         for thread in self.threads:
             thread.join()
@@ -104,10 +104,20 @@ class FoldProcess:
             return None
         if code:
             error = UsageError if code == USAGE else RaycrnnError
-            raise error(
-                f"fold {self.fold} failed, see above; restore_model=true continues the folds that are not finished"
-            )
+            what = "failed, see above" if code > 0 else f"was ended by {describe_signal(-code)}"
+            raise error(f"fold {self.fold} {what}; restore_model=true continues the folds that are not finished")
         return json.loads(self.output[-1])
+
+
+def describe_signal(number: int) -> str:
+    """Return the name of a signal that has ended a process, with the usual cause of SIGKILL."""
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if number == signal.SIGKILL:
+        name += " (did the machine run out of memory? training.train_batch_size lowers what training takes)"
+    return name
 
 
 def run_all(

@@ -25,7 +25,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
     Args:
         job: The model.
         inputs: A table of `inputs.INPUTS`.
-        first: The row to start at, which is the first one of a block.
+        first: The row to start at.
 
     Raises:
         UsageError: The job asks for more replicas than the cluster has CPUs.
@@ -37,10 +37,8 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
     cluster.wait_for_nodes(Cluster())
     allocation = resources.allocate_replicas(len(inputs), job)
     columns = inputs.select(["path", "problem"])
-    bounds = resources.block_bounds(len(inputs), allocation.images_per_block)
-    dataset: ray.data.Dataset = ray.data.from_arrow(
-        [columns.slice(start, stop - start) for start, stop in bounds if start >= first]
-    )
+    bounds = resources.block_bounds(len(inputs), allocation.images_per_block, first)
+    dataset: ray.data.Dataset = ray.data.from_arrow([columns.slice(start, stop - start) for start, stop in bounds])
     dataset.context.enable_progress_bars = False
     dataset.context.execution_options.preserve_order = True
     dataset = dataset.map_batches(

@@ -88,12 +88,14 @@ def images_per_block(images: int, replicas: int, settings: Image) -> int:
     return max(1, min(max(even, MIN_IMAGES_PER_BLOCK), limit))
 
 
-def block_bounds(images: int, per_block: int) -> list[tuple[int, int]]:
-    """Return the first row of each block and the row after its last one.
+def block_bounds(images: int, per_block: int, first: int = 0) -> list[tuple[int, int]]:
+    """Return the first row of each block and the row after its last one, without the rows before `first`.
 
     A command that transcribes in its own process makes the same blocks as Ray does. The images of a block are batched
     together, and in other batches the last bits of a confidence could be others.
     """
     small = min(MIN_IMAGES_PER_BLOCK, per_block)
     starts = [*range(0, min(images, SMALL_BLOCKS * small), small), *range(SMALL_BLOCKS * small, images, per_block)]
-    return list(zip(starts, [*starts[1:], images], strict=True)) if images else []
+    bounds = zip(starts, [*starts[1:], images], strict=True) if images else []
+    # Blocks that were already read may have had another size, so `first` may be within a block.
+    return [(max(start, first), stop) for start, stop in bounds if stop > first]

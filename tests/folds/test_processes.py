@@ -29,6 +29,8 @@ while settings.get("waits_for") and not all(pathlib.Path(each).exists() for each
         sys.exit(130)
     assert time.monotonic() < deadline
     time.sleep(0.01)
+if "signal" in settings:
+    os.kill(os.getpid(), settings["signal"])
 print("best: ...")
 print(json.dumps({{"best": settings["name"]}}))
 sys.exit(settings.get("code", 0))
@@ -85,6 +87,17 @@ def test_after_a_failure_the_running_folds_end_and_no_other_starts(start, tmp_pa
         start(folds, at_a_time=2)
     assert raised.value.exit_code == code
     assert was_started(tmp_path, 2) and not was_started(tmp_path, 3)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(signal.SIGKILL, "SIGKILL (did the machine run out of memory? "), (signal.SIGSEGV, "SIGSEGV; ")],
+)
+def test_a_signal_that_ends_a_fold_is_named(start, number, text):
+    with pytest.raises(RaycrnnError) as raised:
+        start([{"signal": int(number)}])
+    assert str(raised.value).startswith(f"fold 1 was ended by {text}")
+    assert "restore_model=true continues" in str(raised.value)
 
 
 def test_a_request_to_stop_reaches_the_running_folds_and_no_other_starts(start, tmp_path):

@@ -70,10 +70,13 @@ def test_blocks_of_very_wide_images_are_smaller():
     assert images * 128 * 8192 * 3 <= resources.MAX_BYTES_PER_BLOCK
 
 
-@given(st.integers(0, 20_000), st.integers(1, 1024))
-def test_blocks_cover_all_images_once_and_are_small_at_the_start(images, per_block):
+@given(st.integers(0, 20_000), st.integers(1, 1024), st.integers(0, 20_000))
+def test_blocks_cover_all_images_once_and_are_small_at_the_start(images, per_block, first):
     bounds = resources.block_bounds(images, per_block)
     assert [row for start, stop in bounds for row in range(start, stop)] == list(range(images))
+    rest = resources.block_bounds(images, per_block, first)
+    assert [row for start, stop in rest for row in range(start, stop)] == list(range(first, images))
+    assert rest[1:] == bounds[len(bounds) - len(rest) + 1 :]
     sizes = [stop - start for start, stop in bounds]
     assert max(sizes, default=0) <= per_block
     assert max(sizes[: resources.SMALL_BLOCKS], default=0) <= resources.MIN_IMAGES_PER_BLOCK
