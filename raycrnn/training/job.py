@@ -44,5 +44,6 @@ class TrainingJob:
     """The language model of the run in the object store, an `NgramModel`; None if there is none."""
     trains_on: bool = False
     """Whether the run was finished and trains on with larger limits."""
-    taken_over: bool = False
-    """Whether the checkpoint is from another run, whose best model must not count as the best one of this run."""
+    taken_over: str | None = None
+    """The name of a checkpoint that is from another run, whose best model must not count as the best one of this run.
+    """

@@ -102,10 +102,11 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
     return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, closing)
 
 
-def restored_progress(job: TrainingJob, state: checkpoint.RunState) -> TrainingState:
+def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> TrainingState:
     """Return the progress with which a run continues from a checkpoint."""
-    progress = TrainingState(**state["progress"])
-    if job.taken_over:
+    progress = TrainingState(**found.state["progress"])
+    # Later checkpoints are of this run.
+    if found.path.name == job.taken_over:
         progress.best, progress.since_best = {}, 0
     if job.trains_on and progress.finished:
         progress.begin_new_schedule()
@@ -177,7 +178,7 @@ class Worker:
         if found is None:
             return
         self.learner.load_state_tensors(found.tensors)
-        self.learner.progress = restored_progress(self.job, found.state)
+        self.learner.progress = restored_progress(self.job, found)
         self.seconds_before = checkpoint.seconds_before(found.state, self.job.started)
         self.rejected.while_training.update(checkpoint.read_rejected(found.state))
         if self.rank == 0:

@@ -193,7 +193,7 @@ class TrainingTrainable(tune.Trainable):
             language_model=language_models.put(configuration, read),
             exchanges_weights=self._shared.exchange,
             counts_all_minutes=True,
-            taken_over=taken is not None and _last_step(self._output, "checkpoints") == taken["step"],
+            taken_over=taken["step"] if taken is not None else None,
             owner=self._output.owner,
         )
         trainer.prepare_output(job, self._output)

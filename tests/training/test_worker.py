@@ -115,7 +115,7 @@ def make_job(configuration: config.Configuration, output: Path, initial_model: I
         allocation=SimpleNamespace(threads=torch.get_num_threads()),
         started=0.0,
         counts_all_minutes=False,
-        taken_over=False,
+        taken_over=None,
         trains_on=False,
         exchanges_weights=False,
         initial_model=initial_model,
@@ -180,6 +180,17 @@ def test_a_failure_to_write_the_logs_ends_the_run_with_the_reason(train, monkeyp
     monkeypatch.setattr(run_log.RunLog, "scalars", fail)
     with pytest.raises(WriteError, match="No space left on device"):
         train("full")
+
+
+def test_only_the_checkpoint_of_another_run_has_no_best_model_of_this_one(train, tmp_path):
+    _, last = train("donor")
+    job = make_job(config.parse({"data": {"csv_files_train": ["train.csv"]}}), tmp_path, None)
+    assert worker.restored_progress(job, last).best["step"] == 12
+    job.taken_over = last.path.name
+    assert worker.restored_progress(job, last).best == {}
+    # A worker of this run has died after a checkpoint of its own.
+    job.taken_over = "step_00000008"
+    assert worker.restored_progress(job, last).best["step"] == 12
 
 
 def test_all_workers_end_if_the_storage_of_one_fails(monkeypatch):

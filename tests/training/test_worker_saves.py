@@ -64,7 +64,7 @@ def run(tmp_path, monkeypatch):
             exchanges_weights=False,
             counts_all_minutes=False,
             trains_on=False,
-            taken_over=False,
+            taken_over=None,
             initial_model=None,
             language_model=None,
         )
