@@ -310,7 +310,6 @@ def test_two_workers_train_and_report_every_evaluation_to_ray_train(local_ray, t
     monkeypatch.setattr(ray.train.RunConfig, "__init__", with_recorder)
     outcome = train(configuration(tmp_path, count=25, cluster={"num_workers": 2}, training={"n_epochs": 3}))
     assert outcome["steps"] == 12
-    assert all(record["accuracy"] <= 1 for record in metrics(tmp_path))
     reported = [json.loads(line) for line in (tmp_path / "reported.jsonl").read_text().splitlines()]
     assert [by_worker[0] for by_worker in reported] == metrics(tmp_path)
     assert all(len(by_worker) == 2 and by_worker[1]["cer"] == by_worker[0]["cer"] for by_worker in reported)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_WINDOW_BATCHES = 128
-"""Most batches in a shuffle window; within a window, rows of similar width are batched together."""
+"""Most batches in a shuffle window, by area in all but the last; within a window, rows of similar width are batched
+together."""
 
 MAX_EXACT_SIZE = 16
 """With batches by area, larger sizes are rounded to four in each octave: 16, 20, 24, 28, 32, 40 … Kernels are compiled
@@ -142,8 +143,9 @@ def _windows(batches: int, by_area: bool, random: np.random.Generator) -> list[t
     """Divide the batches of an epoch into shuffle windows [first, stop) of random sizes.
 
     In a small window, rows of any widths share a batch; in a large one, batches need little padding. No window is
-    larger than about half of the set: otherwise every epoch would batch the same rows together. With `by_area`, no
-    window is much smaller than the largest, because a batch of rows of very different widths takes much memory.
+    larger than about half of the set: otherwise every epoch would batch the same rows together. With `by_area`, none is
+    smaller than half of the largest, because a batch of rows of very different widths takes much memory; the last one
+    may therefore be half as large again.
     """
     largest = max(1, min(MAX_WINDOW_BATCHES, -(-batches // 2)))
     smallest = -(-largest // 2) if by_area else 1

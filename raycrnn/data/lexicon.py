@@ -140,14 +140,17 @@ class Lexicon:
         entries, numbers = tuple(self.entries[i] for i in kept), tuple(self.numbers[i] for i in kept)
         return Lexicon(entries, self.origin, numbers)
 
-    def to_text(self, split_delimiter: str) -> str:
+    def to_text(self, settings: config.Data) -> str:
         """Return the text of a file that `read` reads as this lexicon."""
-        return "".join(f"{line}\n" for line in self._lines(split_delimiter))
+        return "".join(f"{line}\n" for line in self._lines(settings))
 
-    def _lines(self, split_delimiter: str) -> Iterator[str]:
+    def _lines(self, settings: config.Data) -> Iterator[str]:
+        delimiter = settings.string_split_delimiter
         for entry in self.entries:
-            one_each = all(len(unit) == 1 for unit in entry)
-            yield labels.format_label("".join(entry) if one_each else entry, split_delimiter)
+            text = "".join(entry)
+            # Units of one character may combine into others: e and a separate acute accent.
+            is_plain = csv_files.split_label(text, delimiter, settings.unicode_form) == entry
+            yield labels.format_label(text if is_plain else entry, delimiter)
 
     @property
     def digest(self) -> str:

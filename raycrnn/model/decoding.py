@@ -82,8 +82,9 @@ class LineDecoder:
 
     @property
     def max_paths(self) -> int:
-        """Number of paths that can be returned for an image: 1 if greedy, else the beam width."""
-        return 1 if self.settings.method == "greedy" else self.settings.beam_width
+        """Number of paths that can be returned for an image: 1 if greedy, else the beam width; more with a lexicon."""
+        found = 1 if self.settings.method == "greedy" else self.settings.beam_width
+        return max(found, LEXICON_PATHS) if self.lexicon else found
 
     def with_paths(self, paths: int) -> "LineDecoder":
         """Return a decoder for another number of paths. Raises `UsageError` if it cannot find as many."""

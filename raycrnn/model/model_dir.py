@@ -196,7 +196,7 @@ def write(path: Path, model: StoredModel) -> None:
         if model.language_model is not None:
             (folder / LANGUAGE_MODEL).write_bytes(language_files.to_bytes(model.language_model))
         if model.lexicon is not None:
-            text = model.lexicon.to_text(model.configuration.data.string_split_delimiter)
+            text = model.lexicon.to_text(model.configuration.data)
             (folder / LEXICON).write_text(text, encoding="utf-8", newline="")
         for name, text in texts.items():
             (folder / name).write_text(text + "\n", encoding="utf-8")

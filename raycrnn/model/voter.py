@@ -196,14 +196,16 @@ class Voter:
         # The score needs a second alternative.
         read = max(2, n_best)
         is_restricted = [lexicon is not None or _has_text_model(each) for each in self.recognizers]
+        # A lexicon also finds so many in place of greedy decoding.
+        limits = [max(each.max_alternatives, LEXICON_PATHS if lexicon is not None else 0) for each in self.recognizers]
         transcriptions = [
             each.transcribe(
                 [_image_for(prepared, self.inputs.index(_input(each))) for prepared in images],
-                min(each.max_alternatives, max(read, LEXICON_PATHS if restricted else 0)),
+                min(limit, max(read, LEXICON_PATHS if restricted else 0)),
                 log_probs=True,
                 lexicon=lexicon,
             )
-            for each, restricted in zip(self.recognizers, is_restricted, strict=True)
+            for each, restricted, limit in zip(self.recognizers, is_restricted, limits, strict=True)
         ]
         # Units of several texts of a lexicon could make a text that is not in it.
         all_restricted = lexicon is not None or all(each.lexicon is not None for each in self.recognizers)

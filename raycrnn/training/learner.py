@@ -75,7 +75,11 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class StepSignals:
-    """Signals that the workers exchange with each training step. A flag is set if any worker has set it."""
+    """Signals that the workers exchange with each training step. A flag is set if any worker has set it.
+
+    The order of the fields is that of the tensor in which they travel. Who sets `stop`, `save` or `save_in_background`
+    sets it in every step until it has been acted on, so that none is lost if a worker reads two steps at once.
+    """
 
     stop: bool = False
     """The command has asked to stop. Only worker 0 sets it."""

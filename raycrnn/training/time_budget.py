@@ -78,6 +78,8 @@ class TimeBudget:
             remaining: Seconds left for steps and evaluations.
             evaluation: Seconds of an evaluation.
         """
+        # Evaluation k is allowed if more time than that of two is left before it. Before it lie `steps_before`, k - 1
+        # intervals and k - 1 evaluations. This is the number of such k.
         steps_before = -step % self._interval if step else self._interval
         too_much = remaining - steps_before * seconds_per_step - 2 * evaluation
         return max(0, math.ceil(too_much / (evaluation + self._interval * seconds_per_step)))

@@ -108,6 +108,12 @@ def test_equal_neighbours_need_a_frame_between_them():
     assert "needs 3 frames" in problem_of(("a", "a"), Alphabet(("a",)), 2)
 
 
+def test_units_that_would_combine_in_plain_text_are_written_one_by_one(tmp_path):
+    lexicon = Lexicon.of(["|e|\u0301|n|", "en"], SETTINGS)
+    assert lexicon.to_text(SETTINGS) == "|e|\u0301|n|\nen\n"
+    assert Lexicon.read(lexicon_file(tmp_path, lexicon.to_text(SETTINGS).encode()), SETTINGS) == lexicon
+
+
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\r\n\ufeff", exclude_categories=["Cs"]), min_size=1), min_size=1
@@ -118,6 +124,6 @@ def test_a_written_lexicon_is_read_again(tmp_path_factory, texts, form):
     settings = config.Data(csv_files_train="lines.csv", unicode_form=form)
     texts = [text for text in texts if text.strip("|")] or ["a"]
     lexicon = Lexicon.of(texts, settings)
-    path = lexicon_file(tmp_path_factory.mktemp("lexicon"), lexicon.to_text("|").encode())
+    path = lexicon_file(tmp_path_factory.mktemp("lexicon"), lexicon.to_text(settings).encode())
     assert Lexicon.read(path, settings) == lexicon
     assert all(unicodedata.is_normalized(form, unit) for entry in lexicon.entries for unit in entry)

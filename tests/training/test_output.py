@@ -64,6 +64,7 @@ def test_a_worker_whose_storage_fails_does_not_leave_the_others_waiting(output, 
 def test_other_workers_write_nothing(output, monkeypatch):
     monkeypatch.setattr(collectives, "rank", lambda: 1)
     output.write("numbers", full, step=7)
+    assert not output.has_failed
 
 
 def test_a_full_disk_is_reported_with_the_name_the_step_and_the_remedy(output):
