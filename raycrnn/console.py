@@ -218,13 +218,13 @@ def keep_stop_handlers() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_blocked() -> Iterator[None]:
-    """Block SIGTERM in this thread for the duration of a `with` block; processes that it starts block it forever.
+def signals_blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Block signals in this thread for the duration of a `with` block; processes that it starts block them forever.
 
-    Job schedulers send SIGTERM to all processes of a job at once. The command ends the processes that it has started. A
-    SIGTERM that is pending at the end of the block is handled then.
+    Job schedulers send SIGTERM to all processes of a job at once, and Ctrl-C sends SIGINT to all of a terminal. The
+    command ends the processes that it has started. A signal that is pending at the end of the block is handled then.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

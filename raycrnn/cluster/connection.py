@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raycrnn.cluster import nodes, ray_internals
-from raycrnn.console import keep_stop_handlers, sigterm_blocked
+from raycrnn.console import keep_stop_handlers, signals_blocked
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.cpus import usable_cpus
 
@@ -204,7 +205,7 @@ def _without_sigterm() -> Iterator[None]:
 
     Without it, the command could not save a checkpoint.
     """
-    with sigterm_blocked(), ray_internals.kill_at_shutdown():
+    with signals_blocked(signal.SIGTERM), ray_internals.kill_at_shutdown():
         yield
 
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import pyarrow as pa
 
-from raycrnn.console import sigterm_blocked
+from raycrnn.console import signals_blocked
 from raycrnn.errors import RaycrnnError
 
 TRIES_ALONE = 2
@@ -44,7 +44,8 @@ class DecoderProcess:
                 return
             self._connection, other_end = context.Pipe()
             self._process = context.Process(target=_answer, args=(other_end, self._decode), daemon=True)
-            with sigterm_blocked():
+            # Ctrl-C also while it starts: it would print a traceback.
+            with signals_blocked(signal.SIGTERM, signal.SIGINT):
                 self._process.start()
             # The connection breaks when the process ends only if it alone has this end.
             other_end.close()
@@ -124,8 +125,6 @@ class DecoderProcess:
 
 def _answer(connection: Connection, decode: BlockDecoder) -> None:
     """Decode the blocks that come through a connection until its other end is closed."""
-    # Ctrl-C reaches all processes of a terminal. The command decides when this one ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Libraries in C print warnings of their own there. What matters is in the replies.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with suppress(EOFError, ConnectionError):

@@ -78,10 +78,11 @@ def test_only_images_that_kill_the_process_are_lost(images):
     assert [row["pixels"] for row in found if row["pixels"]] == [row["pixels"] for row in expected]
 
 
-def test_a_signal_to_the_whole_job_does_not_end_the_process(images):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_job_or_terminal_does_not_end_the_process(images, number):
     decoder = start()
     try:
-        os.kill(decoder._process.pid, signal.SIGTERM)
+        os.kill(decoder._process.pid, number)
         (found,) = decoder.decode_ahead([block(images / "0.png")])
     finally:
         decoder.close()
