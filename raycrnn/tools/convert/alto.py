@@ -76,7 +76,8 @@ def _outline(element: Element) -> Points:
     """Return the polygon of a line, or its rectangle; empty if it has neither."""
     for shape in children(element, "Shape"):
         for polygon in children(shape, "Polygon"):
-            return parse_points(polygon.get("POINTS", ""))
+            if points := parse_points(polygon.get("POINTS", "")):
+                return points
     given = {name: element.get(name) for name in ("HPOS", "VPOS", "WIDTH", "HEIGHT")}
     if None in given.values():
         return []

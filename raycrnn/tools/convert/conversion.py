@@ -18,7 +18,7 @@ from raycrnn.data.rejections import Rejected
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.tools.convert import formats, outputs
 from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine, row_label
-from raycrnn.tools.convert.source_files import files_in
+from raycrnn.tools.convert.source_files import check_not_written, files_in
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def check_output(output: Path, sources: Sequence[Path], overwrite: bool) -> None
     """Check that an output folder is new or empty, or may be replaced.
 
     Raises:
-        UsageError: It is not, or a source is in it.
+        UsageError: It is not, or something that is read is in it.
     """
     if not output.exists():
         return
@@ -72,6 +72,11 @@ def check_output(output: Path, sources: Sequence[Path], overwrite: bool) -> None
     if output.samefile(os.curdir):
         raise UsageError(f"{output}: is the current folder, which would be replaced: name a new one")
     names = sorted(path.name for path in output.iterdir())
+    if names and not outputs.is_marked(output):
+        raise UsageError(
+            f"{output}: is not empty, and `convert` did not write it, or an earlier version did (there is no valid "
+            f"{outputs.MARKER_NAME} in it): use another folder, or delete this one yourself"
+        )
     if names and not overwrite:
         raise UsageError(f"{output}: is not empty; use --overwrite to replace it, or another folder")
     others = [name for name in names if not outputs.OUTPUT_NAMES.fullmatch(name)]
@@ -86,13 +91,18 @@ def convert(job: ConversionJob) -> ConversionResult:
     """Write an output folder in one step. If no line can be used, nothing is written.
 
     Raises:
-        UsageError: A source or the dictionary cannot be read.
+        UsageError: A source or the dictionary cannot be read, or an image is in the folder that is replaced.
         RaycrnnError: No line can be used, or the output cannot be written.
     """
+    if job.options.images and job.format in formats.WITH_IMAGES:
+        raise UsageError(
+            f"{job.options.images}: files of the format {job.format} contain their images; leave --images out"
+        )
+    # The target of a link is replaced, not the link.
+    replaced = Path(os.path.realpath(job.output))
     try:
-        # The target of a link is replaced, not the link.
-        with storage.replacing_directory(Path(os.path.realpath(job.output)), flush=False) as folder:
-            result = _convert_to(folder, job)
+        with storage.replacing_directory(replaced, flush=False) as folder:
+            result = _convert_to(folder, replace(job, options=replace(job.options, written=(replaced, folder))))
             if not result.lines:
                 # Raised here, so that the folder is not written.
                 raise RaycrnnError(f"no line that can be used in {', '.join(map(str, job.sources))}")
@@ -105,6 +115,7 @@ def convert(job: ConversionJob) -> ConversionResult:
 
 def _convert_to(folder: Path, job: ConversionJob) -> ConversionResult:
     result = ConversionResult()
+    outputs.write_marker(folder, job.format)
     with outputs.LeftOutList(folder / outputs.LEFT_OUT_NAME) as left_out:
         alphabet, options = None, job.options
         if job.dictionary:
@@ -117,7 +128,7 @@ def _convert_to(folder: Path, job: ConversionJob) -> ConversionResult:
                     left_out.add(item)
                     continue
                 try:
-                    label = _add(item, output)
+                    label = _add(item, output, options)
                 except (UnusableLine, Rejected) as error:
                     left_out.add(LeftOut(item.file, item.place, error.reason, error.detail))
                     continue
@@ -137,26 +148,22 @@ def _open_output(folder: Path, job: ConversionJob) -> outputs.LabelsCsv | output
     return outputs.PackedParquet(folder, job.shard_bytes)
 
 
-def _add(item: LabelledImage, output: outputs.LabelsCsv | outputs.PackedParquet) -> str | None:
+def _add(item: LabelledImage, output: outputs.LabelsCsv | outputs.PackedParquet, options: ImportOptions) -> str | None:
     """Check an image and its label, write both, and return the label.
 
     Raises:
         UnusableLine: The label or the path cannot be used.
         Rejected: The image cannot be used.
+        UsageError: The image is in the folder that is replaced.
     """
     label = row_label(item)
-    output.add(item.image, label, item.name, _measure(item.image))
+    if isinstance(item.image, bytes):
+        size = images.size_of(io.BytesIO(item.image))
+    else:
+        size = images.measure(str(item.image))
+        check_not_written(item.image, options.written)
+    output.add(item.image, label, item.name, size)
     return label
-
-
-def _measure(image: Path | bytes) -> tuple[int, int]:
-    """Return the upright width and height in pixels of an image. Raises `Rejected` if it is none."""
-    if isinstance(image, bytes):
-        return images.size_of(io.BytesIO(image))
-    if image.is_fifo():
-        # Opening it would wait for a writer.
-        raise Rejected("cannot be read", f"{image}: a named pipe, not a file")
-    return images.measure(str(image))
 
 
 def _items(job: ConversionJob, options: ImportOptions) -> Items:
@@ -166,7 +173,7 @@ def _items(job: ConversionJob, options: ImportOptions) -> Items:
         if module.FILES is None and source.is_dir():
             raise UsageError(f"{source}: is a folder; name a file of the format {job.format}")
         is_whole = module.FILES is None or job.format in formats.READ_AS_FOLDERS
-        for file in [source] if is_whole else files_in(source, module.FILES):
+        for file in [source] if is_whole else files_in(source, module.FILES, options.written):
             if file.exists() and not file.is_file() and not is_whole:
                 yield LeftOut(file, "", "not a regular file")
                 continue

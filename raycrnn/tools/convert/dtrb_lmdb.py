@@ -1,9 +1,12 @@
 """LMDB databases of deep-text-recognition-benchmark, PARSeq, PaddleOCR and other programs for scene text.
 
-The keys are `num-samples`, and from 1 on `image-%09d` (an image file) and `label-%09d` (its text in UTF-8).
+The keys are `num-samples`, and from 1 on (in some databases from 0 on) `image-%09d` (an image file) and `label-%09d`
+(its text in UTF-8).
 """
 
+import itertools
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
@@ -36,25 +39,51 @@ def read(file: Path, options: ImportOptions) -> Items:
 def _samples(file: Path, database: lmdb.Environment) -> Items:
     _check_length(file, database)
     with database.begin() as transaction:
-        count = _count(transaction)
-        entries = transaction.stat()["entries"]
-        for number in range(1, min(count, entries) + 1):
-            place = f"image-{number:09d}"
-            image = transaction.get(place.encode())
-            label = transaction.get(f"label-{number:09d}".encode())
-            if image is None:
-                yield LeftOut(file, place, "no such key", place)
-            else:
-                yield LabelledImage(file, place, place, image, label)
-        if count > entries:
-            yield LeftOut(
-                file,
-                "num-samples",
-                "samples that are missing",
-                f"{count:,} are announced, but there are {entries:,} keys",
-            )
-        elif transaction.get(f"image-{count + 1:09d}".encode()) is not None:
-            yield LeftOut(file, f"image-{count + 1:09d}", "samples after the last one", f"num-samples is {count:,}")
+        count, entries = _count(transaction), transaction.stat()["entries"]
+        # A wrong count may be so large that trying each number would take for ever.
+        yield from (_samples_by_key if count > entries else _samples_by_number)(file, transaction, count)
+
+
+def _samples_by_number(file: Path, transaction: lmdb.Transaction, count: int) -> Items:
+    """Yield samples with consecutive numbers from 1 on, or from 0 on if there is such an image with a label."""
+    before = _sample(file, transaction, _image_key(0))
+    first = 0 if isinstance(before, LabelledImage) and before.label is not None else 1
+    for number in range(first, first + count):
+        yield _sample(file, transaction, _image_key(number))
+    if first and isinstance(before, LabelledImage):
+        yield LeftOut(file, before.place, "a sample before the first one", "it has no label")
+    for key in itertools.islice(_image_keys(transaction, _image_key(first + count)), 1):
+        yield LeftOut(file, key.decode("ascii", "replace"), "samples after the last one", f"num-samples is {count:,}")
+
+
+def _samples_by_key(file: Path, transaction: lmdb.Transaction, count: int) -> Items:
+    """Yield all samples that there are, and how many more are announced."""
+    found = 0
+    for key in _image_keys(transaction, b"image-"):
+        yield _sample(file, transaction, key)
+        found += 1
+    problem = f"{count:,} are announced, but there are {found:,}"
+    yield LeftOut(file, "num-samples", "samples that are missing", problem)
+
+
+def _sample(file: Path, transaction: lmdb.Transaction, key: bytes) -> LabelledImage | LeftOut:
+    """Return the sample with this key of its image."""
+    place, image = key.decode("ascii", "replace"), transaction.get(key)
+    if image is None:
+        return LeftOut(file, place, "no such key", place)
+    return LabelledImage(file, place, place, bytes(image), transaction.get(key.replace(b"image", b"label", 1)))
+
+
+def _image_key(number: int) -> bytes:
+    return b"image-%09d" % number
+
+
+def _image_keys(transaction: lmdb.Transaction, start: bytes) -> Iterator[bytes]:
+    """Yield the keys of images in their order, beginning with `start` or the next one."""
+    cursor = transaction.cursor()
+    if cursor.set_range(start):
+        keys = map(bytes, cursor.iternext(values=False))
+        yield from itertools.takewhile(lambda key: key.startswith(b"image-"), keys)
 
 
 def _check_length(file: Path, database: lmdb.Environment) -> None:

@@ -8,6 +8,7 @@ dictionary, if the format has one.
 
 import importlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -40,6 +41,9 @@ FORMATS = {
 READ_AS_FOLDERS = ("gt-txt",)
 """Formats whose `read` is given folders instead of the files in them."""
 
+WITH_IMAGES = ("dtrb", "webdataset", "kraken")
+"""Formats whose files contain the images."""
+
 HEAD_BYTES = 4096
 """Bytes from the start of a file by which it is recognised."""
 
@@ -52,27 +56,28 @@ def module_of(name: str) -> ModuleType:
     return importlib.import_module(f"raycrnn.tools.convert.{FORMATS[name][0]}")
 
 
-def recognise(sources: Sequence[Path]) -> str:
-    """Return the format of files and folders.
+def recognise(sources: Sequence[Path], output: Path) -> str:
+    """Return the format of files and folders, from which the output folder is left out.
 
     Raises:
         UsageError: A source is missing, has none of the formats or several, or two sources have different formats.
     """
-    found = {source: _format_of(source) for source in sources}
+    written = [Path(os.path.realpath(output))]
+    found = {source: _format_of(source, written) for source in sources}
     if len(set(found.values())) > 1:
         listed = "; ".join(f"{source} ({name})" for source, name in found.items())
         raise UsageError(f"files of different formats: {listed}: convert one format at a time")
     return next(iter(found.values()))
 
 
-def _format_of(source: Path) -> str:
+def _format_of(source: Path, written: Sequence[Path]) -> str:
     if not source.is_dir():
         name = _format_of_file(source, FORMATS)
         if name is None:
             raise UsageError(f"{source}: not recognised; name its format with --from ({', '.join(FORMATS)})")
         return name
     examples: dict[str, Path] = {}
-    for file in _files_to_examine(source):
+    for file in _files_to_examine(source, written):
         name = _format_of_file(file, _formats_in_folders(file))
         if name:
             examples.setdefault(name, file)
@@ -87,10 +92,10 @@ def _format_of(source: Path) -> str:
     return next(iter(examples))
 
 
-def _files_to_examine(folder: Path) -> Iterator[Path]:
+def _files_to_examine(folder: Path, written: Sequence[Path]) -> Iterator[Path]:
     """Yield the first files in a folder that have the name of a format's files."""
     left = FILES_TO_EXAMINE
-    for parent, _, names in walk(folder):
+    for parent, names in walk(folder, written, logs=False):
         for name in names:
             if _formats_in_folders(Path(name)):
                 yield parent / name

@@ -37,6 +37,7 @@ def read(file: Path, options: ImportOptions) -> Items:
     import pyarrow as pa
     from pyarrow import parquet
 
+    folder = options.images or file.parent
     row = 0
     try:
         with parquet.ParquetFile(file, pre_buffer=False) as table:
@@ -44,7 +45,7 @@ def read(file: Path, options: ImportOptions) -> Items:
             image = choose_column(options.image_column, IMAGE_COLUMNS, schema.names, "--image-column", file)
             label = choose_column(options.label_column, LABEL_COLUMNS, schema.names, "--label-column", file)
             _check_types(file, schema, image, label)
-            is_packed = schema.names[: len(PACKED_COLUMNS)] == PACKED_COLUMNS
+            is_packed = _is_packed(schema)
             for batch in _batches(table, [image, label, *(["path"] if is_packed else [])]):
                 data, paths = _columns(batch, image, is_packed)
                 for value, path, text in zip(data, paths, arrow_columns.texts(batch[label]), strict=True):
@@ -54,13 +55,18 @@ def read(file: Path, options: ImportOptions) -> Items:
                     try:
                         if not isinstance(value, bytes) and not name:
                             raise UnusableLine("no image in the row")
-                        found = value if isinstance(value, bytes) else inside(file.parent, name)
+                        found = value if isinstance(value, bytes) else inside(folder, name)
                         yield LabelledImage(file, place, name or f"{file.stem}_{row:06d}", found, text, is_packed)
                     except UnusableLine as error:
                         yield LeftOut.because(error, file, place)
     except (pa.ArrowException, OSError) as error:
         message = str(error).partition("\n")[0]
         yield LeftOut(file, f"after row {row}" if row else "", "not a Parquet file, or a damaged one", message)
+
+
+def _is_packed(schema: "pa.Schema") -> bool:
+    """Return whether a table is a packed data set, which another program may have written again."""
+    return schema.names[: len(PACKED_COLUMNS)] == PACKED_COLUMNS and _is_binary(schema.field("image").type)
 
 
 def _batches(table: "parquet.ParquetFile", columns: list[str]) -> Iterator["pa.RecordBatch"]:
@@ -109,10 +115,16 @@ def _check_types(file: Path, schema: "pa.Schema", image: str, label: str) -> Non
         fields = [kind.field(index).name for index in range(kind.num_fields)]
         is_image = "bytes" in fields
     else:
-        is_image = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+        is_image = _is_binary(kind)
     if not is_image:
         raise UsageError(f"{file}: the column {image} is {kind} and no image: name another one with --image-column")
     kind = schema.field(label).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise UsageError(f"{file}: the column {label} is {kind} and no text: name another one with --label-column")
+
+
+def _is_binary(kind: "pa.DataType") -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)

@@ -9,6 +9,7 @@ import urllib.parse
 from pathlib import Path
 from typing import TypeGuard
 
+from raycrnn.data.image_files import has_image_suffix
 from raycrnn.tools.convert.line_polygons import MAX_COORDINATE, Points, check_points, rectangle
 from raycrnn.tools.convert.pages import MarkedPage, PageLine, cut_lines, find_page_image
 from raycrnn.tools.convert.records import ImportOptions, Items, LeftOut, UnusableLine, shown
@@ -67,13 +68,23 @@ def _find_image(file: Path, data: object, options: ImportOptions) -> Path:
     values = [value for _, value in data if isinstance(value, str)] if isinstance(data, JsonObject) else []
     if not values:
         raise UnusableLine("a task without an image", shown(data))
-    url = urllib.parse.urlsplit(values[0])
-    # /data/local-files/?d=folder/name.png is a file on the disk of the server.
-    name = urllib.parse.parse_qs(url.query).get("d", [urllib.parse.unquote(url.path)])[0]
+    names = list(map(_name_in, values))
+    # Tasks may have other texts, such as a shelfmark.
+    name = next(filter(has_image_suffix, names), names[0])
     try:
         return find_page_image(file, name, options.images)
     except UnusableLine:
         return find_page_image(file, UPLOAD_PREFIX.sub("", last_part(name), count=1), options.images)
+
+
+def _name_in(value: str) -> str:
+    """Return the path in the URL of an image; another text unchanged."""
+    try:
+        url = urllib.parse.urlsplit(value)
+    except ValueError:
+        return value
+    # /data/local-files/?d=folder/name.png is a file on the disk of the server.
+    return urllib.parse.parse_qs(url.query).get("d", [urllib.parse.unquote(url.path)])[0]
 
 
 def _results(found: object) -> list[JsonObject]:

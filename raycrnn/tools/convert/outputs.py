@@ -1,6 +1,7 @@
 """Write labelled images as a CSV with images, or packed into Parquet files."""
 
 import csv
+import json
 import os
 import re
 from collections import Counter
@@ -8,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from raycrnn import __version__, config, storage
 from raycrnn.data import image_files
 from raycrnn.data.csv_files import write_field
 from raycrnn.errors import UsageError
@@ -15,9 +17,12 @@ from raycrnn.tools.convert.records import LeftOut, UnusableLine, shown
 
 CSV_NAME, IMAGES_NAME, LEFT_OUT_NAME, ALPHABET_NAME = "labels.csv", "images", "left_out.csv", "alphabet.json"
 
-OUTPUT_NAMES = re.compile(
-    rf"{re.escape(CSV_NAME)}|{IMAGES_NAME}|{re.escape(LEFT_OUT_NAME)}|{re.escape(ALPHABET_NAME)}|\d{{5,}}\.parquet"
-)
+MARKER_NAME = "convert.json"
+"""File in every output folder. Other tools and people write folders with the other names, too."""
+
+FIXED_NAMES = (CSV_NAME, IMAGES_NAME, LEFT_OUT_NAME, ALPHABET_NAME, MARKER_NAME)
+
+OUTPUT_NAMES = re.compile(rf"{'|'.join(map(re.escape, FIXED_NAMES))}|\d{{5,}}\.parquet")
 """Matches the names of all that is written to an output folder."""
 
 SIGNATURES = (
@@ -39,6 +44,20 @@ MAX_NAME_BYTES = 100
 
 EXAMPLES = 3
 """Examples of what is left out for the same reason."""
+
+
+def write_marker(folder: Path, source_format: str) -> None:
+    """Mark a folder as one that this command wrote. Raises `OSError`."""
+    values = {"format": source_format, "raycrnn": __version__}
+    storage.write_text(folder / MARKER_NAME, f"{json.dumps(values)}\n")
+
+
+def is_marked(folder: Path) -> bool:
+    """Return whether this command wrote a folder."""
+    try:
+        return {"format", "raycrnn"} <= config.read_json_object(folder / MARKER_NAME).keys()
+    except UsageError:
+        return False
 
 
 class LabelsCsv:
@@ -89,10 +108,8 @@ class LabelsCsv:
 
     def _row_path(self, image: Path) -> str:
         # The folder is resolved, but not the image: `a/../b` is not `b` if `a` is a link.
-        parent = os.path.realpath(image.parent)
-        if Path(parent).is_relative_to(self._final_folder):
-            raise UsageError(f"{image}: is in the folder that is replaced: use another one")
-        path = os.path.normpath(os.path.join(os.path.relpath(parent, self._final_folder), image.name))
+        parent = os.path.relpath(os.path.realpath(image.parent), self._final_folder)
+        path = os.path.normpath(os.path.join(parent, image.name))
         try:
             path.encode("utf-8")
             return write_field(path)

@@ -50,7 +50,8 @@ def _parse(text: str) -> tuple[list[str], str]:
             "regions of a page instead of a text", f"{shown(text)}: cut the lines out with PPOCRLabel (rec_gt.txt)"
         )
     names = [path]
-    if path.startswith("["):
+    # "[1]scan.png" is the name of an image.
+    if path.startswith("[") and not has_image_suffix(path):
         try:
             names = json.loads(path)
         except (ValueError, RecursionError):

@@ -50,10 +50,8 @@ def _line(element: Element, count: int) -> PageLine:
 def _text(element: Element) -> str | None:
     """Return the text of a line, or else of its words with spaces between; None if there is none."""
     text = _own_text(element)
-    if text is None:
-        words = [found for word in children(element, "Word") if (found := _own_text(word))]
-        text = " ".join(words) or None
-    return text
+    words = [] if text else [found for word in children(element, "Word") if (found := _own_text(word))]
+    return " ".join(words) or text
 
 
 def _own_text(element: Element) -> str | None:

@@ -11,12 +11,11 @@ from PIL import Image
 
 from raycrnn.data import image as images
 from raycrnn.data import image_files, image_modes
-from raycrnn.data.image_files import SUFFIXES
 from raycrnn.data.rejections import Rejected
 from raycrnn.tools.convert import line_polygons
 from raycrnn.tools.convert.line_polygons import Points
 from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine
-from raycrnn.tools.convert.source_files import is_file, last_part, no_such_image
+from raycrnn.tools.convert.source_files import ALL_SUFFIXES, check_not_written, first_file, last_part, no_such_image
 
 MAX_PAGE_PIXELS = 170_000_000
 """Larger pages are not read: in colour, 170 million pixels take 510 MB."""
@@ -87,20 +86,20 @@ def find_page_image(file: Path, name: str, folder: Path | None) -> Path:
     folders = [folder] if folder else [*near, *(place / "images" for place in near)]
     base = last_part(name)
     for stem in (name, base):
-        if stem and not stem.startswith("/") and ".." not in stem.split("/"):
-            found = next(filter(is_file, (place / stem for place in folders)), None)
-            if found:
-                return found
+        is_below = stem and not stem.startswith("/") and ".." not in stem.split("/")
+        if is_below and (found := first_file([place / stem for place in folders])):
+            return found
     # The image may have been converted to another format, or the file may not name it.
     for stem in (Path(base).stem, file.stem):
-        candidates = (place / f"{stem}{suffix}" for place in folders for suffix in SUFFIXES)
-        if stem and (found := next(filter(is_file, candidates), None)):
+        candidates = [place / f"{stem}{suffix}" for place in folders for suffix in ALL_SUFFIXES]
+        if stem and (found := first_file(candidates)):
             return found
     raise no_such_image(base or f"{file.stem}.*", folders)
 
 
 def cut_lines(page: MarkedPage, options: ImportOptions) -> Items:
     """Yield the lines of a page as images, or why a line is left out."""
+    check_not_written(page.image, options.written)
     try:
         pixels, scale = _open_page(page)
     except (UnusableLine, Rejected) as error:

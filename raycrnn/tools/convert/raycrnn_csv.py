@@ -21,7 +21,8 @@ def recognises(file: Path, head: bytes) -> bool:
 def read(file: Path, options: ImportOptions) -> Items:
     """Yield the rows of a CSV. Images at URIs are read, and many at a time."""
     settings = Data(csv_files_train=(str(file),), csv_delimiter=options.delimiter, encoding=options.encoding)
-    csv = csv_files.CsvFile(str(file), [])
+    # Relative paths are relative to the folder of the CSV.
+    csv = csv_files.CsvFile(str(options.images / file.name if options.images else file), [])
     rows = csv_files.iter_list(file, settings)
     while group := list(itertools.islice(rows, image_files.IMAGES_READ_AHEAD)):
         places = ["" if row.problem else csv.resolve(row) for row in group]

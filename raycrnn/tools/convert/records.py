@@ -86,6 +86,8 @@ class ImportOptions:
     """Character between path and label in raycrnn's CSV files."""
     encoding: str = "utf-8"
     """Encoding of raycrnn's CSV files."""
+    written: tuple[Path, ...] = ()
+    """Resolved folders that are written or replaced. They are left out of sources, and no image may be in them."""
 
 
 # --- labels

@@ -1,9 +1,11 @@
 """The files of a source: those in a folder, lines of text, JSON, and images that a source names."""
 
+import itertools
 import json
+import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from raycrnn import storage
 from raycrnn.data.image_files import SUFFIXES
 from raycrnn.errors import UsageError
 from raycrnn.tools.convert.records import Items, LabelledImage, LeftOut, UnusableLine, decoded, shown
+
+logger = logging.getLogger(__name__)
 
 NumberedLine = tuple[str, str] | LeftOut
 """The place, such as "line 3", and the text of a line; or why the line cannot be read."""
@@ -26,28 +30,57 @@ MAX_JSON_BYTES = 2**30
 MAX_IMAGE_BYTES = 2**28
 """Larger images in an archive are not read."""
 
+ALL_SUFFIXES = (*SUFFIXES, *(suffix.upper() for suffix in SUFFIXES))
+"""Suffixes of images in lower case and in upper case."""
 
-def files_in(source: Path, pattern: str) -> Iterator[Path]:
-    """Yield a file, or the files of a folder and its subfolders whose names match a pattern, by folder and name.
 
-    Hidden files and folders are left out, and links to folders are not followed.
-    """
+def files_in(source: Path, pattern: str, written: Sequence[Path]) -> Iterator[Path]:
+    """Yield a file, or those files which `walk` finds in a folder whose names match a pattern."""
     if not source.is_dir():
         yield source
         return
-    for folder, _, names in walk(source):
+    for folder, names in walk(source, written):
         yield from (folder / name for name in names if fnmatch(name, pattern))
 
 
-def walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Yield what `os.walk` yields, sorted and without hidden names. Raises `UsageError` if a folder cannot be read."""
+def walk(folder: Path, written: Sequence[Path], logs: bool = True) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and its subfolders, each with the names of its files, sorted.
+
+    Hidden files and folders are left out, and links to folders are not followed.
+
+    Args:
+        folder: The folder.
+        written: Resolved paths of subfolders that are left out, because the command writes to them.
+        logs: Whether to log which links and how many hidden names are left out.
+
+    Raises:
+        UsageError: A folder cannot be read.
+    """
+    # Here, because it imports pyarrow, which `--help` does not need.
+    from raycrnn.data.inputs import SkippedNames, printable
+
+    skipped = SkippedNames()
 
     def fail(error: OSError) -> None:
         raise UsageError(f"{error.filename}: the folder cannot be read: {error.strerror}")
 
+    def is_entered(path: Path) -> bool:
+        if Path(os.path.realpath(path)) in written or skipped.skips(printable(path)):
+            return False
+        if path.is_symlink() and logs:
+            logger.warning(f"{printable(path)}: skipped, because it is a link to a folder; name it to read it")
+        return not path.is_symlink()
+
     for parent, folders, names in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield Path(parent), folders, sorted(name for name in names if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if is_entered(Path(parent, name)))
+        yield Path(parent), sorted(name for name in names if not skipped.skips(printable(os.path.join(parent, name))))
+    if logs:
+        skipped.log(printable(folder))
+
+
+def line_in(data: bytes) -> bytes:
+    """Return the line in a text file of one line, without a byte order mark and the line end that editors add."""
+    return data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").removesuffix(b"\r")
 
 
 def images_of_lines(file: Path, lines: Iterable[NumberedLine], parse: LineParser) -> Items:
@@ -147,10 +180,19 @@ def find_image(folder: Path, name: str) -> Path:
     """
     path = inside(folder, name)
     # Not with_suffix(), which would replace the end of "line.001".
-    for candidate in (path, *(path.parent / f"{path.name}{suffix}" for suffix in SUFFIXES)):
-        if is_file(candidate):
-            return candidate
-    raise no_such_image(name, [folder])
+    found = first_file([path, *(path.parent / f"{path.name}{suffix}" for suffix in ALL_SUFFIXES)])
+    if found is None:
+        raise no_such_image(name, [folder])
+    return found
+
+
+def first_file(paths: Sequence[Path]) -> Path | None:
+    """Return the first of the paths at which there is a file; None if there is none.
+
+    A file whose name differs only in its Unicode normal form counts if there is no other.
+    """
+    others = (Path(other) for path in paths if (other := storage.in_other_form(str(path))))
+    return next(filter(is_file, itertools.chain(paths, others)), None)
 
 
 def is_file(path: Path) -> bool:
@@ -165,6 +207,14 @@ def no_such_image(name: str, folders: list[Path]) -> UnusableLine:
     """Return the error of an image that is in none of the folders."""
     where = ", ".join(map(str, folders))
     return UnusableLine("no such image", f"{shown(name)} in {where}: name the folder of the images with --images")
+
+
+def check_not_written(image: Path, written: Sequence[Path]) -> None:
+    """Raise `UsageError` if an image, or the file to which it is a link, is in a folder that is replaced."""
+    found = first_file([image]) or image
+    for place in (os.path.realpath(found.parent), os.path.realpath(found)):
+        if any(Path(place).is_relative_to(folder) for folder in written):
+            raise UsageError(f"{image}: is in the folder that is replaced: use another one")
 
 
 def last_part(name: str) -> str:

@@ -83,7 +83,7 @@ class Convert(Command):
     shard_size: Annotated[int, Field(ge=1)] = 128
     """Size of a Parquet file in MiB."""
     overwrite: bool = False
-    """Replace an OUTPUT of this command."""
+    """Replace an OUTPUT of this command, which it recognises by the file convert.json in it."""
     as_json: Annotated[bool, Field(alias="json")] = False
     """Also print the result as a JSON object, on the last line of stdout."""
 
@@ -113,12 +113,13 @@ class Convert(Command):
         # Here, because `--help` does not need it.
         from raycrnn.tools.convert import conversion
 
-        for path in filter(None, (*self.inputs, self.images, self.dictionary)):
+        sources = [path for path in (*self.inputs, self.images, self.dictionary) if path]
+        for path in sources:
             if not path.exists():
                 raise UsageError(f"{path}: no such file or folder")
-        conversion.check_output(self.output, self.inputs, self.overwrite)
-        name = self.source_format or formats.recognise(self.inputs)
-        logger.info(f"format {name}: {formats.FORMATS[name][1].partition(';')[0]}")
+        conversion.check_output(self.output, sources, self.overwrite)
+        name = self.source_format or formats.recognise(self.inputs, self.output)
+        logger.info(f"format {name}: {formats.FORMATS[name][1].partition('; ')[0]}")
         columns = (self.image_column, self.label_column)
         options = ImportOptions(self.images, None, self.line_height, *columns, self.delimiter, self.encoding)
         shard_bytes = self.shard_size * 2**20

@@ -8,11 +8,12 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from lzma import LZMAError
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from raycrnn.data.image_files import has_image_suffix
+from raycrnn.data.inputs import SkippedNames, printable
 from raycrnn.tools.convert.records import ImportOptions, Items, LabelledImage, LeftOut, UnusableLine, shown
-from raycrnn.tools.convert.source_files import MAX_IMAGE_BYTES
+from raycrnn.tools.convert.source_files import MAX_IMAGE_BYTES, line_in
 
 FILES = "*.tar*"
 
@@ -53,6 +54,7 @@ def read(file: Path, options: ImportOptions) -> Items:
 
 def _members(file: Path) -> Iterator[tuple[str, bytes] | LeftOut]:
     """Yield the name and the contents of each file in an archive, or why a member is left out."""
+    skipped = SkippedNames()
     # As a stream: nothing is read twice, and nothing is ever written.
     with tarfile.open(file, "r|*") as archive:
         for member in archive:
@@ -62,6 +64,8 @@ def _members(file: Path) -> Iterator[tuple[str, bytes] | LeftOut]:
                 continue
             if member.name.startswith("/") or ".." in member.name.split("/"):
                 yield LeftOut(file, shown(member.name), "a path that leads out of the archive")
+            elif any(map(skipped.skips, PurePosixPath(member.name).parts)):
+                continue
             elif not member.isfile():
                 yield LeftOut(file, shown(member.name), "a link or device in the archive")
             elif member.size > MAX_IMAGE_BYTES:
@@ -71,6 +75,7 @@ def _members(file: Path) -> Iterator[tuple[str, bytes] | LeftOut]:
         # tarfile ends at a header that is incomplete as it does at the two empty blocks that end an archive.
         if archive.fileobj is not None and len(archive.fileobj.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
             yield LeftOut(file, "", "an archive without an end", "it may be incomplete: copy it again")
+    skipped.log(printable(file))
 
 
 def _sample(file: Path, key: str, members: dict[str, bytes]) -> Items:
@@ -93,8 +98,7 @@ def _text(members: dict[str, bytes]) -> object:
     """Return the text of a sample as it was found. Raises `UnusableLine` if its JSON file is none."""
     for extension in ("txt", *OTHER_TEXTS):
         if extension in members:
-            # The line end that editors add is not part of the line.
-            return members[extension].removesuffix(b"\n").removesuffix(b"\r")
+            return line_in(members[extension])
     if "json" not in members:
         raise UnusableLine("no text for the image", f"the sample has {', '.join(members)}")
     try:

@@ -2,14 +2,17 @@
 
 import io
 import json
+import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.csv_files import read_csv, split_label
+from raycrnn.data.image_files import has_image_suffix
 from raycrnn.tools.convert.formats import FORMATS
 from tests.conftest import draw
 from tests.tools.convert import sources
@@ -78,6 +81,93 @@ def test_a_packed_data_set_is_unpacked(tmp_path):
     assert call(source, tmp_path / "packed", "--to", "parquet") == 0
     assert call(tmp_path / "packed", tmp_path / "out") == 0
     assert converted(tmp_path / "out") == [(LINES[0][0], "|ſt|a|"), (LINES[0][0], None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("paddle", "."),
+        ("pylaia", "."),
+        ("gt-txt", "."),
+        ("doctr", "images"),
+        ("iam", "lines"),
+        ("easyocr", "."),
+        ("csv", "."),
+    ],
+)
+def test_images_in_another_folder(tmp_path, capsys, name, folder):
+    inputs = IMAGE_WRITERS[name](tmp_path / "source", LINES)
+    for image in [path for path in (tmp_path / "source").rglob("*") if has_image_suffix(path.name)]:
+        moved = tmp_path / "scans" / image.relative_to(tmp_path / "source")
+        moved.parent.mkdir(parents=True, exist_ok=True)
+        image.rename(moved)
+    assert call(*inputs, tmp_path / "out", "--images", tmp_path / "scans" / folder) == 0
+    assert len(converted(tmp_path / "out")) == len(LINES)
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_images_that_a_parquet_file_only_names_in_another_folder(tmp_path):
+    [name] = sources.write_images(tmp_path / "scans", LINES[:1])
+    image = pa.array([{"bytes": None, "path": name}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    pq.write_table(pa.table({"image": image, "text": ["x"]}), tmp_path / "x.parquet")
+    assert call(tmp_path / "x.parquet", tmp_path / "out", "--images", tmp_path / "scans") == 0
+    assert converted(tmp_path / "out") == [(LINES[0][0], "x")]
+
+
+def test_a_table_with_the_column_names_of_a_packed_data_set(tmp_path):
+    (tmp_path / "scan.png").write_bytes(LINES[1][0])
+    image = pa.array([{"bytes": LINES[0][0], "path": None}], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    columns = {"image": image, "label": ["x"], "path": ["scan.png"], "width": [1], "height": [1]}
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    assert call(tmp_path / "x.parquet", tmp_path / "out") == 0
+    assert converted(tmp_path / "out") == [(LINES[0][0], "x")]
+
+
+def samples(*numbers, count):
+    """Return the entries of a database with samples of these numbers, labelled with them, and a count."""
+    entries = {b"num-samples": b"%d" % count}
+    for number in numbers:
+        entries |= {b"image-%09d" % number: LINES[0][0], b"label-%09d" % number: b"%d" % number}
+    return entries
+
+
+@pytest.mark.parametrize("numbers", [(1, 50, 100), (0, 1, 2)])
+def test_samples_of_a_database_with_other_numbers(tmp_path, numbers):
+    source = sources.write_lmdb(tmp_path / "x.lmdb", samples(*numbers, count=max(numbers[-1], 3)))
+    assert call(source, tmp_path / "out") == 0
+    assert [label for _, label in converted(tmp_path / "out")] == list(map(str, numbers))
+    assert (tmp_path / "out" / "left_out.csv").exists() == (numbers[-1] == 100)
+
+
+def test_a_byte_order_mark_is_not_part_of_a_text_in_an_archive(tmp_path):
+    inputs = sources.webdataset(tmp_path / "source", [(LINES[0][0], "a"), (LINES[1][0], "\ufeffb")])
+    assert call(*inputs, tmp_path / "out") == 0
+    assert [label for _, label in converted(tmp_path / "out")] == ["a", "b"]
+
+
+def test_what_a_mac_adds_to_an_archive_is_skipped(tmp_path, capsys):
+    names = ["./._0001.png", "./0001.png", "./._0001.txt", "./0001.txt", "__MACOSX/._0001.txt"]
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name in names:
+            sources.add_member(archive, name, LINES[0][0] if name.endswith("g") else b"x")
+    assert call(tmp_path / "x.tar", tmp_path / "out") == 0
+    assert converted(tmp_path / "out") == [(LINES[0][0], "x")]
+    assert "x.tar: 3 hidden files and folders were left out, for example ._0001.png" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "left_out.csv").exists()
+
+
+def test_names_of_pylaia_are_found_in_another_form(tmp_path):
+    (tmp_path / "u\u0308.PNG").write_bytes(LINES[0][0])
+    (tmp_path / "train.txt").write_text("\u00fc a b\n", encoding="utf-8")
+    assert call(tmp_path / "train.txt", tmp_path / "out") == 0
+    assert converted(tmp_path / "out") == [(LINES[0][0], "|a|b|")]
+
+
+def test_a_name_in_a_paddle_list_may_begin_with_a_bracket(tmp_path):
+    (tmp_path / "[1]scan.png").write_bytes(LINES[0][0])
+    (tmp_path / "list.txt").write_text("[1]scan.png\tx\n", encoding="utf-8")
+    assert call(tmp_path / "list.txt", tmp_path / "out") == 0
+    assert converted(tmp_path / "out") == [(LINES[0][0], "x")]
 
 
 def test_several_images_of_one_text_in_a_paddle_list(tmp_path):

@@ -63,9 +63,18 @@ def test_the_text_of_a_page_line_is_the_best_one_or_its_words(tmp_path):
     alternatives = "".join(f'<TextEquiv index="{n}"><Unicode>text {n}</Unicode></TextEquiv>' for n in (2, 1, 3))
     words = "".join(f'<Word id="{w}"><TextEquiv><Unicode>{w}</Unicode></TextEquiv></Word>' for w in ("a", "b"))
     line = page_line("l", None, points_of(BOX))
-    lines = [line.replace("</TextLine>", f"{more}</TextLine>") for more in (alternatives, words, words + alternatives)]
+    empty = "<TextEquiv><Unicode/></TextEquiv>"
+    texts = (alternatives, words, words + alternatives, words + empty)
+    lines = [line.replace("</TextLine>", f"{more}</TextLine>") for more in texts]
     found = cut_out(tmp_path, page_xml("scan.png", SIZE, "".join(lines)))
-    assert [label for _, label in found] == ["text 1", "a b", "text 1"]
+    assert [label for _, label in found] == ["text 1", "a b", "text 1", "a b"]
+
+
+def test_a_polygon_of_alto_without_points_does_not_hide_the_rectangle(tmp_path):
+    gradient().save(tmp_path / "scan.png")
+    line = alto_line("a", "x", " ", 'HPOS="30" VPOS="20" WIDTH="99" HEIGHT="39"')
+    [(pixels, _)] = cut_out(tmp_path, alto_xml("scan.png", SIZE, line))
+    assert np.array_equal(pixels, np.asarray(gradient().crop(BOX)))
 
 
 @pytest.mark.parametrize("unit", ["pixel", "mm10", "inch1200"])
@@ -126,6 +135,9 @@ def test_lines_of_grey_pages_are_grey(tmp_path, mode, kept):
         (r"C:\scans\scan.png", "scan.png"),
         ("https://host/iiif/scan.png", "scan.png"),
         ("scan.tif", "scan.jpg"),
+        ("scan.jpg", "scan.JPG"),
+        ("\u00fc.png", "u\u0308.png"),
+        ("\u00fc.tif", "images/u\u0308.png"),
         ("", "p1.tif"),
     ],
 )
@@ -163,6 +175,15 @@ def test_polygons_and_rotated_rectangles_of_label_studio(tmp_path):
         found = np.asarray(Image.open(csv.resolve(row)))
         assert np.array_equal(found, np.asarray(image)[top:bottom, left:right])
     assert "another annotation of the same image" in (tmp_path / "out" / "left_out.csv").read_text(encoding="utf-8")
+
+
+def test_the_image_of_a_label_studio_task_is_not_any_text(tmp_path):
+    gradient().save(tmp_path / "scan.png")
+    task = sources.task("", sources.region("r", ["x"], {"x": 0, "y": 0, "width": 50, "height": 50}, SIZE))
+    for place in ("/data/upload/3/0a1b2c3d-scan.png", "/data/local-files/?d=scan.png", "s3://bucket/scan.png?x=1"):
+        task["data"] = {"shelfmark": "Ms. 12", "note": "http://[", "page": 3, "image": place}
+        (tmp_path / "export.json").write_text(sources.json.dumps([task]), encoding="utf-8")
+        assert call(tmp_path / "export.json", tmp_path / "out", "--overwrite") == 0
 
 
 def test_pages_may_be_larger_than_lines(tmp_path, monkeypatch, recwarn):

@@ -35,7 +35,7 @@ def test_a_csv_refers_to_images_where_they_are(tmp_path):
     assert call(source, tmp_path / "out" / "deeper") == 0
     rows = read_csv(tmp_path / "out" / "deeper" / "labels.csv").rows
     assert rows[0].path == "../../in/train/word_1.png"
-    assert [path.name for path in (tmp_path / "out" / "deeper").iterdir()] == ["labels.csv"]
+    assert {path.name for path in (tmp_path / "out" / "deeper").iterdir()} == {"labels.csv", "convert.json"}
 
 
 def test_copies_are_named_after_the_images(tmp_path):
@@ -138,7 +138,26 @@ def test_what_is_no_file_neither_stops_nor_blocks(tmp_path, make):
     assert call(tmp_path / "xml", tmp_path / "pages", "--from", "page") == 1
 
 
+def test_what_is_not_searched_in_a_folder_is_logged_once(tmp_path, capsys):
+    [folder] = sources.gt_txt(tmp_path / "in", LINES)
+    sources.gt_txt(tmp_path / "elsewhere", LINES)
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    for name in (".DS_Store", "a book/._01.line.gt.txt", "__MACOSX/x.gt.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert call(folder, tmp_path / "out") == 0
+    error = capsys.readouterr().err
+    assert error.count(f"warning: {folder}/linked: skipped, because it is a link to a folder") == 1
+    assert error.count(f"{folder}: 3 hidden files and folders were left out, for example {folder}/") == 1
+    assert len(read_csv(tmp_path / "out" / "labels.csv").rows) == len(LINES)
+
+
 # Recognition
+
+
+def test_the_format_is_logged(tmp_path, capsys):
+    assert call(write_set(tmp_path / "in", ["x"]), tmp_path / "out") == 0
+    assert "format csv: raycrnn's own CSV: path;label\n" in capsys.readouterr().err
 
 
 def test_files_of_two_formats_are_refused(tmp_path, capsys):
@@ -176,6 +195,7 @@ def test_files_that_are_not_recognised(tmp_path, capsys, name, content, message)
         (["x", "out", "--delimiter", "|"], "--delimiter: must not be |"),
         (["x"], "the following arguments are required"),
         (["{source}", "{tmp}/out", "--dictionary", "{source}"], "the format csv has no dictionary"),
+        (["{source}", "{tmp}/out", "--from", "dtrb", "--images", "{tmp}"], "dtrb contain their images; leave --images"),
         (["{tmp}", "{tmp}/out", "--from", "csv"], "is a folder; name a file of the format csv"),
         (["{source}", "{tmp}/out", "--images", "{tmp}/none"], "none: no such file or folder"),
     ],
@@ -202,7 +222,7 @@ def test_an_output_is_replaced_only_if_this_command_wrote_it(tmp_path, capsys, m
     assert call(source, output) == 2
     assert "use --overwrite" in capsys.readouterr().err
     assert call(source, output, "--overwrite", "--to", "parquet") == 0
-    assert [path.name for path in output.iterdir()] == ["00000.parquet"]
+    assert {path.name for path in output.iterdir()} == {"00000.parquet", "convert.json"}
     (output / "thesis.txt").touch()
     assert call(source, output, "--overwrite") == 2
     assert "contains thesis.txt, which `convert` does not write" in capsys.readouterr().err
@@ -213,15 +233,47 @@ def test_an_output_is_replaced_only_if_this_command_wrote_it(tmp_path, capsys, m
     assert "is a file; name a folder" in capsys.readouterr().err
 
 
-def test_an_output_is_not_replaced_by_references_to_itself(tmp_path, capsys):
+@pytest.mark.parametrize("marker", [None, "{}", "?"])
+def test_a_folder_that_only_looks_like_an_output_is_not_replaced(tmp_path, capsys, marker):
+    mine = write_set(tmp_path / "mine", ["y"])
+    if marker:
+        (tmp_path / "mine" / "convert.json").write_text(marker)
+    assert call(write_set(tmp_path / "in", ["x"]), tmp_path / "mine", "--overwrite") == 2
+    assert "`convert` did not write it" in capsys.readouterr().err
+    assert len(read_csv(mine).rows) == len(list((tmp_path / "mine" / "images").iterdir())) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--copy"], ["--to", "parquet"]])
+def test_an_output_is_not_replaced_if_it_contains_what_is_read(tmp_path, capsys, options):
     source = write_set(tmp_path / "in", ["x"])
-    assert call(source, tmp_path / "out", "--copy") == 0
-    assert call(tmp_path / "out" / "labels.csv", tmp_path / "out", "--overwrite") == 2
-    assert "which would be replaced" in capsys.readouterr().err
-    (tmp_path / "list.csv").write_text("out/images/labels_0.png;x\n")
-    assert call(tmp_path / "list.csv", tmp_path / "out", "--overwrite") == 2
+    output = tmp_path / "u\u0308"
+    assert call(source, output, "--copy") == 0
+    (tmp_path / "link.png").symlink_to("u\u0308/images/labels_0.png")
+    for image in ("u\u0308/images/labels_0.png", "\u00fc/images/labels_0.png", "link.png"):
+        (tmp_path / "list.csv").write_text(f"{image};x\n", encoding="utf-8")
+        assert call(tmp_path / "list.csv", output, "--overwrite", *options) == 2
+        assert f"{image}: is in the folder that is replaced" in capsys.readouterr().err
+    for inputs in ([output / "labels.csv"], [source, "--images", output / "images"]):
+        assert call(*inputs, output, "--overwrite", *options) == 2
+        assert "which would be replaced" in capsys.readouterr().err
+    assert (output / "images" / "labels_0.png").exists()
+
+
+def test_an_output_with_the_image_of_a_page_is_not_replaced(tmp_path, capsys):
+    assert call(write_set(tmp_path / "in", ["x"]), tmp_path / "out", "--copy") == 0
+    page = sources.page_xml("out/images/labels_0.png", (9, 9), sources.page_line("a", "x", "0,0 8,0 8,8"))
+    (tmp_path / "p.xml").write_text(page)
+    assert call(tmp_path / "p.xml", tmp_path / "out", "--overwrite") == 2
     assert "is in the folder that is replaced" in capsys.readouterr().err
-    assert call(tmp_path / "list.csv", tmp_path / "out", "--overwrite", "--copy") == 0
+
+
+def test_an_output_in_a_source_is_not_read(tmp_path, capsys):
+    sources.hugging_face(tmp_path / "in", LINES)
+    for options in ([], ["--overwrite"]):
+        assert call(tmp_path / "in", tmp_path / "in" / "packed", "--to", "parquet", "--json", *options) == 0
+        captured = capsys.readouterr()
+        assert json.loads(captured.out.splitlines()[-1])["lines"] == len(LINES)
+        assert "hidden" not in captured.err
 
 
 def test_an_output_that_cannot_be_written_is_a_message(tmp_path, capsys):
