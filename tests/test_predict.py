@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,6 +185,15 @@ def test_an_output_in_a_folder_that_does_not_exist_is_refused(model, images, tmp
     out = tmp_path / "nowhere" / "out.csv"
     assert Predict.call([model, str(images / "0.png"), "-o", str(out)], "predict") == 2
     assert f"{out}: there is no folder {tmp_path}/nowhere; create it first" in capsys.readouterr().err
+
+
+def test_an_output_is_written_to_a_folder_whose_name_is_in_another_normal_form(model, images, tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "Bücher")
+    folder.mkdir()
+    output = tmp_path / unicodedata.normalize("NFC", "Bücher") / "out.csv"
+    assert Predict.call([model, str(images / "0.png"), "-o", str(output)], "predict") == 0
+    assert [path.name for path in folder.iterdir()] == ["out.csv"]
+    assert [path for path in tmp_path.iterdir() if path.name.startswith("B")] == [folder]
 
 
 def test_invalid_outputs_in_object_storage_are_refused(model, images, bucket, capsys):

@@ -11,9 +11,9 @@ NAMES = {"train": "training", "eval": "evaluation"}
 
 
 def samples_section(sets: Sequence[LabelledSet]) -> Section:
-    """Return the section on the rows that are left out."""
+    """Return the section on the rows that are left out, and on evaluation rows without a label."""
     used = [f"{len(each.usable):,} of {len(each):,} {NAMES[each.name]} rows" for each in sets]
-    findings = [finding for each in sets for finding in _left_out(each)]
+    findings = [finding for each in sets for finding in (*_left_out(each), *_without_label(each))]
     return Section(
         name="samples",
         title="Rows",
@@ -41,6 +41,24 @@ def _left_out(data_set: LabelledSet) -> list[Finding]:
         )
         for reason, rejections in by_reason.items()
         if rejections
+    ]
+
+
+def _without_label(data_set: LabelledSet) -> list[Finding]:
+    """Return a finding if rows that are used have only a path, which training leaves out. Empty labels may be meant."""
+    numbers = [number for number in data_set.usable if data_set.row(number)[1].label is None]
+    if not numbers:
+        return []
+    row = f"path{data_set.configuration.data.csv_delimiter}"
+    return [
+        Finding(
+            kind="no label",
+            rows=len(numbers),
+            problem="the rows have only a path: all units that the model reads there count as errors",
+            remedy=f"add the labels, or delete the rows; the row of an image without text is {row}",
+            examples=data_set.examples(numbers),
+            data_set=data_set.name,
+        )
     ]
 
 

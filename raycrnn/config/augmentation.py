@@ -24,13 +24,13 @@ class OccasionalEffect(Effect):
 
 
 class Slant(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Slant of the strokes: at 1, by up to 0.5 radians to either side, less for images that are not much wider than
     high. 0: off."""
 
 
 class Stretch(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Change of the proportions of letters: at 1, down to 3/4 of the width with the same height, or down to 3/4 of the
     height with the same width. 0: off."""
 
@@ -42,19 +42,19 @@ class Shift(OccasionalEffect):
 
 
 class Perspective(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.3
     """Perspective, as if the camera were held at an angle: at 1, one end is up to a third higher than the other. 0:
     off."""
 
 
 class GridDistortion(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Stretching of parts of the text and compression of others: at 1, one part by up to three times as much
     as another. 0: off."""
 
 
 class ElasticDistortion(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Bending of the strokes by random shifts of points half a height apart: at 1, by up to 0.08 of the height in each
     direction. 0: off."""
 
@@ -65,7 +65,7 @@ class Padding(Effect):
 
 
 class Thickness(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Thinner or thicker strokes, of dark ink and of light: at 1, by up to 0.015 of the height on each side of a
     stroke. 0: off."""
 
@@ -87,7 +87,7 @@ class Contrast(Effect):
 
 
 class Gamma(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Lighter or darker mid-tones: at 1, a gamma between 1/2 and 2. 0: off."""
 
 
@@ -108,18 +108,18 @@ class Inversion(Effect):
 
 
 class BlurEffect(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Gaussian blur: at 1, with a standard deviation of up to 0.03 of the height. 0: off."""
 
 
 class NoiseEffect(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """Gaussian noise with a grain of 1/32 of the height: at 1, with a standard deviation of up to half of the image's
     own. 0: off."""
 
 
 class JpegCompression(OccasionalEffect):
-    strength: Share = 0.0
+    strength: Share = 0.5
     """JPEG compression: at 1, with a quality between 100 and 10. 0: off."""
 
 
@@ -128,7 +128,7 @@ class Augmentation(Group):
 
     data_augmentation: bool = True
     """Whether to augment the training images at all."""
-    share: Share = 1.0
+    share: Share = 0.9
     """Fraction of the training images to which the effects apply. The others are used as in evaluation, unchanged."""
     data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
     """Maximum rotation in radians. The image is enlarged with its background so that no text is cut off; on long lines

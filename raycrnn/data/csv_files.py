@@ -23,14 +23,14 @@ from raycrnn.errors import UsageError
 logger = logging.getLogger(__name__)
 
 BYTE_ORDER_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF8: ("utf-8-sig", "utf-8"),
     # Before UTF-16, whose little-endian mark begins with the same two bytes.
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF32_LE: ("utf-32", "utf-32-le"),
+    codecs.BOM_UTF32_BE: ("utf-32", "utf-32-be"),
+    codecs.BOM_UTF16_LE: ("utf-16", "utf-16-le"),
+    codecs.BOM_UTF16_BE: ("utf-16", "utf-16-be"),
 }
-"""The encodings of files that begin with a byte order mark."""
+"""The encodings of a file that begins with a byte order mark, and of its text after the mark."""
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt")
 """Suffixes of the files that list images."""
@@ -81,7 +81,7 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
         encoding: A Python encoding; with UTF-8, a byte order mark is removed.
 
     Raises:
-        UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
+        UsageError: The file does not exist, cannot be read, or is not in the encoding.
     """
     header, rows = _parse(path, read_text(path, encoding)[0], delimiter)
     return CsvFile(str(path), list(rows), header)
@@ -90,14 +90,15 @@ def read_csv(path: str | Path, delimiter: str = ";", encoding: str = "utf-8") ->
 def iter_list(path: str | Path, settings: config.Data) -> Iterator[Row]:
     """Yield the rows of a list of images, which need no label, with little more memory than the file's text.
 
-    The delimiter is the configured one, unless the first row has no such character but a tab.
+    The delimiter is the configured one, unless the first row has a tab and no such character before it.
 
     Raises:
-        UsageError: The file does not exist, cannot be read, or contains bytes that are invalid in the encoding.
+        UsageError: The file does not exist, cannot be read, or is not in the encoding.
     """
     text, _ = read_text(path, settings.encoding)
     first = next((line for line in split_lines(text) if line.strip()), "")
-    is_tabbed = "\t" in first and settings.csv_delimiter not in first
+    before, tab, _ = first.partition("\t")
+    is_tabbed = bool(tab) and settings.csv_delimiter not in before
     yield from _parse(path, text, "\t" if is_tabbed else settings.csv_delimiter)[1]
 
 
@@ -132,7 +133,7 @@ def _exists(path: str) -> bool:
 
 SAVE_AS_CSV = "name a text file with one row per image; save a spreadsheet as CSV"
 
-SET_ENCODING = "set data.encoding (--encoding of split and labels) to the file's encoding, such as cp1252"
+SET_ENCODING = "set data.encoding (--encoding of convert, labels and split) to {}"
 
 
 def read_text(
@@ -149,11 +150,10 @@ def read_text(
     Args:
         kind: What the file should be, for messages.
         remedy: What to do if it is a document instead.
-        encoding_remedy: What to do if it has another encoding.
+        encoding_remedy: What to do if it has another encoding, whose name replaces {}.
 
     Raises:
-        UsageError: The file does not exist, cannot be read, is no text file, or contains bytes that are invalid in the
-            encoding.
+        UsageError: The file does not exist, cannot be read, is no text file, or is not in the encoding.
     """
     try:
         data = storage.read(path)
@@ -165,16 +165,51 @@ def read_text(
         raise UsageError(f"{path}: the {kind} file cannot be read: {storage.describe(error)}") from None
     if document := file_kinds.describe_document(data[: file_kinds.HEAD_BYTES], remedy):
         raise UsageError(f"{path}: not a {kind} file, but {document}")
-    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
-        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if data.startswith(mark)), encoding)
+    data, encoding = _skip_mark(path, data, encoding, encoding_remedy)
+    if found := _utf_16_without_mark(data, encoding):
+        remedy = encoding_remedy.format(found)
+        raise UsageError(f"{path}: every other byte is NUL, as in {found} without a byte order mark: {remedy}")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}, line {line}: the text is not {encoding}: {encoding_remedy}") from None
+        remedy = encoding_remedy.format("the file's encoding, such as cp1252")
+        raise UsageError(f"{path}, line {line}: the text is not {encoding}: {remedy}") from None
     if "\r" in text and "\n" not in text:
         raise UsageError(f"{path}: the lines end in CR alone, as on old Macs: save the file with LF or CRLF")
     return text, encoding
+
+
+def _skip_mark(path: str | Path, data: bytes, encoding: str, encoding_remedy: str) -> tuple[bytes, str]:
+    """Return the bytes of a text file without a byte order mark that would be decoded as text, and their encoding.
+
+    Raises:
+        UsageError: The mark is that of another encoding than the given one, which is not UTF-8.
+    """
+    mark = next(filter(data.startswith, BYTE_ORDER_MARKS), None)
+    if mark is None:
+        return data, encoding
+    name = codecs.lookup(encoding).name
+    of_file, of_text = BYTE_ORDER_MARKS[mark]
+    if name in ("utf-8", "utf-8-sig", of_file):
+        return data, of_file
+    if name == of_text:
+        return data[len(mark) :], encoding
+    found = of_file.removesuffix("-sig")
+    remedy = encoding_remedy.format(found)
+    raise UsageError(f"{path}: begins with the byte order mark of {found}, so it is not {encoding}: {remedy}")
+
+
+def _utf_16_without_mark(data: bytes, encoding: str) -> str | None:
+    """Return the encoding of text in UTF-16 that would be decoded as an encoding of bytes; None if it is none.
+
+    In UTF-16, every other byte of Latin text is NUL. Other NULs are damage to single rows.
+    """
+    head = data[: file_kinds.HEAD_BYTES]
+    odd, even = head[1::2].count(0), head[::2].count(0)
+    if abs(odd - even) <= len(head) / 4 or codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 def split_lines(text: str) -> Iterator[str]:

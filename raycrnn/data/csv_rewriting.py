@@ -8,6 +8,7 @@ from pathlib import Path
 from raycrnn import storage
 from raycrnn.data.csv_files import CsvFile, Row, read_text, write_field
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.storage.normal_forms import as_on_disk
 
 
 def raw_lines(path: str | Path, encoding: str) -> tuple[list[str], str]:
@@ -26,7 +27,8 @@ def folder_prefix(csv: CsvFile, target: Path) -> str:
         csv: The file that is read.
         target: The file that is written.
     """
-    return os.path.relpath(os.path.realpath(Path(csv.path).parent), os.path.realpath(target.parent))
+    here, there = (os.path.realpath(as_on_disk(folder)) for folder in (Path(csv.path).parent, target.parent))
+    return os.path.relpath(here, there)
 
 
 def moved_path(path: str, prefix: str) -> str:

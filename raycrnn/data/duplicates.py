@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raycrnn import storage
 from raycrnn.data.csv_files import CsvFile, Row
+from raycrnn.storage.normal_forms import as_on_disk
 
 
 def same_images(csv: CsvFile) -> list[list[Row]]:
@@ -42,7 +43,11 @@ def _real_path(path: str) -> str:
     """Return a URI as it is, and a local path without links and in the Unicode normal form of the file's name."""
     if storage.is_uri(path):
         return path
-    return os.path.realpath(path if os.path.exists(path) else storage.in_other_form(path) or path)
+    try:
+        return os.path.realpath(as_on_disk(path))
+    except ValueError:
+        # No file can have this name, for example because it contains a NUL.
+        return path
 
 
 def _size(path: str) -> int | None:

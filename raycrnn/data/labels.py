@@ -30,6 +30,8 @@ ACCENTED = re.compile(rf"[^\x00-\x7f][{ACCENTS}]*|[\x00-\x7f][{ACCENTS}]+")
 
 IN_BRACKETS = re.compile(r"\[[^\[\]]+\]")
 
+ONE_IN_BRACKETS = re.compile(r"\[([^\[\]])\]")
+
 IN_BRACKETS_OR_OUTSIDE = re.compile(r"\[[^\[\]]+\]|[^\[\]]")
 
 
@@ -148,6 +150,14 @@ def split_at_brackets(text: str) -> tuple[str, ...]:
     if rest[place] == CLOSING:
         raise ValueError(f"{CLOSING!r} at character {place + 1} closes no bracket")
     raise ValueError(f"the bracket at character {place + 1} holds nothing, holds another one or is not closed")
+
+
+def lost_brackets(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each abbreviation of one character in plain text, with and without its brackets.
+
+    `split_at_brackets` makes it the same unit as the plain character, so `add_brackets` cannot mark it again.
+    """
+    return ((found[0], found[1]) for found in ONE_IN_BRACKETS.finditer(text))
 
 
 # --- abbreviations

@@ -32,14 +32,21 @@ def read_lines(path: str, settings: config.Data) -> list[Line]:
     else:
         text, _ = csv_files.read_text(path, settings.encoding, kind="text", remedy="save it as plain text")
         labels = list(csv_files.split_lines(text))
-        if has_image_suffix(labels[0].partition(settings.csv_delimiter)[0]):
-            raise UsageError(f"{path}: its first line begins with the name of an image: if it is a CSV, name it so")
+        _check_no_csv(path, labels[0], settings)
         form, delimiter = settings.unicode_form, settings.string_split_delimiter
         lines = [csv_files.split_label(label, delimiter, form) for label in labels]
     lines = [line for line in lines if line]
     if not lines:
         raise UsageError(f"{path}: has no text")
     return lines
+
+
+def _check_no_csv(path: str, line: str, settings: config.Data) -> None:
+    """Raise a `UsageError` if the first line of a text file looks like a row of a CSV."""
+    remedies = {"\t": "name it .tsv and set data.csv_delimiter=tab", settings.csv_delimiter: "name it so"}
+    for delimiter, remedy in remedies.items():
+        if has_image_suffix(line.partition(delimiter)[0]):
+            raise UsageError(f"{path}: its first line begins with the name of an image: if it is a CSV, {remedy}")
 
 
 def in_display_order(lines: Sequence[Line], direction: TextDirection) -> list[Line]:

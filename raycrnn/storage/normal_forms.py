@@ -21,3 +21,17 @@ def in_other_form(path: str) -> str | None:
         found = existing[0].rstrip(os.sep) + os.sep
     found = found.rstrip(os.sep)
     return None if found in ("", path) else found
+
+
+def as_on_disk(path: str | os.PathLike[str]) -> str:
+    """Return a local path with its names in the Unicode normal forms in which they exist.
+
+    Names that do not exist, such as that of a file to write, stay as they are.
+    """
+    path = os.fspath(path)
+    if os.path.lexists(path):
+        return path
+    if found := in_other_form(path):
+        return found
+    folder, name = os.path.split(path)
+    return os.path.join(as_on_disk(folder), name) if folder else path

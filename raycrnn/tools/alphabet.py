@@ -66,7 +66,7 @@ class BuildAlphabet(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        check_output(self.output, self.overwrite)
+        output = check_output(self.output, self.overwrite, [*self.inputs, *self.units])
         csvs, settings = _csvs_and_settings(self.inputs)
         form = settings.unicode_form
         old = _load(self.start, form) if self.start else {}
@@ -78,16 +78,16 @@ class BuildAlphabet(Command):
         rare = {unit: count for unit, count in counts.units.most_common() if unit not in codes}
         if not codes:
             raise UsageError("no units: name CSVs with labels, --units, --characters or --from")
-        _write(self.output, codes)
+        _write(output, codes)
         kept = f", {len(old):,} of them with their codes in {self.start}" if self.start else ""
-        print(f"{self.output}: {len(codes):,} units from {counts.labels:,} labels{kept}")
+        print(f"{output}: {len(codes):,} units from {counts.labels:,} labels{kept}")
         if rare:
             shown = join_listed([f"{unit!r} {count}" for unit, count in rare.items()], MAX_LISTED)
             print(f"left out, with fewer than {self.min_count} occurrences: {shown}")
             affected = min(sum(counts.rows[unit] for unit in rare), counts.labels)
             print(f"training leaves out the rows with these units, at most {affected:,}")
         if self.as_json:
-            summary = {"output": str(self.output), "units": len(codes), "new": len(codes) - len(old)}
+            summary = {"output": str(output), "units": len(codes), "new": len(codes) - len(old)}
             print(json.dumps({**summary, "labels": counts.labels, "rare": rare, "left_out": counts.left_out}))
 
 
@@ -148,7 +148,7 @@ class MergeAlphabets(Command):
     """Also print the result as a JSON object, on the last line of stdout."""
 
     def run(self) -> None:
-        check_output(self.output, self.overwrite)
+        output = check_output(self.output, self.overwrite)
         first, *others = self.alphabets
         merged = _load(first, self.unicode_form)
         print(f"{first}: {len(merged):,} units")
@@ -164,10 +164,10 @@ class MergeAlphabets(Command):
             shown = [f"{unit!r} {other} -> {kept}" for unit, (kept, other) in units.items()]
             if shown:
                 print(f"other codes than in {name}: {join_listed(shown, MAX_LISTED)}")
-        _write(self.output, merged)
-        print(f"{self.output}: {len(merged):,} units")
+        _write(output, merged)
+        print(f"{output}: {len(merged):,} units")
         if self.as_json:
-            summary = {"output": str(self.output), "units": len(merged), "other_codes": conflicts}
+            summary = {"output": str(output), "units": len(merged), "other_codes": conflicts}
             print(json.dumps(summary, ensure_ascii=False))
 
 

@@ -1,10 +1,11 @@
 """Arguments that several small verbs have."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from raycrnn import config, storage
 from raycrnn.errors import UsageError
+from raycrnn.storage.normal_forms import as_on_disk
 
 
 def paths_and_settings(inputs: Sequence[str]) -> tuple[list[str], config.Data]:
@@ -21,7 +22,23 @@ def paths_and_settings(inputs: Sequence[str]) -> tuple[list[str], config.Data]:
     return paths, config.parse({"data": {"csv_files_train": paths or ["none.csv"]}}, overrides).data
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Raise a `UsageError` if an output file cannot be written, or exists and must not be replaced."""
-    if storage.check_output_file(str(output)) and not overwrite:
+def check_output(output: Path, overwrite: bool, inputs: Iterable[str] = ()) -> Path:
+    """Return the path of an output file, which may be in another Unicode normal form on the disk.
+
+    Args:
+        output: The path as the user typed it.
+        overwrite: Whether the output may replace a file.
+        inputs: Paths and URIs of files that it must not replace.
+
+    Raises:
+        UsageError: The file cannot be written, or exists and must not be replaced.
+    """
+    # Here, because `--help` needs no Arrow.
+    from raycrnn.data.inputs import is_one_of
+
+    file = as_on_disk(output)
+    if is_one_of(file, inputs):
+        raise UsageError(f"{output}: is one of the inputs; name another file")
+    if storage.check_output_file(file) and not overwrite:
         raise UsageError(f"{output}: already exists; use --overwrite to replace it, or name another file")
+    return Path(file)

@@ -23,6 +23,7 @@ from raycrnn.data.csv_files import CsvFile, read_csv
 from raycrnn.data.label_rewriting import Rewriting, RowWriter, Step
 from raycrnn.data.labels import Label
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.storage.normal_forms import as_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,11 @@ class Labels(Command):
     as_json: Annotated[bool, Field(alias="json")] = False
     """Also print the result as a JSON object, on the last line of stdout."""
 
+    @property
+    def _file(self) -> Path:
+        """The output with its name on the disk."""
+        return Path(as_on_disk(self.output))
+
     def run(self) -> None:
         self._check_options()
         rewriting = Rewriting(self._steps(), self.split_delimiter, self.to_split_delimiter or self.split_delimiter)
@@ -106,11 +112,13 @@ class Labels(Command):
             rewriting.add(row)
         _print(rewriting)
         _log_malformed(csv.path, rewriting)
+        if self.split_brackets:
+            _log_lost_brackets(csv.path, rewriting)
         self._log_failed(csv.path, rewriting)
         if not self.dry_run:
             self._write(csv, rewriting)
         if self.as_json:
-            print(json.dumps({"output": None if self.dry_run else str(self.output), **rewriting.summary()}))
+            print(json.dumps({"output": None if self.dry_run else str(self._file), **rewriting.summary()}))
 
     def _check_options(self) -> None:
         splits = {"--split-by": self.split_by, "--split-brackets": self.split_brackets}
@@ -121,8 +129,8 @@ class Labels(Command):
             raise UsageError("--add-brackets and --drop-brackets: use only one of them")
         if (self.to_delimiter or self.delimiter) == (self.to_split_delimiter or self.split_delimiter):
             raise UsageError("the delimiters of rows and of units must be different characters")
-        if self.output.exists() and not self.overwrite and not self.dry_run:
-            raise UsageError(f"{self.output}: already exists; use --overwrite to replace it, or name another output")
+        if self._file.exists() and not self.overwrite and not self.dry_run:
+            raise UsageError(f"{self._file}: already exists; use --overwrite to replace it, or name another output")
 
     def _steps(self) -> dict[str, Step]:
         """Return the steps of the rewriting by name, in their order."""
@@ -136,7 +144,7 @@ class Labels(Command):
             segmenter = labels.Segmenter(Alphabet.load(self.split_by, form).units)
             steps["split by the alphabet"] = lambda label, _: segmenter.split("".join(label))
         if self.split_brackets:
-            steps["split at brackets"] = lambda label, _: labels.split_at_brackets(labels.as_text(label))
+            steps["split at brackets"] = _split_at_brackets
         if self.split_characters:
             steps["split into characters"] = lambda label, _: tuple("".join(label))
         if self.lower_abbreviations:
@@ -165,13 +173,19 @@ class Labels(Command):
 
     def _write(self, csv: CsvFile, rewriting: Rewriting) -> None:
         lines, encoding = csv_rewriting.raw_lines(csv.path, self.encoding)
-        prefix = csv_rewriting.folder_prefix(csv, self.output)
+        prefix = csv_rewriting.folder_prefix(csv, self._file)
         writer = RowWriter(csv, prefix, self.delimiter, self.to_delimiter or self.delimiter)
         left_out = {row.line for row, _ in rewriting.failed} if self.errors == "drop" else ()
         content = "".join(writer.lines(lines, rewriting.labels, left_out)).encode()
-        csv_rewriting.write_files({self.output: content})
+        csv_rewriting.write_files({self._file: content})
         converted = "" if codecs.lookup(encoding).name == "utf-8" else f", converted from {encoding} to utf-8"
-        logger.info(f"{self.output}: written{converted}")
+        logger.info(f"{self._file}: written{converted}")
+
+
+def _split_at_brackets(label: Label, replacements: labels.Replacements) -> Label:
+    text = labels.as_text(label)
+    replacements.update(labels.lost_brackets(text))
+    return labels.split_at_brackets(text)
 
 
 def _map(characters: labels.CharacterMap | labels.AccentMap, label: Label, replacements: labels.Replacements) -> Label:
@@ -214,6 +228,16 @@ def _print(rewriting: Rewriting) -> None:
 def _printable(text: str) -> str:
     """Return a text for a terminal, which could obey its control characters."""
     return text if text.isprintable() else repr(text)
+
+
+def _log_lost_brackets(path: str, rewriting: Rewriting) -> None:
+    lost = {old: count for (old, new), count in rewriting.replacements.most_common() if old == f"[{new}]"}
+    if lost:
+        count, example = sum(lost.values()), next(iter(lost))
+        logger.warning(
+            f"{path}: abbreviations of one character, such as {example}, become plain characters, {count:,} in all: "
+            "give them longer names with --map to keep them apart"
+        )
 
 
 def _log_malformed(path: str, rewriting: Rewriting) -> None:

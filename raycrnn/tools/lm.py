@@ -65,23 +65,23 @@ class BuildLanguageModel(Command):
         # Here, because `--help` needs no NumPy.
         from raycrnn.language import arpa, kneser_ney
 
-        check_output(self.output, self.overwrite)
+        output = check_output(self.output, self.overwrite, [*self.inputs, self.split_by or ""])
         lines, settings = _read(self.inputs)
         if self.split_by:
             lines = _split_by(lines, self.split_by, settings)
         direction = texts.resolve_direction(lines, settings)
         model = kneser_ney.estimate(texts.in_display_order(lines, direction), self.order)
         try:
-            storage.write_bytes(self.output, arpa.to_bytes(model, compressed=self.output.suffix == ".gz"))
+            storage.write_bytes(output, arpa.to_bytes(model, compressed=output.suffix.lower() == ".gz"))
         except OSError as error:
-            raise RaycrnnError(f"{self.output}: cannot be written: {error.strerror}") from None
+            raise RaycrnnError(f"{output}: cannot be written: {error.strerror}") from None
         units, seconds = sum(map(len, lines)), time.monotonic() - start
         print(
-            f"{self.output}: {_n_grams(model):,} n-grams up to order {model.order}, from {len(lines):,} lines with "
+            f"{output}: {_n_grams(model):,} n-grams up to order {model.order}, from {len(lines):,} lines with "
             f"{units:,} units ({len(model.units) - 3:,} different), {direction}, in {seconds:.1f} s"
         )
         if self.as_json:
-            summary = {"output": str(self.output), "lines": len(lines), "units": units, "direction": direction}
+            summary = {"output": str(output), "lines": len(lines), "units": units, "direction": direction}
             print(json.dumps(summary | _facts(model)))
 
 

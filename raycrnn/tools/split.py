@@ -24,6 +24,7 @@ from raycrnn.data.csv_rewriting import folder_prefix, raw_lines, with_moved_path
 from raycrnn.data.duplicates import conflicting_labels, same_images
 from raycrnn.data.rejections import REMEDIES
 from raycrnn.errors import UsageError
+from raycrnn.storage.normal_forms import as_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ class Split(Command):
         folder = self.csv.parent if self.output is None else self.output
         if os.path.isfile(folder):
             raise UsageError(f"{folder}: is a file; name a folder")
-        files = [folder / f"{self.csv.stem}_{name}{self.csv.suffix}" for name in ("train", "eval")]
+        names = [f"{self.csv.stem}_{name}{self.csv.suffix}" for name in ("train", "eval")]
+        files = [Path(as_on_disk(folder / name)) for name in names]
         existing = ", ".join(str(file) for file in files if os.path.exists(file))
         if existing and not self.overwrite:
             raise UsageError(

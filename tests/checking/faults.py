@@ -25,6 +25,7 @@ FINDINGS = {
     ("unknown unit", "train"): 1,
     ("label too long", "train"): 1,
     ("no such file", "eval"): 1,
+    ("no label", "eval"): 1,
     ("rare unit", "train"): 4,
     ("unit not in training", "eval"): 1,
     # The Cyrillic а.
@@ -55,6 +56,9 @@ def plant(folder: Path) -> Path:
     train += [*without_use(images), *with_odd_labels(images), *with_odd_images(images)]
     evaluation += ["images/gone_too.png;ab", row(images, "unknown_in_eval.png", "abŋ")]
     evaluation.append(row(images, "narrow_in_eval.png", "a" * 8, Image.linear_gradient("L").resize((40, 32))))
+    evaluation.append(row(images, "no_label_in_eval.png", "", draw("bare")).removesuffix(";"))
+    # An empty label may be meant: that of an image without text.
+    evaluation.append(row(images, "empty_in_eval.png", "", draw("void")))
     evaluation.append(copy(images, "1.png", "copy_in_eval.png", TEXTS[1]))
     (folder / "train.csv").write_text("\n".join(["image;text", *train]), encoding="utf-8")
     (folder / "eval.csv").write_text("\n".join(evaluation), encoding="utf-8")

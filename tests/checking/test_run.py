@@ -112,11 +112,11 @@ def test_random_rows_are_judged_as_in_training(local_ray, tmp_path):
 
 def test_the_text_has_all_findings_and_no_control_characters(checked):
     text = printing.to_text(checked[0])
-    assert text.startswith("Rows: 77 of 88 training rows and 23 of 24 evaluation rows would be used\n")
+    assert text.startswith("Rows: 77 of 88 training rows and 25 of 26 evaluation rows would be used\n")
     assert all(finding.remedy.split()[0] in text for finding in checked[0].findings)
     assert not set(text) & {"\x07", "\u200b", "\ufeff"}
     assert "<U+0007>" in text and "<U+FEFF>images/bom.png" in text
-    assert text.endswith("Result: 11 findings cost samples; 18 findings to look at.")
+    assert text.endswith("Result: 11 findings cost samples; 19 findings to look at.")
     examples = [line for line in text.splitlines() if line.startswith("      ") and ".csv, line" in line]
     assert all(len(line) <= 80 for line in text.splitlines() if line not in examples)
 

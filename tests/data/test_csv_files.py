@@ -211,6 +211,45 @@ def test_a_byte_order_mark_tells_other_encodings_from_utf_8(tmp_path, encoding):
     assert read_csv(csv(tmp_path, content), "\t").rows == [Row("a.png", "é", 1), Row("b.png", "京", 2)]
 
 
+@pytest.mark.parametrize("encoding", ["UTF-16-LE", "utf_16_be", "utf-32-le", "utf-32-be"])
+def test_a_byte_order_mark_that_fits_the_encoding_is_removed(tmp_path, encoding):
+    path = csv(tmp_path, "\ufeffa.png;é\n".encode(encoding))
+    assert read_csv(path, encoding=encoding).rows == [Row("a.png", "é", 1)]
+    assert csv_files.read_text(path, encoding)[1] == encoding
+
+
+@pytest.mark.parametrize(
+    ("of_file", "encoding", "mark"),
+    [
+        ("utf-8", "cp1252", "utf-8"),
+        ("utf-8", "utf-16", "utf-8"),
+        ("utf-16-le", "utf-16-be", "utf-16"),
+        ("utf-16-be", "latin-1", "utf-16"),
+        ("utf-32-le", "utf-16-le", "utf-32"),
+    ],
+)
+def test_a_byte_order_mark_that_contradicts_the_encoding_is_refused(tmp_path, of_file, encoding, mark):
+    path = csv(tmp_path, "\ufeffa;1\n".encode(of_file))
+    message = f"{path}: begins with the byte order mark of {mark}, so it is not {encoding}: set data.encoding ("
+    with pytest.raises(UsageError, match=re.escape(message)):
+        read_csv(path, encoding=encoding)
+    assert read_csv(path, encoding=mark).rows == [Row("a", "1", 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_byte_order_mark_is_recognised_by_its_nuls(tmp_path, encoding):
+    path = csv(tmp_path, "images/a.png;text\nimages/b.png;é\n".encode(encoding))
+    with pytest.raises(UsageError, match=rf"as in {encoding} without a byte order mark: set .* to {encoding}"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize("nuls", ["\0", "\0" * 1000])
+def test_a_nul_concerns_its_own_row(tmp_path, nuls):
+    """A disk that lost power may fill the end of a file with NULs."""
+    rows = read_csv(csv(tmp_path, f"a.png;1\nb.png;2{nuls}".encode())).rows
+    assert rows == [Row("a.png", "1", 1), Row("b.png", f"2{nuls}", 2)]
+
+
 @pytest.mark.parametrize(
     ("content", "encoding", "line"),
     [

@@ -12,10 +12,10 @@ def test_rows_with_the_same_path_or_the_same_contents_are_found(tmp_path):
     (tmp_path / "link.png").symlink_to("c.png")
     (tmp_path / "rows.csv").write_text(
         "a.png;1\nb.png;2\n./a.png;1\nc.png;3\ncopy.png;1\nlink.png;4\ngone.png;5\n./gone.png;6\nalone.png;7\n"
-        "s3://b/a.png;8\ns3://b/a.png;8\n"
+        "s3://b/a.png;8\ns3://b/a.png;8\nnul\0.png;9\nnul\0.png;9\n"
     )
     groups = same_images(read_csv(tmp_path / "rows.csv"))
-    assert [[row.line for row in group] for group in groups] == [[1, 3, 5], [4, 6], [7, 8], [10, 11]]
+    assert [[row.line for row in group] for group in groups] == [[1, 3, 5], [4, 6], [7, 8], [10, 11], [12, 13]]
     conflicts = conflicting_labels(groups)
     assert [[(row.line, row.label) for row in rows] for rows in conflicts] == [
         [(4, "3"), (6, "4")],

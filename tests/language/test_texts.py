@@ -26,6 +26,9 @@ def test_files_without_text_and_csvs_with_another_name_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("1.png;abc\n")
     with pytest.raises(UsageError, match="if it is a CSV, name it so"):
         texts.read_lines(str(tmp_path / "a.txt"), settings())
+    (tmp_path / "a.txt").write_text("1.png\ta; b\n")
+    with pytest.raises(UsageError, match=r"name it \.tsv and set data\.csv_delimiter=tab"):
+        texts.read_lines(str(tmp_path / "a.txt"), settings())
     with pytest.raises(UsageError, match="no such text file"):
         texts.read_lines(str(tmp_path / "b.txt"), settings())
 

@@ -6,6 +6,7 @@ import unicodedata
 import pytest
 
 from raycrnn import storage
+from raycrnn.storage.normal_forms import as_on_disk
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
@@ -30,6 +31,15 @@ def test_a_missing_name_has_no_other_form(tmp_path):
         with pytest.raises(FileNotFoundError):
             storage.read(f"{tmp_path}/{name}")
     assert storage.in_other_form("s3://b/é") is None
+
+
+def test_a_path_to_write_has_the_folders_that_exist(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, f"{tmp_path}/été") for form in ("NFC", "NFD"))
+    os.mkdir(decomposed)
+    for new in ("", "/é.csv", "/ü/é.csv", "/ü/"):
+        assert as_on_disk(composed + new) == decomposed + new
+    for name in ("", "é.csv", "ü/é.csv", "nul\0/é.csv", f"{tmp_path}/é.csv", tmp_path):
+        assert as_on_disk(name) == str(name)
 
 
 def test_a_directory_is_found_in_another_unicode_normal_form(tmp_path):

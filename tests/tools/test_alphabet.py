@@ -101,6 +101,17 @@ def test_an_existing_alphabet_is_kept_unless_it_may_be_replaced(tmp_path, capsys
     assert table_of(old) == {"a": 0, "b": 1}
 
 
+@pytest.mark.parametrize("arguments", [["a.csv"], ["--units", "a.csv"]])
+def test_an_alphabet_does_not_replace_the_labels_or_units_that_it_is_built_from(
+    tmp_path, monkeypatch, capsys, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("1.png;a\n")
+    assert call("build", *arguments, "-o", "./a.csv", "--overwrite") == 2
+    assert "a.csv: is one of the inputs; name another file" in capsys.readouterr().err
+    assert Path("a.csv").read_text() == "1.png;a\n"
+
+
 # --- show
 
 

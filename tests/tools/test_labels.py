@@ -1,6 +1,7 @@
 """`raycrnn labels`: the rewritten CSV, compared with the input."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_labels_are_split_at_brackets_and_all_other_lines_stay(csv, tmp_path, ca
     assert (summary["labels"], summary["changed"], summary["malformed"]) == (3, 3, [5])
     assert summary["units"] == {"before": 14 + 3 + 3, "after": 6 + 3 + 3}
     assert summary["steps"]["abbreviations in lower case"] == 1
+
+
+def test_abbreviations_of_one_character_are_counted_because_they_become_plain_letters(tmp_path, capsys):
+    (tmp_path / "in.csv").write_text("1.png;[p]ropter [quondam]\n2.png;[p][e]\n3.png;|[p]|x|\n4.png;pp\n")
+    assert call(tmp_path / "in.csv", tmp_path / "out.csv", "--split-brackets", "--json") == 0
+    printed = capsys.readouterr()
+    assert "in.csv: abbreviations of one character, such as [p], become plain characters, 4 in all: give" in printed.err
+    assert json.loads(printed.out.splitlines()[-1])["replaced"] == [["[p]", "p", 3], ["[e]", "e", 1]]
+    assert call(tmp_path / "out.csv", tmp_path / "again.csv", "--split-brackets") == 0
+    assert "of one character" not in capsys.readouterr().err
 
 
 def test_splitting_by_an_alphabet_joins_units_first(tmp_path):
@@ -172,6 +183,17 @@ def test_an_existing_output_is_kept_unless_it_may_be_replaced(csv, capsys):
     assert csv.read_bytes() == before
     assert call(csv, csv, "--drop-accents", "--overwrite") == 0
     assert csv.read_bytes() == before.replace('"é"";"'.encode(), b'e";') + b"\r\n"
+
+
+def test_an_output_in_another_unicode_normal_form_is_the_existing_file(tmp_path, capsys):
+    composed, decomposed = (tmp_path / unicodedata.normalize(form, "Bücher") / "in.csv" for form in ("NFC", "NFD"))
+    decomposed.parent.mkdir()
+    decomposed.write_text("1.png;é\n", encoding="utf-8")
+    assert call(composed, composed, "--drop-accents") == 2
+    assert "already exists" in capsys.readouterr().err
+    assert call(composed, composed, "--drop-accents", "--overwrite") == 0
+    assert decomposed.read_text() == "1.png;e\n"
+    assert list(tmp_path.iterdir()) == [decomposed.parent]
 
 
 def test_files_in_object_storage_are_refused(csv, capsys):

@@ -44,6 +44,8 @@ def test_a_compressed_model_is_the_same(tmp_path, sources):
         call("build", *sources, "-o", tmp_path / "m.arpa") == call("build", *sources, "-o", tmp_path / "m.arpa.gz") == 0
     )
     assert (tmp_path / "m.arpa.gz").read_bytes()[:2] == b"\x1f\x8b"
+    assert call("build", *sources, "-o", tmp_path / "M.ARPA.GZ") == 0
+    assert (tmp_path / "M.ARPA.GZ").read_bytes() == (tmp_path / "m.arpa.gz").read_bytes()
     assert model_files.read(tmp_path / "m.arpa").digest == model_files.read(tmp_path / "m.arpa.gz").digest
 
 
@@ -63,6 +65,8 @@ def test_lines_are_split_by_an_alphabet(tmp_path, sources, capsys):
         (["build", "data.csv_delimiter=,", "-o", "new.arpa"], "name a text file or a CSV"),
         (["build", "missing.txt", "-o", "new.arpa"], "missing.txt: no such text file"),
         (["build", "a.txt", "-o", "old.arpa"], "old.arpa: already exists; use --overwrite"),
+        (["build", "a.txt", "-o", "./a.txt", "--overwrite"], "a.txt: is one of the inputs; name another file"),
+        (["build", "b.csv", "--split-by", "old.arpa", "-o", "old.arpa", "--overwrite"], "is one of the inputs"),
         (["build", "a.txt", "-o", "new.arpa", "--order", "10"], "--order: input should be less than or equal to 9"),
         (["build", "a.txt", "-o", "new.arpa", "training.seed=1"], "training.seed=1: only data.* concerns how"),
         (["show", "missing.arpa"], "missing.arpa: no such language model"),

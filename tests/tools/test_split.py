@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -276,6 +277,18 @@ def test_paths_are_rewritten_for_an_output_behind_a_symbolic_link(tmp_path):
     for name in ("train", "eval"):
         (row,) = read_csv(tmp_path / "link" / f"data_{name}.csv").rows
         assert os.path.samefile(tmp_path / "link" / row.path, tmp_path / "data" / f"{row.label}.png")
+
+
+def test_a_folder_in_another_unicode_normal_form_is_not_created_again(tmp_path, capsys):
+    csv = write(tmp_path / unicodedata.normalize("NFD", "Bücher"), numbered(10))
+    given = Path(unicodedata.normalize("NFC", str(csv)))
+    assert call(given) == 0
+    assert os.listdir(tmp_path) == [csv.parent.name]
+    assert both(csv.parent) == sorted(lines_of(csv.read_bytes()))
+    capsys.readouterr()
+    assert "already exists" in refused(capsys, given)
+    assert call(given, "--output", given.parent / "one" / "two") == 0
+    assert both(csv.parent / "one" / "two") == sorted(b"../../" + line for line in lines_of(csv.read_bytes()))
 
 
 def test_absolute_paths_and_uris_are_not_rewritten(tmp_path):
