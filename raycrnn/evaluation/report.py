@@ -15,6 +15,7 @@ from raycrnn import __version__, storage
 from raycrnn.data import image, rejections
 from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected
+from raycrnn.data.unusual_images import is_compressed
 from raycrnn.evaluation import alignment, analysis, page, report_files
 from raycrnn.evaluation.alignment import Aligned
 from raycrnn.evaluation.analysis import CONFIDENT, Comparison, EvaluatedLine, Evaluation, Example
@@ -143,9 +144,8 @@ def data_facts(evaluation: Evaluation) -> dict[str, str]:
     facts = {"units in a label": _range([len(line.reference) for line in evaluation.lines])}
     sizes = _sizes(evaluation.lines)
     if sizes:
-        height, greatest_width = evaluation.model.input_shape
-        lines = [horizontal_size(size, evaluation.model.orientation) for size in sizes]
-        wide = sum(round(line[0] * height / line[1]) > greatest_width for line in lines)
+        model = evaluation.model
+        wide = sum(is_compressed(horizontal_size(size, model.orientation), model.input_shape) for size in sizes)
         facts["width of images"] = f"{_range([size[0] for size in sizes])} pixels"
         facts["height of images"] = f"{_range([size[1] for size in sizes])} pixels"
         text = f"{wide:,} of {len(sizes):,} measured"
