@@ -25,20 +25,13 @@ class TimeBudget:
         deadline: When the run must have ended, in seconds since 1970; None without a limit.
         eval_share: Size of the evaluation set in training batches.
         interval: Steps between two evaluations.
-        closing: Seconds to reserve for what follows the last evaluation.
+        trial: Duration of what follows the last evaluation, except for `CLOSING_SECONDS`, relative to it.
     """
 
-    def __init__(
-        self,
-        total_steps: int,
-        deadline: float | None,
-        eval_share: float,
-        interval: int,
-        closing: float = CLOSING_SECONDS,
-    ):
+    def __init__(self, total_steps: int, deadline: float | None, eval_share: float, interval: int, trial: float = 0.0):
         self._total_steps = total_steps
-        self._deadline = None if deadline is None else deadline - closing
-        """When the last evaluation must have ended."""
+        self._deadline = None if deadline is None else deadline - CLOSING_SECONDS
+        self._trial = trial
         self._eval_share = eval_share
         self._interval = interval
         self._last: float | None = None
@@ -67,9 +60,9 @@ class TimeBudget:
         return min(left, int(remaining / seconds_per_step))
 
     def _seconds_to_train(self, now: float, evaluation: float) -> float:
-        """Return the seconds left for steps and evaluations, without the evaluation at the end."""
+        """Return the seconds left for steps and evaluations, without the evaluation at the end and what follows it."""
         deadline = math.inf if self._deadline is None else self._deadline
-        return deadline - evaluation - now
+        return deadline - (1 + self._trial) * evaluation - now
 
     def _evaluations_left(self, step: int, remaining: float, seconds_per_step: float, evaluation: float) -> int:
         """Return how many evaluations `has_time_to_evaluate` will allow besides the one at the end.

@@ -41,7 +41,7 @@ from raycrnn.training.preemption import PreemptionNotices
 from raycrnn.training.rejected_samples import RejectedSamples
 from raycrnn.training.run_log import MetricsRecord, RunLog
 from raycrnn.training.saver import CheckpointSaver
-from raycrnn.training.time_budget import CLOSING_SECONDS, Throughput, TimeBudget
+from raycrnn.training.time_budget import Throughput, TimeBudget
 from raycrnn.training.validation import EvaluationBatches, ValidationResult
 
 ReportMetrics = Callable[[dict[str, object]], None]
@@ -98,8 +98,8 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
     eval_rows = job.data.eval.usable if job.data.eval else 0
     spent = seconds_before if job.counts_all_minutes else 0.0
     deadline = job.started + 60 * minutes - spent if minutes else None
-    closing = CLOSING_SECONDS + language_model_trial.estimated_seconds(job)
-    return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, closing)
+    trial = language_model_trial.relative_duration(job, collectives.world_size())
+    return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, trial)
 
 
 def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> TrainingState:

@@ -202,6 +202,16 @@ def test_nothing_is_tried_where_nothing_could_be_decided_or_used(tmp_path, monke
     assert not (tmp_path / "model" / "language_model.safetensors").exists()
 
 
+@pytest.mark.parametrize(("rows", "workers", "expected"), [(100, 1, 3.0), (1000, 1, 1.5), (1000, 2, 3.0), (0, 1, 3.0)])
+def test_the_time_of_a_trial_is_reserved(rows, workers, expected):
+    configuration = recognizer().configuration
+    data = SimpleNamespace(eval=SimpleNamespace(usable=rows))
+    job = SimpleNamespace(configuration=configuration, data=data, language_model=None)
+    assert language_model_trial.relative_duration(job, workers) == expected
+    data.eval = None
+    assert language_model_trial.relative_duration(job, workers) == 0
+
+
 def test_storage_that_fails_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(EmptySet, "problem", "bucket: not reachable")
     model, reported = conclude(tmp_path, HELPFUL, monkeypatch)
