@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 import pyarrow as pa
@@ -44,7 +45,9 @@ class DecoderProcess:
                 return
             self._connection, other_end = context.Pipe()
             self._process = context.Process(target=_answer, args=(other_end, self._decode), daemon=True)
-            # Ctrl-C also while it starts: it would print a traceback.
+            # multiprocessing starts it for the first process, and then unblocks these signals.
+            resource_tracker.ensure_running()
+            # Ctrl-C also while the process starts: it would print a traceback.
             with signals_blocked(signal.SIGTERM, signal.SIGINT):
                 self._process.start()
             # The connection breaks when the process ends only if it alone has this end.
