@@ -8,7 +8,6 @@ from pathlib import Path
 from raycrnn import storage
 from raycrnn.data.csv_files import CsvFile, Row, read_text, write_field
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.storage.normal_forms import as_on_disk
 
 
 def raw_lines(path: str | Path, encoding: str) -> tuple[list[str], str]:
@@ -27,7 +26,7 @@ def folder_prefix(csv: CsvFile, target: Path) -> str:
         csv: The file that is read.
         target: The file that is written.
     """
-    here, there = (os.path.realpath(as_on_disk(folder)) for folder in (Path(csv.path).parent, target.parent))
+    here, there = (os.path.realpath(storage.as_on_disk(folder)) for folder in (Path(csv.path).parent, target.parent))
     return os.path.relpath(here, there)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from raycrnn import storage
 from raycrnn.data.csv_files import CsvFile, Row
-from raycrnn.storage.normal_forms import as_on_disk
 
 
 def same_images(csv: CsvFile) -> list[list[Row]]:
@@ -44,7 +43,7 @@ def _real_path(path: str) -> str:
     if storage.is_uri(path):
         return path
     try:
-        return os.path.realpath(as_on_disk(path))
+        return os.path.realpath(storage.as_on_disk(path))
     except ValueError:
         # No file can have this name, for example because it contains a NUL.
         return path

@@ -17,7 +17,6 @@ from raycrnn.data import csv_files, file_kinds, packed_images
 from raycrnn.data.characters import notes_on
 from raycrnn.data.image_files import has_image_suffix
 from raycrnn.errors import UsageError
-from raycrnn.storage.normal_forms import as_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -232,7 +231,7 @@ def _identity(name: str) -> tuple[Hashable, Hashable] | None:
         if storage.is_uri(name) and not name.startswith("file:"):
             filesystem, key = storage.locate(name)
             return filesystem.type_name, key
-        status = os.stat(as_on_disk(storage.locate(name)[1] if storage.is_uri(name) else name))
+        status = os.stat(storage.as_on_disk(storage.locate(name)[1] if storage.is_uri(name) else name))
         return status.st_dev, status.st_ino
     return None
 

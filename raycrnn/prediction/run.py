@@ -22,7 +22,6 @@ from raycrnn.prediction import formats, shards
 from raycrnn.prediction.formats import Layout
 from raycrnn.prediction.job import Format, PredictionJob
 from raycrnn.prediction.pipeline import Executor, PredictionMonitor, write_transcriptions
-from raycrnn.storage.normal_forms import as_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class Output:
         """The path of the output on the disk, with symbolic links resolved; a URI unchanged; empty for stdout."""
         if self.name is None or self.is_uri:
             return self.name or ""
-        return os.path.realpath(as_on_disk(self.name))
+        return os.path.realpath(storage.as_on_disk(self.name))
 
     def layout(self, format: Format | None, readings: int, confidence: bool, spans: bool) -> Layout:
         """Return the layout of the output.

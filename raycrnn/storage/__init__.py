@@ -40,7 +40,7 @@ from raycrnn.storage.files import (
     with_suffix,
     write,
 )
-from raycrnn.storage.normal_forms import in_other_form
+from raycrnn.storage.normal_forms import as_on_disk, in_other_form
 
 __all__ = [
     "CONNECTIONS",
@@ -49,6 +49,7 @@ __all__ = [
     "REQUESTS_AT_A_TIME",
     "Directory",
     "absolute",
+    "as_on_disk",
     "check_concerns_file",
     "check_output_file",
     "copied",

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from raycrnn import config, storage
 from raycrnn.errors import UsageError
-from raycrnn.storage.normal_forms import as_on_disk
 
 
 def paths_and_settings(inputs: Sequence[str]) -> tuple[list[str], config.Data]:
@@ -36,7 +35,7 @@ def check_output(output: Path, overwrite: bool, inputs: Iterable[str] = ()) -> P
     # Here, because `--help` needs no Arrow.
     from raycrnn.data.inputs import is_one_of
 
-    file = as_on_disk(output)
+    file = storage.as_on_disk(output)
     if is_one_of(file, inputs):
         raise UsageError(f"{output}: is one of the inputs; name another file")
     if storage.check_output_file(file) and not overwrite:

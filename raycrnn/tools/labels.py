@@ -14,6 +14,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from raycrnn import storage
 from raycrnn.cli import Command, LocalPath, Metavar
 from raycrnn.config import read_json_object
 from raycrnn.config.schema import Delimiter, Encoding
@@ -23,7 +24,6 @@ from raycrnn.data.csv_files import CsvFile, read_csv
 from raycrnn.data.label_rewriting import Rewriting, RowWriter, Step
 from raycrnn.data.labels import Label
 from raycrnn.errors import RaycrnnError, UsageError
-from raycrnn.storage.normal_forms import as_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Labels(Command):
     @property
     def _file(self) -> Path:
         """The output with its name on the disk."""
-        return Path(as_on_disk(self.output))
+        return Path(storage.as_on_disk(self.output))
 
     def run(self) -> None:
         self._check_options()

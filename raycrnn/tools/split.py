@@ -16,6 +16,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from raycrnn import storage
 from raycrnn.cli import Command, LocalPath, Metavar
 from raycrnn.config.schema import Delimiter, Encoding, RegularExpression
 from raycrnn.data import grouping
@@ -24,7 +25,6 @@ from raycrnn.data.csv_rewriting import folder_prefix, raw_lines, with_moved_path
 from raycrnn.data.duplicates import conflicting_labels, same_images
 from raycrnn.data.rejections import REMEDIES
 from raycrnn.errors import UsageError
-from raycrnn.storage.normal_forms import as_on_disk
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Split(Command):
         if os.path.isfile(folder):
             raise UsageError(f"{folder}: is a file; name a folder")
         names = [f"{self.csv.stem}_{name}{self.csv.suffix}" for name in ("train", "eval")]
-        files = [Path(as_on_disk(folder / name)) for name in names]
+        files = [Path(storage.as_on_disk(folder / name)) for name in names]
         existing = ", ".join(str(file) for file in files if os.path.exists(file))
         if existing and not self.overwrite:
             raise UsageError(
