@@ -24,7 +24,7 @@ from raycrnn.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".ttf", ".otf", ".ttc", ".otc")
+SUFFIXES = (".ttf", ".otf", ".ttc", ".otc", ".woff")
 
 PILLOWS_FONT = "Pillow's own font"
 

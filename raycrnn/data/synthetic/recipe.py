@@ -102,9 +102,9 @@ class Fonts(Group):
     """The typefaces."""
 
     files: Several = ()
-    """Font files (.ttf, .otf, .ttc, .otc), or folders that are searched for them at any depth: one path or a list of
-    paths, relative to the folder of the recipe. By default the font that Pillow includes, which has the letters of
-    English only."""
+    """Font files (.ttf, .otf, .ttc, .otc, .woff), or folders that are searched for them at any depth: one path or a
+    list of paths, relative to the folder of the recipe. By default the font that Pillow includes, which has the letters
+    of English only."""
 
 
 class Line(Group):

@@ -66,6 +66,16 @@ def test_all_fonts_of_a_collection_are_used(tmp_path):
     assert [font.has("b") for font in found.fonts] == [False, True]
 
 
+def test_a_web_font_is_drawn_like_the_font_that_it_compresses(tmp_path):
+    font = TTFont(make_font(tmp_path / "plain.ttf", "ab"))
+    font.flavor = "woff"
+    font.save(tmp_path / "web.woff")
+    plain, web = FontSet([str(tmp_path)]).fonts
+    assert (tmp_path / "web.woff").read_bytes().startswith(b"wOFF")
+    assert web.characters == plain.characters
+    np.testing.assert_array_equal(face(web, 40).glyph("b").pixels, face(plain, 40).glyph("b").pixels)
+
+
 def test_fonts_that_cannot_be_used_are_skipped_with_a_reason(tmp_path, capsys):
     make_font(tmp_path / "good.ttf", "a")
     (tmp_path / "broken.ttf").write_bytes((tmp_path / "good.ttf").read_bytes()[:300])
