@@ -1,23 +1,35 @@
 #!/usr/bin/env bash
-# Download the Debian packages of fonts.txt and put their fonts into fonts/KIND. Runs on Debian and Ubuntu, without root.
-# The licences of the fonts are in the packages: fonts/packages/PACKAGE/usr/share/doc/PACKAGE/copyright.
+# Download the packages of fonts.txt and put the fonts that it names into fonts/KIND. Needs apt-get (Debian or Ubuntu) and
+# npm, but not root. The licence of a font is in its package: fonts/packages/PACKAGE/usr/share/doc/*/copyright, or
+# fonts/packages/PACKAGE/package/LICENSE_FONT or LICENSE.
 set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p fonts/packages
-while read -r kind package; do
-    folder=fonts/packages/$package
-    if [ ! -d "$folder" ]; then
-        (cd fonts/packages && apt-get download "$package")
-        rm -rf "$folder.new"
-        dpkg -x fonts/packages/"$package"_*.deb "$folder.new"
-        mv "$folder.new" "$folder"
-    fi
+
+# Download a package and unpack it into fonts/packages/PACKAGE.
+get() {
+    local package=$1 folder=fonts/packages/$1 archive
+    mkdir -p "$folder.new"
+    case $package in
+        @*)
+            archive=$(cd fonts/packages && npm pack --silent "$package")
+            tar -xzf "fonts/packages/$archive" -C "$folder.new"
+            ;;
+        *)
+            (cd fonts/packages && apt-get download "$package")
+            archive=$(cd fonts/packages && ls "$package"_*.deb)
+            dpkg -x "fonts/packages/$archive" "$folder.new"
+            ;;
+    esac
+    rm "fonts/packages/$archive"
+    mv "$folder.new" "$folder"
+}
+
+while read -r kind package file; do
+    [ -d "fonts/packages/$package" ] || get "$package" < /dev/null
+    font=$(find "fonts/packages/$package" -type f -name "$file" -print -quit)
+    [ -n "$font" ] || { echo "$package has no $file" >&2; exit 1; }
     mkdir -p "fonts/$kind"
-    # At most two fonts of a package, so that large families do not prevail; without symbols and mathematics, and without
-    # weights that nobody prints. The choice is the same each time.
-    find "$folder" -type f -iregex '.*\.[ot]tf' \
-        -not -iregex '.*\(symbol\|math\|D050000L\|hairline\|thin\|ultralight\|extralight\|wght\|Biolinum_K\).*' -print0 |
-        sort -z | shuf -z -n 2 --random-source=fonts.txt |
-        while IFS= read -r -d '' font; do ln -sf "../../$font" "fonts/$kind/"; done
+    ln -sf "../../$font" "fonts/$kind/"
 done < <(grep -v '^#' fonts.txt)
 for kind in fonts/*/; do echo "$kind $(find "$kind" -maxdepth 1 -type l | wc -l) fonts"; done

@@ -17,12 +17,13 @@ from pathlib import Path
 from raycrnn import __version__, config, storage
 from raycrnn.bench.training_plan import SET_BY_THE_PLAN, Plan, PlannedRun, csv_of, epochs_of, overrides_of, runs_of
 from raycrnn.config import Configuration
-from raycrnn.data.csv_files import CsvFile, Row, read_csv
+from raycrnn.config.schema import AUTO
+from raycrnn.data.csv_files import CsvFile, Row, read_csv, units_of
 from raycrnn.data.duplicates import same_images
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model.cpus import usable_cpus
 from raycrnn.tools.split import Part, group_rows, hold_back, write_parts
-from raycrnn.training import initial_model
+from raycrnn.training import base_model, initial_model
 
 logger = logging.getLogger(__name__)
 
@@ -156,8 +157,18 @@ def _prepare(plan: Plan, data: str) -> Iterator[PreparedRun]:
             held_back,
             overrides_of(plan, run),
             epochs_of(plan, run, len(train), settings.train_batch_size),
-            initial_model.read(configuration).sha256 if settings.initial_model else None,
+            _initial_weights(configuration, train),
         )
+
+
+def _initial_weights(configuration: Configuration, rows: list[Row]) -> str | None:
+    """Return the SHA-256 of the weights that a training on some rows starts from; None if they are random."""
+    location = configuration.training.initial_model
+    if location == AUTO:
+        units = {unit for row in rows for unit in units_of(row, configuration.data)}
+        location = base_model.suitable(units, len(rows), configuration).name
+        configuration = config.completed(configuration, {"training.initial_model": location})
+    return initial_model.read(configuration).sha256 if location else None
 
 
 def _configuration(plan: Plan, run: PlannedRun) -> Configuration:

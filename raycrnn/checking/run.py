@@ -28,8 +28,7 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
         StorageError: Object storage fails.
     """
     import_seconds = time.process_time()
-    configuration, model = initial_model.prepare(configuration)
-    csvs = initial_model.read_csvs(configuration, model)
+    configuration, _, csvs = initial_model.prepare_run(configuration)
     files = [*csvs.train, *csvs.eval]
     notes = scan_all(usable_rows.paths_of(files), configuration.image.input_channels, address, import_seconds)
     rows = sum(len(file.rows) for file in csvs.train)

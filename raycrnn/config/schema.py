@@ -33,6 +33,10 @@ docs/measurements.md).
 """
 
 
+AUTO = "auto"
+"""Value of a key that leaves the choice to raycrnn."""
+
+
 def one_as_several(value: object) -> object:
     """Return a list as a tuple and a single string as a tuple of one string."""
     if isinstance(value, str):
@@ -230,10 +234,11 @@ class Training(Group):
     """Floating-point precision. auto: bfloat16 autocast if the hardware computes in it, else float32."""
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of all random numbers of a run."""
-    initial_model: Annotated[Location, Field(min_length=1)] | None = None
+    initial_model: Annotated[Location, Field(min_length=1)] | None = AUTO
     """Model directory, a path or a URI, with whose weights training starts, or latin: the model for Latin script that
-    comes with raycrnn. Keys of the network that are not set are taken from that model. By default the weights are
-    random."""
+    comes with raycrnn. Keys of the network that are not set are taken from that model. auto: latin, if it has most
+    units of the labels, there are at most 10,000 rows, and no key needs another network; else random weights. null:
+    random weights."""
     initial_model_sha256: str | None = None
     """SHA-256 of the weights of initial_model. A run is refused if they have another one. A run without this key adds
     it to the configuration of its model."""
@@ -265,7 +270,7 @@ class Training(Group):
     def _initial_model_is_set(self) -> "Training":
         names = ("initial_model_sha256", "initial_alphabet", "initial_layers_rate", "frozen_convolutions")
         changed = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
-        if changed and self.initial_model is None:
+        if changed and self.initial_model in (None, AUTO):
             raise ValueError(f"{', '.join(changed)}: set initial_model too, or remove this")
         return self
 

@@ -21,6 +21,7 @@ from raycrnn.folds import processes
 from raycrnn.folds.resources import room_for_folds
 from raycrnn.metrics.error_rates import Counts
 from raycrnn.storage import Directory
+from raycrnn.training import base_model
 
 if TYPE_CHECKING:
     from raycrnn.data.labelled_csvs import LabelledCsvs
@@ -62,7 +63,9 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
         RaycrnnError: Too many rows of a fold are unusable, or the training of a fold has failed.
     """
     output = Directory(storage.absolute(configuration.output_model_dir))
-    csvs = labelled_csvs.read(configuration)
+    # For all folds alike.
+    configuration, read = base_model.choose(configuration)
+    csvs = read or labelled_csvs.read(configuration)
     fold_of = labelled_csvs.folds_of_rows(csvs.train, configuration)
     record = _record(configuration, csvs)
     _check_output(output, record, configuration.restore_model)

@@ -280,7 +280,7 @@ def model_card(model: StoredModel) -> str:
 def _origin(training: config.Training) -> list[str]:
     """Return the sentences of the model card about the initial model and the fold, if there are any."""
     sentences = []
-    if training.initial_model:
+    if training.initial_model and training.initial_model_sha256:
         sentences.append(
             f"Training started from the weights of `{storage.redacted(training.initial_model)}` (SHA-256 of "
             f"`{WEIGHTS}`: `{training.initial_model_sha256}`)."

@@ -3,18 +3,16 @@
 import hashlib
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
-from raycrnn.config.schema import CHANNELS_OF_SIZE, LSTM_OF_SIZE
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import UsageError
 from raycrnn.model import model_files
+from raycrnn.training import base_model, network_keys
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -24,29 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-NETWORK_KEYS = (
-    "model.cnn_channels",
-    "model.lstm_size",
-    "model.lstm_layers",
-    "image.input_shape",
-    "image.input_channels",
-)
-"""The keys in `Configuration.identity` that determine which weights a network has, besides its units."""
-
-SET_BY_SIZE = ("model.cnn_channels", "model.lstm_size")
-"""The keys that `model.size` sets, unless they are set themselves."""
-
 MOST_UNITS_SHOWN = 20
-
-BASE_MODELS = ("latin",)
-"""Names of the models that come with raycrnn."""
-
-MOST_ROWS = 10_000
-"""Number of training rows up to which `suggestion` proposes such a model. With more, its gain was not measured."""
-
-LEAST_KNOWN, LEAST_LETTERS = 0.9, 20
-"""Share of the units of a run that such a model must have to be proposed, and number of letters among them. For digits
-alone, its gain was not measured."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +30,7 @@ class InitialModel:
     """The model that a run starts from."""
 
     location: str
-    """Path or URI of the model directory, or its name in `BASE_MODELS`, as in the configuration of the run."""
+    """Path or URI of the model directory, or its name in `base_model.NAMES`, as in the configuration of the run."""
     configuration: Configuration
     """The configuration of the model."""
     alphabet: Alphabet
@@ -71,7 +47,7 @@ class InitialModel:
             UsageError: Keys that it sets need another network than that of this model.
         """
         self._check_network(configuration)
-        values = values_not_set(configuration, self.configuration.identity())
+        values = network_keys.values_not_set(configuration, self.configuration.identity())
         before = configuration.model_dump(mode="json")
         taken = {key: value for key, value in values.items() if config.value_at(before, key) != value}
         if taken:
@@ -86,21 +62,10 @@ class InitialModel:
         return config.completed(configuration, {**values, "training.initial_model_sha256": self.sha256})
 
     def _check_network(self, configuration: Configuration) -> None:
-        set_keys, own, model = config.set_keys(configuration), configuration.identity(), self.configuration.identity()
-        # The network reads images of any width.
-        for identity in (own, model):
-            identity["image.input_shape"] = identity["image.input_shape"][0]  # type: ignore[index]
-        problems = []
-        for key in NETWORK_KEYS:
-            setter = "model.size" if key in SET_BY_SIZE and key not in set_keys else key
-            if setter in set_keys and own[key] != model[key]:
-                what = {"model.size": key, "image.input_shape": "height"}.get(setter)
-                name = f"{setter} ({what})" if what else setter
-                problems.append(f"{name} is {own[key]}, that of the model is {model[key]}")
-        if problems:
+        if conflicts := network_keys.conflicts(configuration, self.configuration):
             raise UsageError(
                 f"training.initial_model={self._name}: the configuration needs another network\n  "
-                + "\n  ".join(problems)
+                + "\n  ".join(str(conflict) for conflict in conflicts)
                 + "\nremove these keys, which are then taken from the model, or remove training.initial_model"
             )
 
@@ -199,7 +164,7 @@ def read(configuration: Configuration) -> InitialModel:
     training = configuration.training
     assert training.initial_model is not None
     location = training.initial_model
-    with _directory_of(location) as directory:
+    with base_model.directory_of(location) as directory:
         model = model_files.read_unchanged(directory, lambda folder: _read(folder, location, configuration))
     if training.initial_model_sha256 not in (None, model.sha256):
         raise UsageError(
@@ -208,13 +173,6 @@ def read(configuration: Configuration) -> InitialModel:
             "was meant; remove the key to train with these weights"
         )
     return model
-
-
-def _directory_of(location: str) -> AbstractContextManager[str | Path]:
-    """Return the model directory at a path or URI, or the one in the package of a name in `BASE_MODELS`."""
-    if location in BASE_MODELS:
-        return resources.as_file(resources.files("raycrnn.training") / "base_models" / location)
-    return nullcontext(location)
 
 
 def _read(folder: Path, location: str, configuration: Configuration) -> InitialModel:
@@ -230,61 +188,23 @@ def _read(folder: Path, location: str, configuration: Configuration) -> InitialM
     return InitialModel(location, own, alphabet, hashlib.sha256(weights).hexdigest(), weights)
 
 
-def suggestion(alphabet: Alphabet, rows: int, configuration: Configuration) -> str | None:
-    """Return the line that proposes a model of `BASE_MODELS` to a run that starts from random weights, if one fits.
+def prepare_run(configuration: Configuration) -> "tuple[Configuration, InitialModel | None, LabelledCsvs]":
+    """Return the complete configuration of a new run, the model that it starts from, if there is one, and its CSVs.
 
-    Args:
-        alphabet: The units of the run.
-        rows: Number of rows to train on.
-        configuration: The configuration of the run.
+    Raises:
+        UsageError: A CSV cannot be read, or the model cannot be read or does not fit the configuration.
+        RaycrnnError: Files of the model are missing or damaged.
     """
-    if configuration.training.initial_model is not None or rows > MOST_ROWS:
-        return None
-    for name in BASE_MODELS:
-        with _directory_of(name) as folder:
-            own = model_files.configuration_of(Path(folder), name, ())
-            model = Alphabet.load(Path(folder) / model_files.ALPHABET, own.data.unicode_form)
-        if _kind(configuration) != _kind(own):
-            continue
-        known = [unit for unit in alphabet.units if unit in model]
-        letters = sum(unit.isalpha() for unit in known)
-        if len(known) >= LEAST_KNOWN * len(alphabet) and letters >= LEAST_LETTERS:
-            # A key that is not set is taken from the model.
-            size = f" model.size={own.model.size}" if "model.size" in config.set_keys(configuration) else ""
-            return (
-                f"{name}, a model that comes with raycrnn, has {len(known)} of these {len(alphabet)} units: with so "
-                f"few rows, training.initial_model={name}{size} usually leads to fewer errors in fewer epochs"
-            )
-    return None
-
-
-def _kind(configuration: Configuration) -> tuple[int, int, str]:
-    """Return what a run cannot change of a model: height, channels, and the form in which its units differ."""
-    return configuration.image.input_shape[0], configuration.image.input_channels, configuration.data.unicode_form
-
-
-def values_not_set(configuration: Configuration, identity: dict[str, object]) -> dict[str, object]:
-    """Return values for the keys of the network and for `data.unicode_form` that a configuration does not set.
-
-    Args:
-        configuration: The configuration of a run.
-        identity: The values, as `Configuration.identity` returns them.
-    """
-    set_keys = config.set_keys(configuration)
-    if "model.size" in set_keys:
-        set_keys |= set(SET_BY_SIZE)
-    keys = (*NETWORK_KEYS, "data.unicode_form")
-    values = {key: identity[key] for key in keys if key not in set_keys}
-    for size, channels in CHANNELS_OF_SIZE.items():
-        named = {"model.cnn_channels": list(channels), "model.lstm_size": LSTM_OF_SIZE[size]}
-        if named.items() <= values.items():
-            rest = {key: value for key, value in values.items() if key not in named}
-            return {"model.size": size, **rest}
-    return values
+    configuration, csvs = base_model.choose(configuration)
+    configuration, model = prepare(configuration)
+    return configuration, model, read_csvs(configuration, model, csvs)
 
 
 def prepare(configuration: Configuration) -> tuple[Configuration, InitialModel | None]:
     """Return the complete configuration of a new run, and the model that it starts from, if there is one.
+
+    Args:
+        configuration: A configuration whose `training.initial_model` is not `auto`.
 
     Raises:
         UsageError: The model cannot be read, or has another network than the configuration needs.
@@ -296,15 +216,20 @@ def prepare(configuration: Configuration) -> tuple[Configuration, InitialModel |
     return model.complete(configuration), model
 
 
-def read_csvs(configuration: Configuration, model: InitialModel | None) -> "LabelledCsvs":
+def read_csvs(
+    configuration: Configuration, model: InitialModel | None, csvs: "LabelledCsvs | None" = None
+) -> "LabelledCsvs":
     """Read the CSVs of a run, and add the units of the model that it starts from.
+
+    Args:
+        csvs: The CSVs, if they have been read.
 
     Raises:
         UsageError: A file cannot be read or has no usable label, or the settings for the alphabet exclude each other.
     """
     from raycrnn.data import labelled_csvs
 
-    csvs = labelled_csvs.read(configuration)
+    csvs = csvs or labelled_csvs.read(configuration)
     if model is not None:
         model.add_units(csvs, configuration)
     return csvs

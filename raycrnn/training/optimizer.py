@@ -35,7 +35,7 @@ def _parameter_groups(network: nn.Module, settings: Training) -> list[dict[str, 
     """
     trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     parts = [(1.0, list(trained.values()))]
-    if settings.initial_model is not None:
+    if settings.initial_model_sha256 is not None:
         output = [parameter for name, parameter in trained.items() if name.startswith("output.")]
         others = [parameter for name, parameter in trained.items() if not name.startswith("output.")]
         parts = [(settings.initial_layers_rate, others), (1.0, output)]

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration, Training
+from raycrnn.config.schema import AUTO
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, initial_model
+from raycrnn.training import checkpoint, initial_model, network_keys
 from raycrnn.training.checkpoint import RunLimits, RunState
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def complete(configuration: Configuration, state: RunState) -> Configuration:
         RaycrnnError: The model at the new place is damaged.
     """
     key, before, now = "training.initial_model", state.get("initial_model"), configuration.training.initial_model
+    if now == AUTO:
+        now, configuration = before, config.completed(configuration, {key: before})
     if before is None or now is None:
         names = [location and storage.redacted(location) for location in (before, now)]
         check_same_settings({key: names[0]}, {key: names[1]})
@@ -73,7 +76,7 @@ def complete(configuration: Configuration, state: RunState) -> Configuration:
     if now != before:
         moved = initial_model.read(configuration)
         check_same_settings({f"SHA-256 of {key}": digest}, {f"SHA-256 of {key}": moved.sha256})
-    values = initial_model.values_not_set(configuration, identity)
+    values = network_keys.values_not_set(configuration, identity)
     if configuration.training.initial_model_sha256 is None:
         values["training.initial_model_sha256"] = digest
     return config.completed(configuration, values)

@@ -55,12 +55,12 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         if resumed["progress"]["finished"] and not resume.trains_on(output, resumed, configuration.training):
             return resume.finished(output, resumed)
     else:
-        configuration, initial_model = initial_models.prepare(configuration)
+        configuration, initial_model, csvs = initial_models.prepare_run(configuration)
 
     from raycrnn.data.alphabet import Alphabet
 
-    csvs = initial_models.read_csvs(configuration, initial_model)
     if resumed:
+        csvs = initial_models.read_csvs(configuration, None)
         if "data.text_direction" not in resumed["identity"]:
             # A checkpoint of an earlier version, which used labels as they were.
             csvs.text_direction = "visual"
@@ -76,8 +76,6 @@ def train(configuration: Configuration, address: str | None = None, started: flo
         # The rows and the weights are in the object store now. Rows take hundreds of megabytes.
         del csvs, initial_model
         trainer.prepare_output(job, output)
-        if not resumed and (line := initial_models.suggestion(job.data.alphabet, job.data.train.usable, configuration)):
-            logger.info(line)
         start_times["alphabet, rows, image headers"] = time.time()
         result = _watch(job, threads)
         if "start_times" in result:

@@ -199,3 +199,21 @@ def test_without_matplotlib_the_message_says_how_to_install_it(monkeypatch, tmp_
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert Accuracy.call([str(write_plan(tmp_path))], "bench accuracy") == 2
     assert "pip install 'raycrnn[plots]'" in capsys.readouterr().err
+
+
+def test_weights_that_a_run_starts_from_by_default_are_part_of_its_identity(data):
+    folder = data / "letters"
+    folder.mkdir()
+    letters = "abcdefghijklmnopqrstuvwxyz" * 3
+    for number in range(len(letters)):
+        Image.new("L", (40, 32), number).save(folder / f"{number}.png")
+    rows = [f"{number}.png;{letter}\n" for number, letter in enumerate(letters)]
+    (folder / "labels.csv").write_text("".join(rows))
+    sets = {name: {"csv": f"{name}/labels.csv", "epochs": 1} for name in ("letters", "books")}
+    settings = {"default": [], "latin": ["training.initial_model=latin"], "random": ["training.initial_model=null"]}
+    plan = training_plan.load(write_plan(data, sets=sets, settings=settings))
+    prepared = training_runs._prepare(plan, str(data))
+    weights = {(each.run.set, each.run.setting): each.initial_weights for each in prepared}
+    latin = weights["letters", "latin"]
+    assert latin == weights["letters", "default"] == weights["books", "latin"] and len(latin) == 64
+    assert weights["letters", "random"] is weights["books", "default"] is weights["books", "random"] is None

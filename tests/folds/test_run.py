@@ -132,6 +132,28 @@ def test_rows_are_checked_with_the_alphabet_of_the_initial_model(tmp_path, local
     assert (output / "rejected.csv").exists() == (alphabet == "same")
 
 
+def test_all_folds_start_from_the_model_that_suits_all_rows(tmp_path, local_ray, monkeypatch):
+    """The rows of one book have too few letters for the model, those of all books have enough."""
+    write_set(tmp_path, ["abcdefg", "hijklmn", "opqrstu", "vwxyzäö"])
+    own: list[dict] = []
+
+    def read(paths: list[Path], *_: object) -> dict:
+        own.extend(json.loads(path.read_text()) for path in paths)
+        return {}
+
+    monkeypatch.setattr(run.processes, "run_all", read)
+    tree = {
+        "data": {"csv_files_train": str(tmp_path / "labels.csv")},
+        "training": {"folds": 2},
+        "output_model_dir": str(tmp_path / "output"),
+    }
+    assert run.train(config.parse(tree)) is None
+    assert [(each["training"]["fold"], each["training"]["initial_model"]) for each in own] == [
+        (1, "latin"),
+        (2, "latin"),
+    ]
+
+
 def refused(path: Path, *overrides: str) -> str:
     with pytest.raises(UsageError) as error:
         Train(config=str(path), overrides=list(overrides)).run()

@@ -26,7 +26,12 @@ LABELS = words(10)
 
 SETS = {"all rows": LABELS, "uneven shares": LABELS[:3], "empty shares": LABELS[:1]}
 
-FROM_A_MODEL = {"initial_model": "model", "frozen_convolutions": 3, "initial_layers_rate": 0.5}
+FROM_A_MODEL = {
+    "initial_model": "model",
+    "initial_model_sha256": "0",
+    "frozen_convolutions": 3,
+    "initial_layers_rate": 0.5,
+}
 
 
 def share(labels: list[str], rank: int, world_size: int) -> Batch:

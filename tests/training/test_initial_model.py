@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import math
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +21,7 @@ from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.train import Train
-from raycrnn.training import initial_model, resume
+from raycrnn.training import base_model, initial_model, resume
 from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.worker import make_network
 from tests.conftest import words
@@ -150,7 +149,7 @@ def test_a_known_size_is_taken_by_its_name(tmp_path):
 
 
 def test_without_an_initial_model_nothing_changes():
-    configuration = config.parse({"data": {"csv_files_train": "x.csv"}})
+    configuration = config.parse({"data": {"csv_files_train": "x.csv"}, "training": {"initial_model": None}})
     assert initial_model.prepare(configuration) == (configuration, None)
 
 
@@ -231,7 +230,7 @@ def test_another_orientation_or_direction_is_a_warning(tmp_path, caplog):
     assert "the text direction ltr" in caplog.text and "had rtl" in caplog.text
 
 
-@pytest.mark.parametrize("name", initial_model.BASE_MODELS)
+@pytest.mark.parametrize("name", base_model.NAMES)
 def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     # A folder of that name would be ./latin.
     (tmp_path / name).mkdir()
@@ -243,45 +242,6 @@ def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     network = start(Path(name), ("a", "ſ", "☃"))
     assert all(values.isfinite().all() for values in network.state_dict().values())
     assert sum(file.stat().st_size for file in Path(initial_model.__file__).parent.glob(f"base_models/{name}/*")) < 6e6
-
-
-LATIN = tuple("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789.,ſé")
-
-
-@pytest.mark.parametrize(
-    ("units", "rows", "groups", "proposed"),
-    [
-        (LATIN, 500, {}, True),
-        ((*LATIN, "☃"), 500, {}, True),
-        (LATIN, 50_000, {}, False),
-        (LATIN, 500, {"training": {"initial_model": "latin"}}, False),
-        (LATIN, 500, {"image": {"input_shape": [48, 1024]}}, False),
-        (LATIN, 500, {"image": {"input_channels": 3}}, False),
-        # In which ſ and s are one unit.
-        (LATIN, 500, {"data": {"unicode_form": "NFKC"}}, False),
-        (tuple("0123456789.,"), 500, {}, False),
-        (tuple("абвгдежзийклмнопрстуфхцчшщъыьэюя"), 500, {}, False),
-        ((*LATIN, *"абвгдежзийклм"), 500, {}, False),
-    ],
-)
-def test_a_model_of_the_package_is_proposed_if_it_fits(units, rows, groups, proposed):
-    data = {"csv_files_train": "new.csv", **groups.get("data", {})}
-    configuration = config.parse({**groups, "data": data})
-    line = initial_model.suggestion(Alphabet(units), rows, configuration)
-    known = sum(unit not in "☃" for unit in units)
-    expected = f"latin, a model that comes with raycrnn, has {known} of these {len(units)} units: "
-    assert line.startswith(expected) if proposed else line is None
-
-
-@pytest.mark.parametrize("groups", [{}, {"model": {"size": "full"}}], ids=["size not set", "another size"])
-def test_the_proposed_keys_fit_the_configuration(groups):
-    tree = {**groups, "data": {"csv_files_train": "new.csv"}}
-    line = initial_model.suggestion(Alphabet(LATIN), 500, config.parse(tree))
-    keys = re.findall(r"[\w.]+=\w+", line)
-    assert len(keys) == 1 + len(groups)
-    completed, model = initial_model.prepare(config.parse(config.with_overrides(tree, keys)))
-    assert model is not None
-    assert completed.model.size == "half"
 
 
 def test_what_is_no_model_is_refused(tmp_path, model):
@@ -352,13 +312,23 @@ def test_a_resumed_run_needs_the_model_only_if_its_place_has_changed(tmp_path, m
 
 
 def test_a_run_does_not_get_or_lose_an_initial_model_when_it_is_resumed(model):
-    without = config.parse({"data": {"csv_files_train": "new.csv"}})
+    without = config.parse({"data": {"csv_files_train": "new.csv"}, "training": {"initial_model": None}})
     old = {"identity": without.identity()}
     assert resume.complete(without, old) == without
     with pytest.raises(UsageError, match=r"training.initial_model: None then, \S+ now"):
         resume.complete(settings(model), old)
     with pytest.raises(UsageError, match=r"training.initial_model: \S+ then, None now"):
         resume.complete(without, state_of(initial_model.prepare(settings(model))[0]))
+
+
+def test_a_run_without_the_key_resumes_with_what_was_chosen_at_its_start(model):
+    not_set = config.parse({"data": {"csv_files_train": "new.csv"}})
+    without = config.parse({"data": {"csv_files_train": "new.csv"}, "training": {"initial_model": None}})
+    assert resume.complete(not_set, {"identity": without.identity()}) == without
+    configuration, _ = initial_model.prepare(settings(model))
+    resumed = resume.complete(not_set, state_of(configuration))
+    assert resumed.training.initial_model == str(model)
+    assert resumed.identity() == configuration.identity()
 
 
 @pytest.mark.parametrize(

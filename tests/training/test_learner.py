@@ -314,7 +314,7 @@ def test_training_from_a_restored_state_gives_identical_weights(device):
         assert torch.allclose(tensor, second.state_tensors()[name], rtol=tolerance, atol=tolerance), name
 
 
-FINE_TUNING = {"precision": "fp32", "initial_model": "model", "initial_layers_rate": 0.1}
+FINE_TUNING = {"precision": "fp32", "initial_model": "model", "initial_model_sha256": "0", "initial_layers_rate": 0.1}
 
 
 def test_frozen_convolutions_keep_weights_and_statistics_while_the_others_learn():

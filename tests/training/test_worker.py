@@ -155,7 +155,12 @@ def test_a_run_that_started_from_a_model_resumes_from_its_checkpoint_without_the
     def ask(reporter: Reporter, number: int) -> None:
         reporter.stop_requested = number + 1 >= 6
 
-    settings = {"initial_model": "model", "initial_layers_rate": 0.5, "frozen_convolutions": 2}
+    settings = {
+        "initial_model": "model",
+        "initial_model_sha256": "0",
+        "initial_layers_rate": 0.5,
+        "frozen_convolutions": 2,
+    }
     own = config.parse({"data": {"csv_files_train": "old.csv"}})
     weights = safetensors.torch.save(network(seed=5).state_dict())
     # The model has the units in another order.
