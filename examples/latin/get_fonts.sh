@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Download the packages of fonts.txt and put the fonts that it names into fonts/KIND. Needs apt-get (Debian or Ubuntu) and
-# npm, but not root. The licence of a font is in its package: fonts/packages/PACKAGE/usr/share/doc/*/copyright, or
-# fonts/packages/PACKAGE/package/LICENSE_FONT or LICENSE.
+# npm, but not root. All fonts are free. The licence of a font from Debian is in its package
+# (fonts/packages/PACKAGE/usr/share/doc/*/copyright). The others are from Google Fonts, which lists their licences; most
+# npm packages contain them (LICENSE_FONT or LICENSE).
 set -euo pipefail
 cd "$(dirname "$0")"
 mkdir -p fonts/packages
@@ -32,4 +33,6 @@ while read -r kind package file; do
     mkdir -p "fonts/$kind"
     ln -sf "../../$font" "fonts/$kind/"
 done < <(grep -v '^#' fonts.txt)
-for kind in fonts/*/; do echo "$kind $(find "$kind" -maxdepth 1 -type l | wc -l) fonts"; done
+for kind in $(grep -v '^#' fonts.txt | cut -d ' ' -f 1 | sort -u); do
+    echo "$kind: $(find "fonts/$kind" -type l | wc -l) fonts"
+done

@@ -52,15 +52,18 @@ def learning_curves(
     """
     figure, axes = _grid(list(dict.fromkeys(name for name, _ in curves)))
     for name, axis in axes.items():
+        own = {setting: points for (set_name, setting), points in curves.items() if set_name == name}
+        rows = sorted({point["rows"] for points in own.values() for point in points})
         axis.set_xlabel("training rows")
         axis.set_xscale("log")
-        for (set_name, setting), points in curves.items():
-            if set_name == name:
-                rows = [point["rows"] for point in points]
-                cers = [max(LEAST_CER, point["cer"]) for point in points]
-                axis.errorbar(rows, cers, [point["cer_deviation"] for point in points], marker="o", label=setting)
-                axis.set_xticks(rows, [f"{number:g}" for number in rows], minor=False)
-                axis.minorticks_off()
+        # Before the ticks, because the axis would have no extent with a single number of rows.
+        axis.set_xlim(rows[0] / 1.3, rows[-1] * 1.3)
+        axis.set_xticks(rows, [f"{number:g}" for number in rows], minor=False)
+        axis.minorticks_off()
+        for setting, points in own.items():
+            cers = [max(LEAST_CER, point["cer"]) for point in points]
+            deviations = [point["cer_deviation"] for point in points]
+            axis.errorbar([point["rows"] for point in points], cers, deviations, marker="o", label=setting)
         for label, cer in references.get(name, {}).items():
             axis.axhline(cer, color="grey", linestyle="dashed", linewidth=1)
             axis.annotate(label, (1, cer), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")

@@ -195,6 +195,13 @@ def test_a_curve_has_the_mean_of_the_seeds_at_each_number_of_rows(tmp_path):
     assert "another recogniser" in (tmp_path / "curve.svg").read_text()
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_plot_of_a_single_number_of_rows_has_an_extent(tmp_path):
+    points = run_summaries.points([result("first", 0, 0.02, 100)])
+    plots.learning_curves(points, {"books": {"another recogniser": 0.15}}, tmp_path / "curve.svg")
+    assert "<svg" in (tmp_path / "curve.svg").read_text()
+
+
 def test_without_matplotlib_the_message_says_how_to_install_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert Accuracy.call([str(write_plan(tmp_path))], "bench accuracy") == 2
