@@ -32,6 +32,9 @@ On a hundred lines of old print, 3,000 steps gave 40 % fewer errors than the 420
 docs/measurements.md).
 """
 
+DEFAULT_STEPS_FROM_A_MODEL = 1000
+"""The same for a run that starts from a model, which needs fewer."""
+
 
 AUTO = "auto"
 """Value of a key that leaves the choice to raycrnn."""
@@ -190,7 +193,7 @@ class Training(Group):
 
     n_epochs: Positive | None = None
     """Number of passes over the training set; an upper bound if max_minutes is set. By default 60, and more with few
-    rows: as many as make 3,000 steps."""
+    rows: as many as make 3,000 steps, or 1,000 from an initial model."""
     max_minutes: Annotated[float, Field(gt=0)] | None = None
     """Wall-clock limit in minutes from the start of the command, including start-up, evaluation and export. The
     learning-rate schedule is fitted to it. By default there is no limit."""
@@ -259,7 +262,9 @@ class Training(Group):
 
     def epochs(self, batches: int) -> int:
         """Return the number of epochs of a run, given the number of batches in each."""
-        return self.n_epochs or max(DEFAULT_EPOCHS, math.ceil(DEFAULT_STEPS / batches))
+        # `initial_model` may be auto, which stands for either; the digest is set for runs that do start from a model.
+        steps = DEFAULT_STEPS if self.initial_model_sha256 is None else DEFAULT_STEPS_FROM_A_MODEL
+        return self.n_epochs or max(DEFAULT_EPOCHS, math.ceil(steps / batches))
 
     def epochs_between_evaluations(self, batches: int) -> int:
         """Return the number of epochs from one evaluation to the next, given the number of batches in each."""

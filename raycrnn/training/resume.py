@@ -100,7 +100,7 @@ def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
     if round(epoch, 2) >= epochs:
         return False
     if not (
-        epochs > (before["n_epochs"] or Training().epochs(batches))
+        epochs > (before["n_epochs"] or settings.model_copy(update={"n_epochs": None}).epochs(batches))
         or _exceeds(now["max_minutes"], before["max_minutes"])
         or _exceeds(now["early_stopping"], before["early_stopping"])
     ):

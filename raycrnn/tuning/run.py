@@ -139,7 +139,9 @@ def _start_alike(configuration: Configuration, search: Search) -> Configuration:
 
     All trials start alike, and a model has one network.
     """
-    if configuration.training.initial_model == AUTO and network_keys.KEYS_OF_A_MODEL & search.search.keys():
+    varied = network_keys.KEYS_OF_A_MODEL & search.search.keys()
+    if configuration.training.initial_model == AUTO and varied:
+        logger.info(f"all trials start from random weights, because the search varies {', '.join(sorted(varied))}")
         return config.completed(configuration, {"training.initial_model": None})
     return configuration
 

@@ -93,6 +93,7 @@ def test_an_invalid_range_of_workers_is_refused_in_one_line(given):
         ({}, 7, 429, 7),
         ({}, 1, 3000, 50),
         ({}, 26, 116, 2),
+        ({"initial_model": "model", "initial_model_sha256": "0"}, 7, 143, 2),
         ({"n_epochs": 5}, 7, 5, 1),
         ({"evaluate_every_epoch": 2}, 7, 429, 2),
         ({"n_epochs": 90, "evaluate_every_epoch": 3}, 130, 90, 3),

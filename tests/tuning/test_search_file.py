@@ -42,7 +42,14 @@ def test_every_shipped_search_file_is_valid_on_the_template(path):
 
 
 def test_the_expected_search_files_are_shipped():
-    assert {path.stem for path in SHIPPED} == {"lr_lstm", "augmentation", "language_model", "narrow_networks", "smoke"}
+    assert {path.stem for path in SHIPPED} == {
+        "learning_rate",
+        "lr_lstm",
+        "augmentation",
+        "language_model",
+        "narrow_networks",
+        "smoke",
+    }
 
 
 def test_every_key_of_the_augmentation_can_be_searched(tmp_path):
