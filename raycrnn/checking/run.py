@@ -28,7 +28,7 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
         StorageError: Object storage fails.
     """
     import_seconds = time.process_time()
-    configuration, _, csvs = initial_model.prepare_run(configuration)
+    configuration, model, csvs = initial_model.prepare_run(configuration)
     files = [*csvs.train, *csvs.eval]
     notes = scan_all(usable_rows.paths_of(files), configuration.image.input_channels, address, import_seconds)
     rows = sum(len(file.rows) for file in csvs.train)
@@ -39,7 +39,7 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
     same = copies.same_images(sets)
     sections = [
         samples.samples_section(sets),
-        units.units_section(sets, csvs.alphabet, csvs.text_direction),
+        units.units_section(sets, csvs.alphabet, csvs.text_direction, model.alphabet.units if model else ()),
         lengths.lengths_section(sets),
         sizes.sizes_section(sets),
         unusual.unusual_section(sets),

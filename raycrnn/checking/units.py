@@ -35,22 +35,29 @@ WORD = re.compile(r"(?<=.)\b\w{2,}\b(?![¬=‐-])")
 BYTE_ORDER_MARK = "\ufeff"
 
 
-def units_section(sets: Sequence[LabelledSet], alphabet: Alphabet | None, direction: TextDirection) -> Section:
+def units_section(
+    sets: Sequence[LabelledSet],
+    alphabet: Alphabet | None,
+    direction: TextDirection,
+    learned: Collection[str] = (),
+) -> Section:
     """Return the section on the units.
 
     Args:
         sets: The training set and, if there is one, the evaluation set.
         alphabet: The configured alphabet, or None.
         direction: Direction of the labels' text.
+        learned: The units of the model that training starts from.
     """
     train, *evaluation = sets
     counts = {each.name: Counter(itertools.chain.from_iterable(each.labels)) for each in sets}
     known = alphabet or train.alphabet
+    readable = {*counts["train"], *(unit for unit in learned if known and unit in known)}
     total = sum(counts.values(), Counter())
     suspects = _suspects(total)
     findings = [
         *_rare(train, counts["train"]),
-        *(finding for each in evaluation for finding in _unknown(each, counts["train"])),
+        *(finding for each in evaluation for finding in _unknown(each, readable)),
         *_slips(sets, suspects, total),
         *_misspelt(sets, suspects),
         *(finding for each in sets for file in each.files for finding in _of_file(each, file, direction)),
@@ -115,8 +122,8 @@ def _rare(train: LabelledSet, counts: Counter[str]) -> Iterator[Finding]:
     )
 
 
-def _unknown(evaluation: LabelledSet, counts: Counter[str]) -> Iterator[Finding]:
-    units = sorted(set().union(*evaluation.labels).difference(counts))
+def _unknown(evaluation: LabelledSet, readable: Collection[str]) -> Iterator[Finding]:
+    units = sorted(set().union(*evaluation.labels).difference(readable))
     if not units:
         return
     numbers = list(_numbers_with(evaluation, units))

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raycrnn import __version__, cluster, config, storage
 from raycrnn.config import Configuration
+from raycrnn.config.schema import AUTO
 from raycrnn.console import defer_stop
 from raycrnn.data import labelled_csvs
 from raycrnn.data.csv_files import CsvFile
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 RECORD = "folds.json"
 """File in the output directory with what the folds of a run have in common. A resumed run must not change it."""
+
+
+CHOSEN = "initial model"
+"""Key of the record with the values of `base_model.CHOSEN_KEYS` when the run started."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,14 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
         RaycrnnError: Too many rows of a fold are unusable, or the training of a fold has failed.
     """
     output = Directory(storage.absolute(configuration.output_model_dir))
-    # For all folds alike.
-    configuration, read = base_model.choose(configuration)
-    csvs = read or labelled_csvs.read(configuration)
+    csvs = labelled_csvs.read(configuration)
     fold_of = labelled_csvs.folds_of_rows(csvs.train, configuration)
     record = _record(configuration, csvs)
-    _check_output(output, record, configuration.restore_model)
+    before = _check_output(output, record, configuration.restore_model)
+    if configuration.training.initial_model == AUTO:
+        # All folds start alike, also those that start when the run is resumed.
+        chosen = before.get(CHOSEN, {"training.initial_model": None}) if before is not None else None
+        configuration = config.completed(configuration, chosen) if chosen else base_model.choose(configuration, csvs)
     with storage.lock_output(output):
         output.claim()
         _describe(configuration, fold_of)
@@ -76,6 +83,8 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
             connection.enter_context(cluster.connect(address))
             if RECORD not in output.entries():
                 _check_rows(configuration, output)
+                tree = configuration.model_dump(mode="json")
+                record[CHOSEN] = {key: config.value_at(tree, key) for key in base_model.CHOSEN_KEYS}
                 _write(output, RECORD, json.dumps(record, indent=2, ensure_ascii=False))
             results = _train_all(configuration, address, connection)
         if results is None:
@@ -95,14 +104,18 @@ def _record(configuration: Configuration, csvs: "LabelledCsvs") -> dict[str, obj
     }
 
 
-def _check_output(output: Directory, record: dict[str, object], restore: bool) -> None:
-    """Raise `UsageError` unless the output directory is empty, or that of the run to resume."""
+def _check_output(output: Directory, record: dict[str, object], restore: bool) -> dict[str, Any] | None:
+    """Return the record of the run to resume, or None for a new one.
+
+    Raises:
+        UsageError: The output directory contains something else, or the folds of another run.
+    """
     if output.path.exists() and not output.path.is_dir():
         raise UsageError(f"{output}: output_model_dir is a file")
     entries = output.entries()
     # A run that was refused because of its rows leaves only these.
     if entries <= {"rejected.csv", SIZES_FILE}:
-        return
+        return None
     if RECORD not in entries:
         raise UsageError(f"{output}: is not empty and contains no run with training.folds: choose another one")
     if not restore:
@@ -117,6 +130,7 @@ def _check_output(output: Directory, record: dict[str, object], restore: bool) -
             f"{output}: the folds are not those of this run, because {', '.join(changed)} differ: set them back, or "
             "start a new run in another output_model_dir"
         )
+    return before
 
 
 def _describe(configuration: Configuration, fold_of: Sequence[Sequence[int | None]]) -> None:

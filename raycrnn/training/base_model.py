@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config
 from raycrnn.config import Configuration
-from raycrnn.config.schema import AUTO
+from raycrnn.data import csv_files, generated_lines
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.model import model_files
 from raycrnn.training import network_keys
@@ -25,9 +25,15 @@ NAMES = ("latin",)
 MOST_ROWS = 10_000
 """Number of training rows up to which `auto` chooses such a model. With more, its gain was not measured."""
 
-LEAST_KNOWN, LEAST_LETTERS = 0.7, 20
-"""Share of the units of a run that such a model must have, and number of letters among them. It was measured for number
-plates with 10 Chinese characters among 44 units; for digits alone, and for other scripts, it was not."""
+LEAST_KNOWN = 0.7
+"""Share of the units of the labels that such a model must have. It helped with number plates, of whose 44 units it has
+34; with less, and with other scripts, its gain was not measured."""
+
+LEAST_LETTERS = 20
+"""Number of letters among these units. For digits alone, its gain was not measured."""
+
+CHOSEN_KEYS = ("training.initial_model", "training.initial_alphabet")
+"""The keys that `choose` sets. A resumed run keeps the values that they had when it started."""
 
 
 def directory_of(location: str) -> AbstractContextManager[str | Path]:
@@ -37,34 +43,26 @@ def directory_of(location: str) -> AbstractContextManager[str | Path]:
     return nullcontext(location)
 
 
-def choose(configuration: Configuration) -> "tuple[Configuration, LabelledCsvs | None]":
+def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
     """Return the configuration of a new run with the model that `training.initial_model=auto` stands for, or null.
 
-    A line says which model was chosen, or which one would suit another configuration.
-
-    Returns:
-        The configuration, and the CSVs if they had to be read.
-
-    Raises:
-        UsageError: A CSV cannot be read or has no usable label.
+    A line says which model was chosen, or what is in the way of one that has the units. All folds of a cross-validation
+    have the same choice.
     """
-    if configuration.training.initial_model != AUTO:
-        return configuration, None
-    from raycrnn.data import csv_files, labelled_csvs
-
-    csvs, data = labelled_csvs.read(configuration), configuration.data
-    if csvs.alphabet is not None:
-        units: Collection[str] = csvs.alphabet.units
-    else:
-        units = {unit for file in csvs.train for row in file.rows for unit in csv_files.units_of(row, data)}
-    choice = suitable(units, sum(len(file.rows) for file in csvs.train), configuration)
+    files = [*csvs.train, *csvs.eval] if configuration.training.fold else csvs.train
+    rows = [row for file in files for row in file.rows]
+    # As many lines as wanted can be drawn by a recipe: they say nothing about what the user has.
+    real = sum(len(file.rows) for file in files if not generated_lines.is_recipe(file.path))
+    units = {unit for row in rows for unit in csv_files.units_of(row, configuration.data)}
+    choice = suitable(units, real or len(rows), configuration)
     if choice.line:
         logger.info(choice.line)
     values: dict[str, object] = {"training.initial_model": choice.name}
-    if choice.name is not None and csvs.alphabet is not None:
+    own_alphabet = csvs.alphabet is not None and "training.initial_alphabet" not in config.set_keys(configuration)
+    if choice.name is not None and own_alphabet:
         # The alphabet of the user stays as it is.
         values["training.initial_alphabet"] = "new"
-    return config.completed(configuration, values), csvs
+    return config.completed(configuration, values)
 
 
 @dataclass(frozen=True)
@@ -81,12 +79,10 @@ def suitable(units: Collection[str], rows: int, configuration: Configuration) ->
     """Return which of the models suits a run that may start from any.
 
     Args:
-        units: The different units of the run.
+        units: The different units of the labels.
         rows: Number of rows to train on.
         configuration: The configuration of the run.
     """
-    if rows > MOST_ROWS:
-        return Choice()
     for name in NAMES:
         with directory_of(name) as folder:
             own = model_files.configuration_of(Path(folder), name, ())
@@ -95,18 +91,23 @@ def suitable(units: Collection[str], rows: int, configuration: Configuration) ->
         letters = sum(unit.isalpha() for unit in known)
         if len(known) < LEAST_KNOWN * len(units) or letters < LEAST_LETTERS:
             continue
-        has = f"{name}, a model that comes with raycrnn, has {len(known)} of the {len(units)} units"
-        if not (others := _needs_another(configuration, own)):
-            return Choice(name, f"{has}: training starts from it (training.initial_model=null: from random weights)")
-        return Choice(
-            line=f"{has}: with so few rows, starting from it usually leads to fewer errors in fewer epochs; for that, "
-            f"remove {', '.join(others)}"
-        )
+        has = f"{name}, a model that comes with raycrnn, has {len(known)} of the {len(units)} units of the labels"
+        if others := _needs_another(configuration, own):
+            return Choice(
+                line=f"{has}: starting from it usually leads to fewer errors in fewer epochs; for that, remove "
+                f"{', '.join(others)}"
+            )
+        if rows > MOST_ROWS:
+            return Choice(
+                line=f"{has}: with more than {MOST_ROWS:,} rows, training starts from random weights "
+                f"(training.initial_model={name}: from it)"
+            )
+        return Choice(name, f"{has}: training starts from it (training.initial_model=null: from random weights)")
     return Choice()
 
 
 def _needs_another(configuration: Configuration, model: Configuration) -> list[str]:
-    """Return the keys that a configuration sets and that do not allow to start from a model."""
+    """Return the keys that a configuration sets and for which a run cannot start from a model."""
     keys = [conflict.key for conflict in network_keys.conflicts(configuration, model)]
     form = "data.unicode_form"
     if form in config.set_keys(configuration) and configuration.data.unicode_form != model.data.unicode_form:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
+from raycrnn.config.schema import AUTO
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import UsageError
 from raycrnn.model import model_files
@@ -54,7 +55,8 @@ class InitialModel:
             listed = ", ".join(f"{key}={config.to_json(value)}" for key, value in taken.items())
             logger.info(f"taken from {self._name}: {listed}")
         own, model = configuration.data, self.configuration.data
-        if own.line_orientation != model.line_orientation:
+        # The models that come with raycrnn read lines that run in any way, after the turn.
+        if own.line_orientation != model.line_orientation and self.location not in base_model.NAMES:
             logger.warning(
                 f"data.line_orientation is {own.line_orientation}, that of {self._name} is {model.line_orientation}: "
                 "set it to the same value if the lines run alike"
@@ -195,9 +197,17 @@ def prepare_run(configuration: Configuration) -> "tuple[Configuration, InitialMo
         UsageError: A CSV cannot be read, or the model cannot be read or does not fit the configuration.
         RaycrnnError: Files of the model are missing or damaged.
     """
-    configuration, csvs = base_model.choose(configuration)
+    from raycrnn.data import labelled_csvs
+
+    csvs = None
+    if configuration.training.initial_model == AUTO:
+        csvs = labelled_csvs.read(configuration)
+        configuration = base_model.choose(configuration, csvs)
     configuration, model = prepare(configuration)
-    return configuration, model, read_csvs(configuration, model, csvs)
+    csvs = csvs or labelled_csvs.read(configuration)
+    if model is not None:
+        model.add_units(csvs, configuration)
+    return configuration, model, csvs
 
 
 def prepare(configuration: Configuration) -> tuple[Configuration, InitialModel | None]:
@@ -216,20 +226,15 @@ def prepare(configuration: Configuration) -> tuple[Configuration, InitialModel |
     return model.complete(configuration), model
 
 
-def read_csvs(
-    configuration: Configuration, model: InitialModel | None, csvs: "LabelledCsvs | None" = None
-) -> "LabelledCsvs":
+def read_csvs(configuration: Configuration, model: InitialModel | None) -> "LabelledCsvs":
     """Read the CSVs of a run, and add the units of the model that it starts from.
-
-    Args:
-        csvs: The CSVs, if they have been read.
 
     Raises:
         UsageError: A file cannot be read or has no usable label, or the settings for the alphabet exclude each other.
     """
     from raycrnn.data import labelled_csvs
 
-    csvs = csvs or labelled_csvs.read(configuration)
+    csvs = labelled_csvs.read(configuration)
     if model is not None:
         model.add_units(csvs, configuration)
     return csvs

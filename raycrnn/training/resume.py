@@ -10,7 +10,7 @@ from raycrnn.config.schema import AUTO
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, initial_model, network_keys
+from raycrnn.training import base_model, checkpoint, initial_model, network_keys
 from raycrnn.training.checkpoint import RunLimits, RunState
 
 if TYPE_CHECKING:
@@ -66,7 +66,10 @@ def complete(configuration: Configuration, state: RunState) -> Configuration:
     """
     key, before, now = "training.initial_model", state.get("initial_model"), configuration.training.initial_model
     if now == AUTO:
-        now, configuration = before, config.completed(configuration, {key: before})
+        identity = state["identity"] if before is not None else {}
+        set_keys = config.set_keys(configuration) - {key}
+        kept = {each: identity[each] for each in base_model.CHOSEN_KEYS if each in identity and each not in set_keys}
+        now, configuration = before, config.completed(configuration, {**kept, key: before})
     if before is None or now is None:
         names = [location and storage.redacted(location) for location in (before, now)]
         check_same_settings({key: names[0]}, {key: names[1]})

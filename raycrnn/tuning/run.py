@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 from raycrnn import cluster, config, storage
 from raycrnn.config import Configuration
-from raycrnn.config.schema import AUTO
 from raycrnn.console import defer_stop
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.storage import Directory
-from raycrnn.training import initial_model, network_keys
+from raycrnn.training import initial_model
 from raycrnn.training.initial_model import InitialModel
+from raycrnn.tuning import start
 from raycrnn.tuning.search_space import Search
 
 # Imported in the functions where they are needed: with them come Ray and torch, and the environment of Ray must be set
@@ -60,13 +60,17 @@ def tune(
     from raycrnn.tuning import results
     from raycrnn.tuning.experiment import Experiment
 
-    configuration, model, csvs = initial_model.prepare_run(_start_alike(config.parse(base), search))
+    configuration = start.alike(config.parse(base), search)
     if local and configuration.cluster.use_gpu is True and search.resources.gpus != 0:
         cluster.require_gpu()
-    _check_searched_keys(search, model)
-    base = configuration.model_dump(mode="json", exclude_unset=True)
-    experiment = Experiment(Directory(storage.absolute(configuration.output_model_dir)), search, base)
-    _check_output(experiment.output, resume)
+    start.check_searched_keys(search, configuration.training.initial_model)
+    output = Directory(storage.absolute(configuration.output_model_dir))
+    _check_output(output, resume)
+    if resume:
+        configuration = start.as_before(configuration, output)
+    configuration, model, csvs = initial_model.prepare_run(configuration)
+    base = start.tree_of_base(base, configuration)
+    experiment = Experiment(output, search, base)
     _identify_data(experiment, csvs, resume)
     with storage.lock_output(experiment.output), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
@@ -132,30 +136,6 @@ def _check_output(output: Directory, resume: bool) -> None:
     # A search that was refused because of its data, or whose storage failed, leaves only these.
     if entries - {"rejected.csv", SIZES_FILE}:
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
-
-
-def _start_alike(configuration: Configuration, search: Search) -> Configuration:
-    """Return the configuration in which `auto` stands for random weights, if the search varies keys of the network.
-
-    All trials start alike, and a model has one network.
-    """
-    varied = network_keys.KEYS_OF_A_MODEL & search.search.keys()
-    if configuration.training.initial_model == AUTO and varied:
-        logger.info(f"all trials start from random weights, because the search varies {', '.join(sorted(varied))}")
-        return config.completed(configuration, {"training.initial_model": None})
-    return configuration
-
-
-def _check_searched_keys(search: Search, model: InitialModel | None) -> None:
-    """Raise `UsageError` if a search varies what all trials take from their initial model."""
-    fixed = {"training.initial_model", "training.initial_model_sha256"}
-    if model is not None:
-        fixed |= network_keys.KEYS_OF_A_MODEL
-    if refused := fixed & search.search.keys():
-        raise UsageError(
-            f"{', '.join(sorted(refused))}: cannot be searched, because all trials start from the same initial model: "
-            "run one search for each value"
-        )
 
 
 def _share_data(

@@ -40,6 +40,14 @@ def test_evaluation_units_that_no_training_row_has_are_found_even_if_the_alphabe
         assert finding.examples[0].csv == "eval.csv"
 
 
+def test_evaluation_units_that_the_initial_model_reads_are_no_finding():
+    sets = [labelled_set(CLEAN), labelled_set(["éa"] * 10, "eval")]
+    for alphabet, learned, expected in (("abcé ", "é", []), ("abcé ", "x", ["é"]), ("abc ", "é", ["é"])):
+        section = units_section(sets, Alphabet(tuple(alphabet)), "ltr", learned)
+        unknown = [each for each in section.findings if each.kind == "unit not in training"]
+        assert len(unknown) == len(expected)
+
+
 def test_units_of_the_alphabet_that_no_label_has_are_said():
     section = units_section([labelled_set(CLEAN)], Alphabet(tuple(" abcxy")), "ltr")
     assert section.figures["not_in_training"] == ["x", "y"]

@@ -148,10 +148,15 @@ def test_all_folds_start_from_the_model_that_suits_all_rows(tmp_path, local_ray,
         "output_model_dir": str(tmp_path / "output"),
     }
     assert run.train(config.parse(tree)) is None
-    assert [(each["training"]["fold"], each["training"]["initial_model"]) for each in own] == [
-        (1, "latin"),
-        (2, "latin"),
-    ]
+    assert [each["training"]["initial_model"] for each in own] == ["latin", "latin"]
+    # A run of an earlier version started from random weights, and so do its folds when it is resumed.
+    record = tmp_path / "output" / run.RECORD
+    for recorded, expected in (({run.CHOSEN: {"training.initial_model": "latin"}}, "latin"), ({}, None)):
+        old = {key: value for key, value in json.loads(record.read_text()).items() if key != run.CHOSEN}
+        record.write_text(json.dumps({**old, **recorded}))
+        own.clear()
+        assert run.train(config.parse({**tree, "restore_model": True})) is None
+        assert [each["training"]["initial_model"] for each in own] == [expected, expected]
 
 
 def refused(path: Path, *overrides: str) -> str:
