@@ -66,11 +66,9 @@ def tune(
     start.check_searched_keys(search, configuration.training.initial_model)
     output = Directory(storage.absolute(configuration.output_model_dir))
     _check_output(output, resume)
-    if resume:
-        configuration = start.as_before(configuration, output)
-    configuration, model, csvs = initial_model.prepare_run(configuration)
-    base = start.tree_of_base(base, configuration)
-    experiment = Experiment(output, search, base)
+    start_of_search = start.as_before(configuration, output) if resume else configuration
+    configuration, model, csvs = initial_model.prepare_run(start_of_search)
+    experiment = Experiment(output, search, start.tree_of_base(base, configuration))
     _identify_data(experiment, csvs, resume)
     with storage.lock_output(experiment.output), cluster.connect(address), cluster.Threads() as threads:
         from raycrnn.tuning import resources, tuner
