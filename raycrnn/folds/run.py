@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 RECORD = "folds.json"
 """File in the output directory with what the folds of a run have in common. A resumed run must not change it."""
 
-
 CHOSEN = "initial model"
 """Key of the record with the values of `base_model.CHOSEN_KEYS` when the run started."""
 
