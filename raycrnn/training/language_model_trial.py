@@ -1,7 +1,8 @@
 """Try a language model on the evaluation set when training has ended.
 
 With `decoding.language_model=auto`, the model directory gets a language model of the training labels if that lowers the
-CER. With any language model, the confidences of the texts that it finds are calibrated.
+CER, with the weight and the bonus that lower it most. With any language model, the confidences of the texts that it
+finds are calibrated.
 """
 
 import math
@@ -10,18 +11,22 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from raycrnn import config
+from raycrnn.config import Configuration
 from raycrnn.errors import RaycrnnError
 from raycrnn.language.automaton import Automaton
 from raycrnn.language.ngram_model import NgramModel
 from raycrnn.metrics.error_rates import Counts, score
 from raycrnn.metrics.significance import Difference, compare
+from raycrnn.model import ctc
 from raycrnn.model.batch import Batch
 from raycrnn.model.calibration import Calibration, CalibrationFitter
-from raycrnn.model.decoding import LEAST_POSTERIOR
+from raycrnn.model.decoding import LEAST_POSTERIOR, LineDecoder
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training import language_models
 from raycrnn.training.job import TrainingJob
@@ -35,9 +40,25 @@ MOST_LINES = 500
 MOST_LABELS = 50_000
 """Number of training labels from which `auto` estimates a language model, at most; that takes a few seconds."""
 
-DURATION = 3.0
+DURATION = 4.0
 """Guess of the duration of a trial, relative to an evaluation of the same lines. A trial reads each line by beam search
-with and without the language model, and with the network in fp32."""
+without the language model and with each strength of it, and with the network in fp32."""
+
+
+class Strength(NamedTuple):
+    """How much a language model counts in beam search."""
+
+    weight: float
+    """`decoding.language_model_weight`."""
+    bonus: float
+    """`decoding.insertion_bonus`."""
+
+
+STRENGTH_KEYS = ("decoding.language_model_weight", "decoding.insertion_bonus")
+"""The keys of a strength, in the order of its fields."""
+
+STRENGTHS = (Strength(0.5, 1.0), Strength(0.8, 2.0))
+"""What `auto` tries: the default, and what suits networks that make many errors (see docs/language_models.md)."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +69,8 @@ class LanguageModelTrial:
     """The errors of each line without the language model."""
     with_model: Sequence[Counts]
     """The errors of each line with it."""
+    strength: Strength
+    """The strength that had the fewest errors."""
     calibration: Calibration
     """The calibration of the texts that were found with it."""
 
@@ -65,38 +88,61 @@ class LanguageModelTrial:
         before, after = (100 * sum(each, Counts()).cer for each in (self.without, self.with_model))
         low, high = 100 * self.difference.interval.low, 100 * self.difference.interval.high
         return (
-            f"CER {before:.2f} % without it and {after:.2f} % with it on {len(self.without):,} evaluation lines "
-            f"(95 % interval of the difference {low:+.2f} to {high:+.2f} points)"
+            f"CER {before:.2f} % without it and {after:.2f} % with it (weight {self.strength.weight:g}, bonus "
+            f"{self.strength.bonus:g}) on {len(self.without):,} evaluation lines (95 % interval of the difference "
+            f"{low:+.2f} to {high:+.2f} points)"
         )
 
 
+class _Readings:
+    """What beam search reads in some lines with one strength of a language model."""
+
+    def __init__(self, decoder: LineDecoder, strength: Strength):
+        values = {"language_model_weight": strength.weight, "insertion_bonus": strength.bonus}
+        self.decoder = replace(decoder, settings=decoder.settings.model_copy(update=values))
+        self.strength = strength
+        self.counts: list[Counts] = []
+        self.samples: list[tuple[float, int, int, int]] = []
+
+    def add(self, path: ctc.Path, frames: int, reference: Sequence[str]) -> None:
+        """Score the best path of a line."""
+        self.counts.append(score(reference, self.decoder.alphabet.decode(path.codes)))
+        log_prob = math.log(max(path.posterior or 0.0, LEAST_POSTERIOR))
+        self.samples.append((log_prob, len(path.codes), frames, self.counts[-1].exact))
+
+    def calibration(self) -> Calibration:
+        return CalibrationFitter(np.array(self.samples, float).reshape(-1, 4)).fit()
+
+
 def try_language_model(
-    recognizer: Recognizer, language_model: NgramModel, batches: Iterable[Batch]
+    recognizer: Recognizer, language_model: NgramModel, batches: Iterable[Batch], strengths: Sequence[Strength]
 ) -> LanguageModelTrial:
-    """Read the first `MOST_LINES` lines, each once, with and without a language model.
+    """Read the first `MOST_LINES` lines, each once, without a language model and with each strength of it.
 
     Args:
         recognizer: The model, which decodes by beam search.
         language_model: The language model.
         batches: Lines with their labels.
+        strengths: The strengths to try, of which the result has the one with the fewest errors.
     """
     alphabet = recognizer.alphabet
     plain = replace(recognizer.decoder, language_model=None)
     fused = replace(plain, language_model=Automaton(language_model, alphabet.units))
+    tried = [_Readings(fused, strength) for strength in strengths]
     without: list[Counts] = []
-    with_model: list[Counts] = []
-    samples: list[tuple[float, int, int, int]] = []
     for batch in _first_lines(batches):
         widths, references = batch.widths_B.tolist(), [reference_units(codes, alphabet) for codes in batch.labels()]
         images = [batch.images_BCHW[i, :, :, :width].permute(1, 2, 0).numpy() for i, width in enumerate(widths)]
         for outputs in recognizer.log_probs(images):
-            columns = outputs.indices, plain.decode(outputs), fused.decode(outputs), outputs.frames_B.tolist()
-            for index, (first, *_), (best, *_), frames in zip(*columns, strict=True):
-                without.append(score(references[index], alphabet.decode(first.codes)))
-                with_model.append(score(references[index], alphabet.decode(best.codes)))
-                log_prob = math.log(max(best.posterior or 0.0, LEAST_POSTERIOR))
-                samples.append((log_prob, len(best.codes), frames, with_model[-1].exact))
-    return LanguageModelTrial(without, with_model, CalibrationFitter(np.array(samples, float).reshape(-1, 4)).fit())
+            own = [references[index] for index in outputs.indices]
+            for (first, *_), reference in zip(plain.decode(outputs), own, strict=True):
+                without.append(score(reference, alphabet.decode(first.codes)))
+            for readings in tried:
+                paths = readings.decoder.decode(outputs)
+                for (best, *_), frames, reference in zip(paths, outputs.frames_B.tolist(), own, strict=True):
+                    readings.add(best, frames, reference)
+    best_of = min(tried, key=lambda readings: sum(readings.counts, Counts()).unit_edits)
+    return LanguageModelTrial(without, best_of.counts, best_of.strength, best_of.calibration())
 
 
 def _first_lines(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -153,7 +199,7 @@ def _conclude(
             return
     recognizer = Recognizer.load(folder, str(device))
     with closing(iter(batches)) as own_share:
-        trial = try_language_model(recognizer, language_model, own_share)
+        trial = try_language_model(recognizer, language_model, own_share, _strengths(job.configuration, is_given))
     if batches.problem is not None:
         reporter.warning(f"no language model was tried: {batches.problem}")
         return
@@ -165,10 +211,26 @@ def _conclude(
     if is_stored:
         Recognizer(
             recognizer.network,
-            recognizer.configuration,
+            _with_strength(recognizer.configuration, trial.strength),
             recognizer.alphabet,
             recognizer.metrics,
             device,
             replace(recognizer.calibration, with_language_model=trial.calibration),
             language_model,
         ).save(folder)
+
+
+def _own_strength(configuration: Configuration) -> Strength:
+    return Strength(configuration.decoding.language_model_weight, configuration.decoding.insertion_bonus)
+
+
+def _strengths(configuration: Configuration, is_given: bool) -> Sequence[Strength]:
+    """Return the strengths to try: that of the configuration alone, if it sets one or the language model was given."""
+    is_set = not config.set_keys(configuration).isdisjoint(STRENGTH_KEYS)
+    return [_own_strength(configuration)] if is_given or is_set else STRENGTHS
+
+
+def _with_strength(configuration: Configuration, strength: Strength) -> Configuration:
+    if strength == _own_strength(configuration):
+        return configuration
+    return config.completed(configuration, dict(zip(STRENGTH_KEYS, strength, strict=True)))

@@ -1,5 +1,6 @@
 """Trying a language model when training ends: when it is stored, and the calibration of what it finds."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +21,10 @@ from raycrnn.model.calibration import Calibration
 from raycrnn.model.decoding import LineDecoder, Outputs
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training import language_model_trial, language_models
-from raycrnn.training.language_model_trial import LanguageModelTrial, try_language_model
+from raycrnn.training.language_model_trial import LanguageModelTrial, Strength, try_language_model
 from tests.model.test_recognizer import ALPHABET, recognizer
 
+DEFAULT = Strength(0.5, 1.0)
 UNITS = Alphabet(("a", "b"))
 LINES = 40
 ALTERNATING = kneser_ney.estimate([tuple("abababab")] * 5, 3, UNITS.units)
@@ -77,7 +79,7 @@ TEXTS = ["abababab"[: 4 + number % 5] for number in range(LINES)]
 
 
 def test_a_language_model_helps_if_it_expects_the_texts():
-    trial = try_language_model(uncertain_network(TEXTS), ALTERNATING, batches(TEXTS))
+    trial = try_language_model(uncertain_network(TEXTS), ALTERNATING, batches(TEXTS), [DEFAULT])
     assert len(trial.without) == len(trial.with_model) == LINES
     assert sum(trial.without, Counts()).cer == pytest.approx(1 / 3, abs=0.1)
     assert sum(trial.with_model, Counts()).cer < 0.1
@@ -88,21 +90,33 @@ def test_a_language_model_helps_if_it_expects_the_texts():
     assert trial.calibration.confidence(np.log(0.9), 8, 16) > 0.8
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_strength_with_the_fewest_errors_counts(order):
+    """An insertion bonus that is much too small shortens the texts."""
+    strengths = [Strength(0.5, 1.0), Strength(0.5, -9.0)][::order]
+    trial = try_language_model(uncertain_network(TEXTS), ALTERNATING, batches(TEXTS), strengths)
+    alone = try_language_model(uncertain_network(TEXTS), ALTERNATING, batches(TEXTS), [DEFAULT])
+    assert trial.strength == DEFAULT
+    assert trial.with_model == alone.with_model and trial.calibration == alone.calibration
+    short = try_language_model(uncertain_network(TEXTS), ALTERNATING, batches(TEXTS), [Strength(0.5, -9.0)])
+    assert sum(short.with_model, Counts()).unit_edits > sum(trial.with_model, Counts()).unit_edits
+
+
 def test_a_language_model_of_other_texts_does_not_help():
-    trial = try_language_model(uncertain_network(TEXTS), REPEATING, batches(TEXTS))
+    trial = try_language_model(uncertain_network(TEXTS), REPEATING, batches(TEXTS), [DEFAULT])
     assert not trial.helps
     assert sum(trial.with_model, Counts()).cer > sum(trial.without, Counts()).cer
 
 
 def test_an_improvement_on_a_few_lines_may_be_chance():
     few = TEXTS[:2]
-    trial = try_language_model(uncertain_network(few), ALTERNATING, batches(few))
+    trial = try_language_model(uncertain_network(few), ALTERNATING, batches(few), [DEFAULT])
     assert sum(trial.with_model, Counts()).cer <= sum(trial.without, Counts()).cer
     assert not trial.helps
 
 
 def test_units_that_are_not_in_the_alphabet_are_errors_of_both():
-    trial = try_language_model(uncertain_network(["abab"]), ALTERNATING, batches(["abxb"]))
+    trial = try_language_model(uncertain_network(["abab"]), ALTERNATING, batches(["abxb"]), [DEFAULT])
     assert trial.without[0].unit_edits >= 1
     assert trial.with_model[0].unit_edits >= 1
 
@@ -111,12 +125,14 @@ def test_at_most_so_many_lines_are_read(monkeypatch):
     monkeypatch.setattr(language_model_trial, "MOST_LINES", 10)
     empty = batches(TEXTS)[0].split(1)[0]
     share = Batch(empty.images_BCHW, empty.widths_B, empty.codes_S[:0], empty.lengths_B[:0], empty.rows_B[:0])
-    trial = try_language_model(uncertain_network(TEXTS), ALTERNATING, [share, *batches(TEXTS)])
+    trial = try_language_model(uncertain_network(TEXTS), ALTERNATING, [share, *batches(TEXTS)], [DEFAULT])
     assert len(trial.without) == 10
 
 
-HELPFUL = LanguageModelTrial([Counts(1, 0, 2, 4, 1, 1)] * 9, [Counts(1, 1, 0, 4, 0, 1)] * 9, Calibration(samples=9))
-USELESS = LanguageModelTrial(HELPFUL.with_model, HELPFUL.without, Calibration(samples=9))
+HELPFUL = LanguageModelTrial(
+    [Counts(1, 0, 2, 4, 1, 1)] * 9, [Counts(1, 1, 0, 4, 0, 1)] * 9, DEFAULT, Calibration(samples=9)
+)
+USELESS = LanguageModelTrial(HELPFUL.with_model, HELPFUL.without, DEFAULT, Calibration(samples=9))
 MODEL = kneser_ney.estimate([("a", "b", "ſt")], 3, ALPHABET.units)
 
 
@@ -134,7 +150,12 @@ def conclude(
 
     patch.setattr(language_models, "of_labels", of_labels)
     patch.setattr(language_models, "get", lambda job: given)
-    patch.setattr(language_model_trial, "try_language_model", lambda *_: trial)
+
+    def prepared(_recognizer, _language_model, _batches, strengths):
+        assert trial.strength in strengths
+        return trial
+
+    patch.setattr(language_model_trial, "try_language_model", prepared)
     job = SimpleNamespace(
         configuration=original.configuration,
         data=SimpleNamespace(eval=SimpleNamespace(usable=9) if eval else None),
@@ -165,8 +186,22 @@ def test_a_language_model_that_helps_is_stored_with_its_calibration(tmp_path, mo
     assert [level for _, level in reported] == [logging.INFO]
     assert reported[0][0].startswith(
         "a language model of the training labels is stored with the model: CER 50.00 % without it and 0.00 % with it "
-        "on 9 evaluation lines (95 % interval of the difference -50.00 to -50.00 points)"
+        "(weight 0.5, bonus 1) on 9 evaluation lines (95 % interval of the difference -50.00 to -50.00 points)"
     )
+
+
+def test_its_strength_is_stored_unless_the_configuration_sets_one(tmp_path, monkeypatch):
+    strong = dataclasses.replace(HELPFUL, strength=Strength(0.8, 2.0))
+    model, reported = conclude(tmp_path / "auto", strong, monkeypatch)
+    decoding = model.configuration.decoding
+    assert (decoding.language_model_weight, decoding.insertion_bonus) == (0.8, 2.0)
+    assert "0.00 % with it (weight 0.8, bonus 2)" in reported[0][0]
+    own = dataclasses.replace(HELPFUL, strength=Strength(0.6, 1.0))
+    model, _ = conclude(tmp_path / "set", own, monkeypatch, language_model_weight=0.6)
+    decoding = model.configuration.decoding
+    assert (decoding.language_model_weight, decoding.insertion_bonus) == (0.6, 1.0)
+    with pytest.raises(AssertionError):
+        conclude(tmp_path / "refused", strong, monkeypatch, language_model_weight=0.6)
 
 
 def test_one_that_does_not_help_is_not_stored(tmp_path, monkeypatch):
@@ -202,7 +237,7 @@ def test_nothing_is_tried_where_nothing_could_be_decided_or_used(tmp_path, monke
     assert not (tmp_path / "model" / "language_model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("rows", "workers", "expected"), [(100, 1, 3.0), (1000, 1, 1.5), (1000, 2, 3.0), (0, 1, 3.0)])
+@pytest.mark.parametrize(("rows", "workers", "expected"), [(100, 1, 4.0), (1000, 1, 2.0), (1000, 2, 4.0), (0, 1, 4.0)])
 def test_the_time_of_a_trial_is_reserved(rows, workers, expected):
     configuration = recognizer().configuration
     data = SimpleNamespace(eval=SimpleNamespace(usable=rows))
