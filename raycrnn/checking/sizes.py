@@ -27,7 +27,8 @@ def sizes_section(sets: Sequence[LabelledSet]) -> Section:
     sizes = np.concatenate([each.sizes() for each in sets])
     if not len(sizes):
         return Section("sizes", "Image sizes", "no image can be decoded")
-    shape = sets[0].configuration.image.input_shape
+    configuration = sets[0].configuration
+    shape, has_height_of_model = configuration.image.input_shape, configuration.training.initial_model is not None
     widths, heights = sizes.T
     aspects = widths / heights
     histograms = [
@@ -35,7 +36,7 @@ def sizes_section(sets: Sequence[LabelledSet]) -> Section:
         Histogram.of("height in pixels", heights),
         Histogram.of("width / height", aspects),
     ]
-    suggested = suggested_shape(heights, aspects, shape)
+    suggested = suggested_shape(heights, aspects, shape, has_height_of_model)
     compressed = int(np.sum(np.round(aspects * shape[0]) > shape[1]))
     summary = f"{_range(widths)} × {_range(heights)} pixels"
     return Section(
@@ -49,7 +50,7 @@ def sizes_section(sets: Sequence[LabelledSet]) -> Section:
     )
 
 
-def suggested_shape(heights: np.ndarray, aspects: np.ndarray, shape: Shape) -> Shape:
+def suggested_shape(heights: np.ndarray, aspects: np.ndarray, shape: Shape, has_height_of_model: bool = False) -> Shape:
     """Return the input shape that suits images: lines of text keep their details, and few are compressed.
 
     A smaller width than the configured one is never suggested, because it saves nothing: a batch is as wide as its
@@ -59,11 +60,14 @@ def suggested_shape(heights: np.ndarray, aspects: np.ndarray, shape: Shape) -> S
         heights: Heights of the images in pixels.
         aspects: Width / height of each image.
         shape: The configured input shape.
+        has_height_of_model: Whether its height is that of the model that training starts from, which must stay.
     """
     median = float(np.median(heights))
     height = next((each for each in HEIGHTS if median <= MAX_REDUCTION * each), HEIGHTS[-1])
     # Scanned lines are often much higher than needed, so a configured height is good enough from there on.
     height = max(height, shape[0]) if shape[0] <= median else height
+    if has_height_of_model:
+        height = shape[0]
     width = float(np.quantile(aspects, COVERED)) * height
     return height, max(shape[1], -(-round(width) // ROUNDING) * ROUNDING)
 

@@ -56,7 +56,7 @@ def units_section(
     total = sum(counts.values(), Counter())
     suspects = _suspects(total)
     findings = [
-        *_rare(train, counts["train"]),
+        *_rare(train, counts["train"], learned),
         *(finding for each in evaluation for finding in _unknown(each, readable)),
         *_slips(sets, suspects, total),
         *_misspelt(sets, suspects),
@@ -97,8 +97,8 @@ def _numbers_with(data_set: LabelledSet, units: Iterable[str]) -> Iterator[int]:
     return (number for number, label in pairs if not wanted.isdisjoint(label))
 
 
-def _rare(train: LabelledSet, counts: Counter[str]) -> Iterator[Finding]:
-    rare = [(unit, count) for unit, count in reversed(counts.most_common()) if count < RARE]
+def _rare(train: LabelledSet, counts: Counter[str], learned: Collection[str]) -> Iterator[Finding]:
+    rare = [(unit, count) for unit, count in reversed(counts.most_common()) if count < RARE and unit not in learned]
     if not rare:
         return
     first: dict[str, int] = {}

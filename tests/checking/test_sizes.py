@@ -30,5 +30,11 @@ def test_the_width_covers_nearly_all_lines_but_no_outlier():
     assert np.mean(aspects * height <= width) >= 0.995
 
 
+def test_the_height_of_the_initial_model_stays():
+    heights, aspects = np.full(100, 64), np.full(100, 50.0)
+    assert suggested_shape(heights, aspects, (32, 1024)) == (48, 2400)
+    assert suggested_shape(heights, aspects, (32, 1024), has_height_of_model=True) == (32, 1600)
+
+
 def test_a_smaller_width_is_never_suggested():
     assert suggested_shape(np.full(10, 32), np.full(10, 2.0), (32, 2048)) == (32, 2048)

@@ -32,6 +32,12 @@ def test_units_that_occur_fewer_than_ten_times_are_rare():
     assert finding.examples[0].line == 31
 
 
+def test_rare_units_that_the_initial_model_reads_are_no_finding():
+    section = units_section([labelled_set([*CLEAN, "xy"])], None, "ltr", "x")
+    [finding] = section.findings
+    assert "1 of 6 units" in finding.problem and "'y' 1" in finding.problem
+
+
 def test_evaluation_units_that_no_training_row_has_are_found_even_if_the_alphabet_has_them():
     for alphabet in (None, Alphabet(tuple(" abcé"))):
         [finding] = findings(CLEAN, ["ab", "éa"], alphabet)
