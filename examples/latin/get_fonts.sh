@@ -10,6 +10,8 @@ mkdir -p fonts/packages
 # Download a package and unpack it into fonts/packages/PACKAGE.
 get() {
     local package=$1 folder=fonts/packages/$1 archive
+    # What an interrupted download may have left.
+    rm -rf "$folder.new" fonts/packages/"$package"_*.deb
     mkdir -p "$folder.new"
     case $package in
         @*)
@@ -26,13 +28,18 @@ get() {
     mv "$folder.new" "$folder"
 }
 
+kinds=$(grep -v '^#' fonts.txt | cut -d ' ' -f 1 | sort -u)
+for kind in $kinds; do
+    mkdir -p "fonts/$kind"
+    # Fonts of an earlier list. Those that you have added stay.
+    find "fonts/$kind" -lname '../../fonts/packages/*' -delete
+done
 while read -r kind package file; do
     [ -d "fonts/packages/$package" ] || get "$package" < /dev/null
     font=$(find "fonts/packages/$package" -type f -name "$file" -print -quit)
     [ -n "$font" ] || { echo "$package has no $file" >&2; exit 1; }
-    mkdir -p "fonts/$kind"
     ln -sf "../../$font" "fonts/$kind/"
 done < <(grep -v '^#' fonts.txt)
-for kind in $(grep -v '^#' fonts.txt | cut -d ' ' -f 1 | sort -u); do
+for kind in $kinds; do
     echo "$kind: $(find "fonts/$kind" -type l | wc -l) fonts"
 done

@@ -17,7 +17,7 @@ from pathlib import Path
 from raycrnn import __version__, config, storage
 from raycrnn.bench.training_plan import SET_BY_THE_PLAN, Plan, PlannedRun, csv_of, epochs_of, overrides_of, runs_of
 from raycrnn.config import Configuration
-from raycrnn.config.schema import AUTO
+from raycrnn.config.group import AUTO
 from raycrnn.data.csv_files import CsvFile, Row, read_csv, units_of
 from raycrnn.data.duplicates import same_images
 from raycrnn.errors import RaycrnnError, UsageError

@@ -28,7 +28,10 @@ def sizes_section(sets: Sequence[LabelledSet]) -> Section:
     if not len(sizes):
         return Section("sizes", "Image sizes", "no image can be decoded")
     configuration = sets[0].configuration
-    shape, has_height_of_model = configuration.image.input_shape, configuration.training.initial_model is not None
+    shape, has_height_of_model = (
+        configuration.image.input_shape,
+        configuration.training.initial_model_sha256 is not None,
+    )
     widths, heights = sizes.T
     aspects = widths / heights
     histograms = [

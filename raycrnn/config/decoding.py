@@ -4,10 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raycrnn.config.group import Group, Integer, Location, Positive
+from raycrnn.config.group import AUTO, Group, Integer, Location, Positive
 
-AUTO, LABELS = "auto", "labels"
-"""The values of `decoding.language_model` that name no file."""
+LABELS = "labels"
+"""The value of `decoding.language_model` that, besides `auto`, names no file."""
+
+
+STRENGTH_KEYS = ("decoding.language_model_weight", "decoding.insertion_bonus")
+"""The keys that say how much a language model counts."""
 
 
 class Decoding(Group):

@@ -19,6 +19,10 @@ Location = Annotated[str, AfterValidator(with_home)]
 """A path or URI; `~/` at its start stands for the home directory."""
 
 
+AUTO = "auto"
+"""The value of a key that leaves the choice to raycrnn."""
+
+
 class Group(BaseModel):
     """A group of keys: immutable, strictly typed, without unknown keys."""
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 
 from raycrnn.config.augmentation import Augmentation
 from raycrnn.config.decoding import Decoding
-from raycrnn.config.group import Group, Integer, Location, Positive, Share
+from raycrnn.config.group import AUTO, Group, Integer, Location, Positive, Share
 
 CHANNELS_OF_SIZE = {
     "full": (64, 128, 256, 256, 512, 512, 512),
@@ -34,10 +34,6 @@ docs/measurements.md).
 
 DEFAULT_STEPS_FROM_A_MODEL = 1000
 """The same for a run that starts from a model, which needs fewer."""
-
-
-AUTO = "auto"
-"""Value of a key that leaves the choice to raycrnn."""
 
 
 def one_as_several(value: object) -> object:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycrnn import __version__, cluster, config, storage
 from raycrnn.config import Configuration
-from raycrnn.config.schema import AUTO
+from raycrnn.config.group import AUTO
 from raycrnn.console import defer_stop
 from raycrnn.data import labelled_csvs
 from raycrnn.data.csv_files import CsvFile
@@ -71,10 +71,11 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
     fold_of = labelled_csvs.folds_of_rows(csvs.train, configuration)
     record = _record(configuration, csvs)
     before = _check_output(output, record, configuration.restore_model)
-    if configuration.training.initial_model == AUTO:
-        # All folds start alike, also those that start when the run is resumed.
-        chosen = before.get(CHOSEN, {"training.initial_model": None}) if before is not None else None
-        configuration = config.completed(configuration, chosen) if chosen else base_model.choose(configuration, csvs)
+    # All folds start alike, also those that start when the run is resumed.
+    if before is not None:
+        configuration = base_model.as_before(configuration, before.get(CHOSEN, {}))
+    elif configuration.training.initial_model == AUTO:
+        configuration = base_model.choose(configuration, csvs)
     with storage.lock_output(output):
         output.claim()
         _describe(configuration, fold_of)

@@ -12,7 +12,8 @@ from pathlib import Path
 import safetensors.torch
 
 from raycrnn import __version__, config, storage
-from raycrnn.config.decoding import AUTO, LABELS
+from raycrnn.config.decoding import LABELS
+from raycrnn.config.group import AUTO
 from raycrnn.data import file_kinds
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.lexicon import Lexicon

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from raycrnn import config, storage
-from raycrnn.config.decoding import AUTO, LABELS
+from raycrnn.config.decoding import LABELS
+from raycrnn.config.group import AUTO
 from raycrnn.data import image
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.lexicon import Lexicon

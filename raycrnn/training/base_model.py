@@ -1,7 +1,7 @@
 """The models that come with raycrnn, and which of them suits a new run. Importing it does not import torch."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import resources
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config
 from raycrnn.config import Configuration
+from raycrnn.config.group import AUTO
 from raycrnn.data import csv_files, generated_lines
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.model import model_files
@@ -32,7 +33,9 @@ LEAST_KNOWN = 0.7
 LEAST_LETTERS = 20
 """Number of letters among these units. For digits alone, its gain was not measured."""
 
-CHOSEN_KEYS = ("training.initial_model", "training.initial_alphabet")
+INITIAL_MODEL = "training.initial_model"
+
+CHOSEN_KEYS = (INITIAL_MODEL, "training.initial_alphabet")
 """The keys that `choose` sets. A resumed run keeps the values that they had when it started."""
 
 
@@ -54,14 +57,31 @@ def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
     # As many lines as wanted can be drawn by a recipe: they say nothing about what the user has.
     real = sum(len(file.rows) for file in files if not generated_lines.is_recipe(file.path))
     units = {unit for row in rows for unit in csv_files.units_of(row, configuration.data)}
-    choice = suitable(units, real or len(rows), configuration)
+    choice = suitable(units, real, configuration)
     if choice.line:
         logger.info(choice.line)
-    values: dict[str, object] = {"training.initial_model": choice.name}
+    values: dict[str, object] = {INITIAL_MODEL: choice.name}
     own_alphabet = csvs.alphabet is not None and "training.initial_alphabet" not in config.set_keys(configuration)
     if choice.name is not None and own_alphabet:
         # The alphabet of the user stays as it is.
         values["training.initial_alphabet"] = "new"
+    return config.completed(configuration, values)
+
+
+def as_before(configuration: Configuration, before: Mapping[str, object]) -> Configuration:
+    """Return the configuration of a resumed run, in which `auto` stands for what it stood for when the run started.
+
+    Args:
+        configuration: The configuration of the command that resumes the run.
+        before: The values of `CHOSEN_KEYS` when the run started. A run of an earlier version, which lacks them, has
+            started from random weights.
+    """
+    if configuration.training.initial_model != AUTO:
+        return configuration
+    values: dict[str, object] = {INITIAL_MODEL: before.get(INITIAL_MODEL)}
+    if values[INITIAL_MODEL] is not None:
+        set_keys = config.set_keys(configuration)
+        values |= {key: before[key] for key in CHOSEN_KEYS[1:] if key in before and key not in set_keys}
     return config.completed(configuration, values)
 
 
@@ -80,7 +100,7 @@ def suitable(units: Collection[str], rows: int, configuration: Configuration) ->
 
     Args:
         units: The different units of the labels.
-        rows: Number of rows to train on.
+        rows: Number of rows to train on, without those that a recipe draws.
         configuration: The configuration of the run.
     """
     for name in NAMES:
@@ -92,15 +112,20 @@ def suitable(units: Collection[str], rows: int, configuration: Configuration) ->
         if len(known) < LEAST_KNOWN * len(units) or letters < LEAST_LETTERS:
             continue
         has = f"{name}, a model that comes with raycrnn, has {len(known)} of the {len(units)} units of the labels"
-        if others := _needs_another(configuration, own):
+        others = _needs_another(configuration, own)
+        if rows > MOST_ROWS:
+            return (
+                Choice()
+                if others
+                else Choice(
+                    line=f"{has}: with more than {MOST_ROWS:,} rows, training starts from random weights "
+                    f"(training.initial_model={name}: from it)"
+                )
+            )
+        if others:
             return Choice(
                 line=f"{has}: starting from it usually leads to fewer errors in fewer epochs; for that, remove "
                 f"{', '.join(others)}"
-            )
-        if rows > MOST_ROWS:
-            return Choice(
-                line=f"{has}: with more than {MOST_ROWS:,} rows, training starts from random weights "
-                f"(training.initial_model={name}: from it)"
             )
         return Choice(name, f"{has}: training starts from it (training.initial_model=null: from random weights)")
     return Choice()

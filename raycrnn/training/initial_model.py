@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
-from raycrnn.config.schema import AUTO
+from raycrnn.config.group import AUTO
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import UsageError
 from raycrnn.model import model_files
@@ -199,12 +199,12 @@ def prepare_run(configuration: Configuration) -> "tuple[Configuration, InitialMo
     """
     from raycrnn.data import labelled_csvs
 
-    csvs = None
-    if configuration.training.initial_model == AUTO:
-        csvs = labelled_csvs.read(configuration)
-        configuration = base_model.choose(configuration, csvs)
-    configuration, model = prepare(configuration)
-    csvs = csvs or labelled_csvs.read(configuration)
+    if configuration.training.initial_model != AUTO:
+        configuration, model = prepare(configuration)
+        return configuration, model, read_csvs(configuration, model)
+    csvs = labelled_csvs.read(configuration)
+    # The models that come with raycrnn have the Unicode form in which the CSVs have been read.
+    configuration, model = prepare(base_model.choose(configuration, csvs))
     if model is not None:
         model.add_units(csvs, configuration)
     return configuration, model, csvs

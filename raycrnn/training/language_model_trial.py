@@ -1,7 +1,7 @@
 """Try a language model on the evaluation set when training has ended.
 
 With `decoding.language_model=auto`, the model directory gets a language model of the training labels if that lowers the
-CER, with the weight and the bonus that lower it most. With any language model, the confidences of the texts that it
+CER, with the better of two pairs of weight and bonus. With any language model, the confidences of the texts that it
 finds are calibrated.
 """
 
@@ -18,6 +18,7 @@ import torch
 
 from raycrnn import config
 from raycrnn.config import Configuration
+from raycrnn.config.decoding import STRENGTH_KEYS
 from raycrnn.errors import RaycrnnError
 from raycrnn.language.automaton import Automaton
 from raycrnn.language.ngram_model import NgramModel
@@ -40,9 +41,9 @@ MOST_LINES = 500
 MOST_LABELS = 50_000
 """Number of training labels from which `auto` estimates a language model, at most; that takes a few seconds."""
 
-DURATION = 4.0
-"""Guess of the duration of a trial, relative to an evaluation of the same lines. A trial reads each line by beam search
-without the language model and with each strength of it, and with the network in fp32."""
+DURATION = 2.0
+"""Guess of the duration of a trial, relative to an evaluation of the same lines, without what each strength adds, which
+is guessed to be 1. A trial reads each line by beam search, and with the network in fp32."""
 
 
 class Strength(NamedTuple):
@@ -53,9 +54,6 @@ class Strength(NamedTuple):
     bonus: float
     """`decoding.insertion_bonus`."""
 
-
-STRENGTH_KEYS = ("decoding.language_model_weight", "decoding.insertion_bonus")
-"""The keys of a strength, in the order of its fields."""
 
 STRENGTHS = (Strength(0.5, 1.0), Strength(0.8, 2.0))
 """What `auto` tries: the default, and what suits networks that make many errors (see docs/language_models.md)."""
@@ -165,7 +163,7 @@ def relative_duration(job: TrainingJob, workers: int) -> float:
     """Return about how long `conclude` takes, relative to an evaluation by a number of workers."""
     if job.data.eval is None or not is_due(job):
         return 0.0
-    return DURATION * min(1.0, MOST_LINES * workers / max(1, job.data.eval.usable))
+    return (DURATION + len(_strengths(job))) * min(1.0, MOST_LINES * workers / max(1, job.data.eval.usable))
 
 
 def conclude(
@@ -199,7 +197,7 @@ def _conclude(
             return
     recognizer = Recognizer.load(folder, str(device))
     with closing(iter(batches)) as own_share:
-        trial = try_language_model(recognizer, language_model, own_share, _strengths(job.configuration, is_given))
+        trial = try_language_model(recognizer, language_model, own_share, _strengths(job))
     if batches.problem is not None:
         reporter.warning(f"no language model was tried: {batches.problem}")
         return
@@ -224,10 +222,10 @@ def _own_strength(configuration: Configuration) -> Strength:
     return Strength(configuration.decoding.language_model_weight, configuration.decoding.insertion_bonus)
 
 
-def _strengths(configuration: Configuration, is_given: bool) -> Sequence[Strength]:
-    """Return the strengths to try: that of the configuration alone, if it sets one or the language model was given."""
-    is_set = not config.set_keys(configuration).isdisjoint(STRENGTH_KEYS)
-    return [_own_strength(configuration)] if is_given or is_set else STRENGTHS
+def _strengths(job: TrainingJob) -> Sequence[Strength]:
+    """Return the strengths to try: that of the configuration alone, if it sets one or names a language model."""
+    is_set = not config.set_keys(job.configuration).isdisjoint(STRENGTH_KEYS)
+    return [_own_strength(job.configuration)] if job.language_model is not None or is_set else STRENGTHS
 
 
 def _with_strength(configuration: Configuration, strength: Strength) -> Configuration:

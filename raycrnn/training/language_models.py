@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raycrnn.config import Configuration
-from raycrnn.config.decoding import AUTO, LABELS
+from raycrnn.config.decoding import LABELS
+from raycrnn.config.group import AUTO
 from raycrnn.ingest.training_data import TrainingData
 from raycrnn.language import kneser_ney, model_files
 from raycrnn.language.automaton import describe_unknown, unknown_units

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration, Training
-from raycrnn.config.schema import AUTO
 from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
@@ -64,12 +63,9 @@ def complete(configuration: Configuration, state: RunState) -> Configuration:
         UsageError: The initial model is not that of the run, or cannot be read at its new place.
         RaycrnnError: The model at the new place is damaged.
     """
-    key, before, now = "training.initial_model", state.get("initial_model"), configuration.training.initial_model
-    if now == AUTO:
-        identity = state["identity"] if before is not None else {}
-        set_keys = config.set_keys(configuration) - {key}
-        kept = {each: identity[each] for each in base_model.CHOSEN_KEYS if each in identity and each not in set_keys}
-        now, configuration = before, config.completed(configuration, {**kept, key: before})
+    key, before = base_model.INITIAL_MODEL, state.get("initial_model")
+    configuration = base_model.as_before(configuration, {**state["identity"], key: before})
+    now = configuration.training.initial_model
     if before is None or now is None:
         names = [location and storage.redacted(location) for location in (before, now)]
         check_same_settings({key: names[0]}, {key: names[1]})

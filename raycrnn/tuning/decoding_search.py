@@ -11,7 +11,8 @@ import numpy as np
 
 from raycrnn import config, storage
 from raycrnn.config import Configuration
-from raycrnn.config.decoding import AUTO, LABELS
+from raycrnn.config.decoding import LABELS, STRENGTH_KEYS
+from raycrnn.config.group import AUTO
 from raycrnn.data import csv_files
 from raycrnn.data.lexicon import Lexicon
 from raycrnn.data.rejections import Rejected, Rejection, check_rejections, rejection_table
@@ -126,7 +127,7 @@ def search(space: Search, base: dict[str, object], model: str) -> results.Search
         raise UsageError(f"{output}: exists and is not empty: choose another output_model_dir")
     runtime.limit_threads()
     recognizer = Recognizer.load(model)
-    experiment = Experiment(output, space, base)
+    experiment = Experiment(output, space, _with_stored_strength(base, configuration, recognizer))
     evaluation_set = _read_images(recognizer, configuration)
     if evaluation_set.kept is None:
         size = f"its output for {len(evaluation_set):,} images has {evaluation_set.total_bytes / 2**30:.1f} GiB"
@@ -162,6 +163,15 @@ def search(space: Search, base: dict[str, object], model: str) -> results.Search
 
     results.write(experiment, save_model)
     return results.SearchResult(experiment)
+
+
+def _with_stored_strength(
+    base: dict[str, object], configuration: Configuration, recognizer: Recognizer
+) -> dict[str, object]:
+    """Return the tree of the base with the model's strength of a language model, unless it sets one."""
+    stored, set_keys = recognizer.configuration.model_dump(mode="json"), config.set_keys(configuration)
+    values = {key: config.value_at(stored, key) for key in STRENGTH_KEYS if key not in set_keys}
+    return config.with_values(base, values)
 
 
 def _configuration(experiment: Experiment, trial: Trial) -> Configuration:
@@ -215,14 +225,19 @@ def _run_trial(trial: Trial, experiment: Experiment, evaluation_set: EvaluationS
 def _with_decoding(evaluation_set: EvaluationSet, configuration: Configuration, scores: dict[str, float]) -> Recognizer:
     """Return the model with the decoding of another configuration, and the scores that it has with it."""
     recognizer, language_model = evaluation_set.recognizer, evaluation_set.language_model(configuration.decoding)
-    lexicon = evaluation_set.lexicon(configuration)
+    lexicon, calibration = evaluation_set.lexicon(configuration), recognizer.calibration
+    before, now = recognizer.configuration.model_dump(), configuration.model_dump()
+    same_strength = all(config.value_at(before, key) == config.value_at(now, key) for key in STRENGTH_KEYS)
+    if language_model is not recognizer.decoder.language_model or not same_strength:
+        # It was fitted for what the model had found.
+        calibration = replace(calibration, with_language_model=None)
     return Recognizer(
         recognizer.network,
         recognizer.configuration.model_copy(update={"decoding": configuration.decoding}),
         recognizer.alphabet,
         {**recognizer.metrics, **{name: scores[name] for name in ("cer", "wer", "accuracy")}},
         recognizer.device,
-        recognizer.calibration,
+        calibration,
         language_model.model if language_model else None,
         lexicon.lexicon if lexicon else None,
     )

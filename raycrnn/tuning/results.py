@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from raycrnn import config, storage
+from raycrnn.config.decoding import STRENGTH_KEYS
 from raycrnn.errors import RaycrnnError
 from raycrnn.tuning import console
 from raycrnn.tuning.experiment import SCORES, Experiment, Trial
@@ -60,7 +61,11 @@ def _write_csv(experiment: Experiment) -> None:
 
 def _best_config(experiment: Experiment, best: Trial) -> str:
     """Return the complete configuration of a trial as JSON, ready for train."""
-    configuration = config.parse(config.with_values(experiment.tree, best.values)).model_dump(mode="json")
+    parsed = config.parse(config.with_values(experiment.tree, best.values))
+    configuration = parsed.model_dump(mode="json")
+    for key in set(STRENGTH_KEYS) - config.set_keys(parsed):
+        # Training chooses it, as it did for the trial.
+        del configuration["decoding"][key.removeprefix("decoding.")]
     configuration["output_model_dir"] = storage.with_suffix(configuration["output_model_dir"], "-best")
     return json.dumps(configuration, indent=2, ensure_ascii=False)
 

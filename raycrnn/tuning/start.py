@@ -5,7 +5,7 @@ from typing import Any
 
 from raycrnn import config
 from raycrnn.config import Configuration
-from raycrnn.config.schema import AUTO
+from raycrnn.config.group import AUTO
 from raycrnn.errors import UsageError
 from raycrnn.storage import Directory
 from raycrnn.training import base_model, network_keys
@@ -28,13 +28,9 @@ def alike(configuration: Configuration, search: Search) -> Configuration:
 
 def as_before(configuration: Configuration, output: Directory) -> Configuration:
     """Return the configuration in which `auto` stands for what it stood for when the search started."""
-    if configuration.training.initial_model != AUTO:
-        return configuration
     output.fetch("search.json")
-    # Searches of earlier versions lack the keys: they started from random weights.
-    before = config.read_json_object(output.path / "search.json")["configuration"].get("training", {})
-    kept = {key: before[name] for key in base_model.CHOSEN_KEYS if (name := key.removeprefix("training.")) in before}
-    return config.completed(configuration, {"training.initial_model": None, **kept})
+    training = config.read_json_object(output.path / "search.json")["configuration"].get("training", {})
+    return base_model.as_before(configuration, {f"training.{name}": value for name, value in training.items()})
 
 
 def tree_of_base(base: dict[str, Any], configuration: Configuration) -> dict[str, Any]:

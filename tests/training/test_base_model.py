@@ -46,6 +46,9 @@ def test_many_rows_start_from_random_weights_and_a_line_says_so():
     choice = base_model.suitable(LATIN, 10_001, configuration)
     assert choice.name is None
     assert choice.line.endswith("starts from random weights (training.initial_model=latin: from it)")
+    # Removing the size would change nothing.
+    full = config.parse({"data": {"csv_files_train": "new.csv"}, "model": {"size": "full"}})
+    assert base_model.suitable(LATIN, 10_001, full) == base_model.Choice()
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_lines_of_a_recipe_do_not_count_as_rows(csv, tmp_path):
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"text": {"pattern": "[a-z]{5,9}"}}))
     files = [str(csv), str(recipe)]
-    for own in (files, files[1:], {csv: 0.5 for csv in files}):
+    for own in (files, files[1:], files[1:] * 2, {csv: 0.5 for csv in files}):
         configuration, _, csvs = initial_model.prepare_run(config.parse({"data": {"csv_files_train": own}}))
         assert sum(len(file.rows) for file in csvs.train) >= 10_000
         assert configuration.training.initial_model == "latin"

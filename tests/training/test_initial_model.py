@@ -238,6 +238,7 @@ def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     configuration, model = initial_model.prepare(settings(name))
     assert (model.location, configuration.training.initial_model) == (name, name)
     assert configuration.model.size == "half" and configuration.image.input_shape[0] == 32
+    assert configuration.data.unicode_form == "NFC"
     assert {*"abcxyzABCXYZ0123456789.,;:!?()", "é", "ü", "ß", "ſ", "ø", "€"} <= set(model.alphabet.units)
     network = start(Path(name), ("a", "ſ", "☃"))
     assert all(values.isfinite().all() for values in network.state_dict().values())

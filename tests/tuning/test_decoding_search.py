@@ -9,11 +9,13 @@ import pytest
 from raycrnn import config, evaluate
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.language import arpa, kneser_ney
+from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.training.run import train
 from raycrnn.tune import Tune
 from raycrnn.tuning import decoding_search
+from raycrnn.tuning.decoding_search import EvaluationSet
 from tests.conftest import GLYPHS, words, write_set
 from tests.test_train import configuration
 
@@ -100,6 +102,38 @@ metric: accuracy
     # Without a language model, neither the weight nor the bonus counts.
     assert trials[0]["cer"] == trials[1]["cer"]
     assert trials[4]["cer"] != trials[0]["cer"]
+
+
+@pytest.fixture
+def strong() -> Recognizer:
+    """A model with a language model, whose strength is not the default, and a calibration for it."""
+    decoding = {"language_model_weight": 0.8, "insertion_bonus": 2.0}
+    tree = {"data": {"csv_files_train": "x.csv"}, "model": {"size": "quarter"}, "decoding": decoding}
+    settings, alphabet = config.parse(tree), Alphabet(tuple(GLYPHS))
+    network = CRNN.from_settings(settings.model, settings.image, len(alphabet) + 1)
+    language_model = kneser_ney.estimate([tuple(text) for text in words(50)], 3, alphabet.units)
+    calibration = Calibration(with_language_model=Calibration(samples=7))
+    return Recognizer(network, settings, alphabet, {}, calibration=calibration, language_model=language_model)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "strength", "is_calibrated"),
+    [
+        ({}, (0.8, 2.0), True),
+        ({"beam_width": 3}, (0.8, 2.0), True),
+        ({"language_model_weight": 0.1}, (0.1, 2.0), False),
+        ({"insertion_bonus": 1.0}, (0.8, 1.0), False),
+        ({"language_model": None}, (0.8, 2.0), False),
+    ],
+)
+def test_a_trial_has_the_strength_of_the_model_unless_it_sets_another(strong, decoding, strength, is_calibrated):
+    tree = {"data": {"csv_files_train": "x.csv"}, "decoding": decoding}
+    tree = decoding_search._with_stored_strength(tree, config.parse(tree), strong)
+    scores = {"cer": 0.1, "wer": 0.2, "accuracy": 0.3}
+    found = decoding_search._with_decoding(EvaluationSet(strong, [], []), config.parse(tree), scores)
+    own = found.configuration.decoding
+    assert (own.language_model_weight, own.insertion_bonus) == strength
+    assert (found.calibration.with_language_model is not None) == is_calibrated
 
 
 def test_the_best_model_differs_only_in_its_decoding(trained, tmp_path, capsys):

@@ -42,7 +42,15 @@ def test_best_config_is_complete_and_valid_for_train(found):
     configuration = config.load(found.path / "best_config.json")
     assert configuration.model.keep_prob == 0.51
     assert configuration.output_model_dir == "output-best"
-    assert config.read_json_object(found.path / "best_config.json") == configuration.model_dump(mode="json")
+    # Without the strength of a language model, which training chooses, as it did for the trial.
+    complete = configuration.model_dump(mode="json")
+    weight, bonus = complete["decoding"].pop("language_model_weight"), complete["decoding"].pop("insertion_bonus")
+    assert config.read_json_object(found.path / "best_config.json") == complete
+    found.tree["decoding"] = {"language_model_weight": weight + 0.1}
+    results.write(found, save_model)
+    own = config.read_json_object(found.path / "best_config.json")["decoding"]
+    assert own["language_model_weight"] == weight + 0.1 and "insertion_bonus" not in own
+    assert bonus == config.parse(found.tree).decoding.insertion_bonus
 
 
 def test_the_best_model_replaces_an_earlier_one(found):
