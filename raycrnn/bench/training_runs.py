@@ -226,7 +226,7 @@ def _train(prepared: PreparedRun, folder: Path) -> RunResult:
         **{score: last[score] for score in ("cer", "wer", "accuracy")},
         steps=last["step"],
         seconds=last["seconds"],
-        curve=[{name: record[name] for name in CURVE} for record in records],
+        curve=[{name: record[name] for name in CURVE if name in record} for record in records],
         machine=describe_machine(),
     )
 

@@ -60,11 +60,12 @@ class MetricsRecord(TypedDict):
     seconds: float
     """Wall time of all commands of the run."""
     workers: int
-    train_loss: float
-    images_per_second: float
-    data_wait: float
+    train_loss: NotRequired[float]
+    """Missing before the first step, like the next three."""
+    images_per_second: NotRequired[float]
+    data_wait: NotRequired[float]
     """Fraction of the time that steps waited for their batches."""
-    padding: float
+    padding: NotRequired[float]
     """Ratio of padding to image pixels."""
     skipped_steps: int
     rejected: dict[str, int]
@@ -96,14 +97,15 @@ def metrics_record(
         "share": round(progress.schedule, 4),
         "seconds": round(seconds, 1),
         "workers": workers,
-        "train_loss": progress.mean_loss,
-        "images_per_second": round(throughput.images_per_second(), 1),
-        "data_wait": round(throughput.data_wait(), 5),
-        "padding": round(throughput.padding(), 4),
         "skipped_steps": progress.skipped,
         "rejected": rejected,
         "best": best,
     }
+    if progress.step:
+        record["train_loss"] = progress.mean_loss
+        record["images_per_second"] = round(throughput.images_per_second(), 1)
+        record["data_wait"] = round(throughput.data_wait(), 5)
+        record["padding"] = round(throughput.padding(), 4)
     if result:
         counts = result.counts
         record |= {"cer": counts.cer, "wer": counts.wer, "accuracy": counts.accuracy, "loss": result.loss}
@@ -114,12 +116,17 @@ def metrics_record(
 def describe(record: MetricsRecord, result: ValidationResult | None, settings: Training) -> Iterator[tuple[int, str]]:
     """Yield the levels and the lines that the command logs for an evaluation."""
     minutes, seconds = divmod(round(record["seconds"]), 60)
-    parts = [f"epoch {record['epoch']:g}", f"step {record['step']}", f"loss {record['train_loss']:.3f}"]
+    trained = record["step"] > 0
+    parts = [f"epoch {record['epoch']:g}", f"step {record['step']}"]
+    if trained:
+        parts.append(f"loss {record['train_loss']:.3f}")
     if result:
         scores = {"CER": result.counts.cer, "WER": result.counts.wer, "exact": result.counts.accuracy}
         parts += [f"{name} {100 * score:.2f} %" for name, score in scores.items()]
-    parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
-    parts += [f"padding {100 * record['padding']:.0f} %", f"{minutes}:{seconds:02d}"]
+    if trained:
+        parts += [f"{record['images_per_second']:.0f} img/s", f"wait {100 * record['data_wait']:.1f} %"]
+        parts.append(f"padding {100 * record['padding']:.0f} %")
+    parts.append(f"{minutes}:{seconds:02d}")
     yield logging.INFO, "  ".join(parts + (["best"] if record["best"] and result else []))
     if result and result.is_blank:
         yield _describe_blank(record["step"], settings)

@@ -102,6 +102,18 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
     return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, trial)
 
 
+def evaluates_initial_model(job: TrainingJob) -> bool:
+    """Return whether the initial model is evaluated before the first step, and kept unless training improves on it.
+
+    All trials of a search have the same initial model, so they do without. Neither must it take most of
+    `training.max_minutes`.
+    """
+    data = job.data
+    if job.initial_model is None or data.eval is None or job.counts_all_minutes:
+        return False
+    return not job.configuration.training.max_minutes or data.eval.usable <= data.train.usable
+
+
 def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> TrainingState:
     """Return the progress with which a run continues from a checkpoint."""
     progress = TrainingState(**found.state["progress"])
@@ -201,7 +213,7 @@ class Worker:
             get_image_cache=lambda: ray.get(self.job.image_cache_registry.get_image_cache.remote()),
             report_changed=lambda uri: self.reporter.warning(describe_changed(uri, self.job.output)),
         )
-        # The run may have been stopped after the last step of an epoch, before its evaluation.
+        # That of the initial model; or the run was stopped after the last step of an epoch, before its evaluation.
         stopped = self._evaluation_is_due() and not self._evaluate()
         with closing(iter(stream)) as batches:
             while (
@@ -296,7 +308,9 @@ class Worker:
 
     def _evaluation_is_due(self) -> bool:
         step = self.progress.step
-        return step > 0 and step % self.steps_between_evaluations == 0 and step != self.progress.evaluated_at
+        if step == self.progress.evaluated_at or step % self.steps_between_evaluations:
+            return False
+        return step > 0 or evaluates_initial_model(self.job)
 
     def _evaluate(self) -> bool:
         """Evaluate, and return whether the evaluation was completed: a request to stop ends it."""
@@ -317,7 +331,7 @@ class Worker:
         if self.job.exchanges_weights:
             # The search copies it.
             self.saver.save()
-        elif self.saver.is_due_after_evaluation():
+        elif self.progress.step and self.saver.is_due_after_evaluation():
             self.saver.save_in_background()
         if self.rank == 0:
             self.reporter.evaluation(dict(record))

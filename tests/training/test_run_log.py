@@ -63,6 +63,13 @@ def test_only_blanks_are_normal_at_first_and_a_warning_later():
     assert level == logging.WARNING and "after 1,001 steps" in line and "training.learning_rate=0.001" in line
 
 
+def test_before_the_first_step_only_what_was_evaluated_is_recorded_and_described():
+    record = metrics_record(RESULT, TrainingState(), Throughput(), 0.0, 9.0, 1, {}, True)
+    assert not record.keys() & {"train_loss", "images_per_second", "data_wait", "padding"}
+    [(_, line)] = run_log.describe(record, RESULT, Training())
+    assert line == "epoch 0  step 0  CER 50.00 %  WER 100.00 %  exact 0.00 %  0:09  best"
+
+
 @pytest.mark.parametrize(
     "text",
     [

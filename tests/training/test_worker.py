@@ -1,6 +1,7 @@
 """The loop of a worker, without Ray: its steps, evaluations, checkpoints, and how it stops."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,16 +11,20 @@ import safetensors.torch
 import torch
 
 from raycrnn import config
+from raycrnn.config import Training
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import StorageError, WriteError
 from raycrnn.model.batch import Batch
 from raycrnn.training import checkpoint, collectives, run_log, worker
 from raycrnn.training.initial_model import InitialModel
+from raycrnn.training.learner import Learner
 from raycrnn.training.worker import Worker
 from tests.conftest import words
 from tests.training.test_learner import ALPHABET, CPU, SMALL, make_batch, network
 
 BATCHES_PER_EPOCH = 4
+
+EVALUATION = make_batch(words(8, 99))
 
 BATCHES = [make_batch(words(2, seed)) for seed in range(3 * BATCHES_PER_EPOCH)]
 
@@ -38,6 +43,9 @@ class Reporter:
 
     def progress(self, make: Callable[[], object]) -> None:
         make()
+
+    def check_stop(self) -> bool:
+        return self.stop_requested
 
     def evaluation(self, record: dict) -> None:
         self.evaluated.append(record)
@@ -61,6 +69,18 @@ class Stream:
             yield BATCHES[number]
 
 
+class EvaluationStream:
+    """The evaluation batch from memory."""
+
+    problem = None
+
+    def __init__(self) -> None:
+        self.rejected: dict = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield EVALUATION
+
+
 @pytest.fixture
 def train(monkeypatch, tmp_path):
     """Train in a folder of the test, and return the reporter and the last checkpoint."""
@@ -69,12 +89,14 @@ def train(monkeypatch, tmp_path):
         name: str,
         before_batch: Callable[[Reporter, int], None] = lambda *_: None,
         model: InitialModel | None = None,
+        eval_rows: int = 0,
         **settings: object,
     ) -> tuple[Reporter, checkpoint.Checkpoint]:
         reporter, output = Reporter(), tmp_path / name
         configuration = config.parse(
             {
                 "data": {"csv_files_train": ["train.csv"]},
+                "decoding": {"language_model": None},
                 "model": {"cnn_channels": SMALL, "lstm_size": 32},
                 "training": {"n_epochs": 3, "precision": "fp32", **settings},
             }
@@ -89,20 +111,24 @@ def train(monkeypatch, tmp_path):
                 first, stop, lambda number: before_batch(reporter, number)
             ),
         )
-        Worker(make_job(configuration, output, model), reporter, CPU, None).run()
+        monkeypatch.setattr(worker, "open_eval_stream", lambda _: EvaluationStream())
+        Worker(make_job(configuration, output, model, eval_rows), reporter, CPU, None).run()
         return reporter, checkpoint.latest(output / "checkpoints")[0]
 
     return train
 
 
-def make_job(configuration: config.Configuration, output: Path, initial_model: InitialModel | None) -> SimpleNamespace:
-    """Return the parts of a job that a worker without Ray and without evaluation rows needs."""
-    samples = SimpleNamespace(rows=len(BATCHES), rejections=())
+def make_job(
+    configuration: config.Configuration, output: Path, initial_model: InitialModel | None, eval_rows: int = 0
+) -> SimpleNamespace:
+    """Return the parts of a job that a worker without Ray needs."""
+    samples = SimpleNamespace(rows=len(BATCHES), usable=len(BATCHES), rejections=())
+    evaluation = SimpleNamespace(rows=eval_rows, usable=eval_rows, rejections=()) if eval_rows else None
     data = SimpleNamespace(
         alphabet=ALPHABET,
         train=samples,
-        eval=None,
-        sets={"train": samples},
+        eval=evaluation,
+        sets={"train": samples} | ({"eval": evaluation} if evaluation else {}),
         csv_digests={},
         csv_row_digests={},
         lexicon=None,
@@ -113,7 +139,7 @@ def make_job(configuration: config.Configuration, output: Path, initial_model: I
         output=str(output),
         owner=None,
         allocation=SimpleNamespace(threads=torch.get_num_threads()),
-        started=0.0,
+        started=time.time(),
         counts_all_minutes=False,
         taken_over=None,
         trains_on=False,
@@ -174,6 +200,44 @@ def test_a_run_that_started_from_a_model_resumes_from_its_checkpoint_without_the
         assert tensor.equal(resumed.tensors[name]), name
     kernel = "convolutions.1.convolution.weight"
     assert straight.tensors[f"network.{kernel}"].equal(network(seed=5).state_dict()[kernel])
+
+
+def initial_model(weights: dict[str, torch.Tensor]) -> InitialModel:
+    """Return a model of the alphabet with these weights."""
+    own = config.parse({"data": {"csv_files_train": "old.csv"}})
+    return InitialModel("model", own, ALPHABET, "", safetensors.torch.save(weights))
+
+
+def test_a_model_is_evaluated_before_it_is_trained_on_and_kept_if_training_makes_it_worse(train, tmp_path):
+    learner = Learner(network(seed=5), Training(learning_rate=3e-3, precision="fp32"), CPU)
+    for step in range(100):
+        learner.train_step(EVALUATION, 100 - step)
+    learnt = {name: tensor.contiguous() for name, tensor in learner.network.state_dict().items()}
+    reporter, last = train("model", model=initial_model(learnt), eval_rows=8, learning_rate=3e-2)
+    assert [record["step"] for record in reporter.evaluated] == [0, 4, 8, 12]
+    before, *later = [record["cer"] for record in reporter.evaluated]
+    assert before < 0.2 < min(later)
+    assert [record["best"] for record in reporter.evaluated] == [True, False, False, False]
+    assert last.state["progress"]["best"] == {**reporter.ended["best"], "epoch": 0, "step": 0, "cer": before}
+    kept = safetensors.torch.load_file(tmp_path / "model" / "model" / "model.safetensors")
+    assert all(kept[name].equal(tensor) for name, tensor in learnt.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "eval_rows", "settings", "steps"),
+    [
+        (True, 8, {"max_minutes": 99.0}, [0, 4, 8, 12]),
+        (True, len(BATCHES) + 1, {"max_minutes": 99.0}, [4, 8, 12]),
+        (True, 0, {}, [4, 8, 12]),
+        (False, 8, {}, [4, 8, 12]),
+    ],
+)
+def test_random_weights_are_not_evaluated_before_the_first_step_nor_a_model_if_that_takes_too_long(
+    train, model, eval_rows, settings, steps
+):
+    initial = initial_model(network().state_dict()) if model else None
+    reporter, _ = train("run", model=initial, eval_rows=eval_rows, **settings)
+    assert [record["step"] for record in reporter.evaluated] == steps
 
 
 def test_a_failure_to_write_the_logs_ends_the_run_with_the_reason(train, monkeypatch):
