@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from raycrnn import __version__, cluster, config, storage
 from raycrnn.config import Configuration
-from raycrnn.config.group import AUTO
 from raycrnn.console import defer_stop
 from raycrnn.data import labelled_csvs
 from raycrnn.data.csv_files import CsvFile
@@ -74,7 +73,7 @@ def train(configuration: Configuration, address: str | None = None) -> FoldsResu
     # All folds start alike, also those that start when the run is resumed.
     if before is not None:
         configuration = base_model.as_before(configuration, before.get(CHOSEN, {}))
-    elif configuration.training.initial_model == AUTO:
+    else:
         configuration = base_model.choose(configuration, csvs)
     with storage.lock_output(output):
         output.claim()

@@ -35,7 +35,9 @@ LEAST_LETTERS = 20
 
 INITIAL_MODEL = "training.initial_model"
 
-CHOSEN_KEYS = (INITIAL_MODEL, "training.initial_alphabet")
+INITIAL_ALPHABET = "training.initial_alphabet"
+
+CHOSEN_KEYS = (INITIAL_MODEL, INITIAL_ALPHABET)
 """The keys that `choose` sets. A resumed run keeps the values that they had when it started."""
 
 
@@ -47,11 +49,13 @@ def directory_of(location: str) -> AbstractContextManager[str | Path]:
 
 
 def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
-    """Return the configuration of a new run with the model that `training.initial_model=auto` stands for, or null.
+    """Return the configuration of a new run, in which `auto` has become the model that suits it, or null.
 
     A line says which model was chosen, or what is in the way of one that has the units. All folds of a cross-validation
     have the same choice.
     """
+    if configuration.training.initial_model != AUTO:
+        return configuration
     files = [*csvs.train, *csvs.eval] if configuration.training.fold else csvs.train
     rows = [row for file in files for row in file.rows]
     # As many lines as wanted can be drawn by a recipe: they say nothing about what the user has.
@@ -61,10 +65,10 @@ def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
     if choice.line:
         logger.info(choice.line)
     values: dict[str, object] = {INITIAL_MODEL: choice.name}
-    own_alphabet = csvs.alphabet is not None and "training.initial_alphabet" not in config.set_keys(configuration)
+    own_alphabet = csvs.alphabet is not None and INITIAL_ALPHABET not in config.set_keys(configuration)
     if choice.name is not None and own_alphabet:
         # The alphabet of the user stays as it is.
-        values["training.initial_alphabet"] = "new"
+        values[INITIAL_ALPHABET] = "new"
     return config.completed(configuration, values)
 
 
@@ -79,9 +83,9 @@ def as_before(configuration: Configuration, before: Mapping[str, object]) -> Con
     if configuration.training.initial_model != AUTO:
         return configuration
     values: dict[str, object] = {INITIAL_MODEL: before.get(INITIAL_MODEL)}
-    if values[INITIAL_MODEL] is not None:
-        set_keys = config.set_keys(configuration)
-        values |= {key: before[key] for key in CHOSEN_KEYS[1:] if key in before and key not in set_keys}
+    has_model, is_set = values[INITIAL_MODEL] is not None, INITIAL_ALPHABET in config.set_keys(configuration)
+    if has_model and not is_set and INITIAL_ALPHABET in before:
+        values[INITIAL_ALPHABET] = before[INITIAL_ALPHABET]
     return config.completed(configuration, values)
 
 
@@ -113,14 +117,12 @@ def suitable(units: Collection[str], rows: int, configuration: Configuration) ->
             continue
         has = f"{name}, a model that comes with raycrnn, has {len(known)} of the {len(units)} units of the labels"
         others = _needs_another(configuration, own)
+        if rows > MOST_ROWS and others:
+            return Choice()
         if rows > MOST_ROWS:
-            return (
-                Choice()
-                if others
-                else Choice(
-                    line=f"{has}: with more than {MOST_ROWS:,} rows, training starts from random weights "
-                    f"(training.initial_model={name}: from it)"
-                )
+            return Choice(
+                line=f"{has}: with more than {MOST_ROWS:,} rows, training starts from random weights "
+                f"(training.initial_model={name}: from it)"
             )
         if others:
             return Choice(
