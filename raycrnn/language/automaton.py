@@ -126,12 +126,15 @@ class Automaton:
         model = self.model
         # They differ from the rows of their suffixes by a back-off weight, and by the n-grams that there are.
         suffix = model.suffix_S[states]
-        self._fill(np.unique(suffix[suffix >= 0]))
+        longer = suffix >= 0  # All but the empty context, which has an n-gram for each column.
+        suffix = suffix[longer]
+        self._fill(np.unique(suffix))
         first, end = self._rows, self._rows + len(states)
         self._make_room(end)
         log_prob_RC, next_RC = self._log_prob_RC[first:end], self._next_RC[first:end]
-        log_prob_RC[:] = self._log_prob_RC[self._row_S[suffix]] + LN_10 * model.backoff_S[states][:, None]
-        next_RC[:] = self._next_RC[self._row_S[suffix]]
+        backoff = LN_10 * model.backoff_S[states[longer], None]
+        log_prob_RC[longer] = self._log_prob_RC[self._row_S[suffix]] + backoff
+        next_RC[longer] = self._next_RC[self._row_S[suffix]]
         start, stop = model.first_child_S[states], model.first_child_S[states + 1]
         child = _ranges(start, stop)
         column = self._column_V[model.unit_S[child]]

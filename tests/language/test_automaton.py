@@ -48,3 +48,11 @@ def test_units_that_the_model_lacks_are_known_and_as_likely_as_unknown_ones():
     row, log_prob_RC, _ = walked.rows(np.array([0]))
     unknown = math.log(10) * model.log_prob_S[1 + UNKNOWN_ID]
     assert log_prob_RC[row[0], walked.columns[3:]] == pytest.approx([unknown, unknown])
+
+
+def test_no_row_is_computed_from_memory_that_was_not_written():
+    model = kneser_ney.estimate([tuple("abcabcbbaccab")], 3)
+    walked = Automaton(model, ALPHABET)
+    walked._log_prob_RC.view(np.int32)[:] = 0x7F800001  # A signalling NaN: computing with it is an invalid operation.
+    with np.errstate(all="raise"):
+        check_walk(model, walked, "abcz")
