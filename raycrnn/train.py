@@ -77,6 +77,8 @@ class Train(Command):
         best = outcome["best"]
         if "cer" in best:
             print(f"best: {_describe(best)} at epoch {best['epoch']:g}")
+            if best["epoch"] == 0:
+                print("      the model that training started from: a lower training.learning_rate may improve it")
         print(f"model: {model}")
         print(f"next:  raycrnn predict {shlex.quote(model)} images/ -o transcriptions.csv")
         print(f"       tensorboard --logdir {shlex.quote(storage.join(output, 'logs'))}")

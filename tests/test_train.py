@@ -349,7 +349,7 @@ def test_a_run_starts_from_a_model_which_it_does_not_need_to_resume(local_ray, t
         assert own["initial_model_sha256"] == hashlib.sha256(weights).hexdigest()
     shutil.rmtree(base)
     train(configuration(tuned, training={**settings, "n_epochs": 3}, restore_model=True, **groups))
-    assert [record["epoch"] for record in metrics(tuned)] == [1, 2, 3]
+    assert [record["epoch"] for record in metrics(tuned)] == [0, 1, 2, 3]
     before, after = (safetensors.torch.load(data) for data in (weights, checkpoint_tensors(tuned)))
     kernels = [name for name in before if name.startswith("convolutions.")]
     assert kernels and all(before[name].equal(after[f"network.{name}"]) for name in kernels)

@@ -53,7 +53,7 @@ class RunResult:
     steps: int
     seconds: float
     curve: list[dict[str, float]]
-    """The values of `CURVE` at each evaluation."""
+    """The values of `CURVE` at each evaluation after the first step."""
     machine: str
 
     @property
@@ -226,7 +226,7 @@ def _train(prepared: PreparedRun, folder: Path) -> RunResult:
         **{score: last[score] for score in ("cer", "wer", "accuracy")},
         steps=last["step"],
         seconds=last["seconds"],
-        curve=[{name: record[name] for name in CURVE if name in record} for record in records],
+        curve=[{name: record[name] for name in CURVE} for record in records if record["step"]],
         machine=describe_machine(),
     )
 

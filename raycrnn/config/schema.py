@@ -228,7 +228,8 @@ class Training(Group):
     save_minutes: Annotated[float, Field(gt=0)] = 5.0
     """Minutes after which a checkpoint is saved in any case: a run that is killed loses no more than that."""
     early_stopping: Positive | None = None
-    """Number of evaluations without improvement after which training stops. By default it never stops early."""
+    """Number of evaluations without improvement after which training stops, not counted while the initial model is the
+    best one. By default it never stops early."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Floating-point precision. auto: bfloat16 autocast if the hardware computes in it, else float32."""
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0

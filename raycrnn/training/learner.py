@@ -42,6 +42,8 @@ class TrainingState:
 
     step: int = 0
     """Steps done; also the index of the next batch, over all epochs."""
+    batches_per_epoch: int = 0
+    """Steps of an epoch; 0 in checkpoints of earlier versions."""
     schedule: float = 0.0
     """Completed fraction of the schedule."""
     loss_sum: float = 0.0
@@ -53,7 +55,7 @@ class TrainingState:
     evaluated_at: int = -1
     """Step of the last evaluation."""
     since_best: int = 0
-    """Evaluations since the best one."""
+    """Evaluations since the best one, if that was not the one before the first step."""
     best: dict[str, float] = field(default_factory=dict)
     """Scores of the best evaluation."""
     finished: bool = False

@@ -90,13 +90,9 @@ def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
     if "model" not in output.entries():
         raise UsageError(f"{output}: this run is finished, but its model/ is missing: start a new output_model_dir")
     before, now = state.get("limits") or _limits_of_run(output), checkpoint.limits_of(settings)
-    best, step = state["progress"]["best"], state["progress"]["step"]
-    epoch = step * best["epoch"] / best["step"]
-    # The best evaluation may have been in the first thousandth of an epoch.
-    batches = max(1, round(best["step"] / max(best["epoch"], 0.0005)))
-    epochs = settings.epochs(batches)
-    # `epoch` in `best` is rounded.
-    if round(epoch, 2) >= epochs:
+    batches = _batches_per_epoch(state)
+    epoch, epochs = state["progress"]["step"] / batches, settings.epochs(batches)
+    if epoch >= epochs:
         return False
     if not (
         epochs > (before["n_epochs"] or settings.model_copy(update={"n_epochs": None}).epochs(batches))
@@ -110,6 +106,15 @@ def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
         f"new {settings.schedule} schedule. Its model is only replaced by a better one"
     )
     return True
+
+
+def _batches_per_epoch(state: RunState) -> int:
+    progress = state["progress"]
+    if progress.get("batches_per_epoch"):
+        return progress["batches_per_epoch"]
+    # A checkpoint of an earlier version. The best evaluation may have been in the first thousandth of an epoch.
+    best = progress["best"]
+    return max(1, round(best["step"] / max(best["epoch"], 0.0005)))
 
 
 def _exceeds(limit: float | None, before: float | None) -> bool:

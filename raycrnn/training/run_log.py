@@ -128,7 +128,7 @@ def describe(record: MetricsRecord, result: ValidationResult | None, settings: T
         parts.append(f"padding {100 * record['padding']:.0f} %")
     parts.append(f"{minutes}:{seconds:02d}")
     yield logging.INFO, "  ".join(parts + (["best"] if record["best"] and result else []))
-    if result and result.is_blank:
+    if trained and result and result.is_blank:
         yield _describe_blank(record["step"], settings)
 
 

@@ -105,13 +105,14 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
 def evaluates_initial_model(job: TrainingJob) -> bool:
     """Return whether the initial model is evaluated before the first step, and kept unless training improves on it.
 
-    All trials of a search have the same initial model, so they do without. Neither must it take most of
-    `training.max_minutes`.
+    All trials of a search have the same initial model, so they do without. So do runs with a time limit in which this
+    evaluation may take as long as an epoch.
     """
-    data = job.data
-    if job.initial_model is None or data.eval is None or job.counts_all_minutes:
+    data, settings = job.data, job.configuration.training
+    # Not `job.initial_model`, which a run lacks that was stopped in this evaluation and is resumed.
+    if settings.initial_model_sha256 is None or data.eval is None or job.counts_all_minutes:
         return False
-    return not job.configuration.training.max_minutes or data.eval.usable <= data.train.usable
+    return not settings.max_minutes or data.eval.usable <= data.train.usable
 
 
 def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> TrainingState:
@@ -166,7 +167,7 @@ class Worker:
         """Seconds that earlier commands spent on this run."""
         self._restore()
         self.progress = self.learner.progress
-        batches = self.spec.batches_per_epoch
+        self.progress.batches_per_epoch = batches = self.spec.batches_per_epoch
         self.last_step = self.settings.epochs(batches) * batches
         self.steps_between_evaluations = self.settings.epochs_between_evaluations(batches) * batches
         self.time_budget = make_time_budget(job, self.last_step, self.steps_between_evaluations, self.seconds_before)
@@ -340,6 +341,10 @@ class Worker:
         if self.report_metrics is not None:
             self.reporter.set_activity("reporting metrics to Ray Train, or waiting for other workers to report")
             self.report_metrics(dict(record))
+        if self.progress.step == 0:
+            # It takes longer than the next ones, because nothing is in memory yet.
+            self.start_times["evaluation of the initial model"] = time.time()
+            return True
         # With the checkpoint: all of it takes time from the steps.
         self.time_budget.evaluated(time.monotonic() - start)
         self.throughput.pause(time.monotonic() - start)
@@ -349,7 +354,9 @@ class Worker:
         """Record an evaluation, and export the model if it is the best one."""
         progress = self.progress
         best = result is None or result.better_than(progress.best)
-        progress.since_best = 0 if best else progress.since_best + 1
+        # A good model gets worse at first, while the learning rate rises.
+        counts = not best and progress.best.get("step") != 0
+        progress.since_best = progress.since_best + 1 if counts else 0
         if best:
             scores = result.scores() if result else {}
             progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}

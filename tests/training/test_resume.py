@@ -110,10 +110,10 @@ def _write(path, rows):
     return path
 
 
-def finished(folder, limits, step=60, best=(40, 4.0)):
+def finished(folder, limits, step=60, best=(40, 4.0), **more):
     """Return the directory and the state of a finished run with ten steps an epoch."""
     (folder / "model").mkdir(exist_ok=True)
-    progress = {"step": step, "finished": True, "best": {"step": best[0], "epoch": best[1]}}
+    progress = {"step": step, "finished": True, "best": {"step": best[0], "epoch": best[1]}, **more}
     return Directory(folder), {"progress": progress, "rejected_count": 0, "limits": {**LIMITS, **limits}}
 
 
@@ -148,6 +148,12 @@ def test_a_finished_run_trains_on_only_with_larger_limits(tmp_path, caplog, befo
     with caplog.at_level(logging.INFO):
         assert resume.trains_on(*finished(tmp_path, before, step), training) is goes_on
     assert bool(caplog.messages) is goes_on
+
+
+@pytest.mark.parametrize(("epochs", "goes_on"), [(6, False), (7, True)])
+def test_a_finished_run_whose_best_model_is_that_before_the_first_step_can_train_on(tmp_path, epochs, goes_on):
+    run = finished(tmp_path, {}, best=(0, 0.0), batches_per_epoch=10)
+    assert resume.trains_on(*run, config.Training(n_epochs=epochs)) is goes_on
 
 
 def test_a_line_says_from_where_to_where_a_finished_run_trains_on(tmp_path, caplog):

@@ -24,6 +24,9 @@ from tests.training.test_learner import ALPHABET, CPU, SMALL, make_batch, networ
 
 BATCHES_PER_EPOCH = 4
 
+FROM_A_MODEL = {"initial_model": "model", "initial_model_sha256": "0"}
+"""The settings of a run that starts from a model."""
+
 EVALUATION = make_batch(words(8, 99))
 
 BATCHES = [make_batch(words(2, seed)) for seed in range(3 * BATCHES_PER_EPOCH)]
@@ -90,6 +93,7 @@ def train(monkeypatch, tmp_path):
         before_batch: Callable[[Reporter, int], None] = lambda *_: None,
         model: InitialModel | None = None,
         eval_rows: int = 0,
+        is_trial: bool = False,
         **settings: object,
     ) -> tuple[Reporter, checkpoint.Checkpoint]:
         reporter, output = Reporter(), tmp_path / name
@@ -112,7 +116,9 @@ def train(monkeypatch, tmp_path):
             ),
         )
         monkeypatch.setattr(worker, "open_eval_stream", lambda _: EvaluationStream())
-        Worker(make_job(configuration, output, model, eval_rows), reporter, CPU, None).run()
+        job = make_job(configuration, output, model, eval_rows)
+        job.counts_all_minutes = is_trial
+        Worker(job, reporter, CPU, None).run()
         return reporter, checkpoint.latest(output / "checkpoints")[0]
 
     return train
@@ -181,12 +187,7 @@ def test_a_run_that_started_from_a_model_resumes_from_its_checkpoint_without_the
     def ask(reporter: Reporter, number: int) -> None:
         reporter.stop_requested = number + 1 >= 6
 
-    settings = {
-        "initial_model": "model",
-        "initial_model_sha256": "0",
-        "initial_layers_rate": 0.5,
-        "frozen_convolutions": 2,
-    }
+    settings = {**FROM_A_MODEL, "initial_layers_rate": 0.5, "frozen_convolutions": 2}
     own = config.parse({"data": {"csv_files_train": "old.csv"}})
     weights = safetensors.torch.save(network(seed=5).state_dict())
     # The model has the units in another order.
@@ -208,35 +209,59 @@ def initial_model(weights: dict[str, torch.Tensor]) -> InitialModel:
     return InitialModel("model", own, ALPHABET, "", safetensors.torch.save(weights))
 
 
-def test_a_model_is_evaluated_before_it_is_trained_on_and_kept_if_training_makes_it_worse(train, tmp_path):
+@pytest.fixture(scope="module")
+def learnt() -> dict[str, torch.Tensor]:
+    """The weights of a network that has learnt the evaluation rows."""
     learner = Learner(network(seed=5), Training(learning_rate=3e-3, precision="fp32"), CPU)
     for step in range(100):
         learner.train_step(EVALUATION, 100 - step)
-    learnt = {name: tensor.contiguous() for name, tensor in learner.network.state_dict().items()}
-    reporter, last = train("model", model=initial_model(learnt), eval_rows=8, learning_rate=3e-2)
+    return {name: tensor.contiguous() for name, tensor in learner.network.state_dict().items()}
+
+
+WORSE = {**FROM_A_MODEL, "learning_rate": 3e-2}
+"""Settings with which training makes that network worse."""
+
+
+def test_a_model_is_evaluated_before_it_is_trained_on_and_kept_if_training_makes_it_worse(train, tmp_path, learnt):
+    # The evaluations after the first one do not count as ones without improvement.
+    reporter, last = train("model", model=initial_model(learnt), eval_rows=8, early_stopping=1, **WORSE)
     assert [record["step"] for record in reporter.evaluated] == [0, 4, 8, 12]
-    before, *later = [record["cer"] for record in reporter.evaluated]
-    assert before < 0.2 < min(later)
+    first, *later = reporter.evaluated
+    assert first["cer"] < min(record["cer"] for record in later)
     assert [record["best"] for record in reporter.evaluated] == [True, False, False, False]
-    assert last.state["progress"]["best"] == {**reporter.ended["best"], "epoch": 0, "step": 0, "cer": before}
+    scores = {name: first[name] for name in ("cer", "wer", "accuracy", "loss")}
+    assert reporter.ended["best"] == last.state["progress"]["best"] == {**scores, "epoch": 0, "step": 0}
     kept = safetensors.torch.load_file(tmp_path / "model" / "model" / "model.safetensors")
     assert all(kept[name].equal(tensor) for name, tensor in learnt.items())
 
 
+def test_a_run_that_is_stopped_while_it_evaluates_its_model_evaluates_it_when_it_is_resumed(train, monkeypatch, learnt):
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "check_stop", lambda _: True)
+        stopped, last = train("run", model=initial_model(learnt), eval_rows=8, **WORSE)
+    assert stopped.ended == {"stopped": 0} and not stopped.evaluated
+    assert last.state["progress"]["step"] == 0
+    resumed, _ = train("run", eval_rows=8, **WORSE)
+    assert [record["step"] for record in resumed.evaluated] == [0, 4, 8, 12]
+    assert resumed.ended["best"]["step"] == 0
+
+
 @pytest.mark.parametrize(
-    ("model", "eval_rows", "settings", "steps"),
+    ("eval_rows", "settings", "is_trial", "steps"),
     [
-        (True, 8, {"max_minutes": 99.0}, [0, 4, 8, 12]),
-        (True, len(BATCHES) + 1, {"max_minutes": 99.0}, [4, 8, 12]),
-        (True, 0, {}, [4, 8, 12]),
-        (False, 8, {}, [4, 8, 12]),
+        (len(BATCHES), {**FROM_A_MODEL, "max_minutes": 99.0}, False, [0, 4, 8, 12]),
+        (len(BATCHES) + 1, {**FROM_A_MODEL, "max_minutes": 99.0}, False, [4, 8, 12]),
+        (len(BATCHES) + 1, FROM_A_MODEL, False, [0, 4, 8, 12]),
+        (8, FROM_A_MODEL, True, [4, 8, 12]),
+        (0, FROM_A_MODEL, False, [4, 8, 12]),
+        (8, {}, False, [4, 8, 12]),
     ],
 )
 def test_random_weights_are_not_evaluated_before_the_first_step_nor_a_model_if_that_takes_too_long(
-    train, model, eval_rows, settings, steps
+    train, eval_rows, settings, is_trial, steps
 ):
-    initial = initial_model(network().state_dict()) if model else None
-    reporter, _ = train("run", model=initial, eval_rows=eval_rows, **settings)
+    initial = initial_model(network().state_dict()) if settings else None
+    reporter, _ = train("run", model=initial, eval_rows=eval_rows, is_trial=is_trial, **settings)
     assert [record["step"] for record in reporter.evaluated] == steps
 
 
