@@ -24,7 +24,8 @@ class Predict(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model. If several follow each other, or if it holds several, they vote."""
+    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn. If several
+    follow each other, or if it holds several, they vote."""
     inputs: CliPositionalArg[Annotated[list[str], Metavar("INPUT")]] = Field(min_length=1)
     """Images, folders and .csv files, and settings of decoding as KEY=VALUE, such as decoding.num_beam_paths=3."""
     output: Annotated[str | None, Metavar("FILE")] = Field(None, validation_alias=AliasChoices("o", "output"))
@@ -35,7 +36,8 @@ class Predict(Command):
     resume: bool = False
     """Resume a run with the same output that was stopped."""
     format: Format | None = None
-    """Format of the output. Default: the one that the name of the output selects."""
+    """Format of the output. labels is a CSV to correct and train on, without the images that cannot be read. Default:
+    the one that the name of the output selects."""
     confidence: bool = False
     """Add a column with the confidence to CSV. The other formats always have it."""
     spans: bool = False
@@ -65,11 +67,12 @@ class Predict(Command):
         configurations = read_configurations(models, overrides)
         configuration = configurations[0]
         output = Output(self.output, self.resume, self.overwrite)
+        spans = self.spans or self.format == "labels"
         layout = output.layout(self.format, configuration.decoding.num_beam_paths, self.confidence, self.spans)
         inputs = list_inputs(names, configuration.data)
         output.check(models, names, inputs)
         language_model, lexicon = overridden_language_model(overrides), overridden_lexicon(models, overrides)
-        job = make_job(models, configurations, overrides, digests, self.spans, self.replicas, language_model, lexicon)
+        job = make_job(models, configurations, overrides, digests, spans, self.replicas, language_model, lexicon)
         read = predict(job, configuration, inputs, output, layout, self.address)
         if read is None:
             return 130

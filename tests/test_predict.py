@@ -23,7 +23,7 @@ from ray import cloudpickle
 from raycrnn import config, storage
 from raycrnn.cluster import start_time, workers
 from raycrnn.console import ImageProgress
-from raycrnn.data import image, inputs
+from raycrnn.data import csv_files, image, inputs
 from raycrnn.model import voter
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
@@ -606,3 +606,18 @@ def test_every_row_comes_once_when_a_worker_is_killed(local_ray, model, images, 
     with Executor() as executor, running_in_thread(lambda: wait_until(lambda: kill_all(title))):
         found = [result.transcription.text for result in executor.transcribe(job, paths)]
     assert found == [texts[number % 4] for number in range(MANY)]
+
+
+def test_readings_are_labels_to_train_on(model, images, tmp_path, capsys):
+    (tmp_path / "drafts").mkdir()
+    (images / "broken.png").write_bytes(b"no image")
+    draft = tmp_path / "drafts" / "labels.csv"
+    assert Predict.call([model, str(images), "--format", "labels", "-o", str(draft)], "predict") == 0
+    error = capsys.readouterr().err
+    assert Predict.call([model, str(images), "--format", "jsonl"], "predict") == 0
+    read = {row["path"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
+    file = csv_files.read_csv(str(draft))
+    found = {os.path.realpath(tmp_path / "drafts" / row.path): row.label for row in file.rows}
+    assert found == {os.path.realpath(path): row["text"] for path, row in read.items() if row["error"] is None}
+    left_out = [path for path, row in read.items() if row["error"] is not None]
+    assert left_out and all(f"{path}: left out of the labels: " in error for path in left_out)

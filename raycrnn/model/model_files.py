@@ -2,6 +2,8 @@
 
 import hashlib
 import itertools
+import logging
+import os
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -16,8 +18,11 @@ from raycrnn.data.lexicon import Lexicon
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.language import model_files as language_files
 from raycrnn.language.ngram_model import NgramModel
+from raycrnn.model.model_names import NAMES, directory_of
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 CONFIGURATION, ALPHABET, METRICS = "config.json", "alphabet.json", "metrics.json"
@@ -33,7 +38,7 @@ MODELS = "models.json"
 """In a directory of several models, which vote: {"models": [the names of their directories in it]}."""
 
 Models = str | Path | Sequence[str | Path]
-"""Paths or URIs of model directories, or of directories that hold several models."""
+"""Paths, URIs or names (`model_names.NAMES`) of model directories, or of directories that hold several models."""
 
 FILES = (WEIGHTS, CONFIGURATION, ALPHABET, METRICS, CALIBRATION, LANGUAGE_MODEL, LEXICON, MODELS)
 """The files that are read."""
@@ -45,7 +50,7 @@ IDENTITY_FILES = (*REQUIRED_FILES, LANGUAGE_MODEL, LEXICON)
 
 
 def members(models: Models) -> tuple[str, ...]:
-    """Return the paths or URIs of all model directories, with those that directories of several models list.
+    """Return the locations of all model directories, with those that directories of several models list.
 
     Raises:
         UsageError: The list of a directory cannot be read or is not valid.
@@ -65,9 +70,9 @@ def _members_of(location: str) -> list[str]:
 
 
 def is_model(location: str) -> bool:
-    """Return whether a path or URI is that of a model directory, or of a directory that holds several models."""
+    """Return whether a location is that of a model directory, or of a directory that holds several models."""
     try:
-        return any(storage.exists(storage.join(location, name)) for name in (WEIGHTS, MODELS))
+        return any(storage.exists(storage.join(directory_of(location), name)) for name in (WEIGHTS, MODELS))
     except OSError:
         # Storage is unreachable. Whatever uses the argument reports it.
         return False
@@ -107,7 +112,10 @@ def leading_models(first: str, arguments: Sequence[str]) -> tuple[list[str], lis
         first: The first argument, which is a model directory.
         arguments: The others.
     """
-    others = list(itertools.takewhile(is_model, arguments))
+    if first in NAMES and os.path.exists(first):
+        logger.warning(f"{first} is the model that comes with raycrnn: for the folder of that name, write ./{first}")
+    # Images may lie in a folder of that name.
+    others = list(itertools.takewhile(lambda each: is_model(f"./{each}" if os.path.exists(each) else each), arguments))
     return [first, *others], list(arguments[len(others) :])
 
 
@@ -121,7 +129,7 @@ def read_configurations(models: Models, overrides: Sequence[str] = ()) -> list[c
     check_overrides(overrides)
     configurations = []
     for location in members(models):
-        with storage.copied(location, FILES) as folder:
+        with storage.copied(directory_of(location), FILES) as folder:
             configurations.append(configuration_of(folder, location, overrides))
     return configurations
 
@@ -132,9 +140,9 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
     If the directory is replaced in the meantime, the function reads the new one.
     """
     # Not of the copy, whose files may be those of two models.
-    source = as_location(location)
+    source, directory = as_location(location), directory_of(str(location))
     before = fingerprint(source)
-    with storage.copied(location, FILES) as folder:
+    with storage.copied(directory, FILES) as folder:
         try:
             result = read(folder)
         except RaycrnnError:
@@ -143,7 +151,7 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
         else:
             if fingerprint(source) == before:
                 return result
-    with storage.copied(location, FILES) as folder:
+    with storage.copied(directory, FILES) as folder:
         return read(folder)
 
 
@@ -242,10 +250,18 @@ def file_digests(models: Models) -> dict[str, str]:
 
 
 def as_location(models: Models) -> Models:
-    """Return URIs as strings, anything else as paths, so that equal locations compare equal."""
-    if isinstance(models, str | Path):
-        return str(models) if storage.is_uri(models) else Path(models)
-    return tuple(Path(each) if not storage.is_uri(each) else str(each) for each in models)
+    """Return URIs and names as strings, anything else as paths, so that equal locations compare equal."""
+    return _as_location(models) if isinstance(models, str | Path) else tuple(map(_as_location, models))
+
+
+def _as_location(model: str | Path) -> str | Path:
+    # The path of ./latin is written like the name.
+    return str(model) if storage.is_uri(model) or str(Path(model)) in NAMES else Path(model)
+
+
+def absolute(model: str) -> str:
+    """Return the location of a model for processes with another working directory."""
+    return model if model in NAMES else storage.absolute(model)
 
 
 def fingerprint(models: Models) -> tuple[Hashable, ...]:
@@ -269,7 +285,7 @@ def _fingerprint_of(location: str) -> tuple[Hashable, ...]:
         if storage.is_uri(location):
             files = storage.names(location)
             return tuple(files[name] for name in IDENTITY_FILES if name in files)
-        folder = storage.current_directory(Path(location))
+        folder = Path(_current(location))
         names = [name for name in IDENTITY_FILES if name in REQUIRED_FILES or (folder / name).exists()]
         states = [(folder / name).stat() for name in names]
     except OSError:
@@ -293,4 +309,5 @@ def version_of(models: Models) -> str:
 
 def _current(location: str) -> str:
     """Return the directory to read, also while it is being replaced."""
-    return location if storage.is_uri(location) else str(storage.current_directory(Path(location)))
+    directory = directory_of(location)
+    return directory if storage.is_uri(directory) else str(storage.current_directory(Path(directory)))

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
-from raycrnn import cluster, storage
+from raycrnn import cluster
 from raycrnn.cluster import workers
 from raycrnn.cluster.workers import check_deaths
 from raycrnn.config import Cluster
 from raycrnn.data import image_files
 from raycrnn.ingest.decoder_process import TRIES_ALONE
+from raycrnn.model import model_files
 from raycrnn.prediction import image_stage, resources
 from raycrnn.prediction.job import ImageSettings, PredictionJob
 from raycrnn.prediction.text_stage import Transcriber
@@ -61,7 +62,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
 
 
 def _absolute(model: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    return storage.absolute(model) if isinstance(model, str) else tuple(map(storage.absolute, model))
+    return model_files.absolute(model) if isinstance(model, str) else tuple(map(model_files.absolute, model))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
-"""The formats of transcriptions: CSV, JSON Lines and Parquet."""
+"""The formats of transcriptions: CSV, JSON Lines, Parquet, and labels to train on."""
 
 import csv
 import json
+import logging
+import os
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -11,7 +13,12 @@ from typing import IO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from raycrnn import storage
+from raycrnn.data import csv_files
+from raycrnn.data.labels import format_label
 from raycrnn.prediction.job import Format
+
+logger = logging.getLogger(__name__)
 
 ALTERNATIVE = {"text": pa.string(), "confidence": pa.float64(), "log_prob": pa.float64()}
 
@@ -38,6 +45,9 @@ the best one, null if not requested."""
 ROWS_PER_GROUP = 32_768
 """Rows per row group of Parquet."""
 
+MOST_LEFT_OUT_SHOWN = 5
+"""Number of images that are left out of labels with a line of their own."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -50,6 +60,8 @@ class Layout:
     """Whether CSV has a column with the confidence."""
     spans: bool = False
     """Whether Parquet has the column `units`. JSON Lines has it if a row has units."""
+    folder: str | None = None
+    """Folder that paths in labels are relative to. None: they are those of the inputs."""
 
 
 # --- formats
@@ -166,6 +178,44 @@ class ParquetWriter(Writer):
         self._writer.close()
 
 
+class LabelsWriter(Writer):
+    """Writes a CSV of images and labels, as training reads it. Images that cannot be read are left out.
+
+    The rows must have units, because a text does not tell which characters of it make up a unit.
+    """
+
+    def __init__(self, file: IO[str], layout: Layout):
+        self._file, self._folder = file, layout.folder
+        self._left_out = 0
+
+    def _write(self, table: pa.Table) -> None:
+        for row in table.to_pylist():
+            try:
+                line = self._line(row)
+            except ValueError as error:
+                self._left_out += 1
+                if self._left_out <= MOST_LEFT_OUT_SHOWN:
+                    logger.warning(f"{row['path']}: left out of the labels: {error}")
+            else:
+                self._file.write(f"{line}\n")
+
+    def _line(self, row: dict) -> str:
+        """Return the line of an image. Raises `ValueError` if it was not read, or if a CSV cannot hold its label."""
+        if row["error"] is not None:
+            raise ValueError(row["error"])
+        units = tuple(unit["text"] for unit in row["units"])
+        is_plain = all(len(unit) == 1 for unit in units) and not row["text"].startswith("|")
+        label = format_label(row["text"] if is_plain else units)
+        return ";".join(csv_files.write_field(field) for field in (self._path(row["path"]), label))
+
+    def _path(self, path: str) -> str:
+        return path if self._folder is None or storage.is_uri(path) else os.path.relpath(path, self._folder)
+
+    def close(self) -> None:
+        if self._left_out > MOST_LEFT_OUT_SHOWN:
+            logger.warning(f"left out of the labels: {self._left_out:,} images; --format=csv lists those not read")
+
+
 def open_file(path: Path, layout: Layout) -> IO:
     """Open a file to write in a layout. Raises `OSError`."""
     if layout.format == "parquet":
@@ -177,4 +227,6 @@ def make_writer(file: IO, layout: Layout) -> Writer:
     """Return the writer of a layout to stdout, or to a file that `open_file` opened."""
     if layout.format == "parquet":
         return ParquetWriter(file, layout)
+    if layout.format == "labels":
+        return LabelsWriter(file, layout)
     return JsonlWriter(file) if layout.format == "jsonl" else CsvWriter(file, layout)

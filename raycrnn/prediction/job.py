@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from raycrnn.data.orientation import LineOrientation
     from raycrnn.language.ngram_model import NgramModel
 
-Format = Literal["csv", "jsonl", "parquet"]
-"""Format of an output."""
+Format = Literal["csv", "jsonl", "parquet", "labels"]
+"""Format of an output. `labels` is a CSV of images and labels, as training reads it."""
 
 
 ImageSettings = tuple[Image, "LineOrientation"]

@@ -106,13 +106,21 @@ class Output:
         if chosen is None:
             raise UsageError(
                 f"{self.name}: unknown format {suffix}: end the name in .csv, .jsonl or .parquet, or set "
-                "--format=csv, jsonl or parquet"
+                "--format=csv, jsonl, parquet or labels"
             )
         if chosen == "parquet" and self.name is None:
             raise UsageError("Parquet cannot be written to stdout: name a file, -o transcriptions.parquet")
         if spans and chosen == "csv":
             raise UsageError("--spans: CSV cannot hold spans: set --format=jsonl or --format=parquet")
-        return Layout(chosen, readings, confidence, spans)
+        return Layout(chosen, readings, confidence, spans, self._folder_of_paths)
+
+    @property
+    def _folder_of_paths(self) -> str | None:
+        """The folder that paths in a labelled CSV are relative to."""
+        if self.is_stream:
+            return None
+        # A CSV in object storage cannot name images on this machine.
+        return None if self.is_uri else os.path.dirname(self.place)
 
     def check(self, models: Sequence[str], names: Sequence[str], inputs: pa.Table) -> None:
         """Check that the output may be written.

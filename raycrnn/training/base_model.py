@@ -1,10 +1,8 @@
-"""The models that come with raycrnn, and which of them suits a new run. Importing it does not import torch."""
+"""Which of the models that come with raycrnn suits a new run. Importing it does not import torch."""
 
 import logging
 from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +12,13 @@ from raycrnn.config.group import AUTO
 from raycrnn.data import csv_files, generated_lines
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.model import model_files
+from raycrnn.model.model_names import NAMES, directory_of
 from raycrnn.training import network_keys
 
 if TYPE_CHECKING:
     from raycrnn.data.labelled_csvs import LabelledCsvs
 
 logger = logging.getLogger(__name__)
-
-NAMES = ("latin",)
 
 MOST_ROWS = 10_000
 """Number of training rows up to which `auto` chooses such a model. With more, its gain was not measured."""
@@ -39,13 +36,6 @@ INITIAL_ALPHABET = "training.initial_alphabet"
 
 CHOSEN_KEYS = (INITIAL_MODEL, INITIAL_ALPHABET)
 """The keys that `choose` sets. A resumed run keeps the values that they had when it started."""
-
-
-def directory_of(location: str) -> AbstractContextManager[str | Path]:
-    """Return the model directory at a path or URI, or the one in the package of a name in `NAMES`."""
-    if location in NAMES:
-        return resources.as_file(resources.files("raycrnn.training") / "base_models" / location)
-    return nullcontext(location)
 
 
 def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
@@ -94,7 +84,7 @@ class Choice:
     """Which of the models suits a run."""
 
     name: str | None = None
-    """One of `NAMES`, or None."""
+    """Its name, or None."""
     line: str | None = None
     """What the user should know about it."""
 
@@ -108,9 +98,9 @@ def suitable(units: Collection[str], rows: int, configuration: Configuration) ->
         configuration: The configuration of the run.
     """
     for name in NAMES:
-        with directory_of(name) as folder:
-            own = model_files.configuration_of(Path(folder), name, ())
-            alphabet = Alphabet.load(Path(folder) / model_files.ALPHABET, own.data.unicode_form)
+        folder = Path(directory_of(name))
+        own = model_files.configuration_of(folder, name, ())
+        alphabet = Alphabet.load(folder / model_files.ALPHABET, own.data.unicode_form)
         known = [unit for unit in units if unit in alphabet]
         letters = sum(unit.isalpha() for unit in known)
         if len(known) < LEAST_KNOWN * len(units) or letters < LEAST_LETTERS:

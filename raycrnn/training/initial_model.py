@@ -12,7 +12,7 @@ from raycrnn.config import Configuration
 from raycrnn.config.group import AUTO
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import UsageError
-from raycrnn.model import model_files
+from raycrnn.model import model_files, model_names
 from raycrnn.training import base_model, network_keys
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class InitialModel:
     """The model that a run starts from."""
 
     location: str
-    """Path or URI of the model directory, or its name in `base_model.NAMES`, as in the configuration of the run."""
+    """Path or URI of the model directory, or its name in `model_names.NAMES`, as in the configuration of the run."""
     configuration: Configuration
     """The configuration of the model."""
     alphabet: Alphabet
@@ -56,7 +56,7 @@ class InitialModel:
             logger.info(f"taken from {self._name}: {listed}")
         own, model = configuration.data, self.configuration.data
         # The models that come with raycrnn read lines that run in any way, after the turn.
-        if own.line_orientation != model.line_orientation and self.location not in base_model.NAMES:
+        if own.line_orientation != model.line_orientation and self.location not in model_names.NAMES:
             logger.warning(
                 f"data.line_orientation is {own.line_orientation}, that of {self._name} is {model.line_orientation}: "
                 "set it to the same value if the lines run alike"
@@ -166,8 +166,7 @@ def read(configuration: Configuration) -> InitialModel:
     training = configuration.training
     assert training.initial_model is not None
     location = training.initial_model
-    with base_model.directory_of(location) as directory:
-        model = model_files.read_unchanged(directory, lambda folder: _read(folder, location, configuration))
+    model = model_files.read_unchanged(location, lambda folder: _read(folder, location, configuration))
     if training.initial_model_sha256 not in (None, model.sha256):
         raise UsageError(
             f"{storage.redacted(location)}: the SHA-256 of its weights is {model.sha256}, but "

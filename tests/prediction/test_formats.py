@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycrnn.data import csv_files
 from raycrnn.prediction import formats
 from raycrnn.prediction.formats import ROWS, Layout
 
@@ -111,3 +112,31 @@ def test_any_text_comes_back_from_every_format(texts):
     assert [row["text"] for row in csv.DictReader(io.StringIO(layouts["csv"].decode(), newline=""))] == texts
     assert [json.loads(line)["text"] for line in layouts["jsonl"].decode().split("\n")[:-1]] == texts
     assert pq.read_table(io.BytesIO(layouts["parquet"]))["text"].to_pylist() == texts
+
+
+@given(st.lists(st.sampled_from(["a", "é", "漢", " ", ";", '"', "|", "ch", "<b>"])))
+def test_labels_hold_the_units_that_were_read_or_are_left_out(units):
+    row = read(path="a.png", text="".join(units), units=[{**UNIT, "text": unit} for unit in units])
+    lines = write(Layout("labels"), table(row)).decode().splitlines()
+    is_sequence = any(len(unit) > 1 for unit in units) or units[:1] == ["|"]
+    if is_sequence and "|" in units:
+        assert not lines
+        return
+    [parsed] = [csv_files.parse_row(line, 1) for line in lines]
+    assert (parsed.path, csv_files.split_label(parsed.label)) == ("a.png", tuple(units))
+
+
+def test_labels_name_images_from_the_folder_of_the_csv(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = ["scans/a;1.png", str(tmp_path / "b.png"), "s3://lines/c.png", "two\nlines.png"]
+    rows = table(*(read(path=path, text="x", units=[{**UNIT, "text": "x"}]) for path in paths))
+    lines = write(Layout("labels", folder=str(tmp_path / "out")), rows).decode().splitlines()
+    assert lines == ['"../scans/a;1.png";x', "../b.png;x", "s3://lines/c.png;x"]
+
+
+def test_images_that_are_left_out_of_the_labels_are_named_up_to_a_number(caplog):
+    write(Layout("labels"), table(*[FAILED] * 7))
+    assert caplog.messages == [
+        *["b.png: left out of the labels: no such file: b.png"] * formats.MOST_LEFT_OUT_SHOWN,
+        "left out of the labels: 7 images; --format=csv lists those not read",
+    ]

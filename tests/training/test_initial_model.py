@@ -17,11 +17,12 @@ from raycrnn.config import Configuration
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.labelled_csvs import LabelledCsvs
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.model import model_names
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.train import Train
-from raycrnn.training import base_model, initial_model, resume
+from raycrnn.training import initial_model, resume
 from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.worker import make_network
 from tests.conftest import words
@@ -230,7 +231,7 @@ def test_another_orientation_or_direction_is_a_warning(tmp_path, caplog):
     assert "the text direction ltr" in caplog.text and "had rtl" in caplog.text
 
 
-@pytest.mark.parametrize("name", base_model.NAMES)
+@pytest.mark.parametrize("name", model_names.NAMES)
 def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     # A folder of that name would be ./latin.
     (tmp_path / name).mkdir()
@@ -242,7 +243,7 @@ def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     assert {*"abcxyzABCXYZ0123456789.,;:!?()", "é", "ü", "ß", "ſ", "ø", "€"} <= set(model.alphabet.units)
     network = start(Path(name), ("a", "ſ", "☃"))
     assert all(values.isfinite().all() for values in network.state_dict().values())
-    assert sum(file.stat().st_size for file in Path(initial_model.__file__).parent.glob(f"base_models/{name}/*")) < 6e6
+    assert sum(file.stat().st_size for file in Path(model_names.directory_of(name)).iterdir()) < 6e6
 
 
 def test_what_is_no_model_is_refused(tmp_path, model):

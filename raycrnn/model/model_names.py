@@ -1,0 +1,13 @@
+"""The models that come with raycrnn, by name. A name may stand wherever the path or URI of a model directory may."""
+
+from importlib import resources
+
+NAMES = ("latin",)
+
+
+def directory_of(location: str) -> str:
+    """Return the directory in the package of the model with a name, or else the path or URI itself.
+
+    Other nodes have the package elsewhere, so they are told the name. For a folder of that name, there is `./latin`.
+    """
+    return str(resources.files("raycrnn.model") / "base_models" / location) if location in NAMES else location

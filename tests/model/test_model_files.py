@@ -1,0 +1,71 @@
+"""The models that come with raycrnn are named wherever a path may stand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from raycrnn import Recognizer
+from raycrnn.evaluate import Evaluate
+from raycrnn.metrics.error_rates import score
+from raycrnn.model import model_files
+from raycrnn.predict import Predict
+from tests.model.test_voter import recognizer
+
+TEXTS = ("The river rises in the hills", "Invoice 2026-12-01", "Où est la bibliothèque?", "Größe: 4,50 m")
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Path:
+    """A CSV of lines in Pillow's own font."""
+    for number, text in enumerate(TEXTS):
+        font = ImageFont.load_default(size=24)
+        image = Image.new("L", (round(font.getlength(text)) + 16, 36), 255)
+        ImageDraw.Draw(image).text((8, 2), text, font=font, fill=0)
+        image.save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png;|{'|'.join(text)}|\n" for number, text in enumerate(TEXTS)]
+    (tmp_path / "lines.csv").write_text("".join(rows), encoding="utf-8")
+    return tmp_path / "lines.csv"
+
+
+def test_a_model_of_the_package_reads_lines_by_its_name(lines, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Predict.call(["latin", str(lines), "--format", "jsonl"], "predict") == 0
+    texts = [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()]
+    assert sum(score(text, read).unit_edits for text, read in zip(TEXTS, texts, strict=True)) <= 4
+    assert Evaluate.call(["latin", str(lines), "--against", "latin", "--json"], "evaluate") == 0
+    assert [each.text for each in Recognizer.load("latin", "cpu")([np.asarray(Image.open("0.png"))])] == texts[:1]
+
+
+def test_replicas_on_other_nodes_are_told_the_name(local_ray, lines, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outputs = []
+    for arguments in ([], ["--replicas", "1"]):
+        assert Predict.call(["latin", str(lines), *arguments], "predict") == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+
+
+def test_a_name_is_the_model_of_the_package_and_a_path_the_folder(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    own = model_files.version_of("latin")
+    assert model_files.leading_models("latin", ["scans"]) == (["latin"], ["scans"]) and not caplog.messages
+    recognizer().save(tmp_path / "latin")
+    assert model_files.leading_models("latin", ["scans"]) == (["latin"], ["scans"])
+    assert "for the folder of that name, write ./latin" in caplog.text
+    assert model_files.version_of("latin") == own != model_files.version_of("./latin")
+    locations = [model_files.as_location(name) for name in ("latin", "./latin")]
+    assert [model_files.version_of(location) for location in locations] == [own, model_files.version_of("./latin")]
+    assert model_files.fingerprint("latin") != model_files.fingerprint("./latin")
+    assert model_files.absolute("latin") == "latin"
+    assert model_files.absolute("./latin") == str(tmp_path / "latin")
+
+
+def test_a_folder_of_images_that_is_called_like_a_model_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin").mkdir()
+    assert model_files.leading_models("output/model", ["latin"]) == (["output/model"], ["latin"])
+    (tmp_path / "latin").rmdir()
+    assert model_files.leading_models("output/model", ["latin"]) == (["output/model", "latin"], [])
