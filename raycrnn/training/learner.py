@@ -70,6 +70,12 @@ class TrainingState:
         """Make a finished run train on: the schedule starts again, with its warm-up, for the steps that are left."""
         self.schedule, self.since_best, self.finished = 0.0, 0, False
 
+    def count_evaluation(self, is_best: bool) -> None:
+        """Count an evaluation, whose scores are not in `best` yet."""
+        # A good initial model gets worse at first, while the learning rate rises.
+        counts = not is_best and self.best.get("step") != 0
+        self.since_best = self.since_best + 1 if counts else 0
+
     def has_stopped_improving(self, evaluations: int | None) -> bool:
         """Return whether at least `evaluations` evaluations in a row were no better than the best one."""
         return evaluations is not None and self.since_best >= evaluations

@@ -8,6 +8,7 @@ import torch
 
 from raycrnn import storage
 from raycrnn.cluster.background import Background
+from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.errors import StorageError, WriteError
 from raycrnn.storage import Directory
 from raycrnn.training import collectives
@@ -110,3 +111,11 @@ class RunOutput:
     def _wait(self) -> None:
         if self._writing is not None:
             self._writing.join(None)
+
+
+def describe_changed(uri: str, output: str) -> str:
+    """Return the warning about an image whose width is not the measured one."""
+    return (
+        f"{uri}: the width of the image is not the one in {output}/{SIZES_FILE}. If images were replaced, batches are "
+        "padded more than necessary: stop the run, delete this file and continue with restore_model=true"
+    )

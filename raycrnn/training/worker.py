@@ -10,33 +10,26 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import ray
 import torch
 
-from raycrnn.data.image_files import SIZES_FILE
 from raycrnn.data.rejections import Rejection
 from raycrnn.errors import RaycrnnError, StorageError, WriteError
 from raycrnn.ingest.batches import eval_batch_spec, train_batch_spec
 from raycrnn.ingest.stream import BatchStream
 from raycrnn.model import runtime
 from raycrnn.model.batch import Batch
+from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
-from raycrnn.training import (
-    checkpoint,
-    collectives,
-    language_model_trial,
-    language_models,
-    run_log,
-    validation,
-)
+from raycrnn.training import checkpoint, collectives, language_model_trial, language_models, run_log, validation
 from raycrnn.training.job import TrainingJob
 from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
-from raycrnn.training.output import RunOutput
+from raycrnn.training.output import RunOutput, describe_changed
 from raycrnn.training.preemption import PreemptionNotices
 from raycrnn.training.rejected_samples import RejectedSamples
 from raycrnn.training.run_log import MetricsRecord, RunLog
@@ -76,6 +69,19 @@ def make_network(job: TrainingJob) -> CRNN:
     if job.initial_model is not None:
         job.initial_model.load_into(network, alphabet)
     return network
+
+
+def save_model(
+    job: TrainingJob,
+    network: CRNN,
+    scores: dict[str, float],
+    calibration: Calibration | None,
+    device: torch.device,
+    folder: Path,
+) -> None:
+    """Write the model directory of a run."""
+    more = (scores, device, calibration, language_models.get(job), job.data.lexicon)
+    Recognizer(network, job.configuration, job.data.alphabet, *more).save(folder)
 
 
 def open_eval_stream(job: TrainingJob) -> BatchStream:
@@ -134,14 +140,6 @@ def raise_if_storage_failed(problem: str | None) -> None:
             f"{problems[0].rstrip('.')}. The last checkpoint and the model are unchanged: continue with "
             "restore_model=true once the storage responds"
         )
-
-
-def describe_changed(uri: str, output: str) -> str:
-    """Return the warning about an image whose width is not the measured one."""
-    return (
-        f"{uri}: the width of the image is not the one in {output}/{SIZES_FILE}. If images were replaced, batches are "
-        "padded more than necessary: stop the run, delete this file and continue with restore_model=true"
-    )
 
 
 class Worker:
@@ -309,9 +307,8 @@ class Worker:
 
     def _evaluation_is_due(self) -> bool:
         step = self.progress.step
-        if step == self.progress.evaluated_at or step % self.steps_between_evaluations:
-            return False
-        return step > 0 or evaluates_initial_model(self.job)
+        is_due = step % self.steps_between_evaluations == 0 and step != self.progress.evaluated_at
+        return is_due and (step > 0 or evaluates_initial_model(self.job))
 
     def _evaluate(self) -> bool:
         """Evaluate, and return whether the evaluation was completed: a request to stop ends it."""
@@ -330,8 +327,7 @@ class Worker:
         record = self._record(result)
         self._write_rejected()
         if self.job.exchanges_weights:
-            # The search copies it.
-            self.saver.save()
+            self.saver.save()  # The search copies it.
         elif self.progress.step and self.saver.is_due_after_evaluation():
             self.saver.save_in_background()
         if self.rank == 0:
@@ -345,8 +341,7 @@ class Worker:
             # It takes longer than the next ones, because nothing is in memory yet.
             self.start_times["evaluation of the initial model"] = time.time()
             return True
-        # With the checkpoint: all of it takes time from the steps.
-        self.time_budget.evaluated(time.monotonic() - start)
+        self.time_budget.evaluated(time.monotonic() - start)  # With the checkpoint, which also takes time from steps.
         self.throughput.pause(time.monotonic() - start)
         return True
 
@@ -354,18 +349,13 @@ class Worker:
         """Record an evaluation, and export the model if it is the best one."""
         progress = self.progress
         best = result is None or result.better_than(progress.best)
-        # A good model gets worse at first, while the learning rate rises.
-        counts = not best and progress.best.get("step") != 0
-        progress.since_best = progress.since_best + 1 if counts else 0
+        progress.count_evaluation(best)
         if best:
             scores = result.scores() if result else {}
             progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}
-            job, device, calibration = self.job, self.device, result.calibration if result else None
-            more = _knowledge(job) if self.rank == 0 else {}
-            recognizer = Recognizer(
-                self.learner.network, job.configuration, job.data.alphabet, progress.best, device, calibration, **more
-            )
-            self._write("model", lambda: recognizer.save(self.output.path / "model"))
+            fitted, folder = result.calibration if result else None, self.output.path / "model"
+            save = partial(save_model, self.job, self.learner.network, progress.best, fitted, self.device, folder)
+            self._write("model", save)
         seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
         record = run_log.metrics_record(
             result, progress, self.throughput, self.epoch, seconds, self.world_size, rejected, best
@@ -402,8 +392,3 @@ class Worker:
         self.saver.save()
         self._write_rejected()
         self._write("logs", self.run_log.close)
-
-
-def _knowledge(job: TrainingJob) -> dict[str, Any]:
-    """Return what models store besides the network, as arguments of `Recognizer`."""
-    return {"language_model": language_models.get(job), "lexicon": job.data.lexicon}
