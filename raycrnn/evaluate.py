@@ -79,9 +79,11 @@ class Evaluate(Command):
 
     @property
     def _models(self) -> "list[str | list[str]]":
+        from raycrnn.model.model_files import as_argument
+
         voting, _ = self._divided
-        model = self.model if len(voting) == 1 else voting
-        return [model] if self.against is None else [model, self.against]
+        model = voting[0] if len(voting) == 1 else voting
+        return [model] if self.against is None else [model, as_argument(self.against)]
 
     @cached_property
     def _divided(self) -> tuple[list[str], list[str]]:

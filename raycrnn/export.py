@@ -39,7 +39,7 @@ class Export(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model."""
+    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn."""
     output: CliPositionalArg[str]
     """File to write, such as model.onnx, model.pt2 or s3://bucket/model.onnx."""
     images: Annotated[list[str], Metavar("INPUT")] = Field(default_factory=list)
@@ -52,12 +52,13 @@ class Export(Command):
         # Here and below, because `--help` needs none of them.
         from raycrnn.exporting import comparison, run
         from raycrnn.exporting.formats import FORMATS
+        from raycrnn.model.model_files import as_argument
         from raycrnn.model.recognizer import Recognizer
 
         _check_output(self.output, self.overwrite)
         format = FORMATS[run.suffix(self.output)]
         format.check_installed()
-        recognizer = Recognizer.load(self.model, "cpu")
+        recognizer = Recognizer.load(as_argument(self.model), "cpu")
         images = _read_images(self.images, recognizer) if self.images else comparison.generate_images(recognizer)
         written = run.export(recognizer, self.output, images)
         agreement = written.agreement

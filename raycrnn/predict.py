@@ -1,6 +1,7 @@
 """The verb predict: transcribe images with a model, many of them with Ray Data."""
 
 import logging
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import AliasChoices, Field
@@ -39,7 +40,7 @@ class Predict(Command):
     """Format of the output. labels is a CSV to correct and train on, without the images that cannot be read. Default:
     the one that the name of the output selects."""
     confidence: bool = False
-    """Add a column with the confidence to CSV. The other formats always have it."""
+    """Add a column with the confidence to CSV. JSON Lines and Parquet always have it."""
     spans: bool = False
     """Add the position in the image and the confidence of each unit to JSON Lines and Parquet."""
     replicas: int | None = Field(None, ge=1)
@@ -71,6 +72,8 @@ class Predict(Command):
         layout = output.layout(self.format, configuration.decoding.num_beam_paths, self.confidence, self.spans)
         inputs = list_inputs(names, configuration.data)
         output.check(models, names, inputs)
+        if layout.format == "labels":
+            layout = replace(layout, labels=output.label_rows(inputs, configuration.data))
         language_model, lexicon = overridden_language_model(overrides), overridden_lexicon(models, overrides)
         job = make_job(models, configurations, overrides, digests, spans, self.replicas, language_model, lexicon)
         read = predict(job, configuration, inputs, output, layout, self.address)

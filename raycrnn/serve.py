@@ -35,7 +35,8 @@ class Serve(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model. If several follow each other, or if it holds several, they vote."""
+    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn. If several
+    follow each other, or if it holds several, they vote."""
     overrides: CliPositionalArg[Annotated[list[str], Metavar("KEY=VALUE")]] = Field([])
     """Settings of decoding, such as decoding.method=greedy."""
     host: Annotated[str, Metavar("HOST")] = "127.0.0.1"
@@ -96,7 +97,7 @@ class Serve(Command):
         except ValidationError as error:
             raise UsageError("; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())) from None
         models, overrides = leading_models(self.model, self.overrides)
-        model = self.model if len(models) == 1 else tuple(models)
+        model = models[0] if len(models) == 1 else tuple(models)
         names = {"replicas", "cpus", "threads", "token_file"}
         try:
             return Settings(model=model, overrides=overrides, **self.model_dump(include=names), limits=limits)

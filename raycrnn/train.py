@@ -77,7 +77,7 @@ class Train(Command):
         best = outcome["best"]
         if "cer" in best:
             print(f"best: {_describe(best)} at epoch {best['epoch']:g}")
-            if best["epoch"] == 0:
+            if best["step"] == 0:
                 print("      the model that training started from: a lower training.learning_rate may improve it")
         print(f"model: {model}")
         print(f"next:  raycrnn predict {shlex.quote(model)} images/ -o transcriptions.csv")

@@ -35,7 +35,7 @@ class Tune(Command):
     resume: bool = False
     """Resume the search in output_model_dir. Finished trials are not repeated."""
     model: Annotated[str | None, Metavar("MODEL")] = None
-    """Model directory, for a search over decoding.* alone, which decodes the output of this model."""
+    """Model directory, or latin, for a search over decoding.* alone, which decodes the output of this model."""
     address: Annotated[str | None, Metavar("ADDRESS")] = None
     """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
     json_line: bool = Field(False, validation_alias="json")
@@ -58,9 +58,10 @@ class Tune(Command):
         # Optuna logs each study by default.
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         if search.decoding_only and self.model is not None:
+            from raycrnn.model.model_files import as_argument
             from raycrnn.tuning import decoding_search
 
-            result = decoding_search.search(search, base, self.model)
+            result = decoding_search.search(search, base, as_argument(self.model))
         else:
             result = run.tune(search, base, self.resume, self.address, started)
         if result.experiment.best() is None:

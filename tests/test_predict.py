@@ -32,6 +32,7 @@ from raycrnn.prediction.job import PredictionJob
 from raycrnn.prediction.pipeline import Executor
 from raycrnn.prediction.run import Output
 from raycrnn.storage import files
+from raycrnn.tools.convert.verb import Convert
 from tests.conftest import draw, draw_four
 from tests.model.test_recognizer import recognizer
 from tests.training.test_recovery import kill_all, running_in_thread, wait_until
@@ -608,16 +609,34 @@ def test_every_row_comes_once_when_a_worker_is_killed(local_ray, model, images, 
     assert found == [texts[number % 4] for number in range(MANY)]
 
 
-def test_readings_are_labels_to_train_on(model, images, tmp_path, capsys):
+def test_readings_are_labels_to_train_on(model, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "drafts").mkdir()
     (images / "broken.png").write_bytes(b"no image")
-    draft = tmp_path / "drafts" / "labels.csv"
-    assert Predict.call([model, str(images), "--format", "labels", "-o", str(draft)], "predict") == 0
+    names = sorted(path.name for path in images.glob("*.png"))
+    (images / "list.csv").write_text("".join(f"{name}\n" for name in names))
+    draft = "drafts/labels.csv"
+    assert Predict.call([model, "images/list.csv", "--format", "labels", "-o", draft], "predict") == 0
     error = capsys.readouterr().err
-    assert Predict.call([model, str(images), "--format", "jsonl"], "predict") == 0
+    assert Predict.call([model, "images/list.csv", "--format", "jsonl"], "predict") == 0
     read = {row["path"]: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    file = csv_files.read_csv(str(draft))
-    found = {os.path.realpath(tmp_path / "drafts" / row.path): row.label for row in file.rows}
-    assert found == {os.path.realpath(path): row["text"] for path, row in read.items() if row["error"] is None}
-    left_out = [path for path, row in read.items() if row["error"] is not None]
-    assert left_out and all(f"{path}: left out of the labels: " in error for path in left_out)
+    assert list(read) == names
+    expected = {f"../images/{name}": row["text"] for name, row in read.items() if row["error"] is None}
+    assert {row.path: row.label for row in csv_files.read_csv(draft).rows} == expected
+    assert "broken.png: left out of the labels: " in error
+    assert f"labels written: {len(names) - 1}; images left out: 1" in error
+
+
+@pytest.mark.parametrize("option", ["--spans", "--confidence"])
+def test_labels_have_no_place_for_units_and_confidences(model, images, capsys, option):
+    assert Predict.call([model, str(images), "--format=labels", option], "predict") == 2
+    assert "remove --spans and --confidence" in capsys.readouterr().err
+
+
+def test_labels_cannot_name_images_in_a_packed_data_set(model, images, tmp_path, capsys):
+    names = sorted(path.name for path in images.glob("*.png"))
+    (images / "lines.csv").write_text("".join(f"{name};x\n" for name in names))
+    packed = tmp_path / "packed"
+    assert Convert.call([str(images / "lines.csv"), str(packed), "--to=parquet"], "convert") == 0
+    assert Predict.call([model, str(packed), "--format=labels"], "predict") == 2
+    assert "is in a packed data set, and labels name files" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def members(models: Models) -> tuple[str, ...]:
         UsageError: The list of a directory cannot be read or is not valid.
     """
     locations = [models] if isinstance(models, str | Path) else models
-    return tuple(member for location in locations for member in _members_of(str(location)))
+    return tuple(member for location in locations for member in _members_of(_as_text(location)))
 
 
 def _members_of(location: str) -> list[str]:
@@ -105,6 +105,14 @@ def describe(models: Models) -> str:
     return str(models) if isinstance(models, str | Path) else ", ".join(map(str, models))
 
 
+def as_argument(model: str) -> str:
+    """Return an argument that names a model: `./latin` for `latin`, if such a model directory is here."""
+    if model not in NAMES or not is_model(f"./{model}"):
+        return model
+    logger.warning(f"{model}: the model directory here, not the model of that name that comes with raycrnn")
+    return f"./{model}"
+
+
 def leading_models(first: str, arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the model directories at the start of the arguments of a command, and the arguments after them.
 
@@ -112,11 +120,12 @@ def leading_models(first: str, arguments: Sequence[str]) -> tuple[list[str], lis
         first: The first argument, which is a model directory.
         arguments: The others.
     """
-    if first in NAMES and os.path.exists(first):
-        logger.warning(f"{first} is the model that comes with raycrnn: for the folder of that name, write ./{first}")
-    # Images may lie in a folder of that name.
+    # A folder of images may have the name of a model.
     others = list(itertools.takewhile(lambda each: is_model(f"./{each}" if os.path.exists(each) else each), arguments))
-    return [first, *others], list(arguments[len(others) :])
+    models = list(map(as_argument, (first, *others)))
+    if any(model in NAMES for model in models[1:]):
+        logger.info(f"{len(models)} models vote: {', '.join(models)}")
+    return models, list(arguments[len(others) :])
 
 
 def read_configurations(models: Models, overrides: Sequence[str] = ()) -> list[config.Configuration]:
@@ -140,7 +149,7 @@ def read_unchanged(location: str | Path, read: Callable[[Path], T]) -> T:
     If the directory is replaced in the meantime, the function reads the new one.
     """
     # Not of the copy, whose files may be those of two models.
-    source, directory = as_location(location), directory_of(str(location))
+    source, directory = as_location(location), directory_of(_as_text(location))
     before = fingerprint(source)
     with storage.copied(directory, FILES) as folder:
         try:
@@ -255,8 +264,12 @@ def as_location(models: Models) -> Models:
 
 
 def _as_location(model: str | Path) -> str | Path:
-    # The path of ./latin is written like the name.
-    return str(model) if storage.is_uri(model) or str(Path(model)) in NAMES else Path(model)
+    return str(model) if storage.is_uri(model) or model in NAMES else Path(model)
+
+
+def _as_text(location: str | Path) -> str:
+    """Return a location as text. Only text is a name: the path of ./latin is written like one."""
+    return f"./{location}" if isinstance(location, Path) and str(location) in NAMES else str(location)
 
 
 def absolute(model: str) -> str:

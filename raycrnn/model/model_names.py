@@ -8,6 +8,6 @@ NAMES = ("latin",)
 def directory_of(location: str) -> str:
     """Return the directory in the package of the model with a name, or else the path or URI itself.
 
-    Other nodes have the package elsewhere, so they are told the name. For a folder of that name, there is `./latin`.
+    Other nodes have the package elsewhere, so they are told the name. Write `./latin` for a folder of that name.
     """
     return str(resources.files("raycrnn.model") / "base_models" / location) if location in NAMES else location

@@ -1,6 +1,7 @@
 """The formats of transcriptions: CSV, JSON Lines, Parquet, and labels to train on."""
 
 import csv
+import functools
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycrnn import storage
+from raycrnn.config import Data
 from raycrnn.data import csv_files
 from raycrnn.data.labels import format_label
 from raycrnn.prediction.job import Format
@@ -60,8 +62,8 @@ class Layout:
     """Whether CSV has a column with the confidence."""
     spans: bool = False
     """Whether Parquet has the column `units`. JSON Lines has it if a row has units."""
-    folder: str | None = None
-    """Folder that paths in labels are relative to. None: they are those of the inputs."""
+    labels: "LabelRows | None" = None
+    """What the format `labels` needs."""
 
 
 # --- formats
@@ -181,39 +183,72 @@ class ParquetWriter(Writer):
 class LabelsWriter(Writer):
     """Writes a CSV of images and labels, as training reads it. Images that cannot be read are left out.
 
-    The rows must have units, because a text does not tell which characters of it make up a unit.
+    The rows must have units, because a text does not tell which characters of it make up a unit, and come in the order
+    of the layout's images.
     """
 
-    def __init__(self, file: IO[str], layout: Layout):
-        self._file, self._folder = file, layout.folder
-        self._left_out = 0
+    def __init__(self, file: IO[str], rows: "LabelRows"):
+        self._file, self._rows = file, rows
+        self._paths = (path for chunk in rows.paths.chunks for path in chunk.to_pylist())
+        self._written = self._left_out = 0
 
     def _write(self, table: pa.Table) -> None:
-        for row in table.to_pylist():
+        for row, path in zip(table.to_pylist(), self._paths, strict=False):
             try:
-                line = self._line(row)
+                self._file.write(f"{self._rows.line(row, path)}\n")
             except ValueError as error:
                 self._left_out += 1
                 if self._left_out <= MOST_LEFT_OUT_SHOWN:
                     logger.warning(f"{row['path']}: left out of the labels: {error}")
             else:
-                self._file.write(f"{line}\n")
-
-    def _line(self, row: dict) -> str:
-        """Return the line of an image. Raises `ValueError` if it was not read, or if a CSV cannot hold its label."""
-        if row["error"] is not None:
-            raise ValueError(row["error"])
-        units = tuple(unit["text"] for unit in row["units"])
-        is_plain = all(len(unit) == 1 for unit in units) and not row["text"].startswith("|")
-        label = format_label(row["text"] if is_plain else units)
-        return ";".join(csv_files.write_field(field) for field in (self._path(row["path"]), label))
-
-    def _path(self, path: str) -> str:
-        return path if self._folder is None or storage.is_uri(path) else os.path.relpath(path, self._folder)
+                self._written += 1
 
     def close(self) -> None:
-        if self._left_out > MOST_LEFT_OUT_SHOWN:
-            logger.warning(f"left out of the labels: {self._left_out:,} images; --format=csv lists those not read")
+        logger.info(f"labels written: {self._written:,}; images left out: {self._left_out:,}")
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """The rows of a CSV of images and labels."""
+
+    paths: pa.ChunkedArray
+    """The absolute path or URI of each image, as bytes."""
+    folder: str | None
+    """The folder of the CSV, with symbolic links resolved; None in object storage, where paths are absolute."""
+    settings: Data
+    """The delimiters and the Unicode form with which the CSV will be read."""
+
+    def line(self, row: dict, path: bytes) -> str:
+        """Return the line of an image, without a line end.
+
+        Args:
+            row: A row of `ROWS`, with units.
+            path: The path of the image.
+
+        Raises:
+            ValueError: The image was not read, or a CSV cannot hold its path or label.
+        """
+        if row["error"] is not None:
+            raise ValueError(row["error"])
+        delimiter, form = self.settings.string_split_delimiter, self.settings.unicode_form
+        units = tuple(unit["text"] for unit in row["units"])
+        is_plain = csv_files.split_label(row["text"], delimiter, form) == units
+        label = format_label(row["text"] if is_plain else units, delimiter)
+        fields = self._path_in_csv(path.decode(), is_absolute=os.path.isabs(row["path"])), label
+        return self.settings.csv_delimiter.join(
+            csv_files.write_field(field, self.settings.csv_delimiter) for field in fields
+        )
+
+    def _path_in_csv(self, path: str, is_absolute: bool) -> str:
+        if storage.is_uri(path) or is_absolute or self.folder is None:
+            return path
+        # Not of the whole path: the image may be a link to a file of another name.
+        folder, name = os.path.split(path)
+        relative = os.path.join(os.path.relpath(_real_path(folder), self.folder), name).removeprefix("./")
+        return f"./{relative}" if relative.startswith("~") else relative
+
+
+_real_path = functools.lru_cache(maxsize=100)(os.path.realpath)
 
 
 def open_file(path: Path, layout: Layout) -> IO:
@@ -228,5 +263,6 @@ def make_writer(file: IO, layout: Layout) -> Writer:
     if layout.format == "parquet":
         return ParquetWriter(file, layout)
     if layout.format == "labels":
-        return LabelsWriter(file, layout)
+        assert layout.labels is not None
+        return LabelsWriter(file, layout.labels)
     return JsonlWriter(file) if layout.format == "jsonl" else CsvWriter(file, layout)

@@ -24,7 +24,7 @@ class PredictionJob:
     """The model of a prediction run, and how it runs."""
 
     model: str | tuple[str, ...]
-    """Path or URI of the model directory, or those of several, which vote."""
+    """Path, URI or name of the model directory, or those of several, which vote."""
     image: Image
     """The model's settings of images."""
     overrides: tuple[str, ...] = ()

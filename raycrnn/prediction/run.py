@@ -13,13 +13,15 @@ from typing import IO
 import pyarrow as pa
 
 from raycrnn import __version__, storage
-from raycrnn.config import Configuration
+from raycrnn.config import Configuration, Data
 from raycrnn.console import ImageProgress, StopRequest, defer_stop
+from raycrnn.data.image_files import is_whole_file
 from raycrnn.data.inputs import is_one_of
 from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import UsageError
+from raycrnn.model.model_names import directory_of
 from raycrnn.prediction import formats, shards
-from raycrnn.prediction.formats import Layout
+from raycrnn.prediction.formats import LabelRows, Layout
 from raycrnn.prediction.job import Format, PredictionJob
 from raycrnn.prediction.pipeline import Executor, PredictionMonitor, write_transcriptions
 
@@ -47,7 +49,7 @@ def _identity(job: PredictionJob, configuration: Configuration, inputs: pa.Table
         # Of data.*, only these keys affect transcriptions, apart from the list of images.
         "data.unicode_form": configuration.data.unicode_form,
         "data.line_orientation": configuration.data.line_orientation,
-        "spans": job.spans,
+        "units (of --spans or --format=labels)": job.spans,
         "images": len(inputs),
         "the list of images": {"sha256": _digest(inputs)},
     }
@@ -112,15 +114,32 @@ class Output:
             raise UsageError("Parquet cannot be written to stdout: name a file, -o transcriptions.parquet")
         if spans and chosen == "csv":
             raise UsageError("--spans: CSV cannot hold spans: set --format=jsonl or --format=parquet")
-        return Layout(chosen, readings, confidence, spans, self._folder_of_paths)
+        if chosen == "labels" and (spans or confidence):
+            raise UsageError("--format=labels holds neither units nor confidences: remove --spans and --confidence")
+        return Layout(chosen, readings, confidence, spans)
 
-    @property
-    def _folder_of_paths(self) -> str | None:
-        """The folder that paths in a labelled CSV are relative to."""
-        if self.is_stream:
-            return None
-        # A CSV in object storage cannot name images on this machine.
-        return None if self.is_uri else os.path.dirname(self.place)
+    def label_rows(self, inputs: pa.Table, settings: Data) -> LabelRows:
+        """Return what the format `labels` needs.
+
+        Args:
+            inputs: the images.
+            settings: of the model: the CSV will be read with the same delimiters.
+
+        Raises:
+            UsageError: an image is not a file of its own.
+        """
+        paths = inputs["path"]
+        for name, path in zip(*(inputs[column].to_pylist() for column in ("name", "path")), strict=True):
+            if not is_whole_file(os.fsdecode(path)):
+                raise UsageError(
+                    f"{name}: is in a packed data set, and labels name files: name the images, or choose another "
+                    "--format"
+                )
+        if self.is_uri:
+            return LabelRows(paths, None, settings)
+        # Not of the output itself, which may be a link: training starts at the folder of the name that it is given.
+        folder = os.path.dirname(storage.as_on_disk(self.name)) if self.name and not self.is_stream else ""
+        return LabelRows(paths, os.path.realpath(folder), settings)
 
     def check(self, models: Sequence[str], names: Sequence[str], inputs: pa.Table) -> None:
         """Check that the output may be written.
@@ -149,7 +168,7 @@ class Output:
             return False
         if self.is_uri:
             return Path(storage.locate(self.place)[1]).is_relative_to(storage.locate(model)[1])
-        return Path(self.place).is_relative_to(os.path.realpath(model))
+        return Path(self.place).is_relative_to(os.path.realpath(directory_of(model)))
 
     def _check_replaceable(self, names: Sequence[str], inputs: pa.Table) -> None:
         read = itertools.chain(names, (path for chunk in inputs["path"].chunks for path in chunk.to_pylist()))

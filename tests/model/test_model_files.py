@@ -48,24 +48,41 @@ def test_replicas_on_other_nodes_are_told_the_name(local_ray, lines, tmp_path, c
     assert outputs[0] == outputs[1]
 
 
-def test_a_name_is_the_model_of_the_package_and_a_path_the_folder(tmp_path, monkeypatch, caplog):
+def test_text_is_a_name_and_a_path_the_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = model_files.version_of("latin")
-    assert model_files.leading_models("latin", ["scans"]) == (["latin"], ["scans"]) and not caplog.messages
     recognizer().save(tmp_path / "latin")
-    assert model_files.leading_models("latin", ["scans"]) == (["latin"], ["scans"])
-    assert "for the folder of that name, write ./latin" in caplog.text
-    assert model_files.version_of("latin") == own != model_files.version_of("./latin")
-    locations = [model_files.as_location(name) for name in ("latin", "./latin")]
-    assert [model_files.version_of(location) for location in locations] == [own, model_files.version_of("./latin")]
-    assert model_files.fingerprint("latin") != model_files.fingerprint("./latin")
-    assert model_files.absolute("latin") == "latin"
-    assert model_files.absolute("./latin") == str(tmp_path / "latin")
+    own, folder = model_files.version_of("latin"), model_files.version_of(str(tmp_path / "latin"))
+    assert own != folder
+    for location in ("./latin", Path("latin"), Path("./latin"), ["./latin"]):
+        assert model_files.version_of(location) == model_files.version_of(model_files.as_location(location)) == folder
+        assert model_files.fingerprint(location) != model_files.fingerprint("latin")
+    assert model_files.version_of(model_files.as_location("latin")) == own
+    assert Recognizer.load(Path("latin"), "cpu").alphabet == recognizer().alphabet
+    assert (model_files.absolute("latin"), model_files.absolute("./latin")) == ("latin", str(tmp_path / "latin"))
 
 
-def test_a_folder_of_images_that_is_called_like_a_model_is_no_model(tmp_path, monkeypatch):
+def test_an_argument_means_the_model_directory_of_that_name_if_there_is_one(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    assert model_files.leading_models("latin", ["scans"]) == (["latin"], ["scans"]) and not caplog.messages
+    # A folder of images is an input.
+    (tmp_path / "latin").mkdir()
+    assert model_files.leading_models("latin", ["latin"]) == (["latin"], ["latin"]) and not caplog.messages
+    recognizer().save(tmp_path / "latin")
+    assert model_files.leading_models("latin", ["latin", "scans"]) == (["./latin", "./latin"], ["scans"])
+    assert "latin: the model directory here, not the model of that name" in caplog.text
+    assert model_files.as_argument("latin") == "./latin"
+
+
+def test_a_name_among_the_inputs_votes_and_a_line_says_so(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    monkeypatch.chdir(tmp_path)
+    assert model_files.leading_models("output/model", ["latin"]) == (["output/model", "latin"], [])
+    assert caplog.messages == ["2 models vote: output/model, latin"]
+
+
+def test_an_output_beside_images_in_a_folder_of_that_name_is_written(lines, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin").mkdir()
-    assert model_files.leading_models("output/model", ["latin"]) == (["output/model"], ["latin"])
-    (tmp_path / "latin").rmdir()
-    assert model_files.leading_models("output/model", ["latin"]) == (["output/model", "latin"], [])
+    (tmp_path / "0.png").rename(tmp_path / "latin" / "0.png")
+    assert Predict.call(["latin", "latin", "--format=labels", "-o", "latin/labels.csv"], "predict") == 0
+    assert (tmp_path / "latin" / "labels.csv").read_text(encoding="utf-8").startswith("0.png;The river")

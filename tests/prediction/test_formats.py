@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 
 import pandas
 import pyarrow as pa
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raycrnn import config
 from raycrnn.data import csv_files
 from raycrnn.prediction import formats
-from raycrnn.prediction.formats import ROWS, Layout
+from raycrnn.prediction.formats import ROWS, LabelRows, Layout
 
 READ = {"path": "a.png", "text": 'say "a", b\n', "score": 1.5, "confidence": 0.25, "log_prob": -0.5, "error": None}
 
@@ -114,29 +116,54 @@ def test_any_text_comes_back_from_every_format(texts):
     assert pq.read_table(io.BytesIO(layouts["parquet"]))["text"].to_pylist() == texts
 
 
-@given(st.lists(st.sampled_from(["a", "é", "漢", " ", ";", '"', "|", "ch", "<b>"])))
-def test_labels_hold_the_units_that_were_read_or_are_left_out(units):
-    row = read(path="a.png", text="".join(units), units=[{**UNIT, "text": unit} for unit in units])
-    lines = write(Layout("labels"), table(row)).decode().splitlines()
-    is_sequence = any(len(unit) > 1 for unit in units) or units[:1] == ["|"]
-    if is_sequence and "|" in units:
+def write_labels(rows: list[dict], paths: list[str], folder: object = None, **settings: object) -> list[str]:
+    """Return the lines of labels that were read as the units of their texts."""
+    data = config.Data(csv_files_train="x", **settings)
+    labels = LabelRows(pa.chunked_array([list(map(os.fsencode, paths))], pa.binary()), folder and str(folder), data)
+    return write(Layout("labels", labels=labels), table(*rows)).decode().splitlines()
+
+
+def units(*texts: str) -> dict:
+    return {"text": "".join(texts), "units": [{**UNIT, "text": text} for text in texts]}
+
+
+@given(st.lists(st.sampled_from(["a", "é", "漢", " ", ";", '"', "|", "ch", "<b>", "e", "\N{COMBINING ACUTE ACCENT}"])))
+def test_labels_hold_the_units_that_were_read_or_are_left_out(texts):
+    lines = write_labels([read(**units(*texts))], ["/a.png"])
+    is_sequence = csv_files.split_label("".join(texts)) != tuple(texts)
+    if is_sequence and "|" in texts:
         assert not lines
         return
     [parsed] = [csv_files.parse_row(line, 1) for line in lines]
-    assert (parsed.path, csv_files.split_label(parsed.label)) == ("a.png", tuple(units))
+    assert (parsed.path, csv_files.split_label(parsed.label)) == ("/a.png", tuple(texts))
+
+
+def test_labels_have_the_delimiters_of_the_model():
+    settings = {"csv_delimiter": ",", "string_split_delimiter": "~"}
+    rows = [read(**units("1", ",5")), read(**units("1", ","))]
+    assert write_labels(rows, ["/a.png", "/b.png"], **settings) == ['/a.png,"~1~,5~"', '/b.png,"1,"']
 
 
 def test_labels_name_images_from_the_folder_of_the_csv(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    paths = ["scans/a;1.png", str(tmp_path / "b.png"), "s3://lines/c.png", "two\nlines.png"]
-    rows = table(*(read(path=path, text="x", units=[{**UNIT, "text": "x"}]) for path in paths))
-    lines = write(Layout("labels", folder=str(tmp_path / "out")), rows).decode().splitlines()
-    assert lines == ['"../scans/a;1.png";x', "../b.png;x", "s3://lines/c.png;x"]
+    for name in ("scans", "real", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    names = ["a.png", str(tmp_path / "b.png"), "s3://lines/c.png", "lines\n.png", "link/../d.png"]
+    paths = [f"{tmp_path}/scans/a.png", names[1], names[2], f"{tmp_path}/{names[3]}", f"{tmp_path}/{names[4]}"]
+    rows = [read(path=name, **units("x")) for name in names]
+    assert write_labels(rows, paths, tmp_path / "out") == [
+        "../scans/a.png;x",
+        f"{tmp_path}/b.png;x",
+        "s3://lines/c.png;x",
+        "../d.png;x",
+    ]
+    assert write_labels(rows[:1], ["/tmp/~a.png"], "/tmp") == ["./~a.png;x"]
 
 
 def test_images_that_are_left_out_of_the_labels_are_named_up_to_a_number(caplog):
-    write(Layout("labels"), table(*[FAILED] * 7))
-    assert caplog.messages == [
-        *["b.png: left out of the labels: no such file: b.png"] * formats.MOST_LEFT_OUT_SHOWN,
-        "left out of the labels: 7 images; --format=csv lists those not read",
-    ]
+    caplog.set_level("INFO")
+    assert write_labels([read(**units("x")), read(**units("x")), *[FAILED] * 6], ["/a.png", "/\udcff.png", *"cdefgh"])
+    first, *others, last = caplog.messages
+    assert "left out of the labels: 'utf-8' codec can't decode" in first
+    assert others == ["b.png: left out of the labels: no such file: b.png"] * (formats.MOST_LEFT_OUT_SHOWN - 1)
+    assert last == "labels written: 1; images left out: 7"

@@ -29,3 +29,9 @@ def test_the_home_directory_stands_for_a_tilde_in_settings(monkeypatch):
     settings = Settings(model="~/model", token_file="~/token")
     assert (settings.model, settings.token_file) == ("/home/me/model", "/home/me/token")
     assert Settings(model="s3://b/~/model").token_file is None
+
+
+@pytest.mark.parametrize("model", ["latin", ["latin", "latin"]])
+def test_replicas_are_told_the_name_of_a_model(model):
+    application = deployment.app(Settings(model=model))
+    assert application._bound_deployment.init_args[0]["model"] == model
