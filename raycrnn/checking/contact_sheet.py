@@ -11,9 +11,6 @@ from raycrnn.errors import RaycrnnError
 IMAGES = 12
 """Images on the sheet, evenly spread over the rows."""
 
-EPOCHS = 3
-"""Augmented versions of each image."""
-
 GAP, MARGIN = 4, 12
 """Pixels between the versions of an image, and around the images."""
 
@@ -22,7 +19,7 @@ BACKGROUND = (150, 160, 172)
 
 
 def draw(data_set: LabelledSet) -> Image.Image:
-    """Draw some images of a set, each unchanged, as in evaluation, and below it as in the first epochs of training.
+    """Draw some images of a set, each unchanged, as in evaluation, and below it as in some epochs of training.
 
     Raises:
         RaycrnnError: No row of the set can be used.
@@ -44,7 +41,7 @@ def draw(data_set: LabelledSet) -> Image.Image:
 
 
 def _versions(data_set: LabelledSet, number: int) -> list[Image.Image]:
-    """Return an image as in evaluation and as in the first epochs."""
+    """Return an image as in evaluation, as in the first two epochs, and as in one of the stronger ones."""
     settings = data_set.configuration
     shape, channels = settings.image.input_shape, settings.image.input_channels
     augmenter = Augmenter(settings.augmentation, channels, settings.training.seed)
@@ -53,6 +50,7 @@ def _versions(data_set: LabelledSet, number: int) -> list[Image.Image]:
     orientation = settings.data.line_orientation
     arrays = [prepare(data, shape, channels, orientation=orientation)]
     decoded = decode_and_limit(data, shape, channels, augmented=True, orientation=orientation)
-    for epoch in range(EPOCHS if augmenter.strengths else 0):
+    later = max(2, settings.augmentation.stronger_after_epochs or 0)
+    for epoch in (0, 1, later) if augmenter.strengths else ():
         arrays.append(augment_and_fit(decoded, shape, augmenter.for_sample(epoch, number)))
     return [Image.fromarray(array.squeeze(2) if channels == 1 else array) for array in arrays]

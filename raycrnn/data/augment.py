@@ -52,6 +52,11 @@ COLOUR_ONLY = {"hue", "saturation"}
 """Effects that do not apply to grey images."""
 
 
+GROWING = {"slant", "stretch", "grid_distortion", "elastic_distortion", "thickness"}
+"""Effects that are stronger after `augmentation.stronger_after_epochs`: they change the shapes of letters, which a
+network learns by heart if it sees the same ones often."""
+
+
 class Augmenter:
     """Apply the effects that a configuration enables.
 
@@ -80,16 +85,20 @@ class Augmenter:
             and (channels == 3 or name not in COLOUR_ONLY)
         }
         self.shares = {name: block.share for name, block in blocks.items()}
+        self._stronger_after = settings.stronger_after_epochs
 
     def apply(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
-        """Return the augmented image of a row (its number in the data set) in an epoch."""
+        """Return the augmented image of a row (its number in the data set) in an epoch, the first of which is 0."""
         random = np.random.default_rng([self.seed, epoch, row])
         # A share of 1 needs no random number.
         if self.share < 1 and random.random() >= self.share:
             return image
         pending: Geometry | None = None
+        grows = self._stronger_after is not None and epoch >= self._stronger_after
         for name, strength in self.strengths.items():
             share = self.shares.get(name, 1)
+            if grows and name in GROWING:
+                strength, share = min(1, 2 * strength), min(1, 2 * share)
             if share < 1 and random.random() >= share:
                 continue
             effect = EFFECTS[name]

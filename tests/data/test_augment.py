@@ -152,6 +152,34 @@ def test_an_effect_changes_its_share_of_the_images_independently_of_others(calle
     assert of_rows["slant", "blur"] == pytest.approx(62, abs=25)
 
 
+@pytest.mark.parametrize(
+    ("effect", "after", "epoch", "share", "strength"),
+    [
+        ("slant", 3, 2, 0.3, 0.4),
+        ("slant", 3, 3, 0.6, 0.8),
+        ("slant", None, 3, 0.3, 0.4),
+        # It does not change the shapes of letters.
+        ("blur", 3, 3, 0.3, 0.4),
+    ],
+)
+def test_effects_on_the_shapes_of_letters_are_stronger_after_some_epochs(
+    monkeypatch, effect, after, epoch, share, strength
+):
+    strengths = []
+
+    def note(image: Image.Image, strength: float, random: np.random.Generator) -> Image.Image:
+        strengths.append(strength)
+        return image
+
+    monkeypatch.setitem(EFFECTS, effect, note)
+    settings = only(effect, part=0.4, share=0.3).model_copy(update={"stronger_after_epochs": after})
+    augmenter = Augmenter(settings, 1, seed=0)
+    for row in range(1000):
+        augmenter.apply(noise("L"), epoch, row)
+    assert len(strengths) == pytest.approx(1000 * share, abs=60)
+    assert set(strengths) == {strength}
+
+
 def test_a_share_of_the_images_is_augmented_and_the_others_are_unchanged(called):
     augmenter = Augmenter(only("slant", "blur").model_copy(update={"share": 0.9}), 1, seed=0)
     for row in range(1000):
