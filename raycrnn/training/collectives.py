@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from raycrnn.errors import StorageError
+
 T = TypeVar("T")
 
 
@@ -37,3 +39,13 @@ def gather(value: T) -> list[T]:
     if world_size() > 1:
         dist.all_gather_object(values, value)
     return values
+
+
+def raise_if_storage_failed(problem: str | None) -> None:
+    """Raise a `StorageError` if object storage did not deliver the images of a worker. All workers must call it."""
+    problems = [problem for problem in gather(problem) if problem is not None]
+    if problems:
+        raise StorageError(
+            f"{problems[0].rstrip('.')}. The last checkpoint and the model are unchanged: continue with "
+            "restore_model=true once the storage responds"
+        )

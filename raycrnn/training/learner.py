@@ -62,6 +62,11 @@ class TrainingState:
     """Whether the schedule has ended."""
 
     @property
+    def epoch(self) -> float:
+        """Completed epochs."""
+        return self.step / max(1, self.batches_per_epoch)
+
+    @property
     def mean_loss(self) -> float:
         """Moving average (0.99) of the loss, corrected for its start (Kingma and Ba 2015, section 3)."""
         return self.loss_sum / (1 - 0.99 ** max(1, self.step))

@@ -84,7 +84,6 @@ def metrics_record(
     result: ValidationResult | None,
     progress: TrainingState,
     throughput: Throughput,
-    epoch: float,
     seconds: float,
     workers: int,
     rejected: dict[str, int],
@@ -92,7 +91,7 @@ def metrics_record(
 ) -> MetricsRecord:
     """Return the record of an evaluation; without an evaluation set `result` is None and the scores are missing."""
     record: MetricsRecord = {
-        "epoch": round(epoch, 3),
+        "epoch": round(progress.epoch, 3),
         "step": progress.step,
         "share": round(progress.schedule, 4),
         "seconds": round(seconds, 1),
@@ -142,10 +141,10 @@ def _describe_blank(step: int, settings: Training) -> tuple[int, str]:
     )
 
 
-def progress_report(epoch: float, progress: TrainingState, throughput: Throughput, steps_left: int) -> "ProgressReport":
+def progress_report(progress: TrainingState, throughput: Throughput, steps_left: int) -> "ProgressReport":
     """Return what a progress bar shows."""
     return {
-        "epoch": f"{epoch:.1f}",
+        "epoch": f"{progress.epoch:.1f}",
         "step": progress.step,
         "share": progress.schedule,
         "loss": progress.mean_loss,

@@ -9,33 +9,29 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import ray
 import torch
 
 from raycrnn.data.rejections import Rejection
 from raycrnn.errors import RaycrnnError, StorageError, WriteError
-from raycrnn.ingest.batches import eval_batch_spec, train_batch_spec
+from raycrnn.ingest.batches import train_batch_spec
 from raycrnn.ingest.stream import BatchStream
 from raycrnn.model import runtime
 from raycrnn.model.batch import Batch
-from raycrnn.model.calibration import Calibration
 from raycrnn.model.crnn import CRNN
-from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
-from raycrnn.training import checkpoint, collectives, language_model_trial, language_models, run_log, validation
+from raycrnn.training import checkpoint, collectives, language_model_trial, run_log
+from raycrnn.training.evaluator import Evaluator, evaluates_initial_model
 from raycrnn.training.job import TrainingJob
 from raycrnn.training.learner import Learner, StepSignals, TrainingState, divergence
 from raycrnn.training.monitor import Reporter
 from raycrnn.training.output import RunOutput, describe_changed
 from raycrnn.training.preemption import PreemptionNotices
 from raycrnn.training.rejected_samples import RejectedSamples
-from raycrnn.training.run_log import MetricsRecord, RunLog
+from raycrnn.training.run_log import RunLog
 from raycrnn.training.saver import CheckpointSaver
 from raycrnn.training.time_budget import Throughput, TimeBudget
-from raycrnn.training.validation import EvaluationBatches, ValidationResult
 
 ReportMetrics = Callable[[dict[str, object]], None]
 """Receives the metrics of an evaluation. All workers call it equally often."""
@@ -71,26 +67,6 @@ def make_network(job: TrainingJob) -> CRNN:
     return network
 
 
-def save_model(
-    job: TrainingJob,
-    network: CRNN,
-    scores: dict[str, float],
-    calibration: Calibration | None,
-    device: torch.device,
-    folder: Path,
-) -> None:
-    """Write the model directory of a run."""
-    more = (scores, device, calibration, language_models.get(job), job.data.lexicon)
-    Recognizer(network, job.configuration, job.data.alphabet, *more).save(folder)
-
-
-def open_eval_stream(job: TrainingJob) -> BatchStream:
-    """Return this worker's share of the evaluation set."""
-    assert job.data.eval is not None
-    spec = eval_batch_spec(job.configuration, job.data.eval, collectives.rank(), collectives.world_size())
-    return BatchStream(spec, job.allocation, 0, spec.batches_per_epoch)
-
-
 def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_before: float) -> TimeBudget:
     """Return the time budget of a run.
 
@@ -108,19 +84,6 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
     return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, trial)
 
 
-def evaluates_initial_model(job: TrainingJob) -> bool:
-    """Return whether the initial model is evaluated before the first step, and kept unless training improves on it.
-
-    All trials of a search have the same initial model, so they do without. So do runs with a time limit in which this
-    evaluation may take as long as an epoch.
-    """
-    data, settings = job.data, job.configuration.training
-    # Not `job.initial_model`, which a run lacks that was stopped in this evaluation and is resumed.
-    if settings.initial_model_sha256 is None or data.eval is None or job.counts_all_minutes:
-        return False
-    return not settings.max_minutes or data.eval.usable <= data.train.usable
-
-
 def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> TrainingState:
     """Return the progress with which a run continues from a checkpoint."""
     progress = TrainingState(**found.state["progress"])
@@ -130,16 +93,6 @@ def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> Trainin
     if job.trains_on and progress.finished:
         progress.begin_new_schedule()
     return progress
-
-
-def raise_if_storage_failed(problem: str | None) -> None:
-    """Raise a `StorageError` if object storage did not deliver the images of a worker. All workers must call it."""
-    problems = [problem for problem in collectives.gather(problem) if problem is not None]
-    if problems:
-        raise StorageError(
-            f"{problems[0].rstrip('.')}. The last checkpoint and the model are unchanged: continue with "
-            "restore_model=true once the storage responds"
-        )
 
 
 class Worker:
@@ -159,7 +112,6 @@ class Worker:
         runtime.keep_kernels()
         self.learner = Learner(make_network(job), self.settings, device)
         self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
-        self.eval_batches = EvaluationBatches(partial(open_eval_stream, job))
         self.rejected = RejectedSamples(job.data, job.configuration.data)
         self.seconds_before = 0.0
         """Seconds that earlier commands spent on this run."""
@@ -174,6 +126,7 @@ class Worker:
         """The signals of the last step that was read since a step was queued."""
         self.run_log = RunLog(self.output.path)
         self._write("logs", lambda: self.run_log.open(self.progress))
+        self.evaluator = Evaluator(job, self.learner, self.output, self.run_log, reporter, device)
         self.throughput = Throughput()
         notices = PreemptionNotices(reporter) if report_metrics else None  # Only in workers of Ray Train.
         self.saver = CheckpointSaver(job, self.output, self.learner, self.rejected, self.seconds_before, notices)
@@ -195,11 +148,6 @@ class Worker:
         if self.rank == 0:
             epoch = self.learner.progress.step / self.spec.batches_per_epoch
             self.reporter.log(f"resuming from {found.path.name}, epoch {epoch:.2f}")
-
-    @property
-    def epoch(self) -> float:
-        """Completed epochs."""
-        return self.progress.step / self.spec.batches_per_epoch
 
     def run(self) -> None:
         """Train to the end of the schedule, or until the command asks to stop."""
@@ -287,12 +235,10 @@ class Worker:
             self.steps_left = step.signals.steps_left - self.learner.unread_steps
             self.throughput.add(step.samples, stream.waited, stream.pixels, stream.padding)
             if self.rank == 0:
-                self.reporter.progress(
-                    lambda: run_log.progress_report(self.epoch, self.progress, self.throughput, self.steps_left)
-                )
+                self.reporter.progress(lambda: run_log.progress_report(self.progress, self.throughput, self.steps_left))
                 self.run_log.step(step, self.progress, self.throughput)
             if self.signals.read_failed:
-                raise_if_storage_failed(stream.problem)
+                collectives.raise_if_storage_failed(stream.problem)
             if self.signals.write_failed:
                 self.output.raise_failure("logs or checkpoints", self.progress.step)
             if self.signals.new_rejections:
@@ -315,16 +261,13 @@ class Worker:
         self.reporter.set_activity("evaluating")
         start, result = time.monotonic(), None
         if self.job.data.eval is not None:
-            network, precision, alphabet = self.learner.network, self.learner.precision, self.job.data.alphabet
-            result = validation.evaluate(
-                network, self.eval_batches, alphabet, precision, self.device, self.reporter.check_stop
-            )
-            raise_if_storage_failed(self.eval_batches.problem)
+            result = self.evaluator.evaluate(self.reporter.check_stop)
             if result is None:
                 return False
-            self._share_rejections("eval", self.eval_batches.rejected)
+            self._share_rejections("eval", self.evaluator.batches.rejected)
         self.progress.evaluated_at = self.progress.step
-        record = self._record(result)
+        seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
+        record = self.evaluator.record(result, self.throughput, seconds, rejected)
         self._write_rejected()
         if self.job.exchanges_weights:
             self.saver.save()  # The search copies it.
@@ -345,27 +288,6 @@ class Worker:
         self.throughput.pause(time.monotonic() - start)
         return True
 
-    def _record(self, result: ValidationResult | None) -> MetricsRecord:
-        """Record an evaluation, and export the model if it is the best one."""
-        progress = self.progress
-        best = result is None or result.better_than(progress.best)
-        progress.count_evaluation(best)
-        if best:
-            scores = result.scores() if result else {}
-            progress.best = {**scores, "epoch": round(self.epoch, 3), "step": progress.step}
-            fitted, folder = result.calibration if result else None, self.output.path / "model"
-            save = partial(save_model, self.job, self.learner.network, progress.best, fitted, self.device, folder)
-            self._write("model", save)
-        seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
-        record = run_log.metrics_record(
-            result, progress, self.throughput, self.epoch, seconds, self.world_size, rejected, best
-        )
-        self._write("metrics.jsonl", lambda: self.run_log.evaluation(record, result))
-        if self.rank == 0:
-            for level, line in run_log.describe(record, result, self.settings):
-                self.reporter.log(line, level)
-        return record
-
     # All workers must call the following methods: they wait for worker 0 to write.
 
     def _write(self, name: str, write: Callable[[], None]) -> None:
@@ -378,7 +300,7 @@ class Worker:
         if not self.progress.best:
             raise divergence("no evaluation had a finite loss", self.settings)
         language_model_trial.conclude(
-            self.job, self.output, self.eval_batches, self.device, self.reporter, self.progress.step
+            self.job, self.output, self.evaluator.batches, self.device, self.reporter, self.progress.step
         )
         self.progress.finished = True
         self._close()

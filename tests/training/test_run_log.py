@@ -50,7 +50,7 @@ def describe(step: int, *, is_blank: bool) -> list[tuple[int, str]]:
     state, throughput = TrainingState(), Throughput()
     state.step = step
     result = replace(RESULT, is_blank=is_blank)
-    record = metrics_record(result, state, throughput, 1.0, 61.0, 1, {}, True)
+    record = metrics_record(result, state, throughput, 61.0, 1, {}, True)
     return list(run_log.describe(record, result, Training()))
 
 
@@ -64,7 +64,7 @@ def test_only_blanks_are_normal_at_first_and_a_warning_later():
 
 
 def test_before_the_first_step_only_what_was_evaluated_is_recorded_and_described():
-    record = metrics_record(RESULT, TrainingState(), Throughput(), 0.0, 9.0, 1, {}, True)
+    record = metrics_record(RESULT, TrainingState(), Throughput(), 9.0, 1, {}, True)
     assert not record.keys() & {"train_loss", "images_per_second", "data_wait", "padding"}
     [(_, line)] = run_log.describe(record, RESULT, Training())
     assert line == "epoch 0  step 0  CER 50.00 %  WER 100.00 %  exact 0.00 %  0:09  best"

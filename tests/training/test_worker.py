@@ -15,7 +15,7 @@ from raycrnn.config import Training
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.errors import StorageError, WriteError
 from raycrnn.model.batch import Batch
-from raycrnn.training import checkpoint, collectives, run_log, worker
+from raycrnn.training import checkpoint, collectives, evaluator, run_log, worker
 from raycrnn.training.initial_model import InitialModel
 from raycrnn.training.learner import Learner
 from raycrnn.training.worker import Worker
@@ -115,7 +115,7 @@ def train(monkeypatch, tmp_path):
                 first, stop, lambda number: before_batch(reporter, number)
             ),
         )
-        monkeypatch.setattr(worker, "open_eval_stream", lambda _: EvaluationStream())
+        monkeypatch.setattr(evaluator, "open_eval_stream", lambda _: EvaluationStream())
         job = make_job(configuration, output, model, eval_rows)
         job.counts_all_minutes = is_trial
         Worker(job, reporter, CPU, None).run()
@@ -288,7 +288,7 @@ def test_only_the_checkpoint_of_another_run_has_no_best_model_of_this_one(train,
 
 
 def test_all_workers_end_if_the_storage_of_one_fails(monkeypatch):
-    worker.raise_if_storage_failed(None)
+    collectives.raise_if_storage_failed(None)
     monkeypatch.setattr(collectives, "gather", lambda problem: [problem, "s3://lines/a.png: SLOW_DOWN"])
     with pytest.raises(StorageError, match=r"a\.png: SLOW_DOWN.*restore_model=true"):
-        worker.raise_if_storage_failed(None)
+        collectives.raise_if_storage_failed(None)
