@@ -18,10 +18,10 @@ logger = logging.getLogger("raycrnn.predict")
 class Predict(Command):
     """Transcribe images, given as files, folders or CSVs (whose labels are ignored).
 
-    Writes one row per image, in input order: path, text, score and error, then text_2, score_2 and so on, as many as
-    decoding.num_beam_paths. The score is the difference in log-probability to the second-best transcription (empty for
-    greedy decoding); score_2 and so on are log-probabilities relative to the best one. JSON Lines and Parquet also
-    contain the confidence, which is the probability that a text is exact.
+    Writes one row per image (as labels, per image that was read), in input order: path, text, score and error, then
+    text_2, score_2 and so on, as many as decoding.num_beam_paths. The score is the difference in log-probability to the
+    second-best transcription (empty for greedy decoding); score_2 and so on are log-probabilities relative to the best
+    one. JSON Lines and Parquet also contain the confidence, which is the probability that a text is exact.
     """
 
     model: CliPositionalArg[str]
@@ -37,8 +37,8 @@ class Predict(Command):
     resume: bool = False
     """Resume a run with the same output that was stopped."""
     format: Format | None = None
-    """Format of the output. labels is a CSV to correct and train on, without the images that cannot be read. Default:
-    the one that the name of the output selects."""
+    """Format of the output. labels is a CSV to correct and train on, without images that cannot be read or whose text
+    a label cannot hold. Default: the one that the name of the output selects."""
     confidence: bool = False
     """Add a column with the confidence to CSV. JSON Lines and Parquet always have it."""
     spans: bool = False
@@ -73,7 +73,7 @@ class Predict(Command):
         inputs = list_inputs(names, configuration.data)
         output.check(models, names, inputs)
         if layout.format == "labels":
-            layout = replace(layout, labels=output.label_rows(inputs, configuration.data))
+            layout = replace(layout, labels=output.label_format(inputs, configuration.data))
         language_model, lexicon = overridden_language_model(overrides), overridden_lexicon(models, overrides)
         job = make_job(models, configurations, overrides, digests, spans, self.replicas, language_model, lexicon)
         read = predict(job, configuration, inputs, output, layout, self.address)

@@ -91,6 +91,8 @@ def settings_of(folder: Path, size: str, batch: int) -> Configuration:
     return config.parse(
         {
             "data": {"csv_files_train": str(folder / "labels.csv"), "csv_files_eval": str(folder / "few.csv")},
+            # All epochs alike, as in the loop in memory.
+            "augmentation": {"stronger_after_passes": None},
             "model": {"size": size},
             "training": {"train_batch_size": batch, "save_interval": 10**6, "schedule": "constant"},
         }

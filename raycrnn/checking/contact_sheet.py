@@ -41,7 +41,7 @@ def draw(data_set: LabelledSet) -> Image.Image:
 
 
 def _versions(data_set: LabelledSet, number: int) -> list[Image.Image]:
-    """Return an image as in evaluation, as in the first two epochs, and as in one of the stronger ones."""
+    """Return an image as in evaluation, as in the first two epochs, and as in the first one with stronger effects."""
     settings = data_set.configuration
     shape, channels = settings.image.input_shape, settings.image.input_channels
     augmenter = Augmenter(settings.augmentation, channels, settings.training.seed)
@@ -50,7 +50,7 @@ def _versions(data_set: LabelledSet, number: int) -> list[Image.Image]:
     orientation = settings.data.line_orientation
     arrays = [prepare(data, shape, channels, orientation=orientation)]
     decoded = decode_and_limit(data, shape, channels, augmented=True, orientation=orientation)
-    later = max(2, settings.augmentation.stronger_after_epochs or 0)
+    later = max(2, settings.augmentation.stronger_after_passes or 0)  # Without these, the third epoch.
     for epoch in (0, 1, later) if augmenter.strengths else ():
         arrays.append(augment_and_fit(decoded, shape, augmenter.for_sample(epoch, number)))
     return [Image.fromarray(array.squeeze(2) if channels == 1 else array) for array in arrays]

@@ -130,10 +130,10 @@ class Augmentation(Group):
     """Whether to augment the training images at all."""
     share: Share = 0.9
     """Fraction of the training images to which the effects apply. The others are used as in evaluation, unchanged."""
-    stronger_after_epochs: Annotated[Integer, Field(ge=0)] | None = 15
-    """Number of epochs after which slant, stretch, grid_distortion, elastic_distortion and thickness have twice their
-    strength, at most 1, and change twice as many images: otherwise, what has been seen so often is learnt by heart.
-    null: never."""
+    stronger_after_passes: Annotated[Integer, Field(ge=0)] | None = 15
+    """How often an image has been trained on before slant, stretch, grid_distortion, elastic_distortion and thickness
+    have twice their strength, at most 1, and twice their share: otherwise, it is learnt by heart. It does not apply to
+    lines of recipes, which look different each time. null: never."""
     data_augmentation_max_rotation: Annotated[float, Field(ge=0, le=0.785)] = 0.02
     """Maximum rotation in radians. The image is enlarged with its background so that no text is cut off; on long lines
     the strokes lean by the whole angle, and the baseline slopes less. 0: off."""

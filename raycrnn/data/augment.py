@@ -52,15 +52,15 @@ COLOUR_ONLY = {"hue", "saturation"}
 """Effects that do not apply to grey images."""
 
 
-GROWING = {"slant", "stretch", "grid_distortion", "elastic_distortion", "thickness"}
-"""Effects that are stronger after `augmentation.stronger_after_epochs`: they change the shapes of letters, which a
+STRONGER_LATER = {"slant", "stretch", "grid_distortion", "elastic_distortion", "thickness"}
+"""Effects that are stronger after `augmentation.stronger_after_passes`: they change the shapes of letters, which a
 network learns by heart if it sees the same ones often."""
 
 
 class Augmenter:
     """Apply the effects that a configuration enables.
 
-    An augmenter has no state: the result depends only on the image, the seed, the epoch and the row.
+    An augmenter has no state: the result depends only on the image, the seed, the row, and how often it was trained on.
 
     Each effect draws its amount from a range that includes zero, so that training also has images like those of
     evaluation, which are not augmented.
@@ -85,19 +85,26 @@ class Augmenter:
             and (channels == 3 or name not in COLOUR_ONLY)
         }
         self.shares = {name: block.share for name, block in blocks.items()}
-        self._stronger_after = settings.stronger_after_epochs
+        self._stronger_after = settings.stronger_after_passes
 
-    def apply(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
-        """Return the augmented image of a row (its number in the data set) in an epoch, the first of which is 0."""
-        random = np.random.default_rng([self.seed, epoch, row])
+    def apply(self, image: Image.Image, times: int, row: int, is_new: bool = False) -> Image.Image:
+        """Return the augmented image of a row.
+
+        Args:
+            image: The image, mode L or RGB.
+            times: How often the row was trained on before: the number of epochs, unless its CSV has a weight.
+            row: The number of the row in the data set.
+            is_new: Whether it had another image each time.
+        """
+        random = np.random.default_rng([self.seed, times, row])
         # A share of 1 needs no random number.
         if self.share < 1 and random.random() >= self.share:
             return image
         pending: Geometry | None = None
-        grows = self._stronger_after is not None and epoch >= self._stronger_after
+        is_stronger = self._stronger_after is not None and times >= self._stronger_after and not is_new
         for name, strength in self.strengths.items():
             share = self.shares.get(name, 1)
-            if grows and name in GROWING:
+            if is_stronger and name in STRONGER_LATER:
                 strength, share = min(1, 2 * strength), min(1, 2 * share)
             if share < 1 and random.random() >= share:
                 continue
@@ -111,6 +118,6 @@ class Augmenter:
             image = effect(image, strength, random)
         return pending.apply(image) if pending else image
 
-    def for_sample(self, epoch: int, row: int) -> Callable[[Image.Image], Image.Image] | None:
-        """Return a picklable function that augments one sample, or None if no effect is enabled."""
-        return partial(self.apply, epoch=epoch, row=row) if self.strengths else None
+    def for_sample(self, times: int, row: int, is_new: bool = False) -> Callable[[Image.Image], Image.Image] | None:
+        """Return a picklable function that augments one sample as `apply` does, or None if no effect is enabled."""
+        return partial(self.apply, times=times, row=row, is_new=is_new) if self.strengths else None

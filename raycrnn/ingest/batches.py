@@ -193,7 +193,8 @@ def _decode(spec: BatchSpec, rows: "_Rows", indices: np.ndarray, passes: np.ndar
     read = image_files.prefetching_reader(missing, packed_files.finder(spec.samples.packed))
     for index, path, times in zip(indices.tolist(), paths, passes.tolist(), strict=True):
         try:
-            image = _load(spec, rows, index, partial(read, path), times)
+            is_new = generated_lines.parse_reference(path) is not None
+            image = _load(spec, rows, index, partial(read, path), times, is_new)
         except Rejected as error:
             csv, line = spec.samples.csv_paths[rows.source[index]], int(rows.line[index])
             share.rejected.append([int(rows.row[index]), csv, line, path, error.reason, error.detail])
@@ -260,12 +261,12 @@ def _cached(spec: BatchSpec, index: int) -> np.ndarray | None:
     return spec.image_cache.get(int(index)) if spec.image_cache else None
 
 
-def _load(spec: BatchSpec, rows: _Rows, index: int, read: Callable[[], bytes], times: int) -> np.ndarray:
+def _load(spec: BatchSpec, rows: _Rows, index: int, read: Callable[[], bytes], times: int, is_new: bool) -> np.ndarray:
     """Return an image [H, W, C], augmented if the spec says so."""
     shape, channels = spec.image.input_shape, spec.image.input_channels
     if spec.augmenter is None:
         return prepare(read(), shape, channels, None, spec.orientation)
-    augment = spec.augmenter.for_sample(times, int(rows.row[index]))
+    augment = spec.augmenter.for_sample(times, int(rows.row[index]), is_new)
     decoded = _cached(spec, index)
     if decoded is None:
         decoded = decode_and_limit(read(), shape, channels, augment is not None, spec.orientation)

@@ -106,10 +106,13 @@ def describe(models: Models) -> str:
 
 
 def as_argument(model: str) -> str:
-    """Return an argument that names a model: `./latin` for `latin`, if such a model directory is here."""
+    """Return an argument that names a model.
+
+    For the name of an included model it is `./NAME`, if the working directory has a model directory of that name.
+    """
     if model not in NAMES or not is_model(f"./{model}"):
         return model
-    logger.warning(f"{model}: the model directory here, not the model of that name that comes with raycrnn")
+    logger.warning(f"{model}: reading the model directory ./{model}, not the model of that name in raycrnn")
     return f"./{model}"
 
 
@@ -120,12 +123,16 @@ def leading_models(first: str, arguments: Sequence[str]) -> tuple[list[str], lis
         first: The first argument, which is a model directory.
         arguments: The others.
     """
-    # A folder of images may have the name of a model.
-    others = list(itertools.takewhile(lambda each: is_model(f"./{each}" if os.path.exists(each) else each), arguments))
+    others = list(itertools.takewhile(_is_model_argument, arguments))
     models = list(map(as_argument, (first, *others)))
     if any(model in NAMES for model in models[1:]):
         logger.info(f"{len(models)} models vote: {', '.join(models)}")
     return models, list(arguments[len(others) :])
+
+
+def _is_model_argument(argument: str) -> bool:
+    # A folder of images may have the name of a model.
+    return is_model(f"./{argument}" if argument in NAMES and os.path.exists(argument) else argument)
 
 
 def read_configurations(models: Models, overrides: Sequence[str] = ()) -> list[config.Configuration]:

@@ -1,7 +1,9 @@
 """The formats of transcriptions: CSV, JSON Lines, Parquet, and labels to train on."""
 
+import codecs
 import csv
 import functools
+import itertools
 import json
 import logging
 import os
@@ -62,7 +64,7 @@ class Layout:
     """Whether CSV has a column with the confidence."""
     spans: bool = False
     """Whether Parquet has the column `units`. JSON Lines has it if a row has units."""
-    labels: "LabelRows | None" = None
+    labels: "LabelFormat | None" = None
     """What the format `labels` needs."""
 
 
@@ -187,15 +189,16 @@ class LabelsWriter(Writer):
     of the layout's images.
     """
 
-    def __init__(self, file: IO[str], rows: "LabelRows"):
-        self._file, self._rows = file, rows
-        self._paths = (path for chunk in rows.paths.chunks for path in chunk.to_pylist())
+    def __init__(self, file: IO[str], labels: "LabelFormat"):
+        self._file, self._labels = file, labels
+        self._paths = (path for chunk in labels.paths.chunks for path in chunk.to_pylist())
         self._written = self._left_out = 0
 
     def _write(self, table: pa.Table) -> None:
-        for row, path in zip(table.to_pylist(), self._paths, strict=False):
+        paths = itertools.islice(self._paths, len(table))
+        for row, path in zip(table.to_pylist(), paths, strict=True):
             try:
-                self._file.write(f"{self._rows.line(row, path)}\n")
+                self._file.write(f"{self._labels.line(row, path)}\n")
             except ValueError as error:
                 self._left_out += 1
                 if self._left_out <= MOST_LEFT_OUT_SHOWN:
@@ -205,11 +208,13 @@ class LabelsWriter(Writer):
 
     def close(self) -> None:
         logger.info(f"labels written: {self._written:,}; images left out: {self._left_out:,}")
+        if codecs.lookup(self._labels.settings.encoding).name not in ("utf-8", "utf-8-sig"):
+            logger.warning("the labels are written in UTF-8: train on them with data.encoding=utf-8")
 
 
 @dataclass(frozen=True)
-class LabelRows:
-    """The rows of a CSV of images and labels."""
+class LabelFormat:
+    """How a CSV of images and labels is written."""
 
     paths: pa.ChunkedArray
     """The absolute path or URI of each image, as bytes."""
@@ -230,14 +235,17 @@ class LabelRows:
         """
         if row["error"] is not None:
             raise ValueError(row["error"])
-        delimiter, form = self.settings.string_split_delimiter, self.settings.unicode_form
+        split, form = self.settings.string_split_delimiter, self.settings.unicode_form
         units = tuple(unit["text"] for unit in row["units"])
-        is_plain = csv_files.split_label(row["text"], delimiter, form) == units
-        label = format_label(row["text"] if is_plain else units, delimiter)
-        fields = self._path_in_csv(path.decode(), is_absolute=os.path.isabs(row["path"])), label
-        return self.settings.csv_delimiter.join(
-            csv_files.write_field(field, self.settings.csv_delimiter) for field in fields
-        )
+        is_plain = csv_files.split_label(row["text"], split, form) == units
+        label = format_label(row["text"] if is_plain else units, split)
+        try:
+            name = path.decode()
+        except UnicodeDecodeError:
+            raise ValueError("its name is not UTF-8, so a CSV cannot hold it: rename the file") from None
+        fields = self._path_in_csv(name, is_absolute=os.path.isabs(row["path"])), label
+        delimiter = self.settings.csv_delimiter
+        return delimiter.join(csv_files.write_field(field, delimiter) for field in fields)
 
     def _path_in_csv(self, path: str, is_absolute: bool) -> str:
         if storage.is_uri(path) or is_absolute or self.folder is None:

@@ -21,7 +21,7 @@ from raycrnn.data.unusual_images import UnusualImages
 from raycrnn.errors import UsageError
 from raycrnn.model.model_names import directory_of
 from raycrnn.prediction import formats, shards
-from raycrnn.prediction.formats import LabelRows, Layout
+from raycrnn.prediction.formats import LabelFormat, Layout
 from raycrnn.prediction.job import Format, PredictionJob
 from raycrnn.prediction.pipeline import Executor, PredictionMonitor, write_transcriptions
 
@@ -49,7 +49,7 @@ def _identity(job: PredictionJob, configuration: Configuration, inputs: pa.Table
         # Of data.*, only these keys affect transcriptions, apart from the list of images.
         "data.unicode_form": configuration.data.unicode_form,
         "data.line_orientation": configuration.data.line_orientation,
-        "units (of --spans or --format=labels)": job.spans,
+        "--spans or --format=labels": job.spans,
         "images": len(inputs),
         "the list of images": {"sha256": _digest(inputs)},
     }
@@ -114,32 +114,34 @@ class Output:
             raise UsageError("Parquet cannot be written to stdout: name a file, -o transcriptions.parquet")
         if spans and chosen == "csv":
             raise UsageError("--spans: CSV cannot hold spans: set --format=jsonl or --format=parquet")
-        if chosen == "labels" and (spans or confidence):
-            raise UsageError("--format=labels holds neither units nor confidences: remove --spans and --confidence")
+        for option, given in (("--spans", spans), ("--confidence", confidence)):
+            if given and chosen == "labels":
+                raise UsageError(f"{option}: labels have no place for it: remove it, or choose another --format")
         return Layout(chosen, readings, confidence, spans)
 
-    def label_rows(self, inputs: pa.Table, settings: Data) -> LabelRows:
+    def label_format(self, inputs: pa.Table, settings: Data) -> LabelFormat:
         """Return what the format `labels` needs.
 
         Args:
             inputs: the images.
-            settings: of the model: the CSV will be read with the same delimiters.
+            settings: those of the model, whose delimiters and Unicode form the CSV gets.
 
         Raises:
             UsageError: an image is not a file of its own.
         """
         paths = inputs["path"]
-        for name, path in zip(*(inputs[column].to_pylist() for column in ("name", "path")), strict=True):
-            if not is_whole_file(os.fsdecode(path)):
-                raise UsageError(
-                    f"{name}: is in a packed data set, and labels name files: name the images, or choose another "
-                    "--format"
-                )
+        for batch in inputs.to_batches():
+            for name, path in zip(batch["name"].to_pylist(), batch["path"].to_pylist(), strict=True):
+                if not is_whole_file(os.fsdecode(path)):
+                    raise UsageError(
+                        f"{name}: is in a packed data set, and labels name files: name the images, or choose another "
+                        "--format"
+                    )
         if self.is_uri:
-            return LabelRows(paths, None, settings)
+            return LabelFormat(paths, None, settings)
         # Not of the output itself, which may be a link: training starts at the folder of the name that it is given.
         folder = os.path.dirname(storage.as_on_disk(self.name)) if self.name and not self.is_stream else ""
-        return LabelRows(paths, os.path.realpath(folder), settings)
+        return LabelFormat(paths, os.path.realpath(folder), settings)
 
     def check(self, models: Sequence[str], names: Sequence[str], inputs: pa.Table) -> None:
         """Check that the output may be written.

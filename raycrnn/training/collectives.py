@@ -1,4 +1,4 @@
-"""Collective operations of training workers. With one worker they return their arguments."""
+"""Collective operations of training workers, which all of them must call."""
 
 from typing import TypeVar
 

@@ -55,6 +55,7 @@ class Evaluator:
         self._job, self._learner, self._output, self._log = job, learner, output, log
         self._reporter, self._device = reporter, device
         self.batches = EvaluationBatches(partial(open_eval_stream, job))
+        """The evaluation batches of this worker."""
 
     def evaluate(self, check_stop: Callable[[], bool]) -> ValidationResult | None:
         """Score the network on the evaluation set. Returns None on all workers if one of them was asked to stop.
@@ -68,15 +69,19 @@ class Evaluator:
         return result
 
     def record(
-        self, result: ValidationResult | None, throughput: Throughput, seconds: float, rejected: dict[str, int]
+        self,
+        result: ValidationResult | None,
+        throughput: Throughput,
+        rejected: dict[str, int],
+        get_seconds: Callable[[], float],
     ) -> MetricsRecord:
         """Record an evaluation, and write the model if it is the best one.
 
         Args:
             result: The scores; None without an evaluation set.
             throughput: That of the last steps.
-            seconds: Wall time of the run.
             rejected: Number of rejected samples of each data set.
+            get_seconds: Returns the wall time of the run, which includes writing the model.
 
         Raises:
             WriteError: Worker 0 cannot write.
@@ -90,7 +95,7 @@ class Evaluator:
             calibration, folder = result.calibration if result else None, self._output.path / "model"
             self._output.write("model", lambda: self._save_model(calibration, folder), progress.step)
         workers = collectives.world_size()
-        record = run_log.metrics_record(result, progress, throughput, seconds, workers, rejected, best)
+        record = run_log.metrics_record(result, progress, throughput, get_seconds(), workers, rejected, best)
         self._output.write("metrics.jsonl", lambda: self._log.evaluation(record, result), progress.step)
         if collectives.rank() == 0:
             for level, line in run_log.describe(record, result, self._job.configuration.training):

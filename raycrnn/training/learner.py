@@ -64,7 +64,7 @@ class TrainingState:
     @property
     def epoch(self) -> float:
         """Completed epochs."""
-        return self.step / max(1, self.batches_per_epoch)
+        return self.step / self.batches_per_epoch if self.batches_per_epoch else 0.0
 
     @property
     def mean_loss(self) -> float:

@@ -84,9 +84,9 @@ def make_time_budget(job: TrainingJob, total_steps: int, interval: int, seconds_
     return TimeBudget(total_steps, deadline, eval_rows / settings.train_batch_size, interval, trial)
 
 
-def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint) -> TrainingState:
+def restored_progress(job: TrainingJob, found: checkpoint.Checkpoint, batches_per_epoch: int) -> TrainingState:
     """Return the progress with which a run continues from a checkpoint."""
-    progress = TrainingState(**found.state["progress"])
+    progress = TrainingState(**{**found.state["progress"], "batches_per_epoch": batches_per_epoch})
     # Later checkpoints are of this run.
     if found.path.name == job.taken_over:
         progress.best, progress.since_best = {}, 0
@@ -113,11 +113,12 @@ class Worker:
         self.learner = Learner(make_network(job), self.settings, device)
         self.spec = train_batch_spec(job.configuration, job.data.train, self.rank, self.world_size)
         self.rejected = RejectedSamples(job.data, job.configuration.data)
+        self.learner.progress.batches_per_epoch = self.spec.batches_per_epoch
         self.seconds_before = 0.0
         """Seconds that earlier commands spent on this run."""
         self._restore()
         self.progress = self.learner.progress
-        self.progress.batches_per_epoch = batches = self.spec.batches_per_epoch
+        batches = self.spec.batches_per_epoch
         self.last_step = self.settings.epochs(batches) * batches
         self.steps_between_evaluations = self.settings.epochs_between_evaluations(batches) * batches
         self.time_budget = make_time_budget(job, self.last_step, self.steps_between_evaluations, self.seconds_before)
@@ -142,12 +143,11 @@ class Worker:
         if found is None:
             return
         self.learner.load_state_tensors(found.tensors)
-        self.learner.progress = restored_progress(self.job, found)
+        self.learner.progress = restored_progress(self.job, found, self.spec.batches_per_epoch)
         self.seconds_before = checkpoint.seconds_before(found.state, self.job.started)
         self.rejected.while_training.update(checkpoint.read_rejected(found.state))
         if self.rank == 0:
-            epoch = self.learner.progress.step / self.spec.batches_per_epoch
-            self.reporter.log(f"resuming from {found.path.name}, epoch {epoch:.2f}")
+            self.reporter.log(f"resuming from {found.path.name}, epoch {self.learner.progress.epoch:.2f}")
 
     def run(self) -> None:
         """Train to the end of the schedule, or until the command asks to stop."""
@@ -266,8 +266,8 @@ class Worker:
                 return False
             self._share_rejections("eval", self.evaluator.batches.rejected)
         self.progress.evaluated_at = self.progress.step
-        seconds, rejected = self.saver.elapsed()["all"], self.rejected.counts()
-        record = self.evaluator.record(result, self.throughput, seconds, rejected)
+        rejected = self.rejected.counts()
+        record = self.evaluator.record(result, self.throughput, rejected, lambda: self.saver.elapsed()["all"])
         self._write_rejected()
         if self.job.exchanges_weights:
             self.saver.save()  # The search copies it.

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from raycrnn.config import Augmentation, Effect
 from raycrnn.config.augmentation import BlurEffect
-from raycrnn.data.augment import COLOUR_ONLY, EFFECTS, Augmenter
+from raycrnn.data.augment import COLOUR_ONLY, EFFECTS, STRONGER_LATER, Augmenter
 from raycrnn.data.augment_geometry import GeometricEffect, Geometry
 from raycrnn.data.image import augment_and_fit, fitted_width
 from tests.conftest import draw
@@ -84,7 +84,7 @@ def test_every_epoch_and_row_has_another_result():
 
 
 def test_the_augmentation_of_a_row_is_the_same_after_pickling():
-    of_row = Augmenter(Augmentation(), 3, seed=5).for_sample(epoch=1, row=9)
+    of_row = Augmenter(Augmentation(), 3, seed=5).for_sample(times=1, row=9)
     assert same(pickle.loads(pickle.dumps(of_row))(noise("RGB")), of_row(noise("RGB")))
     assert same(of_row(noise("RGB")), Augmenter(Augmentation(), 3, seed=5).apply(noise("RGB"), 1, 9))
 
@@ -93,7 +93,7 @@ def test_the_augmentation_of_a_row_is_the_same_after_pickling():
 @pytest.mark.parametrize("settings_", [{"data_augmentation": False}, ALL_OFF])
 def test_without_effects_the_image_is_unchanged(settings_, channels):
     augmenter = Augmenter(Augmentation.model_validate(settings_), channels, seed=0)
-    assert augmenter.for_sample(epoch=0, row=0) is None
+    assert augmenter.for_sample(times=0, row=0) is None
     picture = noise("L" if channels == 1 else "RGB")
     assert same(augmenter.apply(picture, 0, 0), picture)
 
@@ -152,18 +152,14 @@ def test_an_effect_changes_its_share_of_the_images_independently_of_others(calle
     assert of_rows["slant", "blur"] == pytest.approx(62, abs=25)
 
 
+@pytest.mark.parametrize("effect", ["blur", *sorted(STRONGER_LATER)])
 @pytest.mark.parametrize(
-    ("effect", "after", "epoch", "share", "strength"),
-    [
-        ("slant", 3, 2, 0.3, 0.4),
-        ("slant", 3, 3, 0.6, 0.8),
-        ("slant", None, 3, 0.3, 0.4),
-        # It does not change the shapes of letters.
-        ("blur", 3, 3, 0.3, 0.4),
-    ],
+    ("after", "times", "is_new", "is_stronger"),
+    [(3, 2, False, False), (3, 3, False, True), (3, 3, True, False), (None, 99, False, False)],
 )
-def test_effects_on_the_shapes_of_letters_are_stronger_after_some_epochs(
-    monkeypatch, effect, after, epoch, share, strength
+@pytest.mark.parametrize("part", [0.4, 0.7])
+def test_effects_on_the_shapes_of_letters_are_stronger_on_images_that_were_seen_often(
+    monkeypatch, effect, after, times, is_new, is_stronger, part
 ):
     strengths = []
 
@@ -172,12 +168,13 @@ def test_effects_on_the_shapes_of_letters_are_stronger_after_some_epochs(
         return image
 
     monkeypatch.setitem(EFFECTS, effect, note)
-    settings = only(effect, part=0.4, share=0.3).model_copy(update={"stronger_after_epochs": after})
+    settings = only(effect, part=part, share=part).model_copy(update={"stronger_after_passes": after})
     augmenter = Augmenter(settings, 1, seed=0)
     for row in range(1000):
-        augmenter.apply(noise("L"), epoch, row)
-    assert len(strengths) == pytest.approx(1000 * share, abs=60)
-    assert set(strengths) == {strength}
+        augmenter.apply(noise("L"), times, row, is_new)
+    expected = min(1, 2 * part) if is_stronger and effect in STRONGER_LATER else part
+    assert set(strengths) == {expected}
+    assert len(strengths) == pytest.approx(1000 * expected, abs=60)
 
 
 def test_a_share_of_the_images_is_augmented_and_the_others_are_unchanged(called):

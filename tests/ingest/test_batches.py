@@ -59,21 +59,22 @@ def test_an_epoch_has_every_row_once_and_epochs_differ(local_ray, tmp_path):
         assert texts == [labels[row] for row in batch.rows_B]
 
 
-def test_images_equal_those_of_a_plain_loop(local_ray, tmp_path):
+@pytest.mark.parametrize("number_of_epoch", [1, 15])
+def test_images_equal_those_of_a_plain_loop(local_ray, tmp_path, number_of_epoch):
     """The expected images are made without Ray."""
     csv = write_set(tmp_path, words(30))
     configuration = settings(csv, seed=5)
     samples = put(configuration)
-    batches, _ = read(configuration, samples, 4, 8)
+    batches, _ = read(configuration, samples, 4 * number_of_epoch, 4 * number_of_epoch + 4)
     augmenter = Augmenter(configuration.augmentation, 1, 5)
     file = csv_files.read_csv(csv)
     paths = [file.resolve(row) for row in file.rows]
     widths = np.array([fitted_width(measure(path), (32, 1024)) for path in paths])
-    epoch = batch_order.train_epoch(widths, 8, 5, 1)
+    epoch = batch_order.train_epoch(widths, 8, 5, number_of_epoch)
     for number, batch in enumerate(batches):
         rows, _ = epoch[number]
         arrays = [
-            prepare(image_files.read_bytes(paths[row]), (32, 1024), 1, augmenter.for_sample(1, int(row)))
+            prepare(image_files.read_bytes(paths[row]), (32, 1024), 1, augmenter.for_sample(number_of_epoch, int(row)))
             for row in rows
         ]
         images_BCHW, widths_B = collate(arrays)

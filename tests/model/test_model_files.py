@@ -69,7 +69,7 @@ def test_an_argument_means_the_model_directory_of_that_name_if_there_is_one(tmp_
     assert model_files.leading_models("latin", ["latin"]) == (["latin"], ["latin"]) and not caplog.messages
     recognizer().save(tmp_path / "latin")
     assert model_files.leading_models("latin", ["latin", "scans"]) == (["./latin", "./latin"], ["scans"])
-    assert "latin: the model directory here, not the model of that name" in caplog.text
+    assert "latin: reading the model directory ./latin, not the model of that name" in caplog.text
     assert model_files.as_argument("latin") == "./latin"
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raycrnn import config
 from raycrnn.data import csv_files
 from raycrnn.prediction import formats
-from raycrnn.prediction.formats import ROWS, LabelRows, Layout
+from raycrnn.prediction.formats import ROWS, LabelFormat, Layout
 
 READ = {"path": "a.png", "text": 'say "a", b\n', "score": 1.5, "confidence": 0.25, "log_prob": -0.5, "error": None}
 
@@ -119,7 +119,7 @@ def test_any_text_comes_back_from_every_format(texts):
 def write_labels(rows: list[dict], paths: list[str], folder: object = None, **settings: object) -> list[str]:
     """Return the lines of labels that were read as the units of their texts."""
     data = config.Data(csv_files_train="x", **settings)
-    labels = LabelRows(pa.chunked_array([list(map(os.fsencode, paths))], pa.binary()), folder and str(folder), data)
+    labels = LabelFormat(pa.chunked_array([list(map(os.fsencode, paths))], pa.binary()), folder and str(folder), data)
     return write(Layout("labels", labels=labels), table(*rows)).decode().splitlines()
 
 
@@ -144,6 +144,11 @@ def test_labels_have_the_delimiters_of_the_model():
     assert write_labels(rows, ["/a.png", "/b.png"], **settings) == ['/a.png,"~1~,5~"', '/b.png,"1,"']
 
 
+def test_labels_are_written_in_utf_8_and_a_line_says_so_if_the_model_has_another_encoding(caplog):
+    assert write_labels([read(**units("ſ"))], ["/a.png"], encoding="cp1252") == ["/a.png;ſ"]
+    assert "train on them with data.encoding=utf-8" in caplog.text
+
+
 def test_labels_name_images_from_the_folder_of_the_csv(tmp_path, monkeypatch):
     for name in ("scans", "real", "out"):
         (tmp_path / name).mkdir()
@@ -164,6 +169,6 @@ def test_images_that_are_left_out_of_the_labels_are_named_up_to_a_number(caplog)
     caplog.set_level("INFO")
     assert write_labels([read(**units("x")), read(**units("x")), *[FAILED] * 6], ["/a.png", "/\udcff.png", *"cdefgh"])
     first, *others, last = caplog.messages
-    assert "left out of the labels: 'utf-8' codec can't decode" in first
+    assert first.endswith("left out of the labels: its name is not UTF-8, so a CSV cannot hold it: rename the file")
     assert others == ["b.png: left out of the labels: no such file: b.png"] * (formats.MOST_LEFT_OUT_SHOWN - 1)
     assert last == "labels written: 1; images left out: 7"

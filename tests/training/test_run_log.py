@@ -48,7 +48,7 @@ def test_tensorboard_reads_the_scalars_and_evaluations(tmp_path):
 
 def describe(step: int, *, is_blank: bool) -> list[tuple[int, str]]:
     state, throughput = TrainingState(), Throughput()
-    state.step = step
+    state.step, state.batches_per_epoch = step, 100
     result = replace(RESULT, is_blank=is_blank)
     record = metrics_record(result, state, throughput, 61.0, 1, {}, True)
     return list(run_log.describe(record, result, Training()))
@@ -56,7 +56,8 @@ def describe(step: int, *, is_blank: bool) -> list[tuple[int, str]]:
 
 def test_only_blanks_are_normal_at_first_and_a_warning_later():
     [(level, line)] = describe(5000, is_blank=False)
-    assert level == logging.INFO and "CER 50.00 %" in line and line.endswith("1:01  best")
+    assert level == logging.INFO and line.startswith("epoch 50  step 5000  loss")
+    assert "CER 50.00 %" in line and line.endswith("1:01  best")
     _, (level, line) = describe(run_log.BLANK_STEPS, is_blank=True)
     assert level == logging.INFO and "normal in the first 1,000 steps" in line
     _, (level, line) = describe(run_log.BLANK_STEPS + 1, is_blank=True)

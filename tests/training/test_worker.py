@@ -157,7 +157,7 @@ def make_job(
 
 def test_all_steps_are_taken_and_read_before_each_evaluation_and_checkpoint(train):
     reporter, last = train("all", save_interval=5)
-    assert [record["step"] for record in reporter.evaluated] == [4, 8, 12]
+    assert [(record["step"], record["epoch"]) for record in reporter.evaluated] == [(4, 1), (8, 2), (12, 3)]
     assert reporter.ended["steps"] == 12
     assert last.state["progress"]["step"] == 12
     assert last.state["progress"]["schedule"] == pytest.approx(1)
@@ -279,12 +279,12 @@ def test_a_failure_to_write_the_logs_ends_the_run_with_the_reason(train, monkeyp
 def test_only_the_checkpoint_of_another_run_has_no_best_model_of_this_one(train, tmp_path):
     _, last = train("donor")
     job = make_job(config.parse({"data": {"csv_files_train": ["train.csv"]}}), tmp_path, None)
-    assert worker.restored_progress(job, last).best["step"] == 12
+    assert worker.restored_progress(job, last, BATCHES_PER_EPOCH).best["step"] == 12
     job.taken_over = last.path.name
-    assert worker.restored_progress(job, last).best == {}
+    assert worker.restored_progress(job, last, BATCHES_PER_EPOCH).best == {}
     # A worker of this run has died after a checkpoint of its own.
     job.taken_over = "step_00000008"
-    assert worker.restored_progress(job, last).best["step"] == 12
+    assert worker.restored_progress(job, last, BATCHES_PER_EPOCH).best["step"] == 12
 
 
 def test_all_workers_end_if_the_storage_of_one_fails(monkeypatch):
