@@ -1,10 +1,13 @@
 """Training on a CSV and a recipe: new looks in each epoch, and epochs of the CSV's length."""
 
 import pytest
+import torch
 
 from raycrnn import config
+from raycrnn.config import Augmentation
 from raycrnn.data import csv_files, generated_lines
 from raycrnn.data.alphabet import Alphabet
+from raycrnn.data.augment import EFFECTS
 from raycrnn.ingest import image_cache, sample_table
 from raycrnn.ingest.batches import train_batch_spec
 from tests.conftest import words, write_set
@@ -45,6 +48,26 @@ def test_an_epoch_has_the_rows_of_the_csv_and_its_share_of_new_lines(local_ray, 
     assert all(len(looks[row]) == 10 and len(set(looks[row])) == 1 for row in range(24))
     assert sorted({len(looks[row]) for row in range(24, 44)}) == [4]
     assert all(len(set(looks[row])) == 4 for row in range(24, 44))
+
+
+def test_only_images_that_were_seen_before_are_changed_more_strongly(local_ray, configuration):
+    """At once (0 passes) instead of never. All other effects are off."""
+    sharp = {name: {"strength": 0} for name in EFFECTS if name not in ("rotation", "slant")}
+    batches = []
+    for passes in (0, None):
+        augmentation = Augmentation.model_validate(
+            {**sharp, "share": 1, "slant": {"strength": 0.5, "share": 1}, "data_augmentation_max_rotation": 0}
+            | {"stronger_after_passes": passes}
+        )
+        augmented = configuration.model_copy(update={"augmentation": augmentation})
+        batches.append(read(augmented, put(augmented), 0, 4)[0])
+    same = {
+        row: torch.equal(image, other)
+        for stronger, plain in zip(*batches, strict=True)
+        for row, image, other in zip(stronger.rows_B.tolist(), stronger.images_BCHW, plain.images_BCHW, strict=True)
+    }
+    assert not any(same[row] for row in range(24))
+    assert all(is_same for row, is_same in same.items() if row >= 24) and max(same) >= 24
 
 
 def test_generated_lines_are_not_kept_in_memory(local_ray, configuration):
