@@ -55,7 +55,8 @@ def test_the_expected_search_files_are_shipped():
 def test_every_key_of_the_augmentation_can_be_searched(tmp_path):
     keys = [key for key in config.fields() if key.startswith("augmentation.")]
     assert {"augmentation.blur.strength", "augmentation.blur.share", "augmentation.share"} < set(keys)
-    values = ["[true, false]" if key.endswith("data_augmentation") else "[0, 0.1]" for key in keys]
+    others = {"augmentation.data_augmentation": "[true, false]", "augmentation.stronger_after_passes": "[5, null]"}
+    values = [others.get(key, "[0, 0.1]") for key in keys]
     lines = [f"  {key}: {{choice: {choice}}}\n" for key, choice in zip(keys, values, strict=True)]
     found, _ = load(tmp_path, "search:\n" + "".join(lines) + "samples: 2\n")
     assert list(found.search) == keys
