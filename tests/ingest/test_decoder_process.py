@@ -104,7 +104,19 @@ def test_a_signal_to_all_processes_of_a_job_or_terminal_does_not_end_the_process
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_a_closed_decoder_starts_no_process_again(images):
+def wait_at_the_second_image(connection, decode):
+    """Answer, but never for an image that is called 1.png."""
+
+    def slow(block):
+        if block["path"][0].as_py().endswith(b"1.png"):
+            signal.pause()
+        return decode(block)
+
+    decoder_process._answer(connection, slow)
+
+
+def test_a_closed_decoder_starts_no_process_again(images, monkeypatch):
+    monkeypatch.setattr(decoder_process, "_answer", wait_at_the_second_image)
     decoder = start()
     blocks = decoder.decode_ahead([block(images / "0.png"), block(images / "1.png")])
     next(blocks)
