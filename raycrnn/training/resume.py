@@ -92,7 +92,8 @@ def trains_on(output: Directory, state: RunState, settings: Training) -> bool:
     before, now = state.get("limits") or _limits_of_run(output), checkpoint.limits_of(settings)
     batches = _batches_per_epoch(state)
     epoch, epochs = state["progress"]["step"] / batches, settings.epochs(batches)
-    if epoch >= epochs:
+    # The number of batches of an earlier version comes from a rounded epoch.
+    if round(epoch, 2) >= epochs:
         return False
     if not (
         epochs > (before["n_epochs"] or settings.model_copy(update={"n_epochs": None}).epochs(batches))

@@ -150,6 +150,12 @@ def test_a_finished_run_trains_on_only_with_larger_limits(tmp_path, caplog, befo
     assert bool(caplog.messages) is goes_on
 
 
+def test_an_earlier_version_finished_its_epochs_although_it_rounded_that_of_its_best_model(tmp_path):
+    # 7,625 steps an epoch, which are 7,626 by the rounded epoch.
+    run = finished(tmp_path, {"n_epochs": 2, "max_minutes": 2.0}, step=2 * 7625, best=(12483, 1.637))
+    assert not resume.trains_on(*run, config.Training(n_epochs=2, max_minutes=3.0))
+
+
 @pytest.mark.parametrize(("epochs", "goes_on"), [(6, False), (7, True)])
 def test_a_finished_run_whose_best_model_is_that_before_the_first_step_can_train_on(tmp_path, epochs, goes_on):
     run = finished(tmp_path, {}, best=(0, 0.0), batches_per_epoch=10)
