@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -157,16 +157,17 @@ def _prepare(plan: Plan, data: str) -> Iterator[PreparedRun]:
             held_back,
             overrides_of(plan, run),
             epochs_of(plan, run, len(train), settings.train_batch_size),
-            _initial_weights(configuration, train),
+            _initial_weights(configuration, replace(csv, rows=train)),
         )
 
 
-def _initial_weights(configuration: Configuration, rows: list[Row]) -> str | None:
+def _initial_weights(configuration: Configuration, csv: CsvFile) -> str | None:
     """Return the SHA-256 of the weights that a training on some rows starts from; None if they are random."""
     location = configuration.training.initial_model
     if location == AUTO:
-        units = {unit for row in rows for unit in units_of(row, configuration.data)}
-        location = base_model.suitable(units, len(rows), configuration).name
+        units = {unit for row in csv.rows for unit in units_of(row, configuration.data)}
+        height = base_model.usual_height([csv], configuration)
+        location = base_model.suitable(units, len(csv.rows), configuration, height).name
         configuration = config.completed(configuration, {"training.initial_model": location})
     return initial_model.read(configuration).sha256 if location else None
 

@@ -8,12 +8,10 @@ from raycrnn.checking.findings import Finding, Histogram, Section
 from raycrnn.checking.labelled_set import LabelledSet
 from raycrnn.checking.lengths import Shape
 from raycrnn.data import unusual_images
+from raycrnn.training.base_model import MAX_REDUCTION
 
 HEIGHTS = (32, 48, 64)
 """Heights that are suggested. Training takes time in proportion to the area of the images."""
-
-MAX_REDUCTION = 4 / 3
-"""An image may be this many times as high as the input before a greater height is suggested."""
 
 COVERED = 0.995
 """Share of the images that the suggested width does not compress."""

@@ -52,6 +52,7 @@ class CRNN(nn.Module):
         self.convolutions = nn.ModuleList(
             ConvolutionLayer(inputs[i], inputs[i + 1], NORMALISED[i], POOLS[i], last=i == 6) for i in range(7)
         )
+        self.height = height
         features = cnn_channels[-1] * (height // 16 - 1)
         self.lstms = nn.ModuleList(
             BidirectionalLSTM(features if i == 0 else 2 * lstm_size, lstm_size) for i in range(lstm_layers)
@@ -208,6 +209,32 @@ def reversal(lengths_B: Tensor, steps: int) -> Tensor:
 
 def _take(x_BTD: Tensor, steps_BT: Tensor) -> Tensor:
     return x_BTD.gather(1, steps_BT[:, :, None].expand(-1, -1, x_BTD.shape[2]))
+
+
+FIRST_LSTM_INPUTS = ("lstms.0.forwards.weight_ih_l0", "lstms.0.backwards.weight_ih_l0")
+"""The weights whose number depends on the height of the images: the convolutions give the first LSTM layer a row of
+features for 32 pixels, and another one for each 16 pixels more."""
+
+
+def adapted_to_height(tensors: dict[str, Tensor], height: int, channels: int) -> dict[str, Tensor]:
+    """Return the weights of a network for images of another height.
+
+    Each new row of features gets the weights of the old rows in its part of the image. For features that are the same
+    in all rows, the outputs of the network stay the same.
+
+    Args:
+        tensors: The weights by name.
+        height: The new height of the images in pixels.
+        channels: Output channels of the last convolution.
+    """
+    adapted = dict(tensors)
+    rows = height // 16 - 1
+    for name in FIRST_LSTM_INPUTS:
+        weights_UCR = tensors[name].unflatten(1, (channels, -1))
+        rows_before = weights_UCR.shape[2]
+        parts_UCR = weights_UCR.repeat_interleave(rows, dim=2).float() / rows
+        adapted[name] = parts_UCR.unflatten(2, (rows, rows_before)).sum(-1).flatten(1)
+    return adapted
 
 
 @torch.no_grad()

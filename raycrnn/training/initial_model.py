@@ -54,6 +54,9 @@ class InitialModel:
         if taken:
             listed = ", ".join(f"{key}={config.to_json(value)}" for key, value in taken.items())
             logger.info(f"taken from {self._name}: {listed}")
+        height, models_height = (each.image.input_shape[0] for each in (configuration, self.configuration))
+        if "image.input_shape" not in values and height != models_height:
+            logger.info(f"{self._name} reads images {models_height} pixels high: its weights are adapted to {height}")
         own, model = configuration.data, self.configuration.data
         # The models that come with raycrnn read lines that run in any way, after the turn.
         if own.line_orientation != model.line_orientation and self.location not in model_names.NAMES:
@@ -117,10 +120,12 @@ class InitialModel:
         """Load the weights into a network. In its output layer, the classes of units that the model lacks are kept.
 
         Args:
-            network: A network that differs from that of the model at most in its units.
+            network: A network that differs from that of the model at most in its units and in the height of its images.
             alphabet: The units of its outputs.
         """
         import safetensors.torch
+
+        from raycrnn.model.crnn import adapted_to_height
 
         data = self.weights
         if not isinstance(data, bytes):
@@ -136,6 +141,7 @@ class InitialModel:
             # The weights may be stored in half precision.
             values[own_rows] = tensors[name][model_rows].to(values.dtype)
             tensors[name] = values
+        tensors = adapted_to_height(tensors, network.height, self.configuration.model.channels[-1])
         network.load_state_dict(tensors)
 
     def describe(self, alphabet: Alphabet) -> str:

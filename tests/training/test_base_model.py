@@ -25,7 +25,7 @@ CYRILLIC = tuple("абвгдежзийклмнопрстуфхцчшщъыьэю
     ],
 )
 def test_a_run_starts_from_a_model_that_has_most_of_its_units(units, rows, groups, known):
-    choice = base_model.suitable(units, rows, config.parse({**groups, "data": {"csv_files_train": "new.csv"}}))
+    choice = base_model.suitable(units, rows, config.parse({**groups, "data": {"csv_files_train": "new.csv"}}), 32)
     assert choice.name == "latin"
     assert choice.line.startswith(
         f"latin, a model that comes with raycrnn, has {known} of the {len(units)} units of the labels: "
@@ -37,25 +37,25 @@ def test_a_run_starts_from_a_model_that_has_most_of_its_units(units, rows, group
 )
 def test_labels_that_the_model_does_not_suit_start_from_random_weights(units):
     configuration = config.parse({"data": {"csv_files_train": "new.csv"}})
-    assert base_model.suitable(units, 500, configuration) == base_model.Choice()
+    assert base_model.suitable(units, 500, configuration, 32) == base_model.Choice()
 
 
 def test_many_rows_start_from_random_weights_and_a_line_says_so():
     configuration = config.parse({"data": {"csv_files_train": "new.csv"}})
-    assert base_model.suitable(LATIN, 10_000, configuration).name == "latin"
-    choice = base_model.suitable(LATIN, 10_001, configuration)
+    assert base_model.suitable(LATIN, 10_000, configuration, 32).name == "latin"
+    choice = base_model.suitable(LATIN, 10_001, configuration, 32)
     assert choice.name is None
     assert choice.line.endswith("starts from random weights (training.initial_model=latin: from it)")
     # Removing the size would change nothing.
     full = config.parse({"data": {"csv_files_train": "new.csv"}, "model": {"size": "full"}})
-    assert base_model.suitable(LATIN, 10_001, full) == base_model.Choice()
+    assert base_model.suitable(LATIN, 10_001, full, 32) == base_model.Choice()
 
 
 @pytest.mark.parametrize(
     ("groups", "keys"),
     [
         ({"model": {"size": "full"}}, "model.size"),
-        ({"model": {"lstm_layers": 1}, "image": {"input_shape": [48, 1024]}}, "model.lstm_layers, image.input_shape"),
+        ({"model": {"lstm_layers": 1}, "image": {"input_channels": 3}}, "model.lstm_layers, image.input_channels"),
         ({"image": {"input_channels": 3}}, "image.input_channels"),
         # In which ſ and s are one unit.
         ({"data": {"unicode_form": "NFKC"}}, "data.unicode_form"),
@@ -63,7 +63,7 @@ def test_many_rows_start_from_random_weights_and_a_line_says_so():
 )
 def test_keys_that_need_another_network_are_kept_and_named(groups, keys):
     tree = {**groups, "data": {"csv_files_train": "new.csv", **groups.get("data", {})}}
-    choice = base_model.suitable(LATIN, 500, config.parse(tree))
+    choice = base_model.suitable(LATIN, 500, config.parse(tree), 32)
     assert choice.name is None
     assert choice.line.endswith(f"for that, remove {keys}")
 
