@@ -235,10 +235,10 @@ class Training(Group):
     seed: Annotated[Integer, Field(ge=0, lt=2**32)] = 0
     """Seed of all random numbers of a run."""
     initial_model: Annotated[Location, Field(min_length=1)] | None = AUTO
-    """Model directory, a path or a URI, with whose weights training starts, or latin: the model for Latin script that
-    comes with raycrnn. Keys of the network that are not set are taken from that model. auto: latin, if it has most
-    units of the labels, there are at most 10,000 rows, and no key needs another network; else random weights. null:
-    random weights."""
+    """Model directory, a path or a URI, with whose weights training starts, or latin or latin48: the models for Latin
+    script that come with raycrnn. Keys of the network that are not set are taken from that model. auto: latin, or
+    latin48 for images higher than 42 pixels, if it has most units of the labels, there are at most 10,000 rows, and no
+    key needs another network; else random weights. null: random weights."""
     initial_model_sha256: str | None = None
     """SHA-256 of the weights of initial_model. A run is refused if they have another one. A run without this key adds
     it to the configuration of its model."""

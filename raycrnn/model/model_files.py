@@ -279,8 +279,12 @@ def _as_text(location: str | Path) -> str:
     return f"./{location}" if isinstance(location, Path) and str(location) in NAMES else str(location)
 
 
-def absolute(model: str) -> str:
-    """Return the location of a model for processes with another working directory."""
+def absolute(models: str | Sequence[str]) -> str | tuple[str, ...]:
+    """Return the locations of one or several models for processes with another working directory."""
+    return _absolute(models) if isinstance(models, str) else tuple(map(_absolute, models))
+
+
+def _absolute(model: str) -> str:
     return model if model in NAMES else storage.absolute(model)
 
 

@@ -50,7 +50,7 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
         num_cpus=allocation.decode_cpus,
     ).map_batches(
         TranscriberActor,
-        fn_constructor_args=(replace(job, model=_absolute(job.model)), allocation.threads),
+        fn_constructor_args=(replace(job, model=model_files.absolute(job.model)), allocation.threads),
         compute=ray.data.ActorPoolStrategy(size=allocation.count),
         num_cpus=allocation.cpus,
         num_gpus=allocation.gpus,
@@ -59,10 +59,6 @@ def read_blocks(job: PredictionJob, inputs: pa.Table, first: int = 0) -> Iterato
         zero_copy_batch=True,
     )
     yield from workers.read_blocks(dataset)
-
-
-def _absolute(model: str | tuple[str, ...]) -> str | tuple[str, ...]:
-    return model_files.absolute(model) if isinstance(model, str) else tuple(map(model_files.absolute, model))
 
 
 @dataclass(frozen=True)

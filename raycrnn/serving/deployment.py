@@ -144,8 +144,7 @@ def app(args: Settings) -> "Application":
     """
     from ray import serve
 
-    absolute = model_files.absolute
-    model = absolute(args.model) if isinstance(args.model, str) else tuple(map(absolute, args.model))
+    model = model_files.absolute(args.model)
     # Load it here first: Ray Serve would start a replica that fails again and again.
     language_model = model_files.overridden_language_model(args.overrides)
     lexicon = model_files.overridden_lexicon(model, args.overrides)

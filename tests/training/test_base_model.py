@@ -5,8 +5,11 @@ import logging
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from raycrnn import config
+from raycrnn.data import image
+from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.training import base_model, initial_model, resume
 
 LATIN = tuple("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789.,ſé")
@@ -66,6 +69,62 @@ def test_keys_that_need_another_network_are_kept_and_named(groups, keys):
     choice = base_model.suitable(LATIN, 500, config.parse(tree), 32)
     assert choice.name is None
     assert choice.line.endswith(f"for that, remove {keys}")
+
+
+@pytest.mark.parametrize(
+    ("height", "shape", "name"),
+    [
+        (None, None, "latin"),
+        (42, None, "latin"),
+        (43, None, "latin48"),
+        (300, None, "latin48"),
+        # A height that the user sets decides alone.
+        (300, [32, 1000], "latin"),
+        (20, [48, 1000], "latin48"),
+        (20, [96, 1000], "latin48"),
+    ],
+)
+def test_higher_images_start_from_the_model_for_them(height, shape, name):
+    groups = {"image": {"input_shape": shape}} if shape else {}
+    configuration = config.parse({"data": {"csv_files_train": "new.csv"}, **groups})
+    choice = base_model.suitable(LATIN, 500, configuration, height)
+    assert choice.name == name
+    says_why = f"because these are {height} high (median). training.initial_model=latin reads them at 32" in choice.line
+    assert says_why == (name == "latin48" and shape is None)
+
+
+def csv_of(tmp_path: Path, sizes: list[tuple[int, int]], name: str) -> CsvFile:
+    """Return rows of images with some sizes, one of which is missing, and a malformed row."""
+    rows = []
+    for number, size in enumerate(sizes):
+        Image.new("L", size).save(tmp_path / f"{name}{number}.png")
+        rows.append(Row(str(tmp_path / f"{name}{number}.png"), "a", number + 1))
+    rows += [Row(str(tmp_path / "missing.png"), "a", 100), Row("no label", None, 101, problem="no label")]
+    return CsvFile(str(tmp_path / f"{name}.csv"), rows)
+
+
+def test_the_usual_height_is_the_median_after_the_turn(tmp_path):
+    files = [csv_of(tmp_path, [(300, 20), (200, 30), (5, 90)], "a"), csv_of(tmp_path, [(100, 41), (70, 50)], "b")]
+    assert base_model.usual_height(files, config.parse({"data": {"csv_files_train": "new.csv"}})) == 41
+    columns = config.parse({"data": {"csv_files_train": "new.csv", "line_orientation": "top_to_bottom"}})
+    assert base_model.usual_height(files, columns) == 100
+    known = Row("packed.parquet", "a", 1, reference="packed.parquet#0", size=(400, 60))
+    files.append(CsvFile("packed.parquet", [known]))
+    assert base_model.usual_height(files, config.parse({"data": {"csv_files_train": "new.csv"}})) == 45.5
+    assert base_model.usual_height([csv_of(tmp_path, [], "c")], columns) is None
+
+
+def test_the_usual_height_of_many_images_needs_few_of_them_whatever_their_order(tmp_path, monkeypatch):
+    heights = [10, 50, 50] * 100
+    measured = []
+    monkeypatch.setattr(image, "measure", lambda path: measured.append(path) or (9, heights[int(Path(path).stem)]))
+    rows = [Row(f"{number}.png", "a", number) for number in range(300)]
+    configuration = config.parse({"data": {"csv_files_train": "new.csv"}})
+    found = [
+        base_model.usual_height([CsvFile("new.csv", part) for part in parts], configuration)
+        for parts in ([rows], [rows[200:], rows[:200]])
+    ]
+    assert found == [50, 50] and len(set(measured)) == base_model.MOST_MEASURED
 
 
 @pytest.fixture
