@@ -29,8 +29,8 @@ class Evaluate(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn. If several
-    follow each other, or if it holds several, they vote."""
+    """Model directory, such as output/model, or latin or latin48, models for Latin script that come with raycrnn. If
+    several follow each other, or if it holds several, they vote."""
     csvs: CliPositionalArg[Annotated[list[str], Metavar("CSV")]] = Field(min_length=1)
     """Labelled CSVs, and settings of decoding and data as KEY=VALUE, such as data.encoding=cp1252."""
     report: Annotated[str | None, Metavar("DIR")] = None
@@ -39,7 +39,7 @@ class Evaluate(Command):
     overwrite: bool = False
     """Replace an existing report."""
     against: Annotated[str | None, Metavar("MODEL")] = None
-    """Model directory, or latin, to compare with on the same rows and with the same settings."""
+    """Model directory, latin or latin48, to compare with on the same rows and with the same settings."""
     address: Annotated[str | None, Metavar("ADDRESS")] = None
     """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else this process for few images and a
     local Ray for many."""

@@ -39,7 +39,7 @@ class Export(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn."""
+    """Model directory, such as output/model, or latin or latin48, models for Latin script that come with raycrnn."""
     output: CliPositionalArg[str]
     """File to write, such as model.onnx, model.pt2 or s3://bucket/model.onnx."""
     images: Annotated[list[str], Metavar("INPUT")] = Field(default_factory=list)

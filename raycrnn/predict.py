@@ -25,8 +25,8 @@ class Predict(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn. If several
-    follow each other, or if it holds several, they vote."""
+    """Model directory, such as output/model, or latin or latin48, models for Latin script that come with raycrnn. If
+    several follow each other, or if it holds several, they vote."""
     inputs: CliPositionalArg[Annotated[list[str], Metavar("INPUT")]] = Field(min_length=1)
     """Images, folders and .csv files, and settings of decoding as KEY=VALUE, such as decoding.num_beam_paths=3."""
     output: Annotated[str | None, Metavar("FILE")] = Field(None, validation_alias=AliasChoices("o", "output"))

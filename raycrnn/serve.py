@@ -35,8 +35,8 @@ class Serve(Command):
     """
 
     model: CliPositionalArg[str]
-    """Model directory, such as output/model, or latin, a model for Latin script that comes with raycrnn. If several
-    follow each other, or if it holds several, they vote."""
+    """Model directory, such as output/model, or latin or latin48, models for Latin script that come with raycrnn. If
+    several follow each other, or if it holds several, they vote."""
     overrides: CliPositionalArg[Annotated[list[str], Metavar("KEY=VALUE")]] = Field([])
     """Settings of decoding, such as decoding.method=greedy."""
     host: Annotated[str, Metavar("HOST")] = "127.0.0.1"

@@ -35,7 +35,7 @@ class Tune(Command):
     resume: bool = False
     """Resume the search in output_model_dir. Finished trials are not repeated."""
     model: Annotated[str | None, Metavar("MODEL")] = None
-    """Model directory, or latin, for a search over decoding.* alone, which decodes the output of this model."""
+    """Model directory, latin or latin48, for a search over decoding.* alone, which decodes the output of this model."""
     address: Annotated[str | None, Metavar("ADDRESS")] = None
     """Ray cluster to run on. Default: the environment variable RAY_ADDRESS, else a local Ray."""
     json_line: bool = Field(False, validation_alias="json")

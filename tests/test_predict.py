@@ -627,6 +627,20 @@ def test_readings_are_labels_to_train_on(model, images, tmp_path, capsys, monkey
     assert f"labels written: {len(names) - 1}; images left out: 1" in error
 
 
+def test_the_labels_of_a_stopped_run_are_those_of_a_whole_one_after_it_is_resumed(
+    model, listed, tmp_path, capsys, monkeypatch
+):
+    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
+    assert Predict.call([model, listed, "--format=labels", "-o", str(whole)], "predict") == 0
+    with monkeypatch.context() as patch:
+        press_ctrl_c_after_the_first_block(patch)
+        assert Predict.call([model, listed, "--format=labels", "-o", str(out)], "predict") == 130
+    capsys.readouterr()
+    assert Predict.call([model, listed, "--format=labels", "-o", str(out), "--resume"], "predict") == 0
+    assert "64 of 200 images were read before" in capsys.readouterr().err
+    assert out.read_bytes() == whole.read_bytes() and out.read_bytes().count(b"\n") == 198
+
+
 @pytest.mark.parametrize("option", ["--spans", "--confidence"])
 def test_labels_have_no_place_for_units_and_confidences(model, images, capsys, option):
     assert Predict.call([model, str(images), "--format=labels", option], "predict") == 2

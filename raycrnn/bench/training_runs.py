@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -166,8 +167,8 @@ def _initial_weights(configuration: Configuration, csv: CsvFile) -> str | None:
     location = configuration.training.initial_model
     if location == AUTO:
         units = {unit for row in csv.rows for unit in units_of(row, configuration.data)}
-        height = base_model.usual_height([csv], configuration)
-        location = base_model.suitable(units, len(csv.rows), configuration, height).name
+        measure = partial(base_model.usual_height, [csv], configuration)
+        location = base_model.suitable(units, len(csv.rows), configuration, measure).name
         configuration = config.completed(configuration, {"training.initial_model": location})
     return initial_model.read(configuration).sha256 if location else None
 

@@ -2,6 +2,7 @@
 
 import time
 
+from raycrnn import config
 from raycrnn.checking import copies, lengths, samples, sizes, units, unusual
 from raycrnn.checking.executor import scan_all
 from raycrnn.checking.findings import CheckResult
@@ -28,6 +29,7 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
         StorageError: Object storage fails.
     """
     import_seconds = time.process_time()
+    sets_shape = "image.input_shape" in config.set_keys(configuration)
     configuration, model, csvs = initial_model.prepare_run(configuration)
     files = [*csvs.train, *csvs.eval]
     notes = scan_all(usable_rows.paths_of(files), configuration.image.input_channels, address, import_seconds)
@@ -41,7 +43,7 @@ def check(configuration: Configuration, address: str | None = None) -> tuple[Che
         samples.samples_section(sets),
         units.units_section(sets, csvs.alphabet, csvs.text_direction, model.alphabet.units if model else ()),
         lengths.lengths_section(sets),
-        sizes.sizes_section(sets),
+        sizes.sizes_section(sets, keep_height=model is not None and not sets_shape),
         unusual.unusual_section(sets),
         copies.copies_section(sets, same),
         copies.conflicts_section(same),

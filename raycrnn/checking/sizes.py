@@ -8,7 +8,7 @@ from raycrnn.checking.findings import Finding, Histogram, Section
 from raycrnn.checking.labelled_set import LabelledSet
 from raycrnn.checking.lengths import Shape
 from raycrnn.data import unusual_images
-from raycrnn.training.base_model import MAX_REDUCTION
+from raycrnn.data.unusual_images import MAX_REDUCTION
 
 HEIGHTS = (32, 48, 64)
 """Heights that are suggested. Training takes time in proportion to the area of the images."""
@@ -20,16 +20,17 @@ ROUNDING = 32
 """The suggested width is a multiple of this."""
 
 
-def sizes_section(sets: Sequence[LabelledSet]) -> Section:
-    """Return the section on the sizes of all images that can be decoded."""
+def sizes_section(sets: Sequence[LabelledSet], keep_height: bool) -> Section:
+    """Return the section on the sizes of all images that can be decoded.
+
+    Args:
+        keep_height: Whether the height of the input is that of the model that training starts from, which is not the
+            user's choice.
+    """
     sizes = np.concatenate([each.sizes() for each in sets])
     if not len(sizes):
         return Section("sizes", "Image sizes", "no image can be decoded")
-    configuration = sets[0].configuration
-    shape, has_height_of_model = (
-        configuration.image.input_shape,
-        configuration.training.initial_model_sha256 is not None,
-    )
+    shape = sets[0].configuration.image.input_shape
     widths, heights = sizes.T
     aspects = widths / heights
     histograms = [
@@ -37,7 +38,7 @@ def sizes_section(sets: Sequence[LabelledSet]) -> Section:
         Histogram.of("height in pixels", heights),
         Histogram.of("width / height", aspects),
     ]
-    suggested = suggested_shape(heights, aspects, shape, has_height_of_model)
+    suggested = suggested_shape(heights, aspects, shape, keep_height)
     compressed = int(np.sum(np.round(aspects * shape[0]) > shape[1]))
     summary = f"{_range(widths)} × {_range(heights)} pixels"
     return Section(
@@ -51,7 +52,7 @@ def sizes_section(sets: Sequence[LabelledSet]) -> Section:
     )
 
 
-def suggested_shape(heights: np.ndarray, aspects: np.ndarray, shape: Shape, has_height_of_model: bool = False) -> Shape:
+def suggested_shape(heights: np.ndarray, aspects: np.ndarray, shape: Shape, keep_height: bool = False) -> Shape:
     """Return the input shape that suits images: lines of text keep their details, and few are compressed.
 
     A smaller width than the configured one is never suggested, because it saves nothing: a batch is as wide as its
@@ -61,13 +62,13 @@ def suggested_shape(heights: np.ndarray, aspects: np.ndarray, shape: Shape, has_
         heights: Heights of the images in pixels.
         aspects: Width / height of each image.
         shape: The configured input shape.
-        has_height_of_model: Whether its height is that of the model that training starts from, which must stay.
+        keep_height: Whether its height must stay.
     """
     median = float(np.median(heights))
     height = next((each for each in HEIGHTS if median <= MAX_REDUCTION * each), HEIGHTS[-1])
     # Scanned lines are often much higher than needed, so a configured height is good enough from there on.
     height = max(height, shape[0]) if shape[0] <= median else height
-    if has_height_of_model:
+    if keep_height:
         height = shape[0]
     width = float(np.quantile(aspects, COVERED)) * height
     return height, max(shape[1], -(-round(width) // ROUNDING) * ROUNDING)

@@ -236,9 +236,10 @@ class Training(Group):
     """Seed of all random numbers of a run."""
     initial_model: Annotated[Location, Field(min_length=1)] | None = AUTO
     """Model directory, a path or a URI, with whose weights training starts, or latin or latin48: the models for Latin
-    script that come with raycrnn. Keys of the network that are not set are taken from that model. auto: latin, or
-    latin48 for images higher than 42 pixels, if it has most units of the labels, there are at most 10,000 rows, and no
-    key needs another network; else random weights. null: random weights."""
+    script that come with raycrnn. Keys of the network that are not set are taken from that model. auto: latin48 if
+    there are at most 2,500 rows and the median height of their images is more than 42 pixels, or if that of input_shape
+    is set to more, else latin; random weights if that model lacks too many units of the labels, there are more than
+    10,000 rows, or a key needs another network. null: random weights."""
     initial_model_sha256: str | None = None
     """SHA-256 of the weights of initial_model. A run is refused if they have another one. A run without this key adds
     it to the configuration of its model."""

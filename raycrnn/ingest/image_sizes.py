@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
-import ray
 
 from raycrnn import storage
 from raycrnn.data import image, image_heads
@@ -128,6 +127,9 @@ class ImageSizes:
 def _measure_local(paths: Sequence[str]) -> list[Size | Rejected]:
     if len(paths) <= ROWS_PER_MEASURING_TASK:
         return _measure_files(paths)
+    # Ray must not be imported before its environment is set, and few images need no Ray.
+    import ray
+
     starts = range(0, len(paths), ROWS_PER_MEASURING_TASK)
     # A whole CPU, Ray's default, may not be free. With 0 CPUs, tasks would also run on a head node that has none.
     measure = ray.remote(num_cpus=0.1)(_measure_files)

@@ -53,7 +53,7 @@ class CRNN(nn.Module):
             ConvolutionLayer(inputs[i], inputs[i + 1], NORMALISED[i], POOLS[i], last=i == 6) for i in range(7)
         )
         self.height = height
-        features = cnn_channels[-1] * (height // 16 - 1)
+        features = cnn_channels[-1] * _feature_rows(height)
         self.lstms = nn.ModuleList(
             BidirectionalLSTM(features if i == 0 else 2 * lstm_size, lstm_size) for i in range(lstm_layers)
         )
@@ -114,6 +114,11 @@ class CRNN(nn.Module):
             assert isinstance(convolution, ConvolutionLayer)
             _, widths_B = convolution.widths(widths_B)
         return widths_B
+
+
+def _feature_rows(height: int) -> int:
+    """Return the height of what the convolutions return for images of a height in pixels."""
+    return height // 16 - 1
 
 
 def output_bytes(width: int, classes: int) -> int:
@@ -212,28 +217,23 @@ def _take(x_BTD: Tensor, steps_BT: Tensor) -> Tensor:
 
 
 FIRST_LSTM_INPUTS = ("lstms.0.forwards.weight_ih_l0", "lstms.0.backwards.weight_ih_l0")
-"""The weights whose number depends on the height of the images: the convolutions give the first LSTM layer a row of
-features for 32 pixels, and another one for each 16 pixels more."""
+"""The weights whose number depends on the height of the images."""
 
 
-def adapted_to_height(tensors: dict[str, Tensor], height: int, channels: int) -> dict[str, Tensor]:
-    """Return the weights of a network for images of another height.
+def weights_for_height(tensors: dict[str, Tensor], height: int) -> dict[str, Tensor]:
+    """Return the weights of a network, given by name, for images of another height in pixels.
 
     Each new row of features gets the weights of the old rows in its part of the image. For features that are the same
     in all rows, the outputs of the network stay the same.
-
-    Args:
-        tensors: The weights by name.
-        height: The new height of the images in pixels.
-        channels: Output channels of the last convolution.
     """
+    channels, rows = len(tensors["convolutions.6.convolution.weight"]), _feature_rows(height)
     adapted = dict(tensors)
-    rows = height // 16 - 1
     for name in FIRST_LSTM_INPUTS:
         weights_UCR = tensors[name].unflatten(1, (channels, -1))
         rows_before = weights_UCR.shape[2]
-        parts_UCR = weights_UCR.repeat_interleave(rows, dim=2).float() / rows
-        adapted[name] = parts_UCR.unflatten(2, (rows, rows_before)).sum(-1).flatten(1)
+        if rows != rows_before:
+            parts_UCR = weights_UCR.repeat_interleave(rows, dim=2).float() / rows
+            adapted[name] = parts_UCR.unflatten(2, (rows, rows_before)).sum(-1).flatten(1)
     return adapted
 
 

@@ -109,7 +109,7 @@ class Recognizer:
         """Load a model directory.
 
         Args:
-            path: Path or URI of the directory, or the name of a model that comes with raycrnn: "latin".
+            path: Path or URI of the directory, or the name of a model that comes with raycrnn: "latin" or "latin48".
             device: A PyTorch device such as "cpu", "cuda" or "cuda:1"; "auto" is a GPU if there is one.
             overrides: Settings that replace those of the model: "decoding.key=value" or "data.key=value".
             language_model: The language model that overrides name. By default it is read.

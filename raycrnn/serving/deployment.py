@@ -34,8 +34,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
     model: Location | tuple[Location, ...]
-    """Model directory: a path that exists on every node with a replica, a URI in object storage, or latin, a model that
-    comes with raycrnn. The models of several, or of a directory that holds several, vote."""
+    """Model directory: a path that exists on every node with a replica, a URI in object storage, or latin or latin48,
+    models that come with raycrnn. The models of several, or of a directory that holds several, vote."""
     overrides: list[str] = []
     """decoding.key=value, such as decoding.method=greedy."""
     replicas: int | tuple[int, int] = 1

@@ -2,7 +2,7 @@
 
 import logging
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from raycrnn.data import csv_files, generated_lines
 from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.orientation import horizontal_size
 from raycrnn.data.rejections import Rejected
+from raycrnn.data.unusual_images import MAX_REDUCTION
 from raycrnn.model import model_files
 from raycrnn.model.model_names import NAMES, directory_of
 from raycrnn.training import network_keys
@@ -27,6 +28,10 @@ logger = logging.getLogger(__name__)
 MOST_ROWS = 10_000
 """Number of training rows up to which `auto` chooses such a model. With more, its gain was not measured."""
 
+MOST_ROWS_FOR_HIGHER_IMAGES = 2_500
+"""Number of training rows up to which `auto` chooses a model for higher images, with which training takes longer. With
+more, its gain was not measured."""
+
 LEAST_KNOWN = 0.7
 """Share of the units of the labels that such a model must have. It helped with number plates, of whose 44 units it has
 34; with less, and with other scripts, its gain was not measured."""
@@ -34,15 +39,14 @@ LEAST_KNOWN = 0.7
 LEAST_LETTERS = 20
 """Number of letters among these units. For digits alone, its gain was not measured."""
 
-MAX_REDUCTION = 4 / 3
-"""An image may be this many times as high as the input before a greater height suits it better."""
-
 MOST_MEASURED = 100
 """Number of images by which their usual height is judged."""
 
 INITIAL_MODEL = "training.initial_model"
 
 INITIAL_ALPHABET = "training.initial_alphabet"
+
+INPUT_SHAPE = "image.input_shape"
 
 CHOSEN_KEYS = (INITIAL_MODEL, INITIAL_ALPHABET)
 """The keys that `choose` sets. A resumed run keeps the values that they had when it started."""
@@ -53,6 +57,9 @@ def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
 
     A line says which model was chosen, or what is in the way of one that has the units. All folds of a cross-validation
     have the same choice.
+
+    Raises:
+        StorageError: Object storage fails, in which images are measured.
     """
     if configuration.training.initial_model != AUTO:
         return configuration
@@ -60,7 +67,8 @@ def choose(configuration: Configuration, csvs: "LabelledCsvs") -> Configuration:
     # As many lines as wanted can be drawn by a recipe: they say nothing about what the user has.
     real = [file for file in files if not generated_lines.is_recipe(file.path)]
     units = {unit for file in files for row in file.rows for unit in csv_files.units_of(row, configuration.data)}
-    choice = suitable(units, sum(len(file.rows) for file in real), configuration, usual_height(real, configuration))
+    rows = sum(len(file.rows) for file in real)
+    choice = suitable(units, rows, configuration, lambda: usual_height(real, configuration))
     if choice.line:
         logger.info(choice.line)
     values: dict[str, object] = {INITIAL_MODEL: choice.name}
@@ -101,7 +109,10 @@ class Choice:
 def usual_height(files: "Sequence[CsvFile]", configuration: Configuration) -> float | None:
     """Return the median height of the images of some rows, in pixels, after they have been turned to run horizontally.
 
-    None if the sizes of these images cannot be read. Raises `StorageError` if object storage fails.
+    It is judged by at most `MOST_MEASURED` images, and None if the sizes of these cannot be read.
+
+    Raises:
+        StorageError: Object storage fails.
     """
     from raycrnn.ingest.image_sizes import ImageSizes
 
@@ -141,57 +152,90 @@ class _Candidate:
         return len(known) >= LEAST_KNOWN * len(units) and sum(unit.isalpha() for unit in known) >= LEAST_LETTERS
 
 
-def suitable(units: Collection[str], rows: int, configuration: Configuration, height: float | None) -> Choice:
+def suitable(
+    units: Collection[str], rows: int, configuration: Configuration, measure_height: Callable[[], float | None]
+) -> Choice:
     """Return which of the models suits a run that may start from any.
 
     Args:
         units: The different units of the labels.
         rows: Number of rows to train on, without those that a recipe draws.
         configuration: The configuration of the run.
-        height: The usual height of the images in pixels; None if it is unknown.
+        measure_height: Returns the usual height of the images, as `usual_height` does. It is called if it matters.
     """
     models = [model for model in map(_Candidate.read, NAMES) if model.suits(units)]
     if not models:
         return Choice()
-    model, why = _of_height(models, configuration, height)
-    known = sum(unit in model.alphabet for unit in units)
-    has = f"{model.name}, a model that comes with raycrnn, has {known} of the {len(units)} units of the labels"
-    others = _needs_another(configuration, model.configuration)
+    known = sum(unit in models[0].alphabet for unit in units)
+    has_units = f"has {known} of the {len(units)} units of the labels"
+    has = f"{models[0].name}, a model that comes with raycrnn, {has_units}"
+    others = _needs_another(configuration, models)
     if rows > MOST_ROWS and others:
         return Choice()
     if rows > MOST_ROWS:
         return Choice(
             line=f"{has}: with more than {MOST_ROWS:,} rows, training starts from random weights "
-            f"(training.initial_model={model.name}: from it)"
+            f"(training.initial_model={models[0].name}: from it)"
         )
     if others:
         return Choice(
             line=f"{has}: starting from it usually leads to fewer errors in fewer epochs; for that, remove "
             f"{', '.join(others)}"
         )
-    return Choice(model.name, f"{has}: training starts from it (training.initial_model=null: from random weights){why}")
+    return _by_height(models, rows, configuration, measure_height(), has_units)
 
 
-def _of_height(models: list[_Candidate], configuration: Configuration, height: float | None) -> tuple[_Candidate, str]:
-    """Return the model whose images have the height that suits a run, and the reason if it is not the smallest one."""
-    lowest, *higher = models
-    is_set = "image.input_shape" in config.set_keys(configuration)
-    wanted = configuration.image.input_shape[0] if is_set else height or 0
-    if not higher or wanted <= MAX_REDUCTION * lowest.height:
-        return lowest, ""
-    model = next((each for each in higher if wanted <= MAX_REDUCTION * each.height), higher[-1])
-    if is_set:
-        return model, ""
-    return model, (
-        f"; it reads images at a height of {model.height} pixels, because these are {wanted:.0f} high (median). "
-        f"training.initial_model={lowest.name} reads them at {lowest.height}, in half of the time and with more errors"
-    )
-
-
-def _needs_another(configuration: Configuration, model: Configuration) -> list[str]:
-    """Return the keys that a configuration sets and for which a run cannot start from a model."""
+def _needs_another(configuration: Configuration, models: Sequence[_Candidate]) -> list[str]:
+    """Return the keys that a configuration sets and for which a run cannot start from one of the models."""
+    model = models[0].configuration
     keys = [conflict.key for conflict in network_keys.conflicts(configuration, model)]
-    form = "data.unicode_form"
-    if form in config.set_keys(configuration) and configuration.data.unicode_form != model.data.unicode_form:
+    set_keys, form = config.set_keys(configuration), "data.unicode_form"
+    if form in set_keys and configuration.data.unicode_form != model.data.unicode_form:
         keys.append(form)
+    # Weights can be adapted to any height, but the gain was not measured.
+    if INPUT_SHAPE in set_keys and configuration.image.input_shape[0] > MAX_REDUCTION * models[-1].height:
+        keys.append(INPUT_SHAPE)
     return list(dict.fromkeys(keys))
+
+
+def _by_height(
+    models: Sequence[_Candidate], rows: int, configuration: Configuration, height: float | None, units: str
+) -> Choice:
+    """Return the choice between models that differ only in the height to which they scale images.
+
+    Args:
+        models: In the order of these heights.
+        rows: Number of rows to train on.
+        configuration: The configuration of the run.
+        height: The usual height of the images in pixels; None if it is unknown.
+        units: How many units of the labels the models have, as the line says it.
+    """
+    lowest, suited = models[0], _suited(models, height or 0)
+    is_set, are_few = INPUT_SHAPE in config.set_keys(configuration), rows <= MOST_ROWS_FOR_HIGHER_IMAGES
+    if is_set:
+        model, used = _suited(models, configuration.image.input_shape[0]), configuration.image.input_shape[0]
+    else:
+        model = suited if are_few else lowest
+        used = model.height
+    line = (
+        f"{model.name}, a model that comes with raycrnn, {units}: training starts from it "
+        "(training.initial_model=null: from random weights)"
+    )
+    if used < suited.height and (are_few or not is_set):
+        remedy = "without image.input_shape" if is_set else f"with training.initial_model={suited.name}"
+        line += (
+            f"; the median height of the images is {height:.0f} pixels: {remedy}, they are scaled to {suited.height} "
+            f"instead of {used}, which takes longer and usually leads to fewer errors"
+        )
+    elif model != lowest and not is_set:
+        line += (
+            f"; it scales images to a height of {model.height} pixels, because their median height is {height:.0f}: "
+            f"training.initial_model={lowest.name} scales them to {lowest.height}, which takes about half of the time "
+            "and usually leads to more errors"
+        )
+    return Choice(model.name, line)
+
+
+def _suited(models: Sequence[_Candidate], height: float) -> _Candidate:
+    """Return the first model whose height suits images of a height, or the last one."""
+    return next((model for model in models if height <= MAX_REDUCTION * model.height), models[-1])

@@ -56,7 +56,9 @@ class InitialModel:
             logger.info(f"taken from {self._name}: {listed}")
         height, models_height = (each.image.input_shape[0] for each in (configuration, self.configuration))
         if "image.input_shape" not in values and height != models_height:
-            logger.info(f"{self._name} reads images {models_height} pixels high: its weights are adapted to {height}")
+            logger.info(
+                f"{self._name} was trained at a height of {models_height} pixels: its weights are adapted to {height}"
+            )
         own, model = configuration.data, self.configuration.data
         # The models that come with raycrnn read lines that run in any way, after the turn.
         if own.line_orientation != model.line_orientation and self.location not in model_names.NAMES:
@@ -125,7 +127,7 @@ class InitialModel:
         """
         import safetensors.torch
 
-        from raycrnn.model.crnn import adapted_to_height
+        from raycrnn.model.crnn import weights_for_height
 
         data = self.weights
         if not isinstance(data, bytes):
@@ -141,8 +143,7 @@ class InitialModel:
             # The weights may be stored in half precision.
             values[own_rows] = tensors[name][model_rows].to(values.dtype)
             tensors[name] = values
-        tensors = adapted_to_height(tensors, network.height, self.configuration.model.channels[-1])
-        network.load_state_dict(tensors)
+        network.load_state_dict(weights_for_height(tensors, network.height))
 
     def describe(self, alphabet: Alphabet) -> str:
         """Return the line that says which units of a run are those of this model."""

@@ -13,8 +13,8 @@ its images, to which weights can be adapted."""
 SET_BY_SIZE = ("model.cnn_channels", "model.lstm_size")
 """The keys that `model.size` sets, unless they are set themselves."""
 
-KEYS_OF_A_MODEL = {"model.size", "data.unicode_form", *NETWORK_KEYS}
-"""The keys that must have the values of the model that a run starts from."""
+KEYS_OF_A_MODEL = {"model.size", "image.input_shape", "data.unicode_form", *NETWORK_KEYS}
+"""The keys whose values a run takes from the model that it starts from, unless it sets them."""
 
 
 @dataclass(frozen=True)

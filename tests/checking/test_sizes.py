@@ -30,10 +30,10 @@ def test_the_width_covers_nearly_all_lines_but_no_outlier():
     assert np.mean(aspects * height <= width) >= 0.995
 
 
-def test_the_height_of_the_initial_model_stays():
+def test_a_height_can_be_kept():
     heights, aspects = np.full(100, 64), np.full(100, 50.0)
     assert suggested_shape(heights, aspects, (32, 1024)) == (48, 2400)
-    assert suggested_shape(heights, aspects, (32, 1024), has_height_of_model=True) == (32, 1600)
+    assert suggested_shape(heights, aspects, (32, 1024), keep_height=True) == (32, 1600)
 
 
 def test_a_smaller_width_is_never_suggested():

@@ -8,10 +8,12 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from raycrnn import Recognizer
+from raycrnn.data.alphabet import Alphabet
 from raycrnn.evaluate import Evaluate
 from raycrnn.metrics.error_rates import score
-from raycrnn.model import model_files
+from raycrnn.model import model_files, model_names
 from raycrnn.predict import Predict
+from raycrnn.training import network_keys
 from tests.model.test_voter import recognizer
 
 TEXTS = ("The river rises in the hills", "Invoice 2026-12-01", "Où est la bibliothèque?", "Größe: 4,50 m")
@@ -37,6 +39,17 @@ def test_a_model_of_the_package_reads_lines_by_its_name(lines, tmp_path, capsys,
     assert sum(score(text, read).unit_edits for text, read in zip(TEXTS, texts, strict=True)) <= 4
     assert Evaluate.call(["latin", str(lines), "--against", "latin", "--json"], "evaluate") == 0
     assert [each.text for each in Recognizer.load("latin", "cpu")([np.asarray(Image.open("0.png"))])] == texts[:1]
+
+
+def test_the_models_of_the_package_differ_only_in_their_height():
+    """`training.initial_model=auto` judges labels and keys by the first one, and images by the height of each."""
+    folders = [Path(model_names.directory_of(name)) for name in model_names.NAMES]
+    identities = [model_files.configuration_of(folder, str(folder), ()).identity() for folder in folders]
+    assert [identity["image.input_shape"][0] for identity in identities] == [32, 48]
+    alphabets = [Alphabet.load(folder / model_files.ALPHABET, "NFC").units for folder in folders]
+    assert alphabets[0] == alphabets[1]
+    for key in (*network_keys.NETWORK_KEYS, "data.unicode_form", "data.text_direction"):
+        assert identities[0][key] == identities[1][key]
 
 
 def test_replicas_on_other_nodes_are_told_the_name(local_ray, lines, tmp_path, capsys, monkeypatch):

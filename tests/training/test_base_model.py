@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,8 @@ CYRILLIC = tuple("абвгдежзийклмнопрстуфхцчшщъыьэю
     ],
 )
 def test_a_run_starts_from_a_model_that_has_most_of_its_units(units, rows, groups, known):
-    choice = base_model.suitable(units, rows, config.parse({**groups, "data": {"csv_files_train": "new.csv"}}), 32)
+    configuration = config.parse({**groups, "data": {"csv_files_train": "new.csv"}})
+    choice = base_model.suitable(units, rows, configuration, lambda: 32)
     assert choice.name == "latin"
     assert choice.line.startswith(
         f"latin, a model that comes with raycrnn, has {known} of the {len(units)} units of the labels: "
@@ -40,18 +44,18 @@ def test_a_run_starts_from_a_model_that_has_most_of_its_units(units, rows, group
 )
 def test_labels_that_the_model_does_not_suit_start_from_random_weights(units):
     configuration = config.parse({"data": {"csv_files_train": "new.csv"}})
-    assert base_model.suitable(units, 500, configuration, 32) == base_model.Choice()
+    assert base_model.suitable(units, 500, configuration, lambda: 32) == base_model.Choice()
 
 
 def test_many_rows_start_from_random_weights_and_a_line_says_so():
     configuration = config.parse({"data": {"csv_files_train": "new.csv"}})
-    assert base_model.suitable(LATIN, 10_000, configuration, 32).name == "latin"
-    choice = base_model.suitable(LATIN, 10_001, configuration, 32)
+    assert base_model.suitable(LATIN, 10_000, configuration, lambda: 32).name == "latin"
+    choice = base_model.suitable(LATIN, 10_001, configuration, lambda: 32)
     assert choice.name is None
     assert choice.line.endswith("starts from random weights (training.initial_model=latin: from it)")
     # Removing the size would change nothing.
     full = config.parse({"data": {"csv_files_train": "new.csv"}, "model": {"size": "full"}})
-    assert base_model.suitable(LATIN, 10_001, full, 32) == base_model.Choice()
+    assert base_model.suitable(LATIN, 10_001, full, lambda: 32) == base_model.Choice()
 
 
 @pytest.mark.parametrize(
@@ -60,37 +64,54 @@ def test_many_rows_start_from_random_weights_and_a_line_says_so():
         ({"model": {"size": "full"}}, "model.size"),
         ({"model": {"lstm_layers": 1}, "image": {"input_channels": 3}}, "model.lstm_layers, image.input_channels"),
         ({"image": {"input_channels": 3}}, "image.input_channels"),
+        ({"image": {"input_shape": [80, 1024]}}, "image.input_shape"),
         # In which ſ and s are one unit.
         ({"data": {"unicode_form": "NFKC"}}, "data.unicode_form"),
     ],
 )
 def test_keys_that_need_another_network_are_kept_and_named(groups, keys):
     tree = {**groups, "data": {"csv_files_train": "new.csv", **groups.get("data", {})}}
-    choice = base_model.suitable(LATIN, 500, config.parse(tree), 32)
+    choice = base_model.suitable(LATIN, 500, config.parse(tree), lambda: 32)
     assert choice.name is None
     assert choice.line.endswith(f"for that, remove {keys}")
 
 
+FEWER_ERRORS = r"; the median height of the images is 300 pixels: with.* scaled to 48 instead of 32"
+MORE_ERRORS = r"; it scales images to a height of 48 pixels, because .* is (43|300): training.initial_model=latin"
+
+
 @pytest.mark.parametrize(
-    ("height", "shape", "name"),
+    ("height", "rows", "shape", "name", "remark"),
     [
-        (None, None, "latin"),
-        (42, None, "latin"),
-        (43, None, "latin48"),
-        (300, None, "latin48"),
+        (None, 500, None, "latin", ""),
+        (42, 500, None, "latin", ""),
+        (43, 500, None, "latin48", MORE_ERRORS),
+        (300, 2_500, None, "latin48", MORE_ERRORS),
+        (300, 2_501, None, "latin", FEWER_ERRORS),
         # A height that the user sets decides alone.
-        (300, [32, 1000], "latin"),
-        (20, [48, 1000], "latin48"),
-        (20, [96, 1000], "latin48"),
+        (300, 500, [32, 1000], "latin", FEWER_ERRORS),
+        (300, 2_501, [32, 1000], "latin", ""),
+        (20, 5_000, [48, 1000], "latin48", ""),
+        (300, 500, [64, 1000], "latin48", ""),
     ],
 )
-def test_higher_images_start_from_the_model_for_them(height, shape, name):
+def test_higher_images_start_from_the_model_for_them(height, rows, shape, name, remark):
     groups = {"image": {"input_shape": shape}} if shape else {}
     configuration = config.parse({"data": {"csv_files_train": "new.csv"}, **groups})
-    choice = base_model.suitable(LATIN, 500, configuration, height)
+    choice = base_model.suitable(LATIN, rows, configuration, lambda: height)
     assert choice.name == name
-    says_why = f"because these are {height} high (median). training.initial_model=latin reads them at 32" in choice.line
-    assert says_why == (name == "latin48" and shape is None)
+    assert re.search(r"starts from it \(training.initial_model=null: from random weights\)" + remark, choice.line)
+    assert remark or choice.line.endswith("weights)")
+
+
+@pytest.mark.parametrize(
+    ("units", "rows", "groups"),
+    [(CYRILLIC, 500, {}), (LATIN, 10_001, {}), (LATIN, 500, {"model": {"size": "full"}})],
+    ids=["another script", "many rows", "another network"],
+)
+def test_images_are_not_measured_if_their_height_does_not_matter(units, rows, groups):
+    configuration = config.parse({"data": {"csv_files_train": "new.csv"}, **groups})
+    assert base_model.suitable(units, rows, configuration, lambda: pytest.fail("measured")).name is None
 
 
 def csv_of(tmp_path: Path, sizes: list[tuple[int, int]], name: str) -> CsvFile:
@@ -101,6 +122,22 @@ def csv_of(tmp_path: Path, sizes: list[tuple[int, int]], name: str) -> CsvFile:
         rows.append(Row(str(tmp_path / f"{name}{number}.png"), "a", number + 1))
     rows += [Row(str(tmp_path / "missing.png"), "a", 100), Row("no label", None, 101, problem="no label")]
     return CsvFile(str(tmp_path / f"{name}.csv"), rows)
+
+
+def test_measuring_does_not_import_ray(tmp_path):
+    """Its environment would come too late."""
+    csv_of(tmp_path, [(300, 60)], "a")
+    code = f"""
+import sys
+from raycrnn import config
+from raycrnn.data.csv_files import CsvFile, Row
+from raycrnn.training import base_model
+rows = [Row({str(tmp_path / "a0.png")!r}, "a", 1)]
+print(base_model.usual_height([CsvFile("a.csv", rows)], config.parse({{"data": {{"csv_files_train": "a.csv"}}}})))
+print([name for name in ("ray", "torch") if name in sys.modules])
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["60", "[]"]
 
 
 def test_the_usual_height_is_the_median_after_the_turn(tmp_path):
@@ -141,6 +178,23 @@ def test_the_model_and_its_network_are_those_of_a_run_without_keys(csv, caplog):
     assert model.sha256 == configuration.training.initial_model_sha256
     assert csvs.more_units == model.alphabet.units
     assert "training starts from it (training.initial_model=null: from random weights)" in caplog.text
+
+
+def test_higher_images_get_the_height_of_their_model_also_if_they_are_folds_or_resumed(csv, caplog):
+    caplog.set_level(logging.INFO)
+    for number in range(len(LATIN)):
+        Image.new("L", (90, 60)).save(csv.with_name(f"{number}.png"))
+    tree = {"data": {"csv_files_train": str(csv)}}
+    configuration, model, _ = initial_model.prepare_run(config.parse(tree))
+    assert (configuration.training.initial_model, configuration.image.input_shape[0]) == ("latin48", 48)
+    assert "adapted" not in caplog.text
+    for fold in (1, 2):
+        folds, _, _ = initial_model.prepare_run(config.parse({**tree, "training": {"folds": 2, "fold": fold}}))
+        assert folds.training.initial_model_sha256 == model.sha256
+    # A run of a version that had one model.
+    before, _, _ = initial_model.prepare_run(config.parse({**tree, "training": {"initial_model": "latin"}}))
+    progress = {"identity": before.identity(), "initial_model": "latin"}
+    assert resume.complete(config.parse(tree), progress).identity() == before.identity()
 
 
 def test_an_alphabet_of_the_user_stays_as_it_is(csv, tmp_path):

@@ -18,7 +18,7 @@ from raycrnn.data.alphabet import Alphabet
 from raycrnn.data.labelled_csvs import LabelledCsvs
 from raycrnn.errors import RaycrnnError, UsageError
 from raycrnn.model import model_names
-from raycrnn.model.crnn import CRNN
+from raycrnn.model.crnn import CRNN, weights_for_height
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.storage import Directory
 from raycrnn.train import Train
@@ -132,10 +132,26 @@ def test_another_height_gets_weights_that_agree_where_rows_of_features_do(model,
             for lstm, each in ((network.lstms[0], height), (of_model, 48))
         )
     assert torch.allclose(found, expected, atol=1e-5)
-    upper = network.lstms[0].forwards.weight_ih_l0.unflatten(1, (channels, rows[height]))[:, :, 0]
-    upper_of_model = of_model.forwards.weight_ih_l0.unflatten(1, (channels, 2))[:, :, 0]
     if height == 80:
-        assert torch.allclose(upper, upper_of_model / 2, atol=1e-6), "rows in the upper half have those of its row"
+        new_UCR = network.lstms[0].forwards.weight_ih_l0.unflatten(1, (channels, 4))
+        old_UCR = of_model.forwards.weight_ih_l0.unflatten(1, (channels, 2))
+        assert torch.allclose(new_UCR, old_UCR.repeat_interleave(2, dim=2) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("height", [32, 64, 96])
+def test_at_the_same_height_the_weights_stay_as_they_are(height):
+    weights = CRNN(5, height=height, cnn_channels=SMALL, lstm_size=32).state_dict()
+    adapted = weights_for_height(weights, height)
+    assert all(adapted[name].equal(values) for name, values in weights.items())
+
+
+def test_a_run_of_another_height_keeps_it_and_says_so(model, caplog):
+    caplog.set_level(logging.INFO)
+    own = settings(model, image={"input_shape": [64, 300]})
+    configuration, _ = initial_model.prepare(own)
+    assert configuration.image.input_shape == (64, 300)
+    assert f"{model} was trained at a height of 48 pixels: its weights are adapted to 64" in caplog.text
+    assert resume.complete(own, {"identity": configuration.identity(), "initial_model": str(model)}) == configuration
 
 
 def test_before_its_first_step_a_network_computes_what_the_model_does(model):
@@ -257,7 +273,8 @@ def test_a_model_of_the_package_is_named(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     configuration, model = initial_model.prepare(settings(name))
     assert (model.location, configuration.training.initial_model) == (name, name)
-    assert configuration.model.size == "half" and configuration.image.input_shape[0] == 32
+    assert configuration.model.size == "half"
+    assert configuration.image.input_shape[0] == {"latin": 32, "latin48": 48}[name]
     assert configuration.data.unicode_form == "NFC"
     assert {*"abcxyzABCXYZ0123456789.,;:!?()", "é", "ü", "ß", "ſ", "ø", "€"} <= set(model.alphabet.units)
     network = start(Path(name), ("a", "ſ", "☃"))
