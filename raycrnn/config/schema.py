@@ -237,7 +237,7 @@ class Training(Group):
     initial_model: Annotated[Location, Field(min_length=1)] | None = AUTO
     """Model directory, a path or a URI, with whose weights training starts, or latin or latin48: the models for Latin
     script that come with raycrnn. Keys of the network that are not set are taken from that model. auto: latin48 if
-    there are at most 2,500 rows and the median height of their images is more than 42 pixels, or if that of input_shape
+    there are at most 2,500 rows and the median height of their images is more than 38 pixels, or if that of input_shape
     is set to more, else latin; random weights if that model lacks too many units of the labels, there are more than
     10,000 rows, or a key needs another network. null: random weights."""
     initial_model_sha256: str | None = None

@@ -12,7 +12,7 @@ letters can be a little higher than wide, and pages are 1.29 (US letter) to 1.41
 PAGE_HEIGHT, PAGE_ASPECT = 1000, 4
 """An image that is at least this high in pixels, and less than this many times as wide, is probably a page."""
 
-MAX_REDUCTION = 4 / 3
+MAX_REDUCTION = 1.2
 """An image may be this many times as high as the network's input before a higher input suits it better."""
 
 NARROW_UNITS = 2

@@ -39,6 +39,10 @@ LEAST_KNOWN = 0.7
 LEAST_LETTERS = 20
 """Number of letters among these units. For digits alone, its gain was not measured."""
 
+HIGHEST = 64
+"""Height in `image.input_shape` up to which `auto` chooses a model, whose weights are adapted to it. With more, the gain
+was not measured."""
+
 MOST_MEASURED = 100
 """Number of images by which their usual height is judged."""
 
@@ -169,7 +173,7 @@ def suitable(
     known = sum(unit in models[0].alphabet for unit in units)
     has_units = f"has {known} of the {len(units)} units of the labels"
     has = f"{models[0].name}, a model that comes with raycrnn, {has_units}"
-    others = _needs_another(configuration, models)
+    others = _needs_another(configuration, models[0].configuration)
     if rows > MOST_ROWS and others:
         return Choice()
     if rows > MOST_ROWS:
@@ -185,15 +189,13 @@ def suitable(
     return _by_height(models, rows, configuration, measure_height(), has_units)
 
 
-def _needs_another(configuration: Configuration, models: Sequence[_Candidate]) -> list[str]:
-    """Return the keys that a configuration sets and for which a run cannot start from one of the models."""
-    model = models[0].configuration
+def _needs_another(configuration: Configuration, model: Configuration) -> list[str]:
+    """Return the keys that a configuration sets and for which a run cannot start from a model."""
     keys = [conflict.key for conflict in network_keys.conflicts(configuration, model)]
     set_keys, form = config.set_keys(configuration), "data.unicode_form"
     if form in set_keys and configuration.data.unicode_form != model.data.unicode_form:
         keys.append(form)
-    # Weights can be adapted to any height, but the gain was not measured.
-    if INPUT_SHAPE in set_keys and configuration.image.input_shape[0] > MAX_REDUCTION * models[-1].height:
+    if INPUT_SHAPE in set_keys and configuration.image.input_shape[0] > HIGHEST:
         keys.append(INPUT_SHAPE)
     return list(dict.fromkeys(keys))
 

@@ -10,8 +10,9 @@ from raycrnn.checking.sizes import suggested_shape
     ("height", "shape", "expected"),
     [
         (24, (32, 1024), 32),
-        (40, (32, 1024), 32),
-        (64, (32, 1024), 48),
+        (38, (32, 1024), 32),
+        (40, (32, 1024), 48),
+        (57, (32, 1024), 48),
         (100, (32, 1024), 64),
         (100, (96, 1024), 96),
         (24, (64, 1024), 32),
@@ -31,7 +32,7 @@ def test_the_width_covers_nearly_all_lines_but_no_outlier():
 
 
 def test_a_height_can_be_kept():
-    heights, aspects = np.full(100, 64), np.full(100, 50.0)
+    heights, aspects = np.full(100, 56), np.full(100, 50.0)
     assert suggested_shape(heights, aspects, (32, 1024)) == (48, 2400)
     assert suggested_shape(heights, aspects, (32, 1024), keep_height=True) == (32, 1600)
 
