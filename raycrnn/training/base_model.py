@@ -40,8 +40,8 @@ LEAST_LETTERS = 20
 """Number of letters among these units. For digits alone, its gain was not measured."""
 
 HIGHEST = 64
-"""Height in `image.input_shape` up to which `auto` chooses a model, whose weights are adapted to it. With more, the gain
-was not measured."""
+"""Height in `image.input_shape` up to which `auto` chooses a model, whose weights are adapted to it. With more, the
+gain was not measured."""
 
 MOST_MEASURED = 100
 """Number of images by which their usual height is judged."""
