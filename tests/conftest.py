@@ -114,6 +114,8 @@ def returned_cpus(request):
     if "local_ray" not in request.fixturenames:
         yield
         return
+    # Commands read with a Ray that is connected, which would slow all later tests that need none.
+    assert request.node.get_closest_marker("ray"), "a test with a local Ray needs the marker ray"
     import ray
 
     def free() -> float:

@@ -54,7 +54,8 @@ def test_decoding_starts_before_the_model_is_loaded_and_torch_imported(model, la
     monkeypatch.setattr(Executor, "start_decoder", lambda *args: (order.append("decoder"), start(*args)))
     monkeypatch.setattr(voter, "load", lambda *args: (order.append("model"), load(*args))[1])
     evaluate_all([model], [str(labels)])
-    assert order == ["decoder", "model"]
+    # Evaluation describes the model, and the reader in this process loads it once more.
+    assert order == ["decoder", "model", "model"]
     program = "import sys, raycrnn.evaluation.run; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 

@@ -119,6 +119,7 @@ def test_rows_of_all_folds_are_checked_before_one_is_trained(tmp_path):
     assert not run._check_output(Directory(output), {}, restore=False)
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize("alphabet", ["union", "same"])
 def test_rows_are_checked_with_the_alphabet_of_the_initial_model(tmp_path, local_ray, alphabet):
     recognizer(units="xyz").save(tmp_path / "model")
@@ -132,6 +133,7 @@ def test_rows_are_checked_with_the_alphabet_of_the_initial_model(tmp_path, local
     assert (output / "rejected.csv").exists() == (alphabet == "same")
 
 
+@pytest.mark.ray
 def test_all_folds_start_from_the_model_that_suits_all_rows(tmp_path, local_ray, monkeypatch):
     """The rows of one book have too few letters for the model, those of all books have enough."""
     write_set(tmp_path, ["abcdefg", "hijklmn", "opqrstu", "vwxyzäö"])

@@ -52,6 +52,7 @@ def test_the_models_of_the_package_differ_only_in_their_height():
         assert identities[0][key] == identities[1][key]
 
 
+@pytest.mark.ray
 def test_replicas_on_other_nodes_are_told_the_name(local_ray, lines, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outputs = []
