@@ -155,6 +155,11 @@ class _Candidate:
         known = [unit for unit in units if unit in self.alphabet]
         return len(known) >= LEAST_KNOWN * len(units) and sum(unit.isalpha() for unit in known) >= LEAST_LETTERS
 
+    def describe(self, units: Collection[str]) -> str:
+        """Return what the model is, and how many of the units of some labels it has."""
+        known = sum(unit in self.alphabet for unit in units)
+        return f"{self.name}, a model that comes with raycrnn, has {known} of the {len(units)} units of the labels"
+
 
 def suitable(
     units: Collection[str], rows: int, configuration: Configuration, measure_height: Callable[[], float | None]
@@ -170,9 +175,7 @@ def suitable(
     models = [model for model in map(_Candidate.read, NAMES) if model.suits(units)]
     if not models:
         return Choice()
-    known = sum(unit in models[0].alphabet for unit in units)
-    has_units = f"has {known} of the {len(units)} units of the labels"
-    has = f"{models[0].name}, a model that comes with raycrnn, {has_units}"
+    has = models[0].describe(units)
     others = _needs_another(configuration, models[0].configuration)
     if rows > MOST_ROWS and others:
         return Choice()
@@ -186,7 +189,7 @@ def suitable(
             line=f"{has}: starting from it usually leads to fewer errors in fewer epochs; for that, remove "
             f"{', '.join(others)}"
         )
-    return _by_height(models, rows, configuration, measure_height(), has_units)
+    return _by_height(models, units, rows, configuration, measure_height())
 
 
 def _needs_another(configuration: Configuration, model: Configuration) -> list[str]:
@@ -201,16 +204,20 @@ def _needs_another(configuration: Configuration, model: Configuration) -> list[s
 
 
 def _by_height(
-    models: Sequence[_Candidate], rows: int, configuration: Configuration, height: float | None, units: str
+    models: Sequence[_Candidate],
+    units: Collection[str],
+    rows: int,
+    configuration: Configuration,
+    height: float | None,
 ) -> Choice:
     """Return the choice between models that differ only in the height to which they scale images.
 
     Args:
         models: In the order of these heights.
+        units: The different units of the labels.
         rows: Number of rows to train on.
         configuration: The configuration of the run.
         height: The usual height of the images in pixels; None if it is unknown.
-        units: How many units of the labels the models have, as the line says it.
     """
     lowest, suited = models[0], _suited(models, height or 0)
     is_set, are_few = INPUT_SHAPE in config.set_keys(configuration), rows <= MOST_ROWS_FOR_HIGHER_IMAGES
@@ -219,10 +226,7 @@ def _by_height(
     else:
         model = suited if are_few else lowest
         used = model.height
-    line = (
-        f"{model.name}, a model that comes with raycrnn, {units}: training starts from it "
-        "(training.initial_model=null: from random weights)"
-    )
+    line = f"{model.describe(units)}: training starts from it (training.initial_model=null: from random weights)"
     if used < suited.height and (are_few or not is_set):
         remedy = "without image.input_shape" if is_set else f"with training.initial_model={suited.name}"
         line += (
