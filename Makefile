@@ -2,7 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo docs test test-with-ray test-without-ray test-gpu test-long test-extended test-multinode lint
+# Whatever the environment says, keep compiled bytecode. Without it, pytest rewrites all tests at each start, and each
+# worker of Ray compiles raycrnn.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo docs test test-with-ray test-without-ray test-gpu test-long test-long-with-ray test-long-without-ray \
+	test-extended test-multinode lint
 
 # A stamp file: an interrupted installation also leaves a new directory behind.
 .venv/ready: setup.cfg pyproject.toml constraints.txt
@@ -55,9 +60,16 @@ test-with-ray: .venv/ready
 test-without-ray: .venv/ready
 	$(BIN)/python -m pytest -q --durations=15 -m "not ray and not long and not extended and not cluster"
 
-# The long tests, and the property tests with more examples than in `make test`.
+# The long tests, and beside them the property tests with more examples than in `make test`.
 test-long: .venv/ready
-	$(BIN)/python -m pytest -q --durations=15 -m "(long or hypothesis) and not extended and not cluster" --hypothesis-profile=long
+	OMP_WAIT_POLICY=PASSIVE $(MAKE) --jobs 2 --keep-going --output-sync=target test-long-with-ray test-long-without-ray
+
+test-long-with-ray: .venv/ready
+	$(BIN)/python -m pytest -q --durations=15 -m "long and ray and not extended and not cluster"
+
+test-long-without-ray: .venv/ready
+	$(BIN)/python -m pytest -q --durations=15 -m "((long and not ray) or hypothesis) and not extended and not cluster" \
+		--hypothesis-profile=long
 
 # Long tests that CI leaves out, because other tests cover most of what they check.
 test-extended: .venv/ready

@@ -49,6 +49,21 @@ def draw_four(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def images(tmp_path):
+    """A folder of four images of short texts."""
+    return draw_four(tmp_path / "images")
+
+
+@pytest.fixture
+def model(tmp_path):
+    """The directory of a small untrained model."""
+    from tests.model.test_recognizer import recognizer
+
+    recognizer().save(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
 def words(count: int, seed: int = 0) -> list[str]:
     """Return random words of two to five letters."""
     import random

@@ -19,20 +19,7 @@ from raycrnn.metrics import error_rates
 from raycrnn.model import voter
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.prediction.pipeline import Executor
-from tests.conftest import draw_four
 from tests.model.test_recognizer import recognizer
-
-
-@pytest.fixture
-def model(tmp_path):
-    recognizer().save(tmp_path / "model")
-    return str(tmp_path / "model")
-
-
-@pytest.fixture
-def images(tmp_path):
-    return draw_four(tmp_path / "images")
-
 
 LABELS = {"0": "|a|b|c|", "1": "|b|ſt|", "2": "|c|X|b|", "3": "|a|"}
 

@@ -4,16 +4,10 @@ import csv
 import io
 import json
 import os
-import signal
 import stat
-import subprocess
-import sys
 import threading
-import time
 import unicodedata
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -21,34 +15,15 @@ from PIL import Image
 from ray import cloudpickle
 
 from raycrnn import config, storage
-from raycrnn.cluster import start_time, workers
-from raycrnn.console import ImageProgress
-from raycrnn.data import csv_files, image, inputs
-from raycrnn.model import voter
+from raycrnn.data import csv_files, inputs
 from raycrnn.model.recognizer import Recognizer
 from raycrnn.predict import Predict
-from raycrnn.prediction import distributed, image_stage, pipeline, shards, text_stage
+from raycrnn.prediction import text_stage
 from raycrnn.prediction.job import PredictionJob
-from raycrnn.prediction.pipeline import Executor
 from raycrnn.prediction.run import Output
-from raycrnn.storage import files
 from raycrnn.tools.convert.verb import Convert
-from tests.conftest import draw, draw_four
+from tests.conftest import draw
 from tests.model.test_recognizer import recognizer
-from tests.training.test_recovery import kill_all, running_in_thread, wait_until
-
-
-@pytest.fixture
-def model(tmp_path):
-    recognizer().save(tmp_path / "model")
-    return str(tmp_path / "model")
-
-
-@pytest.fixture
-def images(tmp_path):
-    folder = draw_four(tmp_path / "images")
-    (folder / "notes.txt").write_text("no image by its name")
-    return folder
 
 
 def rows(text: str) -> list[dict]:
@@ -56,6 +31,7 @@ def rows(text: str) -> list[dict]:
 
 
 def test_files_folders_and_csvs_are_read_in_input_order(model, images, tmp_path, capsys):
+    (images / "notes.txt").write_text("no image by its name")
     (tmp_path / "list.csv").write_text("images/2.png;any label\nimages/0.png\n")
     arguments = [model, str(images / "3.png"), str(images), str(tmp_path / "list.csv")]
     assert Predict.call(arguments, "predict") == 0
@@ -217,25 +193,6 @@ def test_invalid_outputs_in_object_storage_are_refused(model, images, bucket, ca
     assert storage.read(labels) == b"0.png;x\n"
 
 
-def test_a_run_that_the_storage_stopped_is_resumed(model, listed, bucket, capsys, monkeypatch):
-    monkeypatch.setattr(shards, "ROWS_PER_SHARD", 64)
-    out, upload = storage.join(bucket, "out.csv"), storage.upload
-
-    def refuse(file, uri):
-        if file.name.startswith("000000000064"):
-            raise PermissionError(13, "access denied")
-        upload(file, uri)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files, "upload", refuse)
-        assert Predict.call([model, listed, "-o", out], "predict") == 1
-    said = capsys.readouterr().err
-    assert f"{shards.folder_of(out)}: cannot be written: access denied; finished rows are kept, and --resume" in said
-    assert Predict.call([model, listed, "-o", out, "--resume"], "predict") == 0
-    assert "64 of 200 images were read before" in capsys.readouterr().err
-    assert len(rows(storage.read(out).decode())) == 200
-
-
 @pytest.mark.parametrize("name", ["", "/", "."])
 def test_a_directory_as_output_is_refused_before_anything_is_read(model, images, capsys, name):
     assert Predict.call([model, str(images), "-o", name], "predict") == 2
@@ -347,190 +304,6 @@ def test_csv_has_confidences_on_request(model, images, capsys):
     assert float(found[0]["confidence"]) == pytest.approx(sure, abs=1e-3)
 
 
-@pytest.fixture
-def listed(images, tmp_path):
-    """A CSV with images of several blocks, one malformed row and one missing image."""
-    names = [f"images/{number % 4}.png" for number in range(200)]
-    names[70:72] = ["images/gone.png", '"images/0.png']
-    (tmp_path / "list.csv").write_text("".join(f"{name};x\n" for name in names))
-    return str(tmp_path / "list.csv")
-
-
-@pytest.fixture(params=["disk", "object storage"])
-def folder(request, tmp_path):
-    """The path or URI of a folder to write in."""
-    if request.param == "object storage":
-        return storage.join(request.getfixturevalue("bucket"), "some folder")
-    (tmp_path / "out").mkdir()
-    return str(tmp_path / "out")
-
-
-def test_ctrl_c_keeps_finished_rows_and_resume_continues(model, listed, folder, tmp_path, capsys, monkeypatch):
-    out, whole = storage.join(folder, "out.csv"), tmp_path / "whole.csv"
-    assert Predict.call([model, listed, "-o", str(whole)], "predict") == 0
-    capsys.readouterr()
-    with monkeypatch.context() as patch:
-        press_ctrl_c_after_the_first_block(patch)
-        assert Predict.call([model, listed, "-o", out], "predict") == 130
-    assert "stopped at 64 of 200 images; --resume continues" in capsys.readouterr().err
-    assert names_in(folder) == [".out.csv.parts"]
-    for arguments, said in [
-        ([], "--resume continues it, --overwrite starts over"),
-        (["--resume", "decoding.beam_width=7"], "decoding.beam_width: 10 then, 7 now"),
-        (["--resume", "--format", "jsonl", "--spans"], "--spans or --format=labels: False then, True now"),
-        (["--resume", "data.unicode_form=NFD"], "data.unicode_form: NFC then, NFD now"),
-    ]:
-        assert Predict.call([model, listed, "-o", out, *arguments], "predict") == 2
-        assert said in capsys.readouterr().err
-    assert Predict.call([model, listed, "-o", out, "--resume"], "predict") == 0
-    said = capsys.readouterr().err
-    assert "64 of 200 images were read before" in said
-    assert "198 of 200 images read" in said
-    assert storage.read(out) == whole.read_bytes()
-    assert names_in(folder) == ["out.csv"]
-    for arguments, said in [
-        ([], "already exists; --overwrite replaces it"),
-        (["--resume"], "already exists, and there is no run to resume; --overwrite replaces it"),
-    ]:
-        assert Predict.call([model, listed, "-o", out, *arguments], "predict") == 2
-        assert said in capsys.readouterr().err
-
-
-def names_in(folder: str) -> list[str]:
-    return sorted(storage.listdir(folder) if storage.is_uri(folder) else os.listdir(folder))
-
-
-def press_ctrl_c_after_the_first_block(patch: pytest.MonkeyPatch) -> None:
-    add = ImageProgress.add
-
-    def pressing(progress: ImageProgress, images: int) -> None:
-        add(progress, images)
-        if images:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    patch.setattr(ImageProgress, "add", pressing)
-
-
-@contextmanager
-def workers_run_what_is_patched(monkeypatch):
-    """Send the patched code of the stages to workers."""
-    modules = (distributed, image_stage, text_stage, workers)
-    for module in modules:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        with monkeypatch.context() as patch:
-            yield patch
-    finally:
-        for module in modules:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def deadly(texts: dict[bytes, int]) -> SimpleNamespace:
-    """Return a stand-in for `image` that kills the process at files of certain contents, by signal."""
-
-    def prepare_image(data, *arguments, **settings):
-        if data in texts:
-            os.kill(os.getpid(), texts[data])
-        return image.prepare_image(data, *arguments, **settings)
-
-    return SimpleNamespace(prepare_image=prepare_image, PreparedImage=image.PreparedImage)
-
-
-@pytest.mark.ray
-def test_the_output_is_the_same_wherever_images_are_read(
-    local_ray, model, images, listed, tmp_path, capsys, monkeypatch
-):
-    """Here means in the command's own process. Its blocks are those of Ray, so that batches are the same."""
-    draw("a much wider line of text").save(images / "2.png")
-    arguments = [model, listed, "--spans", "-o"]
-    assert Predict.call([*arguments, str(tmp_path / "ray.jsonl")], "predict") == 0
-    assert "Ray is started" not in capsys.readouterr().err
-    monkeypatch.setattr(pipeline, "_ray_is_running", lambda: False)
-    # Ray starts after the first block.
-    monkeypatch.setattr(start_time, "estimate_start_seconds", lambda _: -1.0)
-    assert Predict.call([*arguments, str(tmp_path / "here.jsonl")], "predict") == 0
-    assert "136 images are left: Ray is started to read them in parallel" in capsys.readouterr().err
-    here, there = (
-        [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
-        for name in ("here.jsonl", "ray.jsonl")
-    )
-    assert len(here) == len(there) == 200
-    for own, other in zip(here, there, strict=True):
-        assert own.keys() == other.keys()
-        numbers = {key for key, value in own.items() if isinstance(value, float)}
-        # On some processors, the last bits depend on the number of threads.
-        assert [own[key] for key in numbers] == pytest.approx([other[key] for key in numbers], abs=1e-5)
-        assert without_floats(own) == without_floats(other)
-
-
-def without_floats(value: object) -> object:
-    """Return a value of JSON in which each float is None."""
-    if isinstance(value, dict):
-        return {key: without_floats(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [without_floats(each) for each in value]
-    return None if isinstance(value, float) else value
-
-
-@pytest.mark.ray
-def test_an_image_that_kills_its_decoder_is_a_row_with_its_error(local_ray, model, listed, images, capsys, monkeypatch):
-    """The other images are read, in order, even if two images of one block kill the decoder."""
-    (images / "8.png").write_bytes(b"segfault")
-    (images / "9.png").write_bytes(b"abort")
-    text = Path(listed).read_text().splitlines()
-    text[5:7], text[150] = ["images/8.png", "images/9.png"], "images/9.png"
-    Path(listed).write_text("\n".join(text))
-    with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(image_stage, "image", deadly({b"segfault": signal.SIGSEGV, b"abort": signal.SIGABRT}))
-        assert Predict.call([model, listed], "predict") == 0
-    found = rows(capsys.readouterr().out)
-    errors = {number: row["error"] for number, row in enumerate(found) if row["error"]}
-    died = "damaged image: its decoder died"
-    assert {number: error for number, error in errors.items() if error == died} == dict.fromkeys((5, 6, 150), died)
-    assert sorted(errors) == [5, 6, 70, 71, 150]
-    reader = Recognizer.load(model, "cpu")
-    texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
-    assert [row["text"] for row in found] == [
-        "" if number in errors else texts[number % 4] for number in range(len(found))
-    ]
-
-
-@pytest.mark.extended
-@pytest.mark.ray
-def test_replicas_that_die_repeatedly_end_the_run(local_ray, model, images, tmp_path, capsys, monkeypatch):
-    out = tmp_path / "out.csv"
-    with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(workers, "MAX_DEATHS", 1)
-        patch.setattr(text_stage, "voter", SimpleNamespace(load=lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
-        assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
-    assert "in a worker: a replica of the model died 2 times" in capsys.readouterr().err
-    assert not out.exists()
-
-
-@pytest.mark.ray
-def test_decoders_that_die_repeatedly_end_the_run(local_ray, model, listed, tmp_path, capsys, monkeypatch):
-    (loaded := tmp_path / "loaded").mkdir()
-
-    def load(*arguments):
-        recognizer = voter.load(*arguments)
-        (loaded / str(os.getpid())).touch()
-        return recognizer
-
-    def die(_):
-        # Ray 2.60 does not always end replicas that are still starting when the run ends.
-        while len(os.listdir(loaded)) < 2:
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with workers_run_what_is_patched(monkeypatch) as patch:
-        patch.setattr(workers, "MAX_DEATHS", 1)
-        patch.setattr(text_stage, "voter", SimpleNamespace(load=load))
-        # Not the function that decodes, which by then runs in processes of its own.
-        patch.setattr(image_stage, "_malformed", die)
-        assert Predict.call([model, listed], "predict") == 1
-    assert "in a worker: a worker that decodes images died 2 times" in capsys.readouterr().err
-
-
 def test_a_model_that_is_replaced_while_the_command_starts_ends_the_run(model, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out.csv"
 
@@ -543,70 +316,6 @@ def test_a_model_that_is_replaced_while_the_command_starts_ends_the_run(model, i
     assert Predict.call([model, str(images), "-o", str(out)], "predict") == 1
     assert "the model was replaced after the command started" in capsys.readouterr().err
     assert sorted(os.listdir(tmp_path)) == ["images", "model"]
-
-
-MANY = 8_000
-
-
-@pytest.fixture
-def many(images, tmp_path):
-    """A CSV that takes some seconds to read."""
-    names = [f"images/{number % 4}.png" for number in range(MANY)]
-    (tmp_path / "many.csv").write_text("".join(f"{name};x\n" for name in names))
-    return str(tmp_path / "many.csv")
-
-
-KILLED_AFTER_ONE_SHARD = """
-import os, signal
-from raycrnn.predict import Predict
-from raycrnn.prediction.shards import ShardStore
-
-add = ShardStore.add
-
-def add_and_die(*arguments):
-    add(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-ShardStore.add = add_and_die
-Predict.main()
-"""
-
-
-@pytest.mark.ray
-@pytest.mark.long
-def test_a_killed_command_resumes_and_writes_the_same_output(model, images, many, tmp_path):
-    (folder := tmp_path / "out").mkdir()
-    out = str(folder / "out.jsonl")
-    arguments = [model, many, "--address", "local", "-o", out]
-    killed = subprocess.run([sys.executable, "-c", KILLED_AFTER_ONE_SHARD, *arguments])
-    assert killed.returncode == -signal.SIGKILL
-    assert names_in(folder) == [".out.jsonl.parts"]
-    command = [sys.executable, "-m", "raycrnn.predict", *arguments, "--resume"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert f" of {MANY:,} images were read before" in done.stderr
-    assert names_in(folder) == ["out.jsonl"]
-    found = [json.loads(line) for line in storage.read(out).splitlines()]
-    assert len(found) == MANY
-    expected = Recognizer.load(model, "cpu")([images / f"{number}.png" for number in range(4)])
-    for number, row in enumerate(found):
-        assert (row["path"], row["text"], row["error"]) == (f"images/{number % 4}.png", expected[number % 4].text, None)
-        # The batches differ.
-        assert row["log_prob"] == pytest.approx(expected[number % 4].log_prob, abs=1e-3)
-
-
-@pytest.mark.ray
-@pytest.mark.long
-@pytest.mark.parametrize(
-    "title", ["MapWorker(MapBatches(TranscriberActor))", pytest.param("MapBatches(Decode)", marks=pytest.mark.extended)]
-)
-def test_every_row_comes_once_when_a_worker_is_killed(local_ray, model, images, title):
-    reader = Recognizer.load(model, "cpu", ["decoding.beam_width=100"])
-    texts = [each.text for each in reader([images / f"{number}.png" for number in range(4)])]
-    paths = [str(images / f"{number % 4}.png") for number in range(MANY)]
-    job = PredictionJob(model, reader.configuration.image, ("decoding.beam_width=100",))
-    with Executor() as executor, running_in_thread(lambda: wait_until(lambda: kill_all(title))):
-        found = [result.transcription.text for result in executor.transcribe(job, paths)]
-    assert found == [texts[number % 4] for number in range(MANY)]
 
 
 def test_readings_are_labels_to_train_on(model, images, tmp_path, capsys, monkeypatch):
@@ -625,20 +334,6 @@ def test_readings_are_labels_to_train_on(model, images, tmp_path, capsys, monkey
     assert {row.path: row.label for row in csv_files.read_csv(draft).rows} == expected
     assert "broken.png: left out of the labels: " in error
     assert f"labels written: {len(names) - 1}; images left out: 1" in error
-
-
-def test_the_labels_of_a_stopped_run_are_those_of_a_whole_one_after_it_is_resumed(
-    model, listed, tmp_path, capsys, monkeypatch
-):
-    out, whole = tmp_path / "out.csv", tmp_path / "whole.csv"
-    assert Predict.call([model, listed, "--format=labels", "-o", str(whole)], "predict") == 0
-    with monkeypatch.context() as patch:
-        press_ctrl_c_after_the_first_block(patch)
-        assert Predict.call([model, listed, "--format=labels", "-o", str(out)], "predict") == 130
-    capsys.readouterr()
-    assert Predict.call([model, listed, "--format=labels", "-o", str(out), "--resume"], "predict") == 0
-    assert "64 of 200 images were read before" in capsys.readouterr().err
-    assert out.read_bytes() == whole.read_bytes() and out.read_bytes().count(b"\n") == 198
 
 
 @pytest.mark.parametrize("option", ["--spans", "--confidence"])

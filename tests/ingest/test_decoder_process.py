@@ -14,14 +14,8 @@ from raycrnn.errors import RaycrnnError
 from raycrnn.ingest import decoder_process
 from raycrnn.ingest.decoder_process import DecoderProcess
 from raycrnn.prediction import image_stage
-from tests.conftest import draw_four
 
 SETTINGS = ((config.Image(input_shape=(32, 256)), "horizontal"),)
-
-
-@pytest.fixture
-def images(tmp_path):
-    return draw_four(tmp_path / "images")
 
 
 def block(*paths) -> pa.Table:

@@ -14,7 +14,7 @@ from raycrnn.predict import Predict
 from raycrnn.prediction.job import make_job
 from raycrnn.prediction.pipeline import Executor
 from raycrnn.serving.service import Service
-from tests.conftest import draw, draw_four
+from tests.conftest import draw
 from tests.model.test_voter import recognizer
 from tests.serving.samples import png, serving
 
@@ -26,11 +26,6 @@ def models(tmp_path) -> list[str]:
     recognizer(2, "cbay", image={"input_shape": [48, 512], "input_channels": 3}).save(tmp_path / "all" / "second")
     (tmp_path / "all" / "models.json").write_text(json.dumps({"models": ["first", "second"]}))
     return [str(tmp_path / "all" / name) for name in ("first", "second")]
-
-
-@pytest.fixture
-def images(tmp_path):
-    return draw_four(tmp_path / "images")
 
 
 def predicted(capsys, *arguments: str) -> list[list[str]]:

@@ -24,7 +24,7 @@ from raycrnn.predict import Predict
 from raycrnn.serving import service
 from raycrnn.storage import Directory, files
 from tests.conftest import words, write_set
-from tests.test_predict import recognizer
+from tests.model.test_recognizer import recognizer
 
 # Names and places
 
