@@ -20,6 +20,7 @@ from raycrnn.data.alphabet_building import UnitCounts, join_listed
 from raycrnn.data.csv_files import read_csv
 from raycrnn.data.lookalikes import look_alikes
 from raycrnn.errors import RaycrnnError, UsageError
+from raycrnn.model.model_names import directory_of
 from raycrnn.tools.inputs import check_output, paths_and_settings
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class BuildAlphabet(Command):
     output: Output = Field(validation_alias=AliasChoices("o", "output"))
     """JSON file to write, for data.lookup_alphabet_file."""
     start: Annotated[str | None, Metavar("ALPHABET"), Field(alias="from")] = None
-    """Alphabet whose units keep their codes: a JSON file, a model directory, or an alphabet that raycrnn includes."""
+    """Alphabet whose units keep their codes: a JSON file, a model directory, latin, or an alphabet that raycrnn includes."""
     units: Annotated[list[str], Metavar("FILE")] = Field(default_factory=list)
     """Text file with a unit in each line. Empty lines are ignored; a line with a space is a space. May be repeated."""
     characters: str = ""
@@ -100,7 +101,7 @@ class ShowAlphabet(Command):
     epilog: ClassVar[str] = "Example: raycrnn alphabet show output/model data/eval.csv"
 
     alphabet: CliPositionalArg[Annotated[str, Metavar("ALPHABET")]]
-    """JSON file, model directory, or an alphabet that raycrnn includes."""
+    """JSON file, model directory, latin, or an alphabet that raycrnn includes."""
     inputs: CliPositionalArg[Annotated[list[str], Metavar("INPUT")]] = Field(default_factory=list)
     """CSVs with labels, and settings of how they are read as KEY=VALUE, such as data.csv_delimiter=tab."""
     as_json: AsJson = False
@@ -137,7 +138,7 @@ class MergeAlphabets(Command):
     epilog: ClassVar[str] = "Example: raycrnn alphabet merge old.json new.json -o both.json"
 
     alphabets: CliPositionalArg[Annotated[list[str], Metavar("ALPHABET")]] = Field(min_length=2)
-    """JSON files, model directories, or alphabets that raycrnn includes: two or more."""
+    """JSON files, model directories, latin, or alphabets that raycrnn includes: two or more."""
     output: Output = Field(validation_alias=AliasChoices("o", "output"))
     """JSON file to write."""
     unicode_form: UnicodeForm = "NFC"
@@ -181,7 +182,7 @@ class CompareAlphabets(Command):
     epilog: ClassVar[str] = "Example: raycrnn alphabet diff output/model alphabet.json"
 
     first: CliPositionalArg[Annotated[str, Metavar("ALPHABET")]]
-    """JSON file, model directory, or an alphabet that raycrnn includes."""
+    """JSON file, model directory, latin, or an alphabet that raycrnn includes."""
     second: CliPositionalArg[Annotated[str, Metavar("ALPHABET")]]
     """The other one."""
     unicode_form: UnicodeForm = "NFC"
@@ -261,6 +262,7 @@ def _read_units(path: str, settings: config.Data) -> list[str]:
 
 def _load(name: str, unicode_form: UnicodeForm) -> dict[str, int]:
     """Read a table from a JSON file, a model directory, or the package."""
+    name = directory_of(name)
     is_model = not storage.is_uri(name) and os.path.isdir(name)
     return read_codes(os.path.join(name, "alphabet.json") if is_model else name, unicode_form)
 

@@ -132,6 +132,13 @@ def test_the_units_of_a_model_are_shown_with_their_counts(tmp_path, capsys):
     assert values["unknown"] == {"X": 1, "\u00a0": 1}
 
 
+def test_a_model_that_comes_with_raycrnn_is_named_like_a_directory(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("1.png;|ſ|京|\n", encoding="utf-8")
+    assert call("show", "latin", tmp_path / "a.csv", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["unknown"] == {"京": 1}
+    assert call("diff", "latin", "latin48") == 0
+
+
 def test_units_that_look_alike_are_shown(tmp_path, capsys):
     path = write(tmp_path, "a.json", {"A": 0, "Α": 1, "b": 2})
     assert call("show", path, "--json") == 0
