@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_WINDOW_BATCHES = 128
-"""Most batches in a shuffle window, by area in all but the last; within a window, rows of similar width are batched
-together."""
+"""Most batches in a window, within which rows of similar width are batched together."""
 
 MAX_EXACT_SIZE = 16
 """With batches by area, larger sizes are rounded to four in each octave: 16, 20, 24, 28, 32, 40 … Kernels are compiled
@@ -83,10 +82,11 @@ def train_epoch(
 
     All rows are shuffled once, or drawn by the weights of their sources. The sizes of the batches differ by at most
     one, in random order: a small batch at the end would move the statistics of batch normalisation just before they are
-    evaluated. The batches are divided into windows of random sizes. The draws of a window are sorted by width and
-    divided into its batches, which are then shuffled. Rows of similar width therefore share a batch, which needs little
-    padding, while the batches and their order remain random. With sources, every batch has each source's share of the
-    draws, to within about one row.
+    evaluated. The batches are divided into windows of equal sizes. The draws of a window are sorted by width, except
+    that each is moved by at most about a batch at random, and divided into its batches, which are then shuffled. Rows
+    of similar width therefore share a batch, which needs little padding, but not the same rows in each epoch, and the
+    order of the batches is random. With sources, every batch has each source's share of the draws, to within about one
+    row.
 
     Args:
         widths: Widths of the rows' images in pixels [rows].
@@ -107,10 +107,10 @@ def train_epoch(
     bounds = np.linspace(0, len(rows), batches + 1).round().astype(np.int64)
     bounds = np.cumsum([0, *random.permutation(np.diff(bounds))])
     order, sizes = [], []
-    for first, stop in _windows(batches, by_area, random):
+    for first, stop in itertools.pairwise(_windows(batches)):
         drawn = rows[bounds[first] : bounds[stop]]
-        keys = _sort_keys(widths[drawn], sources.source_of_row[drawn] if sources else None)
-        by_width = np.argsort(keys, kind="stable")
+        source_of_draw = sources.source_of_row[drawn] if sources else np.zeros(len(drawn), np.int64)
+        by_width = _order_by_width(widths[drawn], source_of_draw, batch_size, random)
         starts = bounds[first + 1 : stop] - bounds[first]
         if by_area:
             starts = _starts_by_area(widths[drawn[by_width]], stop - first)
@@ -139,34 +139,28 @@ def worker_share(batch: np.ndarray, rank: int, world_size: int) -> np.ndarray:
     return batch[rank::world_size]
 
 
-def _windows(batches: int, by_area: bool, random: np.random.Generator) -> list[tuple[int, int]]:
-    """Divide the batches of an epoch into shuffle windows [first, stop) of random sizes.
+def _windows(batches: int) -> list[int]:
+    """Return the number of the batch at which each window starts, and the end."""
+    windows = -(-batches // MAX_WINDOW_BATCHES)
+    return [batches * number // max(1, windows) for number in range(windows + 1)]
 
-    In a small window, rows of any widths share a batch; in a large one, batches need little padding. No window is
-    larger than about half of the set: otherwise every epoch would batch the same rows together. With `by_area`, none is
-    smaller than half of the largest, because a batch of rows of very different widths takes much memory; the last one
-    may therefore be half as large again.
+
+def _order_by_width(
+    widths: np.ndarray, sources: np.ndarray, batch_size: int, random: np.random.Generator
+) -> np.ndarray:
+    """Return the indices of draws in the order of their widths, each moved by at most about a batch at random.
+
+    Moved further, rows would have more different companions in their batches, and these more padding. The order is that
+    of each width's quantile within its source, so every part of it has the same share of each source.
     """
-    largest = max(1, min(MAX_WINDOW_BATCHES, -(-batches // 2)))
-    smallest = -(-largest // 2) if by_area else 1
-    stops = np.cumsum(random.integers(smallest, largest, size=batches, endpoint=True))
-    return list(itertools.pairwise([0, *stops[stops <= batches - smallest].tolist(), batches])) if batches else []
-
-
-def _sort_keys(widths: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
-    """Return the keys by which a window is sorted.
-
-    Without sources, the keys are the widths. With sources, they are each width's quantile within its source, so every
-    part of the sorted window has the same share of each source.
-    """
-    if sources is None:
-        return widths
+    moves = random.uniform(-batch_size, batch_size, len(widths))
     quantiles = np.empty(len(widths))
     for source in np.unique(sources):
         of_source = np.flatnonzero(sources == source)
         by_width = of_source[np.argsort(widths[of_source], kind="stable")]
-        quantiles[by_width] = (np.arange(len(by_width)) + 0.5) / len(by_width)
-    return quantiles
+        places = np.arange(len(by_width)) + moves[by_width] * len(by_width) / len(widths)
+        quantiles[by_width[np.argsort(places)]] = (np.arange(len(by_width)) + 0.5) / len(by_width)
+    return np.argsort(quantiles, kind="stable")
 
 
 def _starts_by_area(widths: np.ndarray, batches: int) -> list[int]:

@@ -54,7 +54,8 @@ class BuildAlphabet(Command):
     output: Output = Field(validation_alias=AliasChoices("o", "output"))
     """JSON file to write, for data.lookup_alphabet_file."""
     start: Annotated[str | None, Metavar("ALPHABET"), Field(alias="from")] = None
-    """Alphabet whose units keep their codes: a JSON file, a model directory, latin, or an alphabet that raycrnn includes."""
+    """Alphabet whose units keep their codes: a JSON file, a model directory, latin, or an alphabet that raycrnn
+    includes."""
     units: Annotated[list[str], Metavar("FILE")] = Field(default_factory=list)
     """Text file with a unit in each line. Empty lines are ignored; a line with a space is a space. May be repeated."""
     characters: str = ""

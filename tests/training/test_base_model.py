@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from raycrnn import config
-from raycrnn.data import image
+from raycrnn.data import generated_lines, image
 from raycrnn.data.csv_files import CsvFile, Row
 from raycrnn.training import base_model, initial_model, resume
 
@@ -225,13 +225,15 @@ def test_a_fold_that_is_trained_alone_starts_like_the_others(csv, caplog):
         assert {unit for file in csvs.train for row in file.rows for unit in row.label} < set(LATIN)
 
 
-def test_lines_of_a_recipe_do_not_count_as_rows(csv, tmp_path):
+def test_lines_of_a_recipe_do_not_count_as_rows(csv, tmp_path, monkeypatch):
+    monkeypatch.setattr(generated_lines, "LINES", 200)
+    monkeypatch.setattr(base_model, "MOST_ROWS", 200)
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps({"text": {"pattern": "[a-z]{5,9}"}}))
     files = [str(csv), str(recipe)]
     for own in (files, files[1:], files[1:] * 2, {csv: 0.5 for csv in files}):
         configuration, _, csvs = initial_model.prepare_run(config.parse({"data": {"csv_files_train": own}}))
-        assert sum(len(file.rows) for file in csvs.train) >= 10_000
+        assert sum(len(file.rows) for file in csvs.train) >= 200
         assert configuration.training.initial_model == "latin"
 
 
