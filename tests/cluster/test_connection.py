@@ -145,7 +145,8 @@ def test_sigterm_while_ray_starts_stops_the_command(monkeypatch, address):
 
     def init(*_, **__) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
-        os.kill(os.getpid(), signal.SIGTERM)
+        # Not to the process, where another thread may receive it, and at any later time.
+        signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(KeyboardInterrupt), stop_on_sigterm():
