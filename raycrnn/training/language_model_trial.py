@@ -45,7 +45,6 @@ DURATION = 2.0
 """Guess of the duration of a trial, relative to an evaluation of the same lines, without what each strength adds, which
 is guessed to be 1. A trial reads each line by beam search, and with the network in fp32."""
 
-
 LEVEL = 0.8
 """Level of the interval of the difference that must lie below 0, so that the language model has fewer errors in nine of
 ten resamples of the lines. Most language models of labels help; a stricter test rejects many of them where there are
